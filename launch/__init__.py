@@ -1,0 +1,1 @@
+"""Processes: command line, wire format, transport, environment server, agent processes, supervision."""

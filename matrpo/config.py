@@ -1,0 +1,219 @@
+"""Every setting of a run: one frozen dataclass, its checks, and where each value came from.
+
+Values are resolved in this order, the later winning: defaults, preset, config file, command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class ConfigError(ValueError):
+    """A user's mistake in a setting. Its text is one line that names the key, the allowed values and the origin."""
+
+
+def setting(
+    default: Any, help: str, *, choices: tuple[str, ...] = (), minimum: float | None = None,
+    maximum: float | None = None, above: float | None = None,
+) -> Any:
+    """A dataclass field with its help text and its allowed values (`above` is an open lower bound)."""
+    metadata = {"help": help, "choices": choices, "minimum": minimum, "maximum": maximum, "above": above}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Config:
+    """The settings of a run. Field metadata holds the help text and bounds that `validate` checks."""
+
+    # What to run
+    algo: str = setting("matrpo", "Algorithm.", choices=("matrpo",))
+    task: str = setting("navigation", "Task; `matrpo list tasks` names them.")
+    agents: int | None = setting(None, "Number of agents (default: 12, or what the task fixes).", minimum=1)
+    topology: str = setting("ring", "Communication graph; `matrpo list topologies` names them.")
+    seed: int = setting(0, "Seed of everything random in the run.", minimum=0)
+    steps: int = setting(1_000_000, "Environment steps, over all environments.", minimum=1)
+
+    # Sampling
+    num_envs: int = setting(100, "Environments simulated in a batch (B).", minimum=1)
+    rollout_length: int = setting(100, "Steps of each environment per iteration (T).", minimum=1)
+    reward_scaling: bool = setting(True, "Divide all rewards by one running scale, common to all agents.")
+
+    # Networks
+    hidden_sizes: tuple[int, ...] = setting((128, 128), "Hidden layers of policy and critic.", minimum=1)
+    activation: str = setting("selu", "Activation of the hidden layers.", choices=("selu", "tanh", "relu", "elu"))
+    initial_log_std: float = setting(-0.5, "Initial log standard deviation of Gaussian policies.")
+
+    # Critic and advantage
+    gamma: float = setting(0.97, "Discount.", minimum=0.0, maximum=1.0)
+    gae_lambda: float = setting(0.95, "GAE's lambda.", minimum=0.0, maximum=1.0)
+    critic_epochs: int = setting(6, "Passes over the samples when fitting the critic.", minimum=1)
+    critic_batch: int = setting(250, "Samples in a critic minibatch.", minimum=1)
+    critic_lr: float = setting(1e-3, "Adam's learning rate for the critic.", above=0.0)
+
+    # Trust region
+    kl_step: float = setting(0.003, "Each agent's share of the KL trust region (delta/N).", above=0.0)
+    damping: float = setting(1e-2, "Multiple of the identity added to the Fisher matrix.", minimum=0.0)
+    solver: str = setting("recycled", "Solver of the local step.", choices=("recycled", "cg"))
+    cg_iterations: int = setting(10, "CG iterations per solve (solver cg), or first directions (recycled).", minimum=1)
+    solver_tolerance: float = setting(0.3, "Relative residual above which the basis is extended.", above=0.0)
+    solver_extension: int = setting(2, "Directions added by an extension.", minimum=1)
+    solver_check_every: int = setting(4, "Solves between two residual checks.", minimum=1)
+    step_rule: str = setting("kkt", "Step length: the KKT point, or always the boundary as printed in the paper.",
+                             choices=("kkt", "paper"))
+    backtrack_limit: int = setting(10, "Halvings of the step before it is given up.", minimum=0)
+    backtrack_kl: float = setting(1.5, "Largest accepted true KL, as a multiple of kl_step.", above=0.0)
+
+    # Consensus
+    beta: float = setting(1.0, "ADMM penalty.", above=0.0)
+    admm_iterations: int | None = setting(None, "Link activations per iteration (K; default: 33 per link).", minimum=0)
+    schedule: str = setting("seeded", "Who activates which link when.", choices=("seeded", "poisson"))
+    wire_dtype: str = setting("float32", "Type of log ratios on the wire.", choices=("float32", "float16"))
+
+    # Links
+    link_deadline: float = setting(60.0, "Seconds an activation may take before it is given up.", above=0.0)
+    link_resend: float = setting(2.0, "Seconds between two sends of an unanswered message.", above=0.0)
+    transport: str = setting("ipc", "Sockets between local processes.", choices=("ipc", "tcp"))
+    port: int = setting(5600, "First TCP port (transport tcp); one more for each agent.", minimum=1, maximum=65000)
+    insecure: bool = setting(False, "Allow TCP without encryption and authentication.")
+
+    # Bookkeeping
+    torch_threads: int = setting(1, "Torch threads of each agent.", minimum=1)
+    checkpoint_every: int = setting(10, "Iterations between checkpoints.", minimum=1)
+    checkpoints_kept: int = setting(3, "Checkpoints kept by each process.", minimum=1)
+    tensorboard: bool = setting(True, "Write TensorBoard event files.")
+
+    @property
+    def samples(self) -> int:
+        """M: samples of one iteration, shared index by index by all agents."""
+        return self.num_envs * self.rollout_length
+
+    @property
+    def iterations(self) -> int:
+        """Iterations that cover `steps` environment steps."""
+        return -(-self.steps // self.samples)
+
+
+FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(Config)}
+"""The fields of `Config` by name, for whoever builds an interface from them."""
+
+_TYPES = typing.get_type_hints(Config)
+
+
+def resolve(*layers: tuple[str, Mapping[str, Any]]) -> Config:
+    """Build a `Config` from layers of values, each with the name of its origin; later layers win.
+
+    Raises:
+        ConfigError: an unknown key or a bad value.
+    """
+    values: dict[str, Any] = {}
+    for origin, layer in layers:
+        for key, value in layer.items():
+            values[key] = _checked(key, value, origin)
+    return Config(**values)
+
+
+def load_file(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping of settings.
+
+    Raises:
+        ConfigError: the file cannot be read, is not YAML, or is not a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read config file {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = str(error).replace("\n", " ")
+        raise ConfigError(f"{path} is not valid YAML: {reason}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold a mapping of settings, not a {type(content).__name__}")
+    return content
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Split `key=value` and read the value as YAML.
+
+    Raises:
+        ConfigError: there is no `=`, or the value is not YAML.
+    """
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise ConfigError(f"-o {text}: expected key=value")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"-o {text}: the value is not valid YAML") from None
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The settings as plain YAML types, in declaration order."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()}
+
+
+def _checked(key: Any, value: Any, origin: str) -> Any:
+    if key not in FIELDS:
+        close = difflib.get_close_matches(str(key), FIELDS, n=1, cutoff=0.5)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(f"unknown setting {key!r} ({origin}){hint}")
+    converted = _convert(key, value, origin)
+    _check_range(key, converted, origin)
+    return converted
+
+
+def _convert(key: str, value: Any, origin: str) -> Any:
+    kind = _TYPES[key]
+    if isinstance(kind, types.UnionType):
+        if value is None:
+            return None
+        kind = next(k for k in typing.get_args(kind) if k is not types.NoneType)
+    if typing.get_origin(kind) is tuple:
+        items = value if isinstance(value, list | tuple) else [value]
+        if all(type(item) is int for item in items):
+            return tuple(items)
+        raise _bad(key, value, "a list of integers", origin)
+    if kind is float and type(value) in (int, str):
+        # YAML reads 1e-3 as a string.
+        try:
+            value = float(value)
+        except ValueError:
+            raise _bad(key, value, "a number", origin) from None
+    if kind is int and type(value) is float and value.is_integer():
+        value = int(value)
+    if type(value) is not kind:
+        names = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
+        raise _bad(key, value, names[kind], origin)
+    return value
+
+
+def _check_range(key: str, value: Any, origin: str) -> None:
+    limits = FIELDS[key].metadata
+    if limits["choices"] and value not in limits["choices"]:
+        close = difflib.get_close_matches(str(value), limits["choices"], n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise _bad(key, value, "one of " + ", ".join(limits["choices"]), origin, hint)
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, str | bool | None):
+            continue
+        if not abs(number) < float("inf"):
+            raise _bad(key, value, "a finite number", origin)
+        if limits["minimum"] is not None and number < limits["minimum"]:
+            raise _bad(key, value, f"at least {limits['minimum']}", origin)
+        if limits["maximum"] is not None and number > limits["maximum"]:
+            raise _bad(key, value, f"at most {limits['maximum']}", origin)
+        if limits["above"] is not None and number <= limits["above"]:
+            raise _bad(key, value, f"above {limits['above']}", origin)
+
+
+def _bad(key: str, value: Any, expected: str, origin: str, hint: str = "") -> ConfigError:
+    return ConfigError(f"bad value {value!r} for {key!r} ({origin}): expected {expected}{hint}")

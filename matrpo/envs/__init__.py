@@ -1,0 +1,1 @@
+"""Environments: batched first, one observation, reward and action head for each agent."""

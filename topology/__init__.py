@@ -1,0 +1,1 @@
+"""Communication graphs, the orientation of their links, and who activates which link when."""
