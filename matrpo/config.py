@@ -22,8 +22,13 @@ class ConfigError(ValueError):
 
 
 def setting(
-    default: Any, help: str, *, choices: tuple[str, ...] = (), minimum: float | None = None,
-    maximum: float | None = None, above: float | None = None,
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] = (),
+    minimum: float | None = None,
+    maximum: float | None = None,
+    above: float | None = None,
 ) -> Any:
     """A dataclass field with its help text and its allowed values (`above` is an open lower bound)."""
     metadata = {"help": help, "choices": choices, "minimum": minimum, "maximum": maximum, "above": above}
@@ -67,8 +72,11 @@ class Config:
     solver_tolerance: float = setting(0.3, "Relative residual above which the basis is extended.", above=0.0)
     solver_extension: int = setting(2, "Directions added by an extension.", minimum=1)
     solver_check_every: int = setting(4, "Solves between two residual checks.", minimum=1)
-    step_rule: str = setting("kkt", "Step length: the KKT point, or always the boundary as printed in the paper.",
-                             choices=("kkt", "paper"))
+    step_rule: str = setting(
+        "kkt",
+        "Step length: the KKT point, or always the boundary as printed in the paper.",
+        choices=("kkt", "paper"),
+    )
     backtrack_limit: int = setting(10, "Halvings of the step before it is given up.", minimum=0)
     backtrack_kl: float = setting(1.5, "Largest accepted true KL, as a multiple of kl_step.", above=0.0)
 

@@ -80,7 +80,7 @@ class TaskSpec:
     @property
     def joint_action_width(self) -> int:
         """Columns of the joint action over all agents."""
-        return self.action_slices[-1].stop
+        return sum(space.width for space in self.action_spaces)
 
     def noop(self, num_envs: int) -> np.ndarray:
         """A joint action of zeros: index 0 or the zero vector. Shape (num_envs, width), float32."""

@@ -1,1 +1,20 @@
-"""Communication graphs, the orientation of their links, and who activates which link when."""
+"""Who talks to whom, and when: communication graphs, orientation signs and link schedules.
+
+Pure functions and values: no torch, no sockets, no clocks.
+"""
+
+from matrpo.topology.errors import TopologyError
+from matrpo.topology.graph import TOPOLOGIES, CommunicationGraph, Topology, make_graph, save_graph
+from matrpo.topology.schedule import PoissonClock, positions_of, seeded_sequence
+
+__all__ = [
+    "TOPOLOGIES",
+    "CommunicationGraph",
+    "PoissonClock",
+    "Topology",
+    "TopologyError",
+    "make_graph",
+    "positions_of",
+    "save_graph",
+    "seeded_sequence",
+]

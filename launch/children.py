@@ -1,0 +1,18 @@
+"""The main functions of the launcher's children, by name: importing them here would import torch in the launcher."""
+
+from __future__ import annotations
+
+from matrpo.launch.cluster import Cluster
+from matrpo.launch.process import Supervision
+
+
+def run_child(name: str, cluster: Cluster, start: int, supervision: Supervision) -> None:
+    """Be the process that `RunDirectory.processes` calls `name`."""
+    if name == "env-server":
+        from matrpo.launch import env_server
+
+        env_server.child_main(cluster, start, supervision)
+    else:
+        from matrpo.launch import agent_process
+
+        agent_process.child_main(cluster, int(name.removeprefix("agent ")), start, supervision)

@@ -1,0 +1,134 @@
+"""Every setting as an option of the command line, and where the values of a run come from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from matrpo.config import FIELDS, Config, ConfigError, load_file, parse_override, resolve
+from matrpo.envs.registry import resolve_num_agents
+
+_SECTIONS = {
+    "algo": "What to run",
+    "num_envs": "Sampling",
+    "hidden_sizes": "Networks",
+    "gamma": "Critic and advantage",
+    "kl_step": "Trust region",
+    "beta": "Consensus",
+    "link_deadline": "Links",
+    "torch_threads": "Bookkeeping",
+}
+"""Headings of the help page, each before the setting that it begins with."""
+
+Layer = tuple[str, Mapping[str, Any]]
+
+
+class SectionedCommand(click.Command):
+    """A command whose help page lists the settings under headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the command's own options, then the settings, section by section."""
+        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
+        heading = "Options"
+        records = {param.name: param.get_help_record(ctx) for param in self.get_params(ctx)}
+        sections["Options"] = [record for name, record in records.items() if name not in FIELDS and record]
+        for name in FIELDS:
+            heading = _SECTIONS.get(name, heading)
+            if record := records.get(name):
+                sections.setdefault(heading, []).append(record)
+        for title in (*_SECTIONS.values(), "Options"):
+            with formatter.section(title):
+                formatter.write_dl(sections[title])
+
+
+def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add an option for every setting; they arrive as keyword arguments, None where not given."""
+    for name, field in reversed(FIELDS.items()):
+        flag = "--" + name.replace("_", "-")
+        text = _help(field)
+        if isinstance(field.default, bool):
+            flags = f"{flag}/--no-{name.replace('_', '-')}"
+            option = click.option(flags, name, default=None, help=text)
+        else:
+            option = click.option(flag, name, metavar=_metavar(field), help=text)
+        command = option(command)
+    return command
+
+
+def setting_layers(
+    given: Mapping[str, Any], file: Path | None, preset: str | None, overrides: tuple[str, ...]
+) -> list[Layer]:
+    """The layers of settings that a command line names, the weakest first: preset, config file, flags and -o.
+
+    Args:
+        given: the values of `setting_options`.
+        file: of `--config`.
+        preset: of `--preset`.
+        overrides: of `-o`.
+
+    Raises:
+        ConfigError: one cannot be read.
+    """
+    layers: list[Layer] = []
+    if file:
+        layers.append((str(file), load_file(file)))
+    layers.append(("command line", dict(_parsed(name, value) for name, value in given.items() if value is not None)))
+    layers.append(("-o", dict(map(parse_override, overrides))))
+    if preset:
+        from matrpo import presets
+
+        config = resolve(*layers)
+        agents = resolve_num_agents(config.task, config.agents)
+        layers.insert(0, (f"preset {preset}", presets.load(preset, config.task, agents)))
+    return layers
+
+
+def resolve_layers(layers: list[Layer]) -> Config:
+    """The settings, with the number of agents resolved and the path of a graph file made absolute.
+
+    Raises:
+        ConfigError: an unknown key or a bad value.
+    """
+    config = resolve(*layers)
+    topology = config.topology
+    if Path(topology).is_file():
+        topology = str(Path(topology).resolve())
+    agents = resolve_num_agents(config.task, config.agents)
+    return dataclasses.replace(config, agents=agents, topology=topology)
+
+
+def _parsed(name: str, value: Any) -> tuple[str, Any]:
+    """Read an option's text as the config file would be read; what is text anyway stays as it is."""
+    default = FIELDS[name].default
+    if isinstance(value, bool) or isinstance(default, str):
+        return name, value
+    if isinstance(default, tuple) and not value.startswith("["):
+        value = f"[{value}]"
+    try:
+        return parse_override(f"{name}={value}")
+    except ConfigError:
+        raise ConfigError(f"--{name.replace('_', '-')} {value}: the value is not valid YAML") from None
+
+
+def _help(field: dataclasses.Field[Any]) -> str:
+    text = str(field.metadata["help"])
+    if field.default is None:
+        return text
+    default = field.default
+    if isinstance(default, bool):
+        default = "on" if default else "off"
+    elif isinstance(default, tuple):
+        default = ",".join(map(str, default))
+    return f"{text} [{default}]"
+
+
+def _metavar(field: dataclasses.Field[Any]) -> str:
+    if field.metadata["choices"]:
+        return "|".join(field.metadata["choices"])
+    if isinstance(field.default, str):
+        return "NAME"
+    return "N,..." if isinstance(field.default, tuple) else "X" if isinstance(field.default, float) else "N"

@@ -1,0 +1,155 @@
+"""What every long-lived process of a run does around its work: its name, its log, its end."""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+from setproctitle import setproctitle
+
+from matrpo.config import ConfigError
+from matrpo.run_directory import ProcessDirectory, StorageError
+
+EXIT_FAILED = 1
+EXIT_MISTAKE = 2
+EXIT_INTERRUPTED = 130
+
+READY = b"ready"
+"""The environment server's word to the launcher once every agent has said hello."""
+
+_LOG = logging.getLogger(__name__)
+
+
+class StopRequested(BaseException):
+    """The user or the launcher wants this process to save its state and end."""
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """What ties a child to its launcher.
+
+    Attributes:
+        report: takes `READY`, and the reason why a child fails.
+        socket_directory: of the run; removed by whoever ends last.
+        launched_at: when the launcher was started, in seconds of the system's wall clock.
+    """
+
+    report: Connection[bytes, bytes]
+    socket_directory: Path
+    launched_at: float
+
+
+def run_supervised(title: str, directory: ProcessDirectory, supervision: Supervision, work: Callable[[], None]) -> None:
+    """Run a child of the launcher to its end, which is the end of this process.
+
+    The child writes to nothing but its log, leaves Ctrl-C to the launcher, stops at SIGTERM, and does not survive
+    the launcher.
+    """
+    setproctitle(title)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with_parent(supervision.socket_directory)
+    try:
+        log = _open_log(directory)
+    except StorageError as error:
+        supervision.report.send_bytes(str(error).encode())
+        sys.exit(EXIT_FAILED)
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    faulthandler.enable(log)
+    _log_to(log)
+    status, reason = _run(work, signal.SIGTERM)
+    if reason:
+        supervision.report.send_bytes(reason.encode())
+    sys.exit(status)
+
+
+def run_alone(title: str, directory: ProcessDirectory, work: Callable[[], None]) -> int:
+    """Run a process that the user started: its log goes to standard error too, and Ctrl-C stops it.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ConfigError: a user's mistake; nothing else is raised.
+        StorageError: the log cannot be written.
+    """
+    setproctitle(title)
+    _log_to(_open_log(directory), sys.stderr)
+    return _run(work, signal.SIGTERM, signal.SIGINT)[0]
+
+
+def _run(work: Callable[[], None], *stops: signal.Signals) -> tuple[int, str]:
+    """The exit status of some work that these signals stop, and the reason if it failed."""
+    try:
+        stop_at(*stops)
+        work()
+    except StopRequested:
+        _LOG.info("stopped")
+        return EXIT_INTERRUPTED, ""
+    except (ConfigError, StorageError) as error:
+        _LOG.error("%s", error)
+        return EXIT_MISTAKE if isinstance(error, ConfigError) else EXIT_FAILED, str(error)
+    except Exception as error:
+        _LOG.exception("failed")
+        return EXIT_FAILED, f"{type(error).__name__}: {error}".splitlines()[0]
+    finally:
+        ignore_stops()
+    _LOG.info("finished")
+    return 0, ""
+
+
+def stop_at(*signals: signal.Signals) -> None:
+    """Raise `StopRequested` in the main thread at any of these signals, wherever it is."""
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        raise StopRequested
+
+    for number in signals:
+        signal.signal(number, stop)
+
+
+def ignore_stops() -> None:
+    """Let no further signal interrupt what must now be finished: saving the state."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _end_with_parent(socket_directory: Path) -> None:
+    """End this process as soon as its launcher is gone, however that came about."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        shutil.rmtree(socket_directory, ignore_errors=True)
+        os._exit(EXIT_FAILED)
+
+    threading.Thread(target=watch, name="parent watch", daemon=True).start()
+
+
+def _open_log(directory: ProcessDirectory) -> TextIO:
+    try:
+        directory.path.mkdir(parents=True, exist_ok=True)
+        return open(directory.log_path, "a", buffering=1)
+    except OSError as error:
+        raise StorageError(f"cannot write {directory.log_path}: {error.strerror}") from error
+
+
+def _log_to(*streams: TextIO) -> None:
+    logging.raiseExceptions = False  # a full disk must not end the run through its log
+    handlers = [logging.StreamHandler(stream) for stream in streams]
+    logging.basicConfig(
+        level=logging.INFO, handlers=handlers, format="%(asctime)s %(levelname)s %(message)s", force=True
+    )

@@ -1,0 +1,123 @@
+"""How far a run is, read from nothing but its metrics files."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import Any
+
+from matrpo.run_directory import MetricsTail, RunDirectory
+
+_RECENT = 5
+
+
+class Progress:
+    """What the metrics files of a run say, brought up to date by `poll`.
+
+    Args:
+        run: the run directory.
+
+    Attributes:
+        run: the run directory.
+        returns: mean team return of each iteration, None where no episode ended.
+        environment: the environment server's last line; empty before the first.
+        agents: every agent's last line; empty before the first.
+    """
+
+    def __init__(self, run: RunDirectory) -> None:
+        self.run = run
+        self.returns: dict[int, float | None] = {}
+        self.environment: dict[str, Any] = {}
+        self.agents: list[dict[str, Any]] = [{} for _ in range(run.num_agents)]
+        self._environment_tail = MetricsTail(run.env.metrics_path)
+        self._agent_tails = [MetricsTail(run.agent(agent).metrics_path) for agent in range(run.num_agents)]
+        self._speeds: deque[float] = deque(maxlen=_RECENT)
+
+    def poll(self) -> None:
+        """Read what has been written since the last call."""
+        for line in self._environment_tail.poll():
+            self.environment = line
+            self.returns[line["iteration"]] = line.get("team_return_mean")
+            self._speeds.append(line["steps_per_second"])
+        for agent, tail in enumerate(self._agent_tails):
+            for line in tail.poll():
+                self.agents[agent] = line
+
+    @property
+    def iteration(self) -> int:
+        """The last iteration that every agent has finished."""
+        return min(line.get("iteration", 0) for line in self.agents)
+
+    @property
+    def steps(self) -> int:
+        """Environment steps that every agent has learnt from."""
+        return self.iteration * self.run.config.samples
+
+    @property
+    def total_steps(self) -> int:
+        """Environment steps of the whole run."""
+        return self.run.config.iterations * self.run.config.samples
+
+    @property
+    def finished(self) -> bool:
+        """Whether every agent has finished the last iteration."""
+        return self.iteration >= self.run.config.iterations
+
+    @property
+    def steps_per_second(self) -> float | None:
+        """Environment steps per second of wall clock, over the last few iterations."""
+        if not self._speeds:
+            return None
+        return len(self._speeds) / sum(1.0 / speed for speed in self._speeds)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the last iteration ends, at the present speed."""
+        speed = self.steps_per_second
+        return None if speed is None else (self.total_steps - self.steps) / speed
+
+    @property
+    def phase(self) -> str:
+        """What the run is doing."""
+        sampled = self.environment.get("iteration", 0)
+        if self.finished:
+            return "finished"
+        if sampled == self.iteration:
+            return f"rollout {sampled + 1}"
+        ready = sum(line.get("iteration", 0) >= sampled for line in self.agents)
+        return f"update {sampled}, {ready} of {len(self.agents)} agents done"
+
+    @property
+    def latest_return(self) -> float | None:
+        """Mean team return of the last iteration in which an episode ended."""
+        return next((value for value in reversed(self.returns.values()) if value is not None), None)
+
+    @property
+    def best_return(self) -> float | None:
+        """The largest mean team return of an iteration."""
+        return max((value for value in self.returns.values() if value is not None), default=None)
+
+    def summary(self) -> dict[str, Any]:
+        """The state of the run as JSON values: what `matrpo status --json` prints."""
+        now = time.time()
+        lines = {"env-server": self.environment} | {f"agent {i}": line for i, line in enumerate(self.agents)}
+        ages = {name: now - line["time"] if "time" in line else None for name, line in lines.items()}
+        return {
+            "run": str(self.run.path),
+            "task": self.run.config.task,
+            "algo": self.run.config.algo,
+            "topology": self.run.config.topology,
+            "agents": self.run.num_agents,
+            "iteration": self.iteration,
+            "iterations": self.run.config.iterations,
+            "steps": self.steps,
+            "total_steps": self.total_steps,
+            "finished": self.finished,
+            "phase": self.phase,
+            "return_mean": self.latest_return,
+            "return_best": self.best_return,
+            "steps_per_second": self.steps_per_second,
+            "checkpoint": self.run.latest_common_iteration(),
+            "running": self.run.is_locked(),
+            "processes": [{"name": name, "seconds_since_last_line": ages[name], "last": lines[name]} for name in lines],
+        }

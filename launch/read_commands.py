@@ -1,0 +1,149 @@
+"""Commands that look at runs, graphs and what there is, and change nothing: eval, status, topology, list."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+
+from matrpo.config import FIELDS, ConfigError
+from matrpo.run_directory import RunDirectory
+
+_PATH = click.Path(path_type=Path)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+_PICTURES = (".png", ".svg")
+_ALGORITHMS = {"matrpo": "decentralised multi-agent trust region policy optimisation (Li & He)"}
+
+
+@click.command("eval")
+@click.argument("run", type=_PATH)
+@click.option("--episodes", type=click.IntRange(min=1), default=100, show_default=True, help="New episodes to play.")
+@click.option("--stochastic", is_flag=True, help="Draw actions, as in training, instead of the most probable.")
+@click.option("--render", type=_PATH, metavar="FILE", help="Save one episode as an animated GIF.")
+@_JSON
+def evaluate_run(run: Path, episodes: int, stochastic: bool, render: Path | None, as_json: bool) -> None:
+    """Play new episodes with a run's latest checkpoint: mean team return and its 95% confidence interval."""
+    directory = RunDirectory.open(run)
+    from matrpo.evaluation import evaluate, render_gif
+
+    if render:
+        frames = render_gif(directory, render, deterministic=not stochastic)
+        click.echo(f"{render}: {frames} frames", err=True)
+    result = evaluate(directory, episodes, deterministic=not stochastic)
+    if as_json:
+        _print_json(dataclasses.asdict(result))
+        return
+    low, high = result.return_ci95
+    click.echo(f"return {result.return_mean:.2f}  (95% CI {low:.2f} to {high:.2f})")
+    click.echo(f"{result.episodes} episodes at iteration {result.iteration} of {run}")
+    for name, mean in result.per_agent.items():
+        click.echo(f"  {name}  {mean:.2f}")
+
+
+@click.command()
+@click.argument("run", type=_PATH)
+@_JSON
+def status(run: Path, as_json: bool) -> None:
+    """How far a run is, from its files alone."""
+    from matrpo.launch.progress import Progress
+
+    progress = Progress(RunDirectory.open(run))
+    progress.poll()
+    if as_json:
+        _print_json(progress.summary())
+        return
+    from matrpo.launch.screen import draw
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.print(draw(progress, console.width, height=1 << 20))
+    summary = progress.summary()
+    ages = [process["seconds_since_last_line"] for process in summary["processes"]]
+    known = [age for age in ages if age is not None]
+    last = f"last line {min(known):.0f} s ago" if known else "no line yet"
+    running = "running on this machine" if summary["running"] else "no launcher on this machine"
+    console.print(f"\n{running}, {last}, checkpoint of iteration {summary['checkpoint']}")
+
+
+@click.command()
+@click.argument("name")
+@click.option("--agents", type=click.IntRange(min=1), default=12, show_default=True, metavar="N", help="Agents.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of random graphs.")
+@click.option("--save", type=_PATH, metavar="FILE", help="Picture (.png, .svg) or graph (.json, .graphml, .edgelist).")
+@_JSON
+def topology(name: str, agents: int, seed: int, save: Path | None, as_json: bool) -> None:
+    """Print the links of a communication graph and save a picture of it.
+
+    NAME is one of `matrpo list topologies`, or a graph file. Without --save the picture goes to NAME-N.png.
+    """
+    from matrpo.launch.picture import save_picture
+    from matrpo.topology import TopologyError, make_graph, save_graph
+
+    try:
+        graph = make_graph(name, agents, seed)
+        path = save or Path(f"{Path(graph.name).name.replace(':', '-')}-{agents}.png")
+        if path.suffix.lower() in _PICTURES:
+            save_picture(graph, path)
+        else:
+            save_graph(graph, path)
+    except TopologyError as error:
+        raise ConfigError(str(error)) from None
+    connectivity = graph.algebraic_connectivity()
+    if as_json:
+        links = [list(link) for link in graph.links]
+        facts = {"algebraic_connectivity": connectivity, "saved": str(path)}
+        _print_json({"name": graph.name, "agents": agents, "links": links, **facts})
+        return
+    for link, (i, j) in enumerate(graph.links):
+        click.echo(f"link {link}: {i} - {j}")
+    click.echo(f"{graph.name}: {agents} agents, {len(graph.links)} links, algebraic connectivity {connectivity:.4f}")
+    click.echo(f"saved {path}", err=True)
+
+
+@click.command("list")
+@click.argument("what", type=click.Choice(["tasks", "algorithms", "topologies"]))
+@_JSON
+def list_things(what: str, as_json: bool) -> None:
+    """What --task, --algo and --topology may name."""
+    entries = {"tasks": _tasks, "algorithms": _algorithms, "topologies": _topologies}[what]()
+    if as_json:
+        _print_json(entries)
+        return
+    width = max(len(entry.get("usage", entry["name"])) for entry in entries)
+    for entry in entries:
+        click.echo(f"{entry.get('usage', entry['name']):{width}}  {entry['description']}")
+
+
+def _tasks() -> list[dict[str, Any]]:
+    from matrpo.envs.registry import TASKS
+
+    return [dataclasses.asdict(task) for task in TASKS]
+
+
+def _algorithms() -> list[dict[str, Any]]:
+    return [{"name": name, "description": _ALGORITHMS[name]} for name in FIELDS["algo"].metadata["choices"]]
+
+
+def _topologies() -> list[dict[str, Any]]:
+    from matrpo.topology import TOPOLOGIES
+
+    return [
+        {"name": name, "usage": entry.usage, "description": entry.description} for name, entry in TOPOLOGIES.items()
+    ]
+
+
+def _print_json(document: Any) -> None:
+    click.echo(json.dumps(_finite(document), indent=2))
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no infinities: null takes their place."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

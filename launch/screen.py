@@ -1,0 +1,276 @@
+"""What the user sees of a run: a live screen on a terminal, plain lines elsewhere. Reads the metrics files only."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Protocol
+
+from matrpo.launch.progress import Progress
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from matrpo.run_directory import RunDirectory
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_FIXED_LINES = 9
+"""Lines of the live screen that are not rows of the table of agents."""
+
+_WIDE = 100
+
+
+class Screen(Protocol):
+    """Shows a run while it goes on. A context manager."""
+
+    def __enter__(self) -> Screen: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def tick(self) -> None:
+        """Show what has changed."""
+
+    def say(self, line: str) -> None:
+        """Show one line that stays."""
+
+
+def make_screen(run: RunDirectory) -> Screen:
+    """The screen that fits standard error."""
+    console = Console(stderr=True, highlight=False)
+    return LiveScreen(run, console) if console.is_terminal else PlainScreen(run)
+
+
+class PlainScreen:
+    """One line on standard error for each iteration.
+
+    Args:
+        run: the run directory.
+    """
+
+    def __init__(self, run: RunDirectory) -> None:
+        self._progress = Progress(run)
+        self._progress.poll()
+        self._shown = self._progress.iteration
+
+    def __enter__(self) -> PlainScreen:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.tick()
+
+    def tick(self) -> None:
+        """Print a line if every agent has finished another iteration."""
+        self._progress.poll()
+        if self._progress.iteration > self._shown:
+            self._shown = self._progress.iteration
+            self.say(plain_line(self._progress))
+
+    def say(self, line: str) -> None:
+        """Print a line."""
+        print(line, file=sys.stderr, flush=True)
+
+
+class LiveScreen:
+    """A screen that is redrawn in place.
+
+    Args:
+        run: the run directory.
+        console: a terminal.
+    """
+
+    def __init__(self, run: RunDirectory, console: Console) -> None:
+        self._progress = Progress(run)
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False, transient=False, vertical_overflow="crop")
+
+    def __enter__(self) -> LiveScreen:
+        self._live.start()
+        self.tick()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.tick()
+        self._live.stop()
+
+    def tick(self) -> None:
+        """Redraw."""
+        self._progress.poll()
+        self._live.update(draw(self._progress, self._console.width, self._console.height), refresh=True)
+
+    def say(self, line: str) -> None:
+        """Print a line above the screen."""
+        self._console.print(line, markup=False, soft_wrap=True)
+
+
+def plain_line(progress: Progress) -> str:
+    """An iteration in one line."""
+    lines = progress.agents
+    return "  ".join(
+        (
+            f"iteration {progress.iteration}/{progress.run.config.iterations}",
+            f"steps {progress.steps:,}",
+            f"return {_number(progress.latest_return)}",
+            f"kl {_number(_mean(lines, 'kl'))}",
+            f"residual {_number(_mean(lines, 'consensus_residual'))}",
+            f"sent {_bytes(_total(lines, 'bytes_sent'))}",
+            f"{_count(progress.steps_per_second)} steps/s",
+            f"left {_duration(progress.seconds_left)}",
+        )
+    )
+
+
+def draw(progress: Progress, width: int, height: int) -> RenderableType:
+    """The whole screen.
+
+    Args:
+        progress: what to show.
+        width: columns of the terminal.
+        height: its rows.
+    """
+    return Group(
+        _title(progress, width), _bar(progress, width), _returns(progress, width), _agents(progress, width, height)
+    )
+
+
+def sparkline(values: list[float], width: int) -> str:
+    """The last values as a row of blocks, the smallest the lowest."""
+    values = values[-width:]
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(_BLOCKS[round((value - low) * scale)] for value in values)
+
+
+def _title(progress: Progress, width: int) -> RenderableType:
+    config = progress.run.config
+    what = Text(no_wrap=True, overflow="ellipsis")
+    what.append("matrpo ", "bold")
+    what.append(f"{config.task}, {config.agents} agents, {config.topology}, {config.algo}, seed {config.seed}")
+    where = Text(str(progress.run.path), "dim", no_wrap=True, overflow="ellipsis")
+    if what.cell_len + where.cell_len + 2 > width:
+        return Group(what, where)
+    line = Table.grid(expand=True)
+    line.add_column()
+    line.add_column(justify="right")
+    line.add_row(what, where)
+    return Group(line, Text())
+
+
+def _bar(progress: Progress, width: int) -> RenderableType:
+    config = progress.run.config
+    line = Table.grid(padding=(0, 2), expand=True)
+    line.add_column(ratio=1)
+    line.add_column(justify="right", no_wrap=True)
+    share = f"{progress.steps:,} of {progress.total_steps:,} steps"
+    line.add_row(ProgressBar(total=progress.total_steps, completed=progress.steps), share)
+    facts = Text(no_wrap=True, overflow="ellipsis")
+    facts.append(f"iteration {progress.iteration} of {config.iterations}")
+    facts.append(f"  {_count(progress.steps_per_second)} steps/s")
+    facts.append(f"  {_duration(progress.seconds_left)} left")
+    facts.append(f"  {progress.phase}", "dim")
+    return Group(line, facts)
+
+
+def _returns(progress: Progress, width: int) -> RenderableType:
+    values = [value for value in progress.returns.values() if value is not None]
+    line = Text(no_wrap=True, overflow="ellipsis")
+    line.append("team return ")
+    line.append(f"{_number(progress.latest_return):>8}", "bold cyan")
+    line.append(f"  best {_number(progress.best_return):>8}  ")
+    line.append(sparkline(values, max(8, width - line.cell_len - 1)), "cyan")
+    return Group(line, Text())
+
+
+def _agents(progress: Progress, width: int, height: int) -> RenderableType:
+    table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim", expand=width >= _WIDE)
+    columns = ("agent", "iteration", "KL", "surrogate", "residual", "Fisher", "sent", "critic", "step")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    room = max(1, height - _FIXED_LINES)
+    lines = list(enumerate(progress.agents))
+    hidden = lines[room - 1 :] if len(lines) > room else []
+    for agent, line in lines[: len(lines) - len(hidden)]:
+        table.add_row(str(agent), *_cells(line))
+    if hidden:
+        table.add_row(f"+{len(hidden)}", *_cells(_means([line for _, line in hidden])), style="dim")
+    return table
+
+
+def _cells(line: dict[str, float]) -> list[str]:
+    return [
+        _count(line.get("iteration")),
+        _number(line.get("kl")),
+        _number(line.get("surrogate")),
+        _number(line.get("consensus_residual")),
+        _count(line.get("fisher_products")),
+        _bytes(line.get("bytes_sent")),
+        _number(line.get("critic_loss")),
+        _number(line.get("step_fraction")),
+    ]
+
+
+def _means(lines: list[dict[str, float]]) -> dict[str, float]:
+    names = (
+        "iteration",
+        "kl",
+        "surrogate",
+        "consensus_residual",
+        "fisher_products",
+        "bytes_sent",
+        "critic_loss",
+        "step_fraction",
+    )
+    return {name: mean for name in names if (mean := _mean(lines, name)) is not None}
+
+
+def _values(lines: list[dict[str, float]], name: str) -> list[float]:
+    return [value for line in lines if (value := line.get(name)) is not None]
+
+
+def _mean(lines: list[dict[str, float]], name: str) -> float | None:
+    values = _values(lines, name)
+    return sum(values) / len(values) if values else None
+
+
+def _total(lines: list[dict[str, float]], name: str) -> float | None:
+    values = _values(lines, name)
+    return sum(values) if values else None
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    if abs(value) >= 100:
+        return f"{value:.1f}"
+    return f"{value:.3g}"
+
+
+def _count(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def _bytes(value: float | None) -> str:
+    if value is None:
+        return "-"
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} GB"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"

@@ -1,0 +1,16 @@
+"""Imported by the process that the launcher's children are forked from, and by nobody else.
+
+It pays for importing torch once. Signals of the terminal are the launcher's business.
+"""
+
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+import matrpo.launch.agent_process  # noqa: E402
+import matrpo.launch.cli  # noqa: E402
+import matrpo.launch.env_server  # noqa: E402, F401
+from setproctitle import setproctitle  # noqa: E402
+
+setproctitle("matrpo warm parent")

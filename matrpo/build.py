@@ -1,0 +1,62 @@
+"""From settings to the parts of a run: what every process and the in-process mode build alike."""
+
+from __future__ import annotations
+
+from matrpo.agent import Agent
+from matrpo.config import Config, ConfigError
+from matrpo.consensus.peer import Peer
+from matrpo.envs.registry import make_env
+from matrpo.envs.shared import SharedEnvironment
+from matrpo.spaces import TaskSpec
+from matrpo.topology.errors import TopologyError
+from matrpo.topology.graph import CommunicationGraph, make_graph
+
+ACTIVATIONS_PER_LINK = 33
+"""Default of K / L: Table III has 100 / 3, 150 / 6, 200 / 8 and 500 / 12 on its rings."""
+
+
+def build_graph(config: Config) -> CommunicationGraph:
+    """The communication graph of a run whose number of agents is resolved.
+
+    Raises:
+        ConfigError: the topology is unknown, impossible for that many agents, or not connected.
+    """
+    assert config.agents is not None
+    try:
+        return make_graph(config.topology, config.agents, config.seed)
+    except TopologyError as error:
+        raise ConfigError(str(error)) from None
+
+
+def build_environment(config: Config) -> SharedEnvironment:
+    """The environment that all agents share."""
+    env = make_env(config.task, config.agents, config.num_envs, config.seed)
+    return SharedEnvironment(env, config.gamma, config.reward_scaling)
+
+
+def build_agent(agent_id: int, graph: CommunicationGraph, spec: TaskSpec, config: Config) -> Agent:
+    """Agent `agent_id` with fresh networks."""
+    return Agent(agent_id, len(graph.links_of(agent_id)), spec, config)
+
+
+def build_peer(agent_id: int, graph: CommunicationGraph, config: Config, incarnation: int = 0) -> Peer:
+    """The consensus state machine of agent `agent_id`."""
+    return Peer(
+        agent_id,
+        graph,
+        run_seed=config.seed,
+        activations=link_activations(graph, config),
+        beta=config.beta,
+        schedule=config.schedule,
+        wire_dtype=config.wire_dtype,
+        deadline=config.link_deadline,
+        resend=config.link_resend,
+        incarnation=incarnation,
+    )
+
+
+def link_activations(graph: CommunicationGraph, config: Config) -> int:
+    """K, the link activations of an iteration over the whole graph."""
+    if config.admm_iterations is not None:
+        return config.admm_iterations
+    return ACTIVATIONS_PER_LINK * len(graph.links)

@@ -1,0 +1,74 @@
+"""The closed-form ADMM updates of MATRPO (equation (22) of Li & He), as one end of a link computes them.
+
+A link e = (i, j) has the sign C_e^q = +1 at its smaller id and -1 at its larger. The paper keeps an estimator z_e^q
+and a dual y_e^q at each end q. Both start at zero, so by (60)-(63) the duals of the two ends are equal from
+the first activation on (both are nu_e), and by (57)-(59) the estimators are opposite. What an end must keep is thus
+
+    ubar_e = (u^i + u^j) / 2 = C_e^q z_e^q    and    y_e = nu_e,
+
+with u^q = [J^{qn} x^q]_n in R^{N x M}: functions of the two ends' log ratios alone.
+
+All of it is elementwise NumPy, written in the order (smaller id, larger id): both ends evaluate the same
+expression on the same operands and get the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+
+@dataclass(frozen=True, eq=False)
+class LinkState:
+    """What one end of a link knows after an activation.
+
+    Attributes:
+        number: the activation that made this state; 0 is the initial state.
+        y: dual y_e, shape (N, M).
+        ubar: mean log ratios of the two ends, shape (N, M).
+    """
+
+    number: int
+    y: np.ndarray
+    ubar: np.ndarray
+
+
+def initial_state(shape: tuple[int, int], dtype: DTypeLike = np.float32) -> LinkState:
+    """State number 0: y_e = 0 and z_e = 0. `shape` is (N, M)."""
+    zeros = np.zeros(shape, dtype)
+    return LinkState(0, zeros, zeros)
+
+
+def commit(state: LinkState, number: int, own_u: np.ndarray, other_u: np.ndarray, sign: int, beta: float) -> LinkState:
+    """The updates of z and y in (22), that is (61)-(63), applied to `state`.
+
+    With equal duals, nu_e of (62) is y_e + (beta/2) C_e^q (u^q - u^other), and (61) gives C_e^q z_e^q = ubar_e.
+
+    Args:
+        state: the state before.
+        number: the activation, which names the new state.
+        own_u: this end's log ratios, shape (N, M), of the state's dtype.
+        other_u: the other end's, likewise.
+        sign: C_e^q of this end.
+        beta: penalty.
+    """
+    first, second = (own_u, other_u) if sign > 0 else (other_u, own_u)
+    scalar = state.y.dtype.type
+    ubar = (first + second) * scalar(0.5)
+    y = state.y + (first - second) * scalar(beta / 2)
+    return LinkState(number, y, ubar)
+
+
+def pull(states: Sequence[LinkState], signs: Sequence[int], beta: float) -> np.ndarray:
+    """What an agent's links add to its advantage in V of (22): sum_e (beta ubar_e - C_e^q y_e), shape (N, M).
+
+    `states` and `signs` (C_e^q) list the agent's links, at least one, in one fixed order.
+    """
+    scalar = states[0].y.dtype.type
+    total = np.zeros_like(states[0].y)
+    for state, sign in zip(states, signs, strict=True):
+        total += scalar(beta) * state.ubar - scalar(sign) * state.y
+    return total

@@ -1,0 +1,365 @@
+"""One end of one link: a state machine without input or output, fed with messages and clock ticks.
+
+A link keeps two states: the *base*, which both ends are known to have, and the *tip*, the latest that this end
+committed. Activation k of an end runs from `Link.open` until it holds both ends' ratios for k (it commits) or gives up:
+at its deadline, or as soon as the neighbour says that k is over for it. Until then the end sends its ratios again and
+again; a neighbour that committed k keeps its own to answer with until its next commit, for which it needs this end. So
+loss, delay, repetition and reordering alone change no result. What always holds:
+
+- I1 The {tip, base} of the two ends share a number, and states of the same number are bitwise equal.
+- I2 One end may commit k while the other gives up. The next commit starts from the largest number that both ends
+  have, which undoes it; one level of undo is enough, since an end's states change only by a commit, and to commit
+  a later activation it must have heard the other end open it, with the states that end then had.
+- I3 A message is applied at most once, and only to the activation that is open.
+- I4 A neighbour of which nothing was heard from an opening to its deadline is silent: later activations are skipped
+  at once, each with a header-only sign of life, until anything valid is heard from it.
+- I5 No message raises, and this end keeps at most one of the neighbour's for later.
+
+Times are seconds on any clock that never goes back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+from matrpo.consensus import admm
+from matrpo.consensus.message import LARGEST_RATIO, Kind, LinkMessage, has_valid_header, has_valid_payload
+
+__all__ = ["DROP_REASONS", "Counters", "Link", "LinkMessage", "LinkSettings", "Outcome"]
+
+DROP_REASONS = ("address", "header", "incarnation", "payload", "late", "no common state")
+"""Why messages are dropped: a stranger's; a bad header field; an older incarnation's; a payload that is missing, extra,
+of the wrong shape or type, too large or not finite; one for an activation that is over; states that do not match."""
+
+
+@dataclass(frozen=True)
+class LinkSettings:
+    """What all links of an agent have in common.
+
+    Attributes:
+        agent: this agent's id.
+        incarnation: how often this agent's process was started.
+        beta: ADMM penalty.
+        last_k: largest activation number of an iteration.
+        wire_dtype: float32 or float16.
+        deadline: seconds from the opening of an activation until it is given up.
+        resend: seconds between two sends of an unanswered message.
+    """
+
+    agent: int
+    incarnation: int
+    beta: float
+    last_k: int
+    wire_dtype: np.dtype[Any]
+    deadline: float
+    resend: float
+
+
+@dataclass
+class Counters:
+    """What happened on an agent's links since it was started; `drops` counts by `DROP_REASONS`."""
+
+    commits: int = 0
+    give_ups: int = 0
+    skips: int = 0
+    resends: int = 0
+    drops: dict[str, int] = field(default_factory=lambda: dict.fromkeys(DROP_REASONS, 0))
+
+
+class Outcome(Enum):
+    """How the last activation of a link ended."""
+
+    COMMITTED = "committed"
+    GIVEN_UP = "given up"
+    SKIPPED = "skipped"
+    REFUSED = "refused by a busy neighbour"
+
+
+class Link:
+    """This agent's end of one link.
+
+    Args:
+        number: index of the link in the graph.
+        neighbour: agent id of the other end.
+        sign: C_e^q of this end, +1 or -1.
+        settings: what all links of the agent have in common.
+        outbox: where messages to send are appended, with the receiver's id.
+        counters: where events are counted.
+
+    Attributes:
+        tip: the latest state; what the agent's next local step must use.
+        base: the state that both ends are known to have.
+        k: the largest activation number opened or skipped in this iteration.
+        outcome: how the last activation that is over ended.
+        silent: the neighbour is taken for dead.
+        heard_at: time of the neighbour's last valid message in this iteration, or of `begin`.
+        gap: mean square of u^q - u^other at the last commit of this iteration; None before it.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        neighbour: int,
+        sign: int,
+        settings: LinkSettings,
+        outbox: list[tuple[int, LinkMessage]],
+        counters: Counters,
+    ) -> None:
+        self.number = number
+        self.neighbour = neighbour
+        self.sign = sign
+        self.silent = False
+        self._settings = settings
+        self._outbox = outbox
+        self._counters = counters
+        self._shape: tuple[int, int] | None = None
+        self._incarnation = 0
+        self._over = (-1, 0)
+        """The neighbour opens nothing more up to this position."""
+        self._later: LinkMessage | None = None
+        self._answer: LinkMessage | None = None
+        self._reset(-1, (0, 0), 0.0)
+
+    # Iterations and activations
+
+    def begin(self, iteration: int, shape: tuple[int, int], now: float) -> None:
+        """Start an iteration from state 0. A message that came early for this iteration is kept.
+
+        The answer for the last iteration's last commit is kept too, for a neighbour that still waits for it.
+        """
+        self._shape = shape
+        self._reset(iteration, shape, now)
+        later = self._later
+        if later is not None and later.iteration < iteration:
+            self._later = None
+            self._drop("late")
+        elif later is not None and not has_valid_payload(later, self._settings.wire_dtype, shape):
+            self._later = None
+            self._drop("payload")
+
+    def _reset(self, iteration: int, shape: tuple[int, int], now: float) -> None:
+        self.iteration = iteration
+        self.k = 0
+        self.tip = self.base = admm.initial_state(shape)
+        self.outcome: Outcome | None = None
+        self.gap: float | None = None
+        self.heard_at = now
+        self._estranged = False
+        self._open: LinkMessage | None = None
+        self._opened_at = self._resend_at = now
+        self._heard = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether an activation is waiting for the neighbour's ratios."""
+        return self._open is not None
+
+    @property
+    def pending(self) -> int | None:
+        """The activation of this iteration that the neighbour has opened and this end has not, if any."""
+        later = self._later
+        return later.k if later and later.iteration == self.iteration and later.k > self.k else None
+
+    @property
+    def neighbour_done(self) -> bool:
+        """Whether the neighbour opens no more activations in this iteration."""
+        ahead = self._later is not None and self._later.iteration > self.iteration
+        return ahead or self._over >= (self.iteration, self._settings.last_k)
+
+    def approach(self, k: int) -> bool:
+        """Whether activation k, larger than all before, is worth a local step; if not, it is skipped.
+
+        It is skipped when the neighbour is silent, or past k, or was restarted after a commit with it: the two ends
+        would then hold different states of the same number.
+        """
+        self.k = k
+        if self._later and self._later.position < self._position:
+            self._later = None
+            self._drop("late")
+        past = self._over >= self._position or (self._later and self._later.position > self._position)
+        if not (self.silent or past or self._estranged):
+            return True
+        self.outcome = Outcome.SKIPPED
+        self._counters.skips += 1
+        self._send(self._header("over", *self._position, answered=True))
+        return False
+
+    def open(self, k: int, u: np.ndarray, now: float) -> None:
+        """Send u for activation k, and commit at once if the neighbour's is here; `approach(k)` was true.
+
+        Args:
+            k: the activation.
+            u: this agent's log ratios, shape (N, M); used as rounded to the wire's dtype.
+            now: the time.
+
+        Raises:
+            ValueError: u has another shape or is not finite: the agent's own mistake.
+        """
+        if u.shape != self._shape or not np.isfinite(u).all():
+            raise ValueError(f"log ratios must be finite, of shape {self._shape}, not {u.shape}")
+        rounded = np.clip(u, -LARGEST_RATIO, LARGEST_RATIO).astype(self._settings.wire_dtype)
+        rounded.flags.writeable = False
+        reply = self._later if self._later and self._later.position == self._position else None
+        if reply is not None:
+            self._later = None
+        message = self._header("ratios", self.iteration, k, answered=reply is not None)
+        self._open = replace(message, tip=self.tip.number, base=self.base.number, u=rounded)
+        self._send(self._open)
+        self._opened_at, self._resend_at = now, now + self._settings.resend
+        self._heard = False
+        if reply is not None:
+            self._commit(self._open, reply)
+
+    def _commit(self, own: LinkMessage, other: LinkMessage) -> None:
+        """Apply both ends' ratios to the latest state that both have (I2)."""
+        assert own.u is not None
+        assert other.u is not None
+        common = max({own.tip, own.base} & {other.tip, other.base}, default=None)
+        if common is None:
+            self._drop("no common state")
+            self._close(Outcome.GIVEN_UP)
+            return
+        own_u, other_u = own.u.astype(np.float32, copy=False), other.u.astype(np.float32, copy=False)
+        self.base = self.tip if self.tip.number == common else self.base
+        self.tip = admm.commit(self.base, own.k, own_u, other_u, self.sign, self._settings.beta)
+        self.gap = float(np.mean(np.square(own_u - other_u)))
+        self._answer = replace(own, answered=True)
+        self._close(Outcome.COMMITTED)
+
+    def _close(self, outcome: Outcome) -> None:
+        if outcome is Outcome.COMMITTED:
+            self._counters.commits += 1
+        else:
+            self._counters.give_ups += 1
+        self.outcome = outcome
+        self._open = None
+
+    # The clock
+
+    def next_event(self) -> float | None:
+        """The time at which `tick` has something to do; None while no activation is open."""
+        return min(self._resend_at, self._deadline_at) if self._open else None
+
+    @property
+    def _deadline_at(self) -> float:
+        return self._opened_at + self._settings.deadline
+
+    def tick(self, now: float) -> None:
+        """Give the open activation up if its deadline has passed, else repeat its message if that is due."""
+        if self._open and now >= self._deadline_at:
+            self.silent = not self._heard
+            self._close(Outcome.GIVEN_UP)
+        elif self._open and now >= self._resend_at:
+            self._repeat(self._open, now)
+
+    def _repeat(self, own: LinkMessage, now: float) -> None:
+        self._resend_at = now + self._settings.resend
+        self._counters.resends += 1
+        self._send(own)
+
+    # Messages
+
+    def receive(self, message: LinkMessage, now: float) -> None:
+        """Take in any message; one that is not valid is dropped and counted."""
+        fault = self._fault(message)
+        if fault is not None:
+            self._drop(fault)
+            return
+        self._hear(message, now)
+        if message.kind == "ratios":
+            self._receive_ratios(message, now)
+        elif message.kind == "over":
+            self._pass(message.position)
+            if not message.answered:
+                self._send(self._header("over", *message.position, answered=True))
+        elif message.kind == "busy" and self._open and message.position == self._position:
+            self._close(Outcome.REFUSED)
+
+    def _fault(self, message: LinkMessage) -> str | None:
+        """Why a message is not valid, as one of `DROP_REASONS`."""
+        if not has_valid_header(message, self._settings.last_k):
+            return "header"
+        if (message.sender, message.link) != (self.neighbour, self.number):
+            return "address"
+        if message.incarnation < self._incarnation:
+            return "incarnation"
+        return None if has_valid_payload(message, self._settings.wire_dtype, self._shape) else "payload"
+
+    def _hear(self, message: LinkMessage, now: float) -> None:
+        """Note that the neighbour lives, and whether it was restarted."""
+        self.heard_at = now
+        self._heard = True
+        self.silent = False
+        if message.incarnation == self._incarnation:
+            return
+        self._incarnation = message.incarnation
+        self._later = self._answer = None
+        self._over = (-1, 0)
+        self._estranged = self.tip.number > 0
+        if self._open and self._estranged:
+            self._close(Outcome.GIVEN_UP)
+
+    def _receive_ratios(self, message: LinkMessage, now: float) -> None:
+        if message.position > self._position:
+            self._later = message
+            if self._open:  # The neighbour is past k: did it commit k or give it up? Its answer will tell.
+                self._repeat(self._open, now)
+        elif self._open and message.position == self._position:
+            self._commit(self._open, message)
+        else:
+            self._drop("late")
+            if not message.answered:
+                self._answer_late(message)
+
+    def _answer_late(self, message: LinkMessage) -> None:
+        """Help a neighbour that may wait for an activation which is over here.
+
+        If this end committed it, the neighbour gets the ratios and can commit too; else it hears that it need not wait.
+        """
+        if self._answer and self._answer.position == message.position:
+            self._counters.resends += 1
+            self._send(self._answer)
+        else:
+            self._send(self._header("over", *message.position, answered=True))
+
+    def _pass(self, position: tuple[int, int]) -> None:
+        """Note that the neighbour opens nothing more up to this position."""
+        self._over = max(self._over, position)
+        if self._open and self._over >= self._position:
+            self._close(Outcome.GIVEN_UP)
+
+    @property
+    def _position(self) -> tuple[int, int]:
+        return self.iteration, self.k
+
+    # What a schedule sends
+
+    def beat(self) -> None:
+        """Send a sign of life."""
+        self._send(self._header("beat", *self._position))
+
+    def refuse(self) -> None:
+        """Drop the neighbour's pending activation and tell it that this end is busy."""
+        if self._later is not None:
+            self._send(self._header("busy", *self._later.position))
+            self._later = None
+
+    def finish(self, confirm: bool) -> None:
+        """Tell the neighbour that this end is done with this iteration, and ask it to confirm that."""
+        if self.pending is not None:
+            self._later = None
+        self._send(self._header("over", self.iteration, self._settings.last_k, answered=not confirm))
+
+    def _header(self, kind: Kind, iteration: int, k: int, answered: bool = False) -> LinkMessage:
+        s = self._settings
+        return LinkMessage(kind, s.agent, s.incarnation, iteration, self.number, k, answered=answered)
+
+    def _send(self, message: LinkMessage) -> None:
+        self._outbox.append((self.neighbour, message))
+
+    def _drop(self, reason: str) -> None:
+        self._counters.drops[reason] += 1

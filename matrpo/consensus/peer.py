@@ -1,0 +1,185 @@
+"""One agent's part in the consensus: its links, its schedule and its local steps; no input or output.
+
+Algorithm 1 of Li & He as seen by one agent. The agent is in at most one activation at a time: it takes a local step
+from its links' latest states, opens the activation with the result, and turns to the next one when that is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from matrpo.consensus import admm
+from matrpo.consensus.link import Counters, Link, LinkMessage, LinkSettings
+from matrpo.consensus.schedules import Initiator, PoissonSchedule, Responder, Schedule, SeededSchedule
+from matrpo.topology.graph import CommunicationGraph
+from matrpo.topology.schedule import PoissonClock, positions_of, seeded_sequence
+
+Step = Callable[[np.ndarray], np.ndarray]
+"""The local step: from the links' pull on the advantage to the agent's log ratios, both (N, M) float32."""
+
+
+class Peer:
+    """The consensus state machine of one agent.
+
+    Feed it with every message and with the time; send what `take_outbox` gives. It answers its neighbours also
+    after it is done, until the next `begin`, so go on feeding it. Times are seconds on any clock that never goes back.
+
+    Args:
+        agent: this agent's id.
+        graph: the communication graph.
+        run_seed: the run's seed, from which the schedules are derived.
+        activations: K, link activations per iteration over the whole graph.
+        beta: ADMM penalty.
+        schedule: `seeded` or `poisson`.
+        wire_dtype: float32 or float16.
+        deadline: seconds until an activation is given up.
+        resend: seconds between two sends of an unanswered message.
+        incarnation: grows each time this agent's process is started.
+        mean_interval: seconds between two activations of a link, on average; for `poisson`.
+    """
+
+    def __init__(
+        self,
+        agent: int,
+        graph: CommunicationGraph,
+        *,
+        run_seed: int,
+        activations: int,
+        beta: float,
+        schedule: str,
+        wire_dtype: DTypeLike,
+        deadline: float,
+        resend: float,
+        incarnation: int = 0,
+        mean_interval: float = 0.02,
+    ) -> None:
+        self.agent = agent
+        self.counters = Counters()
+        self.done = False
+        self._graph = graph
+        self._run_seed = run_seed
+        self._activations = activations
+        self._beta = beta
+        self._poisson = schedule == "poisson"
+        self._mean_interval = mean_interval
+        self._share = -(-activations // max(1, len(graph.links)))
+        self._refusals = 100 + 10 * self._share
+        last_k = self._share + self._refusals if self._poisson else activations
+        self._settings = LinkSettings(
+            agent, incarnation, beta, last_k, np.dtype(wire_dtype), deadline=deadline, resend=resend
+        )
+        self._outbox: list[tuple[int, LinkMessage]] = []
+        self.links = {
+            e: Link(e, graph.other_end(e, agent), graph.sign(e, agent), self._settings, self._outbox, self.counters)
+            for e in graph.links_of(agent)
+        }
+        self._schedule: Schedule | None = None
+
+    def begin(self, iteration: int, step: Step, shape: tuple[int, int], now: float) -> None:
+        """Start the consensus of an iteration, later than all before; `shape` is (N, M).
+
+        An agent that gets no activation takes one step with no pull at the end: it then learns alone.
+        """
+        self.done = False
+        self._step = step
+        self._stepped = False
+        self._shape = shape
+        self._current: Link | None = None
+        for link in self.links.values():
+            link.begin(iteration, shape, now)
+        self._schedule = self._make_schedule(iteration, now)
+        self._beat_at = now + self._settings.resend
+        self._advance(self._schedule, now)
+
+    def receive(self, message: LinkMessage, now: float) -> None:
+        """Take in a message from a neighbour; one that is not valid is dropped and counted. Never raises by itself."""
+        link = self.links.get(message.link) if type(message.link) is int else None
+        if link is None:
+            self.counters.drops["address"] += 1
+            return
+        link.receive(message, now)
+        if self._schedule is not None:
+            self._advance(self._schedule, now)
+
+    def tick(self, now: float) -> None:
+        """Do what the clock makes due: see `next_event`."""
+        if self._schedule is not None:
+            if self._current is not None:
+                self._current.tick(now)
+            self._advance(self._schedule, now)
+            self._beat(now)
+
+    def _beat(self, now: float) -> None:
+        """Let the neighbours tell an agent that waits for another from one that is dead."""
+        if now >= self._beat_at and not self.done:
+            self._beat_at = now + self._settings.resend
+            for link in self.links.values():
+                if link is not self._current:
+                    link.beat()
+
+    def next_event(self) -> float | None:
+        """The time at which `tick` has something to do; None when done."""
+        if self._schedule is None or self.done:
+            return None
+        own = self._current.next_event() if self._current is not None else None
+        others = self._schedule.next_event(idle=self._current is None)
+        return min(t for t in (own, others, self._beat_at) if t is not None)
+
+    def take_outbox(self) -> list[tuple[int, LinkMessage]]:
+        """The messages to send since the last call, in order, each with its receiver's id."""
+        messages = self._outbox.copy()
+        self._outbox.clear()
+        return messages
+
+    def residual(self) -> float:
+        """Root mean square of u^q - u^other over the last commits of this agent's links; 0 without any."""
+        gaps = [link.gap for link in self.links.values() if link.gap is not None]
+        return float(np.sqrt(np.mean(gaps))) if gaps else 0.0
+
+    def _make_schedule(self, iteration: int, now: float) -> Schedule:
+        if self._poisson:
+            return PoissonSchedule([self._make_end(link, iteration, now) for link in self.links.values()])
+        sequence = seeded_sequence(len(self._graph.links), self._activations, self._run_seed, iteration)
+        return SeededSchedule(positions_of(self.agent, self._graph, sequence), self.links)
+
+    def _make_end(self, link: Link, iteration: int, now: float) -> Initiator | Responder:
+        deadline = self._settings.deadline
+        if self.agent > link.neighbour:
+            return Responder(link, deadline=deadline, now=now)
+        clock = PoissonClock(link.number, self._run_seed, iteration, self._mean_interval)
+        return Initiator(
+            link,
+            clock,
+            activations=self._share,
+            refusals=self._refusals,
+            deadline=deadline,
+            resend=self._settings.resend,
+            now=now,
+        )
+
+    def _advance(self, schedule: Schedule, now: float) -> None:
+        """Go on until an activation waits for its neighbour, or none can be opened now."""
+        while self._current is None or not self._current.is_open:
+            if self._current is not None:
+                schedule.closed(self._current, now)
+                self._current = None
+            choice = schedule.pick(now)
+            if choice is None:
+                break
+            self._activate(*choice, now)
+        schedule.tend(now, idle=self._current is None)
+        if self._current is None and schedule.finished and not self.done:
+            if not self._stepped:
+                self._step(np.zeros(self._shape, np.float32))
+            self.done = True
+
+    def _activate(self, link: Link, k: int, now: float) -> None:
+        self._current = link
+        if link.approach(k):
+            links = self.links.values()
+            pull = admm.pull([e.tip for e in links], [e.sign for e in links], self._beta)
+            self._stepped = True
+            link.open(k, self._step(pull), now)

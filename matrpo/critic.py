@@ -1,0 +1,101 @@
+"""An agent's critic V^q(o^q): a network that predicts normalised values, with running moments of its targets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from matrpo.networks import MLP
+
+
+class Critic(nn.Module):
+    """State values on the agent's own observation, trained on its own rewards.
+
+    The network predicts values of zero mean and unit variance. When the running moments of the targets change, the
+    last layer is rescaled so that the predicted values do not (van Hasselt et al., Pop-Art): the optimiser never has
+    to follow the targets' scale.
+
+    Args:
+        observation_size: length of an observation.
+        hidden_sizes, activation: the network's hidden layers.
+        lr: Adam's learning rate.
+        generator: source of the initial weights and of the order of samples.
+    """
+
+    forgetting = 0.2
+    """Weight of the newest batch of targets in the running moments, once there are more than a few."""
+
+    def __init__(
+        self,
+        observation_size: int,
+        hidden_sizes: Sequence[int],
+        activation: str,
+        lr: float,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self._generator = generator
+        self.network = MLP((observation_size, *hidden_sizes, 1), activation, generator)
+        self.optimizer = torch.optim.Adam(self.parameters(), lr=lr, fused=True)
+        self.mean: Tensor
+        self.square: Tensor
+        self.batches: Tensor
+        self.register_buffer("mean", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("square", torch.ones((), dtype=torch.float64))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def std(self) -> float:
+        """Running standard deviation of the targets."""
+        return math.sqrt(max(float(self.square - self.mean**2), 1e-8))
+
+    @torch.no_grad()
+    def values(self, observations: Tensor) -> Tensor:
+        """V(o), in the rewards' units. Shapes (..., observation size) -> (...)."""
+        normalised: Tensor = self.network(observations)
+        return normalised.squeeze(-1) * self.std + float(self.mean)
+
+    def fit(self, observations: Tensor, targets: Tensor, epochs: int, batch_size: int) -> float:
+        """Regress on targets by minibatch Adam.
+
+        Args:
+            observations: (M, observation size).
+            targets: (M,), in the rewards' units.
+            epochs: passes over the samples.
+            batch_size: samples of a minibatch; a last one smaller than half of it is left out of the epoch.
+
+        Returns:
+            Mean squared error of the last epoch, normalised: 1 is no better than the mean.
+        """
+        self._track(targets)
+        normalised = ((targets - float(self.mean)) / self.std).unsqueeze(-1)
+        loss_sum, batches = 0.0, 0
+        for _ in range(epochs):
+            order = torch.randperm(len(targets), generator=self._generator)
+            loss_sum, batches = 0.0, 0
+            for rows in torch.split(order, batch_size):
+                if 2 * len(rows) < batch_size and batches:
+                    continue
+                loss = nn.functional.mse_loss(self.network(observations[rows]), normalised[rows])
+                self.optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                self.optimizer.step()
+                loss_sum += float(loss.detach())
+                batches += 1
+        return loss_sum / batches
+
+    @torch.no_grad()
+    def _track(self, targets: Tensor) -> None:
+        """Fold targets into the running moments and rescale the last layer to keep every prediction."""
+        old_mean, old_std = float(self.mean), self.std
+        self.batches += 1
+        weight = max(self.forgetting, 1.0 / int(self.batches))
+        targets = targets.double()
+        self.mean += weight * (targets.mean() - self.mean)
+        self.square += weight * (targets.square().mean() - self.square)
+        last = self.network.linear_layers[-1]
+        last.weight.mul_(old_std / self.std)
+        last.bias.copy_((old_std * last.bias + old_mean - float(self.mean)) / self.std)

@@ -1,0 +1,129 @@
+"""Action distributions of a joint policy, in closed form: samples, log probabilities, KL, and the pieces of the
+Jacobian and the Fisher matrix that lie between a network's outputs and its log probabilities.
+
+A joint policy's heads that follow one another with equal action spaces form one *block*, handled in one call:
+its distribution parameters have shape (batch, heads, size). Parameters that do not depend on the observation (the log
+scale of a Gaussian) are a block's *free* parameters, of shape (heads, free); a categorical block has none, free = 0.
+Both kinds of block have the same methods.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+MASKED = -1e10
+"""Logit of an action that is not available: finite, so that 0 * logit stays 0."""
+
+
+class CategoricalBlock:
+    """Heads over `n` actions each.
+
+    Args:
+        logits: (batch, heads, n), unavailable actions at `MASKED`.
+        free: (heads, 0).
+    """
+
+    def __init__(self, logits: Tensor, free: Tensor) -> None:
+        self._no_free = free.new_zeros(free.shape)
+        self.log_probs = torch.log_softmax(logits, dim=-1)
+        self.probs = self.log_probs.exp()
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """Draw by inverting the cumulative distribution. Shape (batch, heads, 1)."""
+        cumulative = self.probs.cumsum(-1)
+        # In float64 a draw below 1 times the total stays below the total: no action of probability zero is drawn.
+        draws = torch.rand(cumulative.shape[:-1], generator=generator, dtype=torch.float64)
+        threshold = (draws * cumulative[..., -1]).unsqueeze(-1)
+        return (cumulative <= threshold).sum(-1, keepdim=True).to(self.probs.dtype)
+
+    def mode(self) -> Tensor:
+        """Most probable actions. Shape (batch, heads, 1)."""
+        return self.probs.argmax(-1, keepdim=True).to(self.probs.dtype)
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Log probabilities of action indices. Shapes (batch, heads, 1) -> (batch, heads)."""
+        return self.log_probs.gather(-1, actions.long()).squeeze(-1)
+
+    def entropy(self) -> Tensor:
+        """Entropy of each head. Shape (batch, heads)."""
+        return -(self.probs * self.log_probs).sum(-1)
+
+    def kl_to(self, other: CategoricalBlock) -> Tensor:
+        """D_KL(self || other) of each head. Shape (batch, heads)."""
+        return (self.probs * (self.log_probs - other.log_probs)).sum(-1)
+
+    def score(self, actions: Tensor, tangent: Tensor, free_tangent: Tensor) -> Tensor:  # noqa: ARG002
+        """Change of `log_prob(actions)` along a change of the logits. Shape (batch, heads)."""
+        return tangent.gather(-1, actions.long()).squeeze(-1) - (self.probs * tangent).sum(-1)
+
+    def score_transpose(self, actions: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Transpose of `score`: (batch, heads) -> cotangents (batch, heads, n) and (heads, 0)."""
+        cotangent = -self.probs * weights.unsqueeze(-1)
+        return cotangent.scatter_add_(-1, actions.long(), weights.unsqueeze(-1)), self._no_free
+
+    def fisher(self, tangent: Tensor, free_tangent: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """Fisher matrix of the logits, diag(p) - p p^T, times a tangent: (batch, heads, n) and (heads, 0)."""
+        weighted = self.probs * tangent
+        return weighted - self.probs * weighted.sum(-1, keepdim=True), self._no_free
+
+
+class GaussianBlock:
+    """Heads with diagonal Gaussians of `size` components; the scale does not depend on the observation.
+
+    Args:
+        mean: (batch, heads, size).
+        log_std: (heads, size), the free parameters.
+    """
+
+    def __init__(self, mean: Tensor, log_std: Tensor) -> None:
+        self.mean = mean
+        self.log_std = log_std
+        self.precision = torch.exp(-2.0 * log_std)
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """Draw actions. Shape (batch, heads, size)."""
+        noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype)
+        return self.mean + noise * self.log_std.exp()
+
+    def mode(self) -> Tensor:
+        """The means. Shape (batch, heads, size)."""
+        return self.mean
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Log densities. Shapes (batch, heads, size) -> (batch, heads)."""
+        squares = (actions - self.mean).square() * self.precision
+        return -(0.5 * squares + self.log_std + 0.5 * math.log(2.0 * math.pi)).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """Entropy of each head. Shape (batch, heads)."""
+        value = (self.log_std + 0.5 * math.log(2.0 * math.pi * math.e)).sum(-1)
+        return value.expand(self.mean.shape[:-1])
+
+    def kl_to(self, other: GaussianBlock) -> Tensor:
+        """D_KL(self || other) of each head. Shape (batch, heads)."""
+        variance_ratio = torch.exp(2.0 * (self.log_std - other.log_std))
+        distance = (self.mean - other.mean).square() * other.precision
+        return (0.5 * (variance_ratio + distance - 1.0) + other.log_std - self.log_std).sum(-1)
+
+    def score(self, actions: Tensor, tangent: Tensor, free_tangent: Tensor) -> Tensor:
+        """Change of `log_prob(actions)` along a change of the means and log scales. Shape (batch, heads)."""
+        whitened = (actions - self.mean) * self.precision
+        squares = (actions - self.mean) * whitened
+        return (whitened * tangent + (squares - 1.0) * free_tangent).sum(-1)
+
+    def score_transpose(self, actions: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Transpose of `score`: cotangents of the means (batch, heads, size) and log scales (heads, size)."""
+        whitened = (actions - self.mean) * self.precision
+        squares = (actions - self.mean) * whitened
+        weights = weights.unsqueeze(-1)
+        return whitened * weights, ((squares - 1.0) * weights).sum(0)
+
+    def fisher(self, tangent: Tensor, free_tangent: Tensor) -> tuple[Tensor, Tensor]:
+        """Fisher matrix of means and log scales times a tangent, the latter summed over the batch."""
+        return tangent * self.precision, 2.0 * self.mean.shape[0] * free_tangent
+
+
+Block = CategoricalBlock | GaussianBlock

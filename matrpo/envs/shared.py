@@ -1,0 +1,211 @@
+"""The environment that all agents share, as its server runs it, without sockets and clocks.
+
+What each agent receives, the reward scale common to all, and the episodes' statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from matrpo.envs.reward_scale import RewardScale
+from matrpo.envs.vector_env import VectorEnv
+
+
+@dataclass
+class AgentStep:
+    """What one agent receives at one tick, for all B environments.
+
+    Attributes:
+        observation: (B, O) float32, of the agent itself; where an episode ended, of the next one.
+        reward: (B,) float32, the agent's own, in the task's own unit.
+        reward_scale: (1,) float32, what all agents divide their rewards by: a property of the task that includes this
+            step and nothing later. An agent applies the latest one to a whole iteration, so that the scale does not
+            change between its samples.
+        terminated: (B,) bool, the task ended for this agent.
+        truncated: (B,) bool, a time limit cut this agent's episode.
+        final_observation: if an episode ended, (B, O) float32: its last observation in those rows,
+            `observation` in the others; else None.
+        joint_action: (B, W) float32, what all agents did in the step that led here.
+        action_mask: (B, n) bool, the actions allowed next; None if all always are.
+    """
+
+    observation: np.ndarray
+    reward: np.ndarray
+    reward_scale: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    final_observation: np.ndarray | None
+    joint_action: np.ndarray
+    action_mask: np.ndarray | None
+
+
+class SharedEnvironment:
+    """Splits a `VectorEnv`'s steps into what each agent may see, measures rewards and keeps the returns.
+
+    Args:
+        env: the batch of environments.
+        gamma: discount of the returns that the reward scale is measured on.
+        reward_scaling: whether rewards are scaled at all; if not, the scale is 1.
+    """
+
+    def __init__(self, env: VectorEnv, gamma: float, reward_scaling: bool) -> None:
+        self.env = env
+        self.spec = env.spec
+        self._scale = RewardScale(gamma, env.num_envs) if reward_scaling else None
+        self._returns = np.zeros((env.num_envs, env.spec.num_agents))
+        self._lengths = np.zeros(env.num_envs, dtype=np.int64)
+        self._finished_returns: list[np.ndarray] = []
+        self._finished_lengths: list[np.ndarray] = []
+
+    @property
+    def reward_scale(self) -> float:
+        """What agents divide their rewards by now."""
+        return self._scale.value if self._scale else 1.0
+
+    def reset(self) -> list[AgentStep]:
+        """Begin a new episode in every environment, dropping the unfinished ones.
+
+        Returns:
+            One `AgentStep` for each agent, with zero reward, flags and joint action.
+        """
+        observations = self.env.reset()
+        self._returns[...] = 0.0
+        self._lengths[...] = 0
+        if self._scale:
+            self._scale.forget_episodes()
+        return self._initial(observations)
+
+    def observe(self) -> list[AgentStep]:
+        """The current observations as `reset` returns them, with no step taken: where a resumed run begins."""
+        return self._initial(self.env.observe())
+
+    def step(self, joint_action: np.ndarray) -> list[AgentStep]:
+        """Advance all environments.
+
+        Args:
+            joint_action: (B, W) float32; it is copied.
+
+        Returns:
+            One `AgentStep` for each agent. The reward scale counts everything up to this step's rewards.
+        """
+        joint_action = np.array(joint_action, dtype=np.float32)
+        result = self.env.step(joint_action)
+        ended = result.ended
+        if self._scale:
+            self._scale.update(result.rewards.sum(axis=1), ended)
+        self._count(result.rewards, ended)
+        rewards = result.rewards.astype(np.float32)
+        return self._split(
+            result.observations,
+            rewards,
+            result.terminated,
+            result.truncated,
+            result.final_observations,
+            joint_action,
+        )
+
+    def take_metrics(self) -> dict[str, Any]:
+        """Statistics of the episodes that ended since the last call, as plain JSON values.
+
+        Returns are undiscounted and in the task's own unit; a team return is summed over agents. Every key is
+        always there; statistics of no episode at all are None.
+        """
+        returns, lengths = self._finished()
+        self._finished_returns, self._finished_lengths = [], []
+        team = returns.sum(axis=1)
+        return {
+            "episodes": len(team),
+            "team_return_mean": _statistic(np.mean, team),
+            "team_return_min": _statistic(np.min, team),
+            "team_return_max": _statistic(np.max, team),
+            "team_return_std": _statistic(np.std, team),
+            "agent_return_mean": {name: _statistic(np.mean, returns[:, q]) for q, name in enumerate(self.spec.agents)},
+            "episode_length_mean": _statistic(np.mean, lengths),
+            "reward_scale": self.reward_scale,
+        }
+
+    def state_dict(self) -> dict[str, np.ndarray] | None:
+        """Everything that later steps and metrics depend on; None if the task's state cannot be saved."""
+        env_state = self.env.state_dict()
+        if env_state is None:
+            return None
+        state = {f"env.{key}": value for key, value in env_state.items()}
+        if self._scale:
+            state |= {f"scale.{key}": value for key, value in self._scale.state_dict().items()}
+        state["returns"] = self._returns.copy()
+        state["lengths"] = self._lengths.copy()
+        state["finished_returns"], state["finished_lengths"] = self._finished()
+        return state
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        """Continue exactly where `state_dict` was taken.
+
+        Raises:
+            ValueError: the state belongs to another task, size or setting of `reward_scaling`.
+        """
+        if any(key.startswith("scale.") for key in state) != (self._scale is not None):
+            raise ValueError("the saved state was taken with another setting of reward_scaling")
+        self.env.load_state_dict(_part(state, "env."))
+        if self._scale:
+            self._scale.load_state_dict(_part(state, "scale."))
+        self._returns = state["returns"].copy()
+        self._lengths = state["lengths"].copy()
+        self._finished_returns = [state["finished_returns"].copy()]
+        self._finished_lengths = [state["finished_lengths"].copy()]
+
+    def _count(self, rewards: np.ndarray, ended: np.ndarray) -> None:
+        self._returns += rewards
+        self._lengths += 1
+        if ended.any():
+            self._finished_returns.append(self._returns[ended])
+            self._finished_lengths.append(self._lengths[ended])
+            self._returns[ended] = 0.0
+            self._lengths[ended] = 0
+
+    def _finished(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (episodes, N) and lengths (episodes,) of the episodes that ended since `take_metrics`."""
+        returns = np.concatenate([self._returns[:0], *self._finished_returns])
+        return returns, np.concatenate([self._lengths[:0], *self._finished_lengths])
+
+    def _initial(self, observations: list[np.ndarray]) -> list[AgentStep]:
+        shape = (self.env.num_envs, self.spec.num_agents)
+        flags = np.zeros(shape, dtype=bool)
+        rewards = np.zeros(shape, dtype=np.float32)
+        return self._split(observations, rewards, flags, flags, None, self.spec.noop(self.env.num_envs))
+
+    def _split(
+        self,
+        observations: list[np.ndarray],
+        rewards: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+        final_observations: list[np.ndarray] | None,
+        joint_action: np.ndarray,
+    ) -> list[AgentStep]:
+        masks = self.env.action_masks()
+        scale = np.array([self.reward_scale], dtype=np.float32)
+        return [
+            AgentStep(
+                observation=observations[q],
+                reward=rewards[:, q].copy(),
+                reward_scale=scale,
+                terminated=terminated[:, q].copy(),
+                truncated=truncated[:, q].copy(),
+                final_observation=final_observations[q] if final_observations else None,
+                joint_action=joint_action,
+                action_mask=masks[q],
+            )
+            for q in range(self.spec.num_agents)
+        ]
+
+
+def _statistic(function: Callable[[np.ndarray], Any], values: np.ndarray) -> float | None:
+    return float(function(values)) if len(values) else None
+
+
+def _part(state: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

@@ -1,0 +1,112 @@
+"""The interface of every task: B environments stepped together, arrays in and arrays out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from matrpo.spaces import Discrete, TaskSpec
+
+
+@dataclass
+class VectorStep:
+    """What one step of all B environments produced.
+
+    The arrays are fresh: the environment never writes to them again.
+
+    Attributes:
+        observations: for each agent, (B, O_q) float32; where an episode ended, the first of the next one.
+        rewards: (B, N) float64, in the task's own unit.
+        terminated: (B, N) bool, true from the step at which the task ended for the agent to the episode's last.
+        truncated: (B, N) bool, true where a time limit cut the agent's episode.
+        final_observations: None if no episode ended, else for each agent (B, O_q) float32: the last
+            observation of the episodes that ended, and `observations` in the other rows.
+    """
+
+    observations: list[np.ndarray]
+    rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    final_observations: list[np.ndarray] | None
+
+    @property
+    def ended(self) -> np.ndarray:
+        """Environments whose episode ended with this step: every agent terminated or truncated. (B,) bool."""
+        ended: np.ndarray = (self.terminated | self.truncated).all(axis=1)
+        return ended
+
+
+class VectorEnv(ABC):
+    """B copies of a task, stepped together and reset by themselves in the step that ends an episode.
+
+    Attributes:
+        spec: the agents and their spaces.
+        num_envs: B.
+    """
+
+    spec: TaskSpec
+    num_envs: int
+
+    @abstractmethod
+    def reset(self) -> list[np.ndarray]:
+        """Begin a new episode in every environment; each agent's observation, (B, O_q) float32."""
+
+    @abstractmethod
+    def step(self, joint_action: np.ndarray) -> VectorStep:
+        """Advance every environment by one step.
+
+        Args:
+            joint_action: (B, W) float32, laid out as `TaskSpec.action_slices` says.
+
+        Raises:
+            ValueError: the array's shape is another, or an index lies outside its `Discrete` space.
+            RuntimeError: `reset` or `load_state_dict` was never called.
+        """
+
+    @abstractmethod
+    def observe(self) -> list[np.ndarray]:
+        """The current observations again, without a step: for each agent, (B, O_q) float32."""
+
+    def action_masks(self) -> list[np.ndarray | None]:
+        """For each agent its allowed actions in the current state, (B, n) bool; None if all always are."""
+        return [None] * self.spec.num_agents
+
+    def state_dict(self) -> dict[str, np.ndarray] | None:
+        """All that the future depends on besides the constructor's arguments; None if it cannot be saved."""
+        return None
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        """Continue exactly where `state_dict` was taken, from an environment built with the same arguments.
+
+        Raises:
+            ValueError: the state belongs to another task, number of agents or number of environments.
+            NotImplementedError: this task's state cannot be saved.
+        """
+        raise NotImplementedError(f"the state of {self.spec.name} cannot be saved")
+
+    @abstractmethod
+    def render(self) -> np.ndarray:
+        """A picture of environment 0 now: (H, W, 3) uint8, RGB."""
+
+    def close(self) -> None:  # noqa: B027 (most tasks hold nothing)
+        """Release what the environments hold; calling it twice is harmless."""
+
+    def _check_action(self, joint_action: np.ndarray) -> None:
+        expected = (self.num_envs, self.spec.joint_action_width)
+        if joint_action.shape != expected:
+            raise ValueError(f"joint action of {self.spec.name} has shape {joint_action.shape}, not {expected}")
+        columns, sizes = self._index_columns
+        indices = joint_action[:, columns]
+        if not ((indices >= 0) & (indices < sizes)).all():
+            raise ValueError(f"joint action of {self.spec.name} holds an index outside its action space")
+
+    @cached_property
+    def _index_columns(self) -> tuple[np.ndarray, np.ndarray]:
+        """Columns of the joint action that hold indices, and the size of each one's space."""
+        pairs = zip(self.spec.action_slices, self.spec.action_spaces, strict=True)
+        discrete = [(part.start, space.n) for part, space in pairs if isinstance(space, Discrete)]
+        columns, sizes = np.array(discrete, dtype=np.intp).reshape(-1, 2).T
+        return columns, sizes

@@ -1,0 +1,40 @@
+"""Generalised advantage estimation, eqs. (18)-(19), right at the ends of episodes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def generalized_advantages(
+    rewards: Tensor,
+    values: Tensor,
+    next_values: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    gamma: float,
+    gae_lambda: float,
+) -> Tensor:
+    """Advantages A_t = sum_l (gamma lambda)^l eps_{t+l}, eps_t = r_t + gamma V(o_{t+1}) - V(o_t).
+
+    A terminated episode has no value after its end. A truncated one is bootstrapped from the observation that it
+    ended with, not from the first of the next episode. Neither lets a later episode's errors flow back.
+
+    Args:
+        rewards: (T, B).
+        values: (T, B), V(o_t).
+        next_values: (T, B), V of the observation that followed, before any reset.
+        terminated, truncated: (T, B) booleans.
+        gamma, gae_lambda: discount and lambda.
+
+    Returns:
+        (T, B).
+    """
+    errors = rewards + gamma * next_values * ~terminated - values
+    decay = gamma * gae_lambda * ~(terminated | truncated)
+    advantages = torch.empty_like(errors)
+    running = torch.zeros_like(errors[0])
+    for t in reversed(range(len(errors))):
+        running = errors[t] + decay[t] * running
+        advantages[t] = running
+    return advantages

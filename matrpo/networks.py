@@ -1,0 +1,146 @@
+"""Feedforward networks, and the exact products with their Jacobian that a trust region needs.
+
+`LinearizedMLP` fixes a network's parameters and inputs, keeps the hidden layers, and applies the Jacobian of
+the outputs to a direction (forward mode) or its transpose to a cotangent (reverse mode) with two matrix products
+a layer. Autograd would build and walk a graph at every product; this walks the layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+_SELU_SCALE = 1.0507009873554805
+_SELU_SLOPE = _SELU_SCALE * 1.6732632423543772
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An elementwise activation, its derivative as a function of its *output*, and the gain for initialisation."""
+
+    function: Callable[[Tensor], Tensor]
+    derivative: Callable[[Tensor], Tensor]
+    gain: float
+
+
+ACTIVATIONS = {
+    "selu": Activation(torch.selu, lambda h: torch.where(h > 0, _SELU_SCALE, h + _SELU_SLOPE), 1.0),
+    "elu": Activation(nn.functional.elu, lambda h: torch.where(h > 0, 1.0, h + 1.0), math.sqrt(2.0)),
+    "tanh": Activation(torch.tanh, lambda h: 1.0 - h * h, 5.0 / 3.0),
+    "relu": Activation(torch.relu, lambda h: (h > 0).to(h.dtype), math.sqrt(2.0)),
+}
+"""The activations of `Config.activation`. SELU is the papers' (section VI.A)."""
+
+
+class MLP(nn.Module):
+    """Linear layers with one activation between them.
+
+    Args:
+        sizes: (inputs, hidden..., outputs).
+        activation: a key of `ACTIVATIONS`.
+        generator: source of the initial weights.
+        output_gain: scale of the last layer's initial weights, relative to variance-preserving ones.
+    """
+
+    def __init__(
+        self, sizes: Sequence[int], activation: str, generator: torch.Generator, output_gain: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[activation]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        for index, layer in enumerate(self.linear_layers):
+            last = index == len(self.layers) - 1
+            gain = output_gain if last else self.activation.gain
+            nn.init.normal_(layer.weight, std=gain / math.sqrt(layer.in_features), generator=generator)
+            nn.init.zeros_(layer.bias)
+
+    @property
+    def linear_layers(self) -> list[nn.Linear]:
+        """The layers, typed."""
+        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map (batch, inputs) to (batch, outputs)."""
+        *hidden, last = self.linear_layers
+        for layer in hidden:
+            inputs = self.activation.function(layer(inputs))
+        output: Tensor = last(inputs)
+        return output
+
+
+class LinearizedMLP:
+    """A network at fixed parameters and inputs: its outputs and the products with their Jacobian.
+
+    Parameters and directions are flat vectors in the order of `MLP.parameters()` (each layer's weight, then bias).
+
+    Attributes:
+        outputs: (batch, outputs).
+    """
+
+    def __init__(self, network: MLP, inputs: Tensor) -> None:
+        self._weights = [layer.weight.detach().clone() for layer in network.linear_layers]
+        self._inputs = [inputs]
+        self._slopes: list[Tensor] = []
+        with torch.no_grad():
+            *hidden, last = network.linear_layers
+            for layer in hidden:
+                outputs = network.activation.function(layer(self._inputs[-1]))
+                self._inputs.append(outputs)
+                self._slopes.append(network.activation.derivative(outputs))
+            self.outputs: Tensor = last(self._inputs[-1])
+
+    @property
+    def num_parameters(self) -> int:
+        """Length of the flat parameter vector."""
+        return sum(weight.numel() + weight.shape[0] for weight in self._weights)
+
+    def jvp(self, direction: Tensor) -> Tensor:
+        """Change of the outputs along a parameter direction. Shapes: (parameters,) -> (batch, outputs)."""
+        tangent = None
+        for layer, (weight, bias) in enumerate(self._split(direction)):
+            through_parameters = torch.addmm(bias, self._inputs[layer], weight.T)
+            if tangent is not None:
+                through_parameters.addmm_(tangent, self._weights[layer].T)
+            tangent = through_parameters
+            if layer < len(self._slopes):
+                tangent.mul_(self._slopes[layer])
+        assert tangent is not None
+        return tangent
+
+    def vjp(self, cotangent: Tensor) -> Tensor:
+        """Transpose of `jvp`, summed over the batch. Shapes: (batch, outputs) -> (parameters,)."""
+        pieces: list[Tensor] = []
+        for layer in reversed(range(len(self._weights))):
+            pieces.append(cotangent.sum(0))
+            pieces.append((cotangent.T @ self._inputs[layer]).reshape(-1))
+            if layer:
+                cotangent = (cotangent @ self._weights[layer]).mul_(self._slopes[layer - 1])
+        return torch.cat(pieces[::-1])
+
+    def _split(self, direction: Tensor) -> list[tuple[Tensor, Tensor]]:
+        parts, start = [], 0
+        for weight in self._weights:
+            rows, columns = weight.shape
+            middle, end = start + rows * columns, start + rows * columns + rows
+            parts.append((direction[start:middle].view(rows, columns), direction[middle:end]))
+            start = end
+        return parts
+
+
+def flat_parameters(parameters: Sequence[Tensor]) -> Tensor:
+    """Copy parameters into one vector, in their order."""
+    return torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
+
+
+def set_flat_parameters(parameters: Sequence[Tensor], values: Tensor) -> None:
+    """Write a flat vector back into parameters, in their order."""
+    start = 0
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.copy_(values[start : start + parameter.numel()].view_as(parameter))
+            start += parameter.numel()

@@ -1,0 +1,189 @@
+"""What a process writes down after each iteration, be it one of many or all agents in one."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from matrpo.consensus.peer import Peer
+from matrpo.event_file import EventFile
+from matrpo.run_directory import ProcessDirectory, RunDirectory, identity
+from matrpo.spaces import TaskSpec
+
+State = tuple[Mapping[str, np.ndarray], Mapping[str, Any]]
+"""A process's state: arrays and what JSON can hold."""
+
+_CHECKPOINTS_FOR_A_COMMON_ONE = 2
+
+_TAGS = {
+    "team_return_mean": "charts/episodic_return",
+    "episode_length_mean": "charts/episodic_length",
+    "steps_per_second": "charts/SPS",
+    "kl": "losses/approx_kl",
+    "surrogate": "losses/surrogate",
+    "critic_loss": "losses/value_loss",
+    "entropy": "losses/entropy",
+    "explained_variance": "losses/explained_variance",
+}
+"""CleanRL's names of what has one; everything else is `details/<its name>`."""
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    iteration: int
+    arrays: dict[str, np.ndarray]
+    meta: dict[str, Any]
+
+
+class Recorder:
+    """The metrics lines, TensorBoard scalars and checkpoints of one process.
+
+    The environment's lock step keeps all processes within one iteration of each other. So each keeps its last
+    two states in memory and `save` writes both: whenever a run stops, all have an iteration in common.
+
+    Args:
+        run: the run's folder.
+        process: the files of this process in it.
+        spec: the task, to mark checkpoints with.
+        start: the iteration that the process continues from; 0 for a new run.
+    """
+
+    def __init__(self, run: RunDirectory, process: ProcessDirectory, spec: TaskSpec, start: int = 0) -> None:
+        self._config = run.config
+        self._process = process
+        self._belongs_to = identity(spec, run.config)
+        self._snapshots: list[_Snapshot] = []
+        self._events: EventFile | None = None
+        if self._config.tensorboard:
+            self._events = EventFile(run.tensorboard(process), (start + 1) * self._config.samples)
+
+    def record(self, iteration: int, metrics: Mapping[str, Any], state: State) -> None:
+        """Write the line of `iteration`, and its checkpoint when one is due.
+
+        Args:
+            iteration: the iteration that ended, from 1.
+            metrics: what happened in it; numbers, None, or mappings of numbers.
+            state: this process's state now; it is copied.
+
+        Raises:
+            StorageError: the disk is full or read-only.
+        """
+        config, steps = self._config, iteration * self._config.samples
+        self._process.log_metrics({"iteration": iteration, "steps": steps, "time": time.time(), **metrics})
+        if self._events:
+            self._events.add(steps, _scalars(metrics))
+        arrays, meta = state
+        copies = {name: np.array(array) for name, array in arrays.items()}
+        snapshot = _Snapshot(iteration, copies, {"belongs_to": self._belongs_to, **meta})
+        self._snapshots = [*self._snapshots[-1:], snapshot]
+        if iteration % config.checkpoint_every == 0 or iteration == config.iterations:
+            self._write(snapshot)
+            self._process.prune(max(config.checkpoints_kept, _CHECKPOINTS_FOR_A_COMMON_ONE))
+
+    def save(self) -> None:
+        """Write the last two states to disk, where they are not there yet.
+
+        Raises:
+            StorageError: the disk is full or read-only.
+        """
+        for snapshot in self._snapshots:
+            self._write(snapshot)
+
+    def _write(self, snapshot: _Snapshot) -> None:
+        if snapshot.iteration not in self._process.checkpoint_iterations():
+            self._process.save_checkpoint(snapshot.iteration, snapshot.arrays, snapshot.meta)
+
+
+@dataclass
+class Traffic:
+    """What went through an agent's links. `unsent`: no connection or a full queue; `refused`: not decodable."""
+
+    messages_sent: int = 0
+    bytes_sent: int = 0
+    messages_received: int = 0
+    bytes_received: int = 0
+    unsent: int = 0
+    refused: int = 0
+
+
+class PhaseClock:
+    """What each iteration took: seconds in each phase, and by how much counters grew.
+
+    Args:
+        now: reads a monotonic clock, in seconds.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
+        self._now = now
+        self._seconds: dict[str, float] = {}
+        self._counters: dict[str, int] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count the time inside the block for `name`."""
+        begin = self._now()
+        try:
+            yield
+        finally:
+            self._seconds[name] = self._seconds.get(name, 0.0) + self._now() - begin
+
+    def take(self, counters: Mapping[str, int]) -> dict[str, float]:
+        """Growth of each counter since the last call, and `seconds_<phase>` of each phase since then."""
+        grown: dict[str, float] = {name: count - self._counters.get(name, 0) for name, count in counters.items()}
+        seconds = {f"seconds_{name}": value for name, value in self._seconds.items()}
+        self._counters, self._seconds = dict(counters), {}
+        return grown | seconds
+
+
+def agent_metrics(
+    learning: Mapping[str, float], peer: Peer, clock: PhaseClock, traffic: Traffic | None = None
+) -> dict[str, Any]:
+    """An agent's line of one iteration.
+
+    Args:
+        learning: what `Agent.finish_update` says.
+        peer: the agent's side of the consensus.
+        clock: of this agent, kept from one iteration to the next.
+        traffic: what has gone through its links so far; None where there are no sockets.
+    """
+    counters = dataclasses.asdict(peer.counters)
+    counters["drops"] = sum(counters["drops"].values())
+    counters |= dataclasses.asdict(traffic or Traffic())
+    return {**learning, "consensus_residual": peer.residual(), **clock.take(counters)}
+
+
+def environment_metrics(episodes: Mapping[str, Any], samples: int, seconds: float, rollout: float) -> dict[str, Any]:
+    """The environment's line of one iteration.
+
+    Args:
+        episodes: what `SharedEnvironment.take_metrics` says.
+        samples: environment steps of the iteration.
+        seconds: wall-clock time since the iteration before ended.
+        rollout: wall-clock time of the rollout alone.
+    """
+    return {
+        **episodes,
+        "steps_per_second": samples / seconds,
+        "rollout_steps_per_second": samples / rollout,
+        "seconds_rollout": rollout,
+    }
+
+
+def _scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
+    flat: dict[str, float] = {}
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            flat |= {f"details/{name}/{key}": item for key, item in value.items() if _is_number(item)}
+        elif _is_number(value):
+            flat[_TAGS.get(name, f"details/{name}")] = float(value)
+    return flat
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number)

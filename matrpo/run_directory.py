@@ -1,0 +1,416 @@
+"""The files of a run: settings, metrics, logs and checkpoints, each written by the one process it belongs to.
+
+    runs/2026-11-21_navigation_matrpo_ring-12_s0/
+      config.yaml           every setting, and the versions it ran with (comments: it is a valid --config file)
+      cluster.yaml          where the processes are
+      agents/03/            metrics.jsonl, log.txt, checkpoint-000120.safetensors and .json
+      env/                  the same, of the environment server
+      tensorboard/          one folder per process
+
+Iterations count from 1; iteration 0 is the untrained state and has no checkpoint.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+import yaml
+
+from matrpo.config import Config, ConfigError, load_file, resolve, to_dict
+from matrpo.spaces import TaskSpec
+
+_PROBE_BYTES = 1 << 20
+_CHECKPOINT = re.compile(r"checkpoint-(\d{6,})\.json")
+
+
+class StorageError(RuntimeError):
+    """A file of the run could not be written. One line that names the file and the reason."""
+
+
+class ProcessDirectory:
+    """The files of one process.
+
+    Args:
+        path: the folder; made when the first file is written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def log_path(self) -> Path:
+        """The log, in plain text."""
+        return self.path / "log.txt"
+
+    @property
+    def metrics_path(self) -> Path:
+        """One JSON object per line and iteration."""
+        return self.path / "metrics.jsonl"
+
+    def log_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Append one line; numbers that are not finite become null.
+
+        Raises:
+            StorageError: the disk is full or read-only.
+        """
+        line = json.dumps(_plain(metrics)) + "\n"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with open(self.metrics_path, "a") as file:
+                file.write(line)
+        except OSError as error:
+            raise _storage_error(self.metrics_path, error) from error
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All complete lines; empty if there are none."""
+        return MetricsTail(self.metrics_path).poll()
+
+    def save_checkpoint(self, iteration: int, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
+        """Write the pair of files of `iteration`; the .json last, so that it tells a complete pair.
+
+        Args:
+            iteration: the iteration that produced this state.
+            arrays: what safetensors stores, by name.
+            meta: anything JSON can hold.
+
+        Raises:
+            StorageError: the disk is full or read-only; no file under a final name is half-written.
+        """
+        stem = self._checkpoint(iteration)
+        data = safetensors.numpy.save({name: np.array(array, order="C") for name, array in arrays.items()})
+        write_atomically(stem.with_suffix(".safetensors"), data)
+        write_atomically(stem.with_suffix(".json"), json.dumps({"iteration": iteration, **meta}).encode())
+
+    def load_checkpoint(self, iteration: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The arrays and the meta data saved for `iteration`.
+
+        Raises:
+            ConfigError: there is none, or it is damaged.
+        """
+        stem = self._checkpoint(iteration)
+        try:
+            arrays = safetensors.numpy.load(stem.with_suffix(".safetensors").read_bytes())
+            return arrays, self.read_checkpoint_meta(iteration)
+        except OSError as error:
+            raise ConfigError(f"cannot read checkpoint {stem}: {error.strerror}") from None
+        except safetensors.SafetensorError as error:
+            raise ConfigError(f"checkpoint {stem}.safetensors is damaged: {error}") from None
+
+    def read_checkpoint_meta(self, iteration: int) -> dict[str, Any]:
+        """The meta data saved for `iteration`, without its arrays.
+
+        Raises:
+            ConfigError: there is none, or it is damaged.
+        """
+        path = self._checkpoint(iteration).with_suffix(".json")
+        try:
+            meta = json.loads(path.read_bytes())
+        except OSError as error:
+            raise ConfigError(f"cannot read checkpoint {path}: {error.strerror}") from None
+        except ValueError:
+            raise ConfigError(f"checkpoint {path} is damaged: not JSON") from None
+        if not isinstance(meta, dict):
+            raise ConfigError(f"checkpoint {path} is damaged: not a mapping")
+        return meta
+
+    def checkpoint_iterations(self) -> list[int]:
+        """Iterations with a complete pair of files, ascending."""
+        matches = [_CHECKPOINT.fullmatch(path.name) for path in self.path.glob("checkpoint-*.json")]
+        found = sorted(int(match[1]) for match in matches if match)
+        return [i for i in found if self._checkpoint(i).with_suffix(".safetensors").exists()]
+
+    def prune(self, kept: int) -> None:
+        """Delete all checkpoints but the last `kept`."""
+        for iteration in self.checkpoint_iterations()[:-kept]:
+            self._delete(iteration)
+
+    def rewind(self, iteration: int) -> None:
+        """Forget whatever came after `iteration`: lines, checkpoints, and leftovers of interrupted writes.
+
+        Raises:
+            StorageError: the disk is full or read-only.
+        """
+        for leftover in self.path.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+        for later in self.checkpoint_iterations():
+            if later > iteration:
+                self._delete(later)
+        if self.metrics_path.exists():
+            kept = [line for line in self.read_metrics() if line.get("iteration", 0) <= iteration]
+            write_atomically(self.metrics_path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+    def _checkpoint(self, iteration: int) -> Path:
+        return self.path / f"checkpoint-{iteration:06d}"
+
+    def _delete(self, iteration: int) -> None:
+        stem = self._checkpoint(iteration)
+        stem.with_suffix(".json").unlink(missing_ok=True)
+        stem.with_suffix(".safetensors").unlink(missing_ok=True)
+
+
+class RunDirectory:
+    """A run's folder and its settings. Use `create` or `open`.
+
+    Attributes:
+        path: the folder.
+        config: the resolved settings; `config.agents` is a number.
+    """
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self.path = path
+        self.config = config
+
+    @classmethod
+    def create(cls, path: Path | None, config: Config, versions: Mapping[str, str]) -> RunDirectory:
+        """Make the folder, probe that it can be written to, and store the settings.
+
+        Args:
+            path: where; by default a new folder in `runs/` whose name says what runs.
+            config: the settings, with the number of agents resolved.
+            versions: the version of each package that matters.
+
+        Raises:
+            ConfigError: the folder exists, or the disk is full or read-only. Nothing is left behind.
+        """
+        path = path or _default_path(config)
+        created = _missing_parents(path)
+        try:
+            path.mkdir(parents=True)
+            run = cls(path, config)
+            _probe(path / ".probe")
+            run.store_config(versions)
+        except FileExistsError:
+            advice = "add --resume to continue it, or choose another --run"
+            raise ConfigError(f"run directory {path} exists already: {advice}") from None
+        except (OSError, StorageError) as error:
+            _remove(created)
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise ConfigError(f"cannot create run directory {path}: {reason}") from None
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """The run at `path`.
+
+        Raises:
+            ConfigError: there is none, or its settings are not valid.
+        """
+        file = path / "config.yaml"
+        if not file.is_file():
+            raise ConfigError(f"{path} is not a run directory: it has no config.yaml")
+        config = resolve((str(file), load_file(file)))
+        if config.agents is None:
+            raise ConfigError(f"{file} does not state the number of agents")
+        return cls(path, config)
+
+    @property
+    def num_agents(self) -> int:
+        """N."""
+        assert self.config.agents is not None
+        return self.config.agents
+
+    @property
+    def env(self) -> ProcessDirectory:
+        """The environment server's files."""
+        return ProcessDirectory(self.path / "env")
+
+    def agent(self, agent: int) -> ProcessDirectory:
+        """The files of agent number `agent`."""
+        return ProcessDirectory(self.path / "agents" / f"{agent:02d}")
+
+    def processes(self) -> dict[str, ProcessDirectory]:
+        """Every process's files, by its name: `env-server`, `agent 0`, ..."""
+        agents = {f"agent {i}": self.agent(i) for i in range(self.num_agents)}
+        return {"env-server": self.env, **agents}
+
+    def tensorboard(self, process: ProcessDirectory) -> Path:
+        """The folder of event files of one process."""
+        name = "env" if process.path.parent == self.path else f"agent-{process.path.name}"
+        return self.path / "tensorboard" / name
+
+    def store_config(self, versions: Mapping[str, str]) -> None:
+        """Write config.yaml from `config`.
+
+        Raises:
+            StorageError: the disk is full or read-only.
+        """
+        header = "".join(f"# {name} {version}\n" for name, version in versions.items())
+        text = header + yaml.safe_dump(to_dict(self.config), sort_keys=False)
+        write_atomically(self.path / "config.yaml", text.encode())
+
+    def latest_common_iteration(self) -> int:
+        """The largest iteration whose checkpoint every process has; 0 if there is none."""
+        sets = [set(process.checkpoint_iterations()) for process in self.processes().values()]
+        return max(set.intersection(*sets), default=0)
+
+    def check_checkpoints(self, iteration: int, spec: TaskSpec) -> None:
+        """Check that every process's checkpoint of `iteration` belongs to this task and these networks.
+
+        Raises:
+            ConfigError: one does not; the text names it, what it holds and what was expected.
+        """
+        expected = identity(spec, self.config)
+        for name, process in self.processes().items():
+            found = process.read_checkpoint_meta(iteration).get("belongs_to", {})
+            for key, value in expected.items():
+                if found.get(key) != value:
+                    raise ConfigError(
+                        f"checkpoint {iteration} of {name} in {self.path} does not fit: "
+                        f"its {key} is {found.get(key)}, this run's is {value}"
+                    )
+
+    def rewind(self, iteration: int) -> None:
+        """Forget whatever any process wrote after `iteration`.
+
+        Raises:
+            StorageError: the disk is full or read-only.
+        """
+        for process in self.processes().values():
+            process.rewind(iteration)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run: no other training can continue it meanwhile. The system releases it with the process.
+
+        Raises:
+            ConfigError: the run is held by another process.
+        """
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(f"run directory {self.path} is in use: another process trains it") from None
+            yield
+        finally:
+            os.close(handle)
+
+    def is_locked(self) -> bool:
+        """Whether a training on this machine holds the run."""
+        try:
+            with self.lock():
+                return False
+        except ConfigError:
+            return True
+
+
+class MetricsTail:
+    """Reads a metrics file as it grows: complete lines only, each once.
+
+    Args:
+        path: the file; it need not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset = 0
+
+    def poll(self) -> list[dict[str, Any]]:
+        """The lines completed since the last call. A damaged line is skipped."""
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except OSError:
+            return []
+        end = data.rfind(b"\n") + 1
+        self._offset += end
+        return [line for line in map(_parse_line, data[:end].splitlines()) if line is not None]
+
+
+def identity(spec: TaskSpec, config: Config) -> dict[str, Any]:
+    """What a checkpoint must share with the run that loads it, as JSON gives it back."""
+    return {
+        "algo": config.algo,
+        "task": spec.name,
+        "agents": list(spec.agents),
+        "observation_sizes": list(spec.observation_sizes),
+        "action_spaces": [repr(space) for space in spec.action_spaces],
+        "hidden_sizes": list(config.hidden_sizes),
+    }
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that `path` holds either the old content or all of `data`, even after a power cut.
+
+    Raises:
+        StorageError: the disk is full or read-only.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise _storage_error(path, error) from error
+        raise
+
+
+def _parse_line(line: bytes) -> dict[str, Any] | None:
+    try:
+        parsed = json.loads(line)
+    except ValueError:
+        return None
+    return parsed if isinstance(parsed, dict) else None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+def _storage_error(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"cannot write {path}: {error.strerror or error}")
+
+
+def _default_path(config: Config) -> Path:
+    date = datetime.date.today().isoformat()
+    topology = Path(config.topology).stem
+    name = f"{date}_{config.task}_{config.algo}_{topology}-{config.agents}_s{config.seed}"
+    stem = Path("runs") / re.sub(r"[^\w.-]+", "-", name)
+    path, number = stem, 2
+    while path.exists():
+        path, number = stem.with_name(f"{stem.name}-{number}"), number + 1
+    return path
+
+
+def _missing_parents(path: Path) -> list[Path]:
+    """Folders that `path.mkdir(parents=True)` will make, the deepest first."""
+    return [folder for folder in (path, *path.parents) if not folder.exists()]
+
+
+def _probe(path: Path) -> None:
+    write_atomically(path, bytes(_PROBE_BYTES))
+    path.unlink()
+
+
+def _remove(created: list[Path]) -> None:
+    if created:
+        shutil.rmtree(created[0], ignore_errors=True)
+    for folder in created[1:]:
+        try:
+            folder.rmdir()
+        except OSError:
+            return

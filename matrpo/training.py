@@ -1,0 +1,104 @@
+"""All agents and the environment of a run in one process: the same agents, the same state machines, no sockets.
+
+For debugging, and the reference that a run of many processes must equal bit for bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from matrpo.build import build_agent, build_environment, build_graph, build_peer
+from matrpo.config import Config
+from matrpo.consensus.bus import run_in_process
+from matrpo.consensus.peer import Peer
+from matrpo.recorder import PhaseClock, Recorder, agent_metrics, environment_metrics
+from matrpo.run_directory import RunDirectory
+
+
+class InProcessTraining:
+    """A run in one process, which leaves the same files as a run of many.
+
+    Args:
+        run: the run's folder, with its settings.
+        start: the iteration whose checkpoint to continue from; 0 begins anew.
+
+    Raises:
+        ConfigError: the settings do not fit together, or a checkpoint does not fit them.
+    """
+
+    def __init__(self, run: RunDirectory, start: int = 0) -> None:
+        config = run.config
+        torch.set_num_threads(config.torch_threads)
+        self.config: Config = config
+        self.graph = build_graph(config)
+        self.environment = build_environment(config)
+        self.iteration = start
+        spec = self.environment.spec
+        ids = range(run.num_agents)
+        self.agents = [build_agent(q, self.graph, spec, config) for q in ids]
+        self.peers: list[Peer] = [build_peer(q, self.graph, config) for q in ids]
+        self._clocks = [PhaseClock() for _ in ids]
+        self._recorders = [Recorder(run, run.agent(q), spec, start) for q in ids]
+        self._environment_recorder = Recorder(run, run.env, spec, start)
+        self._steps = self._restore(run, start) if start else self.environment.reset()
+        self._iteration_began = time.perf_counter()
+
+    def run(self, stop: Callable[[], bool], on_iteration: Callable[[int], None]) -> None:
+        """Train to the last iteration, or until `stop` says so after an iteration.
+
+        Args:
+            stop: asked after each iteration.
+            on_iteration: told the number of each iteration when its records are written.
+        """
+        while self.iteration < self.config.iterations and not stop():
+            self.iterate()
+            on_iteration(self.iteration)
+        self.save()
+
+    def iterate(self) -> None:
+        """One iteration of Algorithm 1: sample, estimate advantages, agree, step."""
+        self.iteration += 1
+        began = time.perf_counter()
+        for _ in range(self.config.rollout_length):
+            actions = [agent.act(step) for agent, step in zip(self.agents, self._steps, strict=True)]
+            self._steps = self.environment.step(np.concatenate(actions, axis=1))
+        rollout = time.perf_counter() - began
+        self._record_environment(rollout)
+        for agent, step, clock in zip(self.agents, self._steps, self._clocks, strict=True):
+            with clock.phase("prepare"):
+                agent.prepare_update(step)
+        self._reach_consensus()
+        for agent, peer, clock, recorder in zip(self.agents, self.peers, self._clocks, self._recorders, strict=True):
+            with clock.phase("finish"):
+                metrics = agent.finish_update()
+            recorder.record(self.iteration, agent_metrics(metrics, peer, clock), agent.state_dict())
+
+    def save(self) -> None:
+        """Write checkpoints of the last state, where they are not on disk yet."""
+        for recorder in (*self._recorders, self._environment_recorder):
+            recorder.save()
+
+    def _reach_consensus(self) -> None:
+        shape = (self.graph.num_agents, self.config.samples)
+        for agent, peer in zip(self.agents, self.peers, strict=True):
+            peer.begin(self.iteration, agent.step, shape, now=0.0)
+        run_in_process(self.peers)
+
+    def _record_environment(self, rollout: float) -> None:
+        now = time.perf_counter()
+        seconds, self._iteration_began = now - self._iteration_began, now
+        metrics = environment_metrics(self.environment.take_metrics(), self.config.samples, seconds, rollout)
+        self._environment_recorder.record(self.iteration, metrics, (self.environment.state_dict() or {}, {}))
+
+    def _restore(self, run: RunDirectory, iteration: int) -> list:  # type: ignore[type-arg]
+        for q, agent in enumerate(self.agents):
+            agent.load_state_dict(*run.agent(q).load_checkpoint(iteration))
+        arrays, _ = run.env.load_checkpoint(iteration)
+        if not arrays:
+            return self.environment.reset()
+        self.environment.load_state_dict(arrays)
+        return self.environment.observe()

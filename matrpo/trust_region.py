@@ -1,0 +1,230 @@
+"""The local step of MATRPO: eq. (22)'s update of theta^q, solved with conjugate directions.
+
+For the weights w in R^{N x M} that an activation asks for, a solver returns x = s H^{-1} V and u = [J^{qn} x]_n, where
+V = (1/M) sum_n J^{qn T} w^n. J and H stay fixed within an iteration; only w changes from one activation to the next.
+`RecycledSolver` keeps the H-conjugate directions it has found, so that most activations need no network pass;
+`ConjugateGradientSolver` starts afresh at every activation and is the plain reference.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class LinearModel(Protocol):
+    """The first and second order model that a solver works with; `policy.LinearizedPolicy` is one."""
+
+    num_samples: int
+    num_agents: int
+    parameters: Tensor
+
+    def jvp(self, direction: Tensor) -> Tensor:
+        """J x. Shapes (D,) -> (N, M)."""
+
+    def vjp(self, weights: Tensor) -> Tensor:
+        """(1/M) J^T w. Shapes (N, M) -> (D,)."""
+
+    def fisher(self, direction: Tensor) -> tuple[Tensor, Tensor]:
+        """H p without damping, and J p. Shapes (D,) -> (D,), (N, M)."""
+
+
+@dataclass(frozen=True)
+class StepRule:
+    """The length s of the local step x = s H^{-1} V.
+
+    Attributes:
+        kl_step: delta/N, the agent's trust region.
+        penalty: |E(q)| beta, the agent's number of links times the ADMM penalty; 0 without links.
+        literal: take the first value always, as (22) prints it.
+    """
+
+    kl_step: float
+    penalty: float
+    literal: bool = False
+
+    def __call__(self, quadratic: float) -> float:
+        """s for quadratic = V^T H^{-1} V.
+
+        While the KL constraint binds, (51): sqrt(2 (delta/N) / V^T H^{-1} V). Where lambda in (50) would be negative
+        the constraint is slack, lambda = 0, and (47) gives 1 / (|E(q)| beta).
+        """
+        if not quadratic > 0.0:
+            return 0.0
+        boundary = math.sqrt(2.0 * self.kl_step / quadratic)
+        if self.literal or self.penalty == 0.0:
+            return boundary
+        return min(boundary, 1.0 / self.penalty)
+
+
+class RecycledSolver:
+    """Solve for one w after another, keeping the conjugate directions p_k of all earlier solves.
+
+    With d_k = p_k^T H p_k, H^{-1} V restricted to the span of the directions is sum_k c_k p_k with
+    c_k = p_k^T V / d_k = <J p_k, w> / (M d_k), and V^T H^{-1} V = sum_k c_k^2 d_k: two passes over the stored J p_k and
+    no network pass. Every `check_every` solves V itself is computed, and directions are added along the residual
+    V - sum_k c_k H p_k while it exceeds `tolerance` relative to V.
+
+    Args:
+        model: the linearised policy.
+        rule: the step length.
+        damping: multiple of the identity added to H.
+        first_directions: directions made at the first solve.
+        tolerance: relative residual above which a check adds directions.
+        extension: directions added by a check.
+        check_every: solves between two checks.
+    """
+
+    def __init__(
+        self,
+        model: LinearModel,
+        rule: StepRule,
+        *,
+        damping: float,
+        first_directions: int,
+        tolerance: float,
+        extension: int,
+        check_every: int,
+    ) -> None:
+        self._model = model
+        self._rule = rule
+        self._damping = damping
+        self._first_directions = first_directions
+        self._tolerance = tolerance
+        self._extension = extension
+        self._check_every = check_every
+        self._solves = 0
+        self._size = 0
+        self._curvatures = model.parameters.new_empty(0)  # d_k
+        self._directions = model.parameters.new_empty(0, model.parameters.numel())  # p_k
+        self._products = torch.empty_like(self._directions)  # H p_k
+        self._ratios = model.parameters.new_empty(0, model.num_agents * model.num_samples)  # J p_k
+        self._coefficients = model.parameters.new_empty(0)
+
+    @property
+    def num_directions(self) -> int:
+        """Conjugate directions kept."""
+        return self._size
+
+    @property
+    def x(self) -> Tensor:
+        """The parameter change of the latest solve. Shape (D,)."""
+        return self._directions[: self._size].T @ self._coefficients
+
+    def solve(self, w: Tensor) -> Tensor:
+        """The log ratios u = J x of the local step for the weights w. Shapes (N, M) -> (N, M)."""
+        flat = w.reshape(-1)
+        if self._solves == 0:
+            self._extend(w, self._first_directions)
+        elif self._solves % self._check_every == 0:
+            self._extend(w, self._extension, self._tolerance)
+        self._solves += 1
+        coefficients = self._project(flat)
+        quadratic = float(coefficients.square() @ self._curvatures[: self._size])
+        self._coefficients = coefficients * self._rule(quadratic)
+        return (self._ratios[: self._size].T @ self._coefficients).view_as(w)
+
+    def _project(self, flat: Tensor) -> Tensor:
+        inner = self._ratios[: self._size] @ flat
+        return inner / (self._model.num_samples * self._curvatures[: self._size])
+
+    def _extend(self, w: Tensor, count: int, tolerance: float = 0.0) -> None:
+        """Add up to `count` directions by CG on the residual of w, each re-orthogonalised against all others."""
+        gradient = self._model.vjp(w)
+        residual = gradient - self._products[: self._size].T @ self._project(w.reshape(-1))
+        scale = float(gradient.norm())
+        if float(residual.norm()) <= tolerance * scale:
+            return
+        self._reserve(self._size + count)
+        smallest = 100.0 * torch.finfo(residual.dtype).eps * scale
+        for _ in range(count):
+            if float(residual.norm()) <= smallest:
+                return
+            direction = self._conjugate(self._conjugate(residual / residual.norm()))
+            product, ratios = self._model.fisher(direction)
+            product += self._damping * direction
+            curvature = float(direction @ product)
+            if not curvature > 0.0:
+                return
+            residual = residual - (float(direction @ residual) / curvature) * product
+            row = self._size
+            self._directions[row], self._products[row] = direction, product
+            self._ratios[row], self._curvatures[row] = ratios.reshape(-1), curvature
+            self._size += 1
+
+    def _conjugate(self, vector: Tensor) -> Tensor:
+        """Remove the H-components along all kept directions; applied twice, it holds to rounding."""
+        directions, products = self._directions[: self._size], self._products[: self._size]
+        return vector - directions.T @ ((products @ vector) / self._curvatures[: self._size])
+
+    def _reserve(self, rows: int) -> None:
+        """Make room, half as much again each time. Rows in use are kept."""
+        if rows <= len(self._curvatures):
+            return
+        rows = max(rows, 3 * len(self._curvatures) // 2)
+
+        def grown(store: Tensor) -> Tensor:
+            larger = store.new_empty(rows, *store.shape[1:])
+            larger[: self._size] = store[: self._size]
+            return larger
+
+        self._curvatures, self._ratios = grown(self._curvatures), grown(self._ratios)
+        self._directions, self._products = grown(self._directions), grown(self._products)
+
+
+class ConjugateGradientSolver:
+    """Solve for each w by `iterations` steps of plain conjugate gradients from zero.
+
+    Args:
+        model: the linearised policy.
+        rule: the step length.
+        damping: multiple of the identity added to H.
+        iterations: Fisher products per solve.
+    """
+
+    def __init__(self, model: LinearModel, rule: StepRule, *, damping: float, iterations: int) -> None:
+        self._model = model
+        self._rule = rule
+        self._damping = damping
+        self._iterations = iterations
+        self.x = torch.zeros_like(model.parameters)
+
+    def solve(self, w: Tensor) -> Tensor:
+        """The log ratios u = J x of the local step for the weights w. Shapes (N, M) -> (N, M)."""
+        gradient = self._model.vjp(w)
+        solution = conjugate_gradients(self._product, gradient, self._iterations)
+        self.x = solution * self._rule(float(gradient @ solution))
+        return self._model.jvp(self.x)
+
+    def _product(self, direction: Tensor) -> Tensor:
+        return self._model.fisher(direction)[0] + self._damping * direction
+
+
+Solver = RecycledSolver | ConjugateGradientSolver
+
+
+def conjugate_gradients(product: Callable[[Tensor], Tensor], target: Tensor, iterations: int) -> Tensor:
+    """Solve H x = target approximately for symmetric positive definite H, given by its product with a vector.
+
+    Stops before `iterations` where the squared residual falls under 1e-20 of the target's.
+    """
+    solution = torch.zeros_like(target)
+    residual = target.clone()
+    direction = target.clone()
+    square = float(residual @ residual)
+    smallest = 1e-20 * square
+    for _ in range(iterations):
+        if square <= smallest:
+            break
+        image = product(direction)
+        length = square / float(direction @ image)
+        solution += length * direction
+        residual -= length * image
+        previous, square = square, float(residual @ residual)
+        direction = residual + (square / previous) * direction
+    return solution

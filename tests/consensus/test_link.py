@@ -1,0 +1,445 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from simulated_network import check_common_states, same
+
+from matrpo.consensus import admm
+from matrpo.consensus.link import Counters, Link, LinkMessage, LinkSettings, Outcome
+
+SHAPE = (3, 5)
+BETA = 0.5
+DEADLINE, RESEND = 10.0, 2.0
+
+
+class End:
+    """One end of the only link, with its outbox and counters."""
+
+    def __init__(self, agent: int, *, incarnation: int = 0, dtype: str = "float32", last_k: int = 50) -> None:
+        settings = LinkSettings(agent, incarnation, BETA, last_k, np.dtype(dtype), DEADLINE, RESEND)
+        self.outbox: list[tuple[int, LinkMessage]] = []
+        self.counters = Counters()
+        self.link = Link(0, 1 - agent, 1 - 2 * agent, settings, self.outbox, self.counters)
+        self.rng = np.random.default_rng(agent)
+        self.agent = agent
+
+    def begin(self, iteration: int = 0) -> None:
+        self.link.begin(iteration, SHAPE, 0.0)
+
+    def open(self, k: int, now: float = 0.0) -> LinkMessage:
+        """Open k and return the message sent."""
+        assert self.link.approach(k)
+        self.link.open(k, self.rng.normal(size=SHAPE).astype(np.float32), now)
+        return self.take()
+
+    def take(self) -> LinkMessage:
+        """The only message in the outbox."""
+        ((_, message),) = self.outbox
+        self.outbox.clear()
+        return message
+
+    def receive(self, message: LinkMessage, now: float = 0.0) -> None:
+        self.link.receive(message, now)
+
+    def give_up(self) -> None:
+        self.link.tick(DEADLINE * 5)
+        assert self.link.outcome is Outcome.GIVEN_UP
+
+    def sign_of_life(self) -> LinkMessage:
+        """A beat about no activation."""
+        return LinkMessage("beat", self.agent, 0, 0, link=0, k=0)
+
+
+@pytest.fixture
+def ends():
+    pair = End(0), End(1)
+    for end in pair:
+        end.begin()
+    return pair
+
+
+def both_commit(a: End, b: End, k: int) -> tuple[LinkMessage, LinkMessage]:
+    ours, theirs = a.open(k), b.open(k)
+    a.receive(theirs)
+    b.receive(ours)
+    return ours, theirs
+
+
+def test_both_ends_commit_the_closed_form(ends):
+    a, b = ends
+    ours, theirs = both_commit(a, b, 4)
+    expected = admm.commit(admm.initial_state(SHAPE), 4, ours.u, theirs.u, +1, BETA)
+    assert same(a.link.tip, expected)
+    assert same(b.link.tip, expected)
+    assert a.link.base.number == b.link.base.number == 0
+    both_commit(a, b, 9)
+    assert (a.link.base.number, a.link.tip.number) == (b.link.base.number, b.link.tip.number) == (4, 9)
+    assert not a.outbox
+    assert not b.outbox
+    assert a.link.gap == b.link.gap > 0
+
+
+def test_an_end_that_holds_the_others_message_commits_when_it_opens(ends):
+    a, b = ends
+    b.receive(a.open(1))
+    assert b.link.pending == 1
+    reply = b.open(1)
+    assert reply.answered
+    assert not b.link.is_open
+    a.receive(reply)
+    assert same(a.link.tip, b.link.tip)
+    assert not a.outbox
+
+
+def test_the_same_message_is_resent_until_the_deadline(ends):
+    a, _ = ends
+    first = a.open(1, now=5.0)
+    now = 5.0
+    for _ in range(4):
+        assert a.link.next_event() == now + RESEND
+        a.link.tick(now + 0.9 * RESEND)
+        assert not a.outbox
+        now += RESEND
+        a.link.tick(now)
+        assert a.take() is first
+    assert a.link.next_event() == 15.0
+    a.link.tick(15.0)
+    assert a.link.outcome is Outcome.GIVEN_UP
+    assert a.link.next_event() is None
+    assert (a.counters.resends, a.counters.give_ups, a.counters.commits) == (4, 1, 0)
+    assert a.link.tip.number == 0
+
+
+def test_two_generals(ends):
+    """I2: a commits 1, b gives it up; the next activation starts at both from the state before."""
+    a, b = ends
+    ours, theirs = a.open(1), b.open(1)
+    a.receive(theirs)
+    b.give_up()
+    b.receive(ours, 11.0)
+    assert b.take().kind == "over"
+    assert a.link.tip.number == 1
+    assert b.link.tip.number == 0
+    check_common_states(a.link, b.link)
+    ours, theirs = both_commit(a, b, 2)
+    assert (ours.tip, ours.base, theirs.tip, theirs.base) == (1, 0, 0, 0)
+    assert same(a.link.tip, b.link.tip)
+    assert same(a.link.tip, admm.commit(admm.initial_state(SHAPE), 2, ours.u, theirs.u, +1, BETA))
+
+
+def test_two_generals_in_turn_leave_equal_counts_and_different_states(ends):
+    """What comparing counts of commits would get wrong."""
+    a, b = ends
+    both_commit(a, b, 1)
+    a.open(2)
+    a.receive(b.open(2))
+    b.receive(a.sign_of_life())
+    b.give_up()
+    b.receive(a.open(3))
+    b.open(3)
+    a.receive(b.sign_of_life())
+    a.give_up()
+    assert a.counters.commits == b.counters.commits == 2
+    assert (a.link.tip.number, b.link.tip.number) == (2, 3)
+    check_common_states(a.link, b.link)
+    both_commit(a, b, 4)
+    assert a.link.base.number == b.link.base.number == 1
+    assert same(a.link.tip, b.link.tip)
+
+
+def test_one_end_may_commit_many_times_without_the_other(ends):
+    """One level of undo is enough however often the other end's acknowledgement is lost."""
+    a, b = ends
+    both_commit(a, b, 1)
+    for k in range(2, 9):
+        a.open(k)
+        a.receive(b.open(k))
+        b.receive(a.sign_of_life())
+        b.give_up()
+        assert (a.link.base.number, a.link.tip.number) == (1, k)
+        check_common_states(a.link, b.link)
+    both_commit(a, b, 9)
+    assert same(a.link.tip, b.link.tip)
+
+
+def test_a_repetition_is_answered_once_and_not_applied(ends):
+    a, b = ends
+    lost, theirs = a.open(1), b.open(1)
+    a.receive(theirs)
+    tip = a.link.tip
+    b.link.tick(RESEND)
+    a.receive(b.take())
+    answer = a.take()
+    assert answer.answered
+    assert answer.u is lost.u
+    b.receive(answer)
+    assert same(a.link.tip, b.link.tip)
+    b.receive(answer)
+    assert not b.outbox, "an answer to an answer"
+    assert a.link.tip is tip
+    assert b.counters.commits == 1
+    assert b.counters.drops["late"] == 1
+
+
+@pytest.mark.parametrize("moved_on", ["opened the next", "begun the next iteration", "begun and opened"])
+def test_an_end_that_waits_is_helped_by_one_that_committed_and_moved_on(ends, moved_on):
+    a, b = ends
+    a.open(1)
+    theirs = b.open(1)
+    a.receive(theirs)
+    if "begun" in moved_on:
+        a.begin(1)
+    if "opened" in moved_on:
+        b.receive(a.open(2))
+        assert b.link.is_open, "the neighbour is past 1, but may have committed it"
+        theirs = b.take()
+    a.receive(theirs)
+    b.receive(a.take())
+    assert b.link.tip.number == 1
+    assert b.link.outcome is Outcome.COMMITTED
+
+
+def test_an_end_that_waits_for_what_the_other_gave_up_gives_up_at_once(ends):
+    a, b = ends
+    a.open(1)
+    a.give_up()
+    late = b.open(1)
+    a.receive(late, 11.0)
+    over = a.take()
+    assert (over.kind, over.position) == ("over", (0, 1))
+    b.receive(over)
+    assert b.link.outcome is Outcome.GIVEN_UP
+    assert not b.link.silent
+
+
+def test_an_activation_that_the_neighbour_is_past_is_skipped(ends):
+    a, b = ends
+    b.receive(a.open(5))
+    assert not b.link.approach(3)
+    assert (b.take().kind, b.link.outcome) == ("over", Outcome.SKIPPED)
+    b.open(5)
+    assert b.link.tip.number == 5
+
+
+def test_a_silent_neighbour_is_skipped_until_it_is_heard(ends):
+    """I4."""
+    a, b = ends
+    a.open(1)
+    a.give_up()
+    assert a.link.silent
+    for k in (2, 3):
+        assert not a.link.approach(k)
+        over = a.take()
+        assert (over.kind, over.k, over.u) == ("over", k, None)
+    a.begin(1)
+    assert not a.link.approach(1)
+    b.receive(a.take())
+    a.begin(1)
+    b.begin(1)
+    a.receive(b.open(7))
+    assert not a.link.silent
+    assert not a.link.approach(2), "the neighbour is at 7"
+    a.take()
+    a.open(7)
+    assert a.link.tip.number == 7
+
+
+def test_a_neighbour_that_was_heard_is_not_silent_when_it_misses_a_deadline(ends):
+    a, b = ends
+    a.open(1)
+    a.receive(b.sign_of_life(), 5.0)
+    assert a.link.is_open
+    a.give_up()
+    assert not a.link.silent
+
+
+def test_two_silent_ends_hear_each_others_skips(ends):
+    for end in ends:
+        end.open(1)
+        end.give_up()
+        assert not end.link.approach(2)
+    a, b = ends
+    skips = a.take(), b.take()
+    a.receive(skips[1])
+    b.receive(skips[0])
+    both_commit(a, b, 3)
+    assert same(a.link.tip, b.link.tip)
+
+
+def test_one_later_message_is_kept_the_latest_to_arrive(ends):
+    a, b = ends
+    first = a.open(1)
+    a.receive(b.sign_of_life())
+    a.give_up()
+    second = a.open(2, now=60.0)
+    for message in (first, second, first, second):
+        b.receive(message)
+    assert b.link.pending == 2
+    assert not b.link.approach(1)
+    b.take()
+    b.open(2)
+    assert b.link.tip.number == 2
+
+
+def test_an_early_message_survives_begin_and_older_ones_do_not(ends):
+    a, b = ends
+    a.begin(1)
+    early = a.open(1)
+    b.receive(early)
+    assert b.link.neighbour_done
+    assert not b.link.approach(1), "the neighbour is in the next iteration"
+    b.begin(1)
+    b.outbox.clear()
+    b.open(1)
+    assert b.link.tip.number == 1
+    b.begin(2)
+    b.receive(early)
+    assert b.link.tip.number == 0
+    b.begin(3)
+    c = End(1)
+    c.receive(early)
+    c.begin(2)
+    assert c.link.pending is None
+    assert c.counters.drops["late"] == 1
+
+
+def test_an_early_message_of_another_shape_is_dropped_when_the_shape_is_known():
+    a, b = End(0), End(1)
+    a.begin()
+    early = a.open(1)
+    b.receive(replace(early, u=np.zeros((9, 9), np.float32)))
+    assert b.counters.drops["payload"] == 0
+    b.begin()
+    assert b.counters.drops["payload"] == 1
+    assert b.link.pending is None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"kind": "vote"}, "header"),
+        ({"k": 0}, "header"),
+        ({"k": 51}, "header"),
+        ({"k": 1.0}, "header"),
+        ({"k": True}, "header"),
+        ({"iteration": -1}, "header"),
+        ({"iteration": 2**70}, "header"),
+        ({"tip": 3, "base": 3}, "header"),
+        ({"tip": 1, "base": 2}, "header"),
+        ({"base": -1}, "header"),
+        ({"answered": 1}, "header"),
+        ({"sender": 2}, "address"),
+        ({"link": 1}, "address"),
+        ({"u": None}, "payload"),
+        ({"u": np.zeros(SHAPE, np.float64)}, "payload"),
+        ({"u": np.zeros(SHAPE, np.float32).astype(">f4")}, "payload"),
+        ({"u": np.zeros((5, 3), np.float32)}, "payload"),
+        ({"u": np.zeros(15, np.float32)}, "payload"),
+        ({"u": np.full(SHAPE, np.nan, np.float32)}, "payload"),
+        ({"u": np.full(SHAPE, -np.inf, np.float32)}, "payload"),
+        ({"u": np.full(SHAPE, 1e30, np.float32)}, "payload"),
+        ({"u": [[0.0] * 5] * 3}, "payload"),
+        ({"kind": "beat"}, "payload"),
+    ],
+)
+def test_what_is_not_valid_is_dropped_and_counted(ends, change, reason):
+    a, b = ends
+    b.open(3)
+    b.receive(replace(a.open(3), **change))
+    assert b.link.is_open
+    assert b.counters.drops[reason] == 1
+    b.give_up()
+    assert b.link.silent, "an invalid message is no sign of life"
+
+
+def test_states_that_do_not_match_end_the_activation(ends):
+    a, b = ends
+    both_commit(a, b, 1)
+    both_commit(a, b, 2)
+    b.open(3)
+    b.receive(replace(a.open(3), tip=0, base=0))
+    assert b.link.outcome is Outcome.GIVEN_UP
+    assert b.counters.drops["no common state"] == 1
+    assert b.link.tip.number == 2
+
+
+def test_an_older_incarnations_messages_are_dropped(ends):
+    a, b = ends
+    old = a.open(1)
+    new = End(0, incarnation=1)
+    new.begin()
+    b.receive(old)
+    b.receive(new.open(1))
+    b.receive(old)
+    assert b.counters.drops["incarnation"] == 1
+    theirs = b.open(1)
+    new.receive(theirs)
+    assert same(b.link.tip, new.link.tip)
+
+
+def test_a_neighbour_that_restarts_after_a_commit_takes_part_again_in_the_next_iteration(ends):
+    a, b = ends
+    both_commit(a, b, 1)
+    b.open(2)
+    new = End(0, incarnation=4)
+    new.begin()
+    b.receive(new.open(2))
+    assert b.link.outcome is Outcome.GIVEN_UP
+    new.receive(b.take())
+    assert new.link.outcome is Outcome.GIVEN_UP
+    assert not b.link.approach(3)
+    new.begin(1)
+    b.begin(1)
+    b.outbox.clear()
+    both_commit(new, b, 1)
+    assert same(b.link.tip, new.link.tip)
+
+
+def test_float16_is_applied_as_rounded():
+    a, b = End(0, dtype="float16"), End(1, dtype="float16")
+    a.begin()
+    b.begin()
+    ours, theirs = both_commit(a, b, 1)
+    assert ours.u.dtype == theirs.u.dtype == np.float16
+    expected = (ours.u.astype(np.float32) + theirs.u.astype(np.float32)) / 2
+    assert np.array_equal(a.link.tip.ubar, expected)
+    assert same(a.link.tip, b.link.tip)
+    assert a.link.tip.y.dtype == np.float32
+
+
+def test_huge_ratios_are_clipped_and_sent_ratios_cannot_change(ends):
+    a, _ = ends
+    u = np.full(SHAPE, 1e30, np.float32)
+    a.link.approach(1)
+    a.link.open(1, u, 0.0)
+    sent = a.take().u
+    assert sent.max() == np.finfo(np.float16).max
+    u[:] = 0.0
+    assert sent.min() > 0.0
+    with pytest.raises(ValueError, match="read-only"):
+        sent[0, 0] = 1.0
+
+
+def test_the_end_of_an_iteration_is_confirmed_once(ends):
+    a, b = ends
+    a.link.finish(confirm=True)
+    b.receive(a.take())
+    assert b.link.neighbour_done
+    confirmation = b.take()
+    a.receive(confirmation)
+    assert a.link.neighbour_done
+    assert not a.outbox
+
+
+def test_busy_refuses_the_open_activation_only(ends):
+    a, b = ends
+    b.receive(a.open(1))
+    b.link.refuse()
+    busy = b.take()
+    a.receive(busy)
+    assert a.link.outcome is Outcome.REFUSED
+    a.open(2)
+    a.receive(busy)
+    assert a.link.is_open

@@ -1,0 +1,142 @@
+"""Where asynchronous ADMM ends: the optimum of the consensus problem (15), and with it TRPO's step (Theorem 1).
+
+The instances are ones on which the paper's assumptions hold exactly. Each agent sees an invertible linear image of the
+same one-hot state, so its observation is sufficient (Definition 1); policies are linear and uniform; every state
+and joint action is sampled once, so that the mean of J^T J over the samples is H itself, as (46) has it for M -> infinity.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import cvxpy as cp
+import numpy as np
+import pytest
+import torch
+
+from matrpo.consensus import admm
+from matrpo.policy import JointPolicy, LinearizedPolicy
+from matrpo.spaces import Discrete, TaskSpec
+from matrpo.topology.graph import CommunicationGraph, make_graph
+from matrpo.topology.schedule import seeded_sequence
+from matrpo.trust_region import ConjugateGradientSolver, RecycledSolver, StepRule, conjugate_gradients
+
+ACTIONS = (2, 3, 2)
+STATES = 4
+KL_STEP = 0.002
+BETA = 0.5
+
+
+class Problem:
+    """Three agents' linear models, their dense J and H, and advantages of which each agent has its own."""
+
+    def __init__(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        samples = np.array(list(product(range(STATES), *map(range, ACTIONS))), dtype=np.float64)
+        states = np.eye(STATES)[samples[:, 0].astype(int)]
+        joint_actions = torch.from_numpy(samples[:, 1:])
+        spec = TaskSpec("test", ("a", "b", "c"), (STATES,) * 3, tuple(Discrete(n) for n in ACTIONS))
+        self.models, self.advantages = [], []
+        for agent in range(3):
+            generator = torch.Generator().manual_seed(seed)
+            policy = JointPolicy(agent, spec, (), "selu", 0.0, generator).double()
+            with torch.no_grad():
+                for parameter in policy.parameters():
+                    parameter.zero_()
+            seen = states @ (np.eye(STATES) + 0.3 * rng.standard_normal((STATES, STATES)))
+            self.models.append(LinearizedPolicy(policy, torch.from_numpy(seen), joint_actions))
+            advantage = rng.standard_normal(len(samples))
+            self.advantages.append(advantage - advantage.mean())
+        dimension = self.models[0].parameters.numel()
+        basis = torch.eye(dimension, dtype=torch.float64)
+        self.jacobians = [torch.stack([m.jvp(e) for e in basis], dim=-1).numpy() for m in self.models]
+        self.hessians = [torch.stack([m.fisher(e)[0] for e in basis], dim=-1).numpy() for m in self.models]
+        self.shape = self.jacobians[0].shape[:2]
+
+    def solver(self, agent: int, graph: CommunicationGraph, kind: str) -> RecycledSolver | ConjugateGradientSolver:
+        rule = StepRule(KL_STEP, len(graph.links_of(agent)) * BETA)
+        if kind == "cg":
+            return ConjugateGradientSolver(self.models[agent], rule, damping=0.0, iterations=60)
+        return RecycledSolver(
+            self.models[agent], rule, damping=0.0, first_directions=30, tolerance=1e-9, extension=10, check_every=1
+        )
+
+    def run_admm(self, graph: CommunicationGraph, activations: int, kind: str) -> list[np.ndarray]:
+        """Algorithm 1, serially, in float64. Returns each agent's x."""
+        solvers = [self.solver(q, graph, kind) for q in range(3)]
+        states = [admm.initial_state(self.shape, np.float64) for _ in graph.links]
+        for k, link in enumerate(seeded_sequence(len(graph.links), activations, run_seed=0, iteration=0), start=1):
+            i, j = graph.links[link]
+            u_i, u_j = (self._local_step(q, graph, solvers[q], states) for q in (i, j))
+            states[link] = admm.commit(states[link], k, u_i, u_j, +1, BETA)
+        return [solver.x.numpy() for solver in solvers]
+
+    def _local_step(self, agent, graph, solver, states):
+        links = graph.links_of(agent)
+        pull = admm.pull([states[e] for e in links], [graph.sign(e, agent) for e in links], BETA)
+        return solver.solve(torch.from_numpy(self.advantages[agent] + pull)).numpy()
+
+
+def solve_consensus_problem(problem: Problem) -> tuple[list[np.ndarray], float]:
+    """Problem (15) by an interior-point solver: each agent's x and the optimal objective, to be maximised."""
+    samples = problem.shape[1]
+    x = [cp.Variable(h.shape[0]) for h in problem.hessians]
+    flat = [j.reshape(-1, j.shape[-1]) for j in problem.jacobians]
+    objective = sum(
+        np.tile(a, len(ACTIONS)) @ (j @ v) / samples for a, j, v in zip(problem.advantages, flat, x, strict=True)
+    )
+    constraints = []
+    for i, j in ((0, 1), (1, 2)):
+        _, values, vectors = np.linalg.svd(np.hstack([flat[i], -flat[j]]), full_matrices=False)
+        independent = vectors[values > 1e-9 * values[0]]
+        constraints.append(independent @ cp.hstack([x[i], x[j]]) == 0)
+    for h, v in zip(problem.hessians, x, strict=True):
+        values, vectors = np.linalg.eigh(h)
+        root = np.sqrt(values.clip(0.0))[:, None] * vectors.T
+        constraints.append(0.5 * cp.sum_squares(root @ v) <= KL_STEP)
+    best = cp.Problem(cp.Maximize(objective), constraints)
+    best.solve(solver=cp.CLARABEL)
+    assert best.status == "optimal"
+    return [v.value for v in x], float(best.value)
+
+
+def surrogate(problem: Problem, agent: int, u: np.ndarray) -> float:
+    return float((problem.advantages[agent] * u.sum(0)).mean())
+
+
+@pytest.mark.parametrize("topology", ["ring", "line"])
+@pytest.mark.parametrize("kind", ["recycled", "cg"])
+def test_admm_reaches_the_optimum_of_the_consensus_problem(topology, kind):
+    problem = Problem(seed=1)
+    graph = make_graph(topology, 3, 0)
+    x = problem.run_admm(graph, activations=3000, kind=kind)
+    u = [j @ v for j, v in zip(problem.jacobians, x, strict=True)]
+    best_x, best_value = solve_consensus_problem(problem)
+    best_u = problem.jacobians[0] @ best_x[0]
+    for own in u:
+        assert np.linalg.norm(own - best_u) / np.linalg.norm(best_u) < 1e-4
+    value = sum(surrogate(problem, q, u[q]) for q in range(3))
+    assert value == pytest.approx(best_value, rel=1e-4)
+    for v, h in zip(x, problem.hessians, strict=True):
+        assert 0.5 * v @ h @ v <= KL_STEP * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_theorem_1_the_joint_update_is_trpos_step_on_the_joint_policy(seed):
+    """TRPO sees the state and the sum of advantages; the agents see images of the state and their own advantages."""
+    problem = Problem(seed)
+    x = problem.run_admm(make_graph("ring", 3, 0), activations=1500, kind="recycled")
+    joint = np.stack([problem.jacobians[q][q] @ x[q] for q in range(3)])
+
+    model = problem.models[0]
+    total = torch.from_numpy(np.tile(sum(problem.advantages), (3, 1)))
+    trpo = model.jvp(conjugate_gradients(lambda v: model.fisher(v)[0], model.vjp(total), 60)).numpy()
+    cosine = (joint * trpo).sum() / np.linalg.norm(joint) / np.linalg.norm(trpo)
+    assert cosine > 0.99
+
+    alone = [problem.solver(q, make_graph("none", 3, 0), "recycled") for q in range(3)]
+    for q, solver in enumerate(alone):
+        solver.solve(torch.from_numpy(np.tile(problem.advantages[q], (3, 1))))
+    independent = np.stack([problem.jacobians[q][q] @ alone[q].x.numpy() for q in range(3)])
+    independent_cosine = (independent * trpo).sum() / np.linalg.norm(independent) / np.linalg.norm(trpo)
+    assert independent_cosine < 0.9

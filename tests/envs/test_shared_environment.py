@@ -1,0 +1,167 @@
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load, save
+
+from matrpo.envs.navigation import NavigationEnv
+from matrpo.envs.reward_scale import RewardScale
+from matrpo.envs.shared import AgentStep, SharedEnvironment
+from matrpo.envs.vector_env import VectorEnv, VectorStep
+from matrpo.spaces import Box, Discrete, TaskSpec
+
+
+class Countdown(VectorEnv):
+    """Two agents with different spaces; environment b's episodes last b + 1 steps and pay (1, 10 b) each."""
+
+    def __init__(self, num_envs: int) -> None:
+        self.num_envs = num_envs
+        self.spec = TaskSpec("countdown", ("first", "second"), (1, 2), (Discrete(3), Box(2, -1.0, 1.0)))
+        self.time = np.zeros(num_envs)
+
+    def reset(self) -> list[np.ndarray]:
+        self.time[...] = 0
+        return self.observe()
+
+    def step(self, joint_action: np.ndarray) -> VectorStep:
+        self._check_action(joint_action)
+        self.time += 1
+        ended = self.time == np.arange(self.num_envs) + 1
+        rewards = np.stack([np.ones(self.num_envs), 10.0 * np.arange(self.num_envs)], axis=1)
+        final = self.observe() if ended.any() else None
+        self.time[ended] = 0
+        flags = np.repeat(ended[:, None], 2, axis=1)
+        return VectorStep(self.observe(), rewards, flags, np.zeros_like(flags), final)
+
+    def observe(self) -> list[np.ndarray]:
+        time = self.time.astype(np.float32)[:, None]
+        return [time, np.concatenate([time, time], axis=1)]
+
+    def action_masks(self) -> list[np.ndarray | None]:
+        return [np.ones((self.num_envs, 3), dtype=bool), None]
+
+    def render(self) -> np.ndarray:
+        return np.zeros((1, 1, 3), dtype=np.uint8)
+
+
+def assert_same(a: list[AgentStep], b: list[AgentStep]) -> None:
+    for left, right in zip(a, b, strict=True):
+        for name, value in vars(left).items():
+            np.testing.assert_array_equal(value, getattr(right, name))
+
+
+def random_actions(env: NavigationEnv, steps: int) -> np.ndarray:
+    shape = (steps, env.num_envs, env.spec.num_agents)
+    return np.random.default_rng(0).integers(0, 5, shape).astype(np.float32)
+
+
+def test_each_agent_gets_its_own_part_and_the_joint_action() -> None:
+    shared = SharedEnvironment(Countdown(3), gamma=0.9, reward_scaling=False)
+    first, second = shared.reset()
+    assert first.observation.shape == (3, 1)
+    assert second.observation.shape == (3, 2)
+    assert not first.reward.any()
+    assert not first.joint_action.any()
+    assert first.joint_action.shape == (3, 3)
+    assert first.action_mask is not None
+    assert second.action_mask is None
+
+    joint_action = np.array([[0, 1, 2], [1, 3, 4], [2, 5, 6]], dtype=np.float32)
+    first, second = shared.step(joint_action)
+    joint_action[...] = -1
+    assert first.joint_action.tolist() == [[0, 1, 2], [1, 3, 4], [2, 5, 6]]
+    assert first.reward.tolist() == [1, 1, 1]
+    assert second.reward.tolist() == [0, 10, 20]
+    assert first.reward.dtype == np.float32
+    assert first.terminated.tolist() == [True, False, False]
+    assert first.observation[:, 0].tolist() == [0, 1, 1]
+    assert first.final_observation is not None
+    assert first.final_observation[:, 0].tolist() == [1, 1, 1]
+
+
+def test_metrics_count_the_episodes_since_the_last_call() -> None:
+    shared = SharedEnvironment(Countdown(3), gamma=0.9, reward_scaling=False)
+    shared.reset()
+    for _ in range(3):
+        shared.step(shared.spec.noop(3))
+    # Environment 0 ended three episodes of 1 step, 1 one of 2 steps (return 2 x 11), 2 one of 3 (3 x 21).
+    metrics = shared.take_metrics()
+    team = [1, 1, 1, 22, 63]
+    assert metrics["episodes"] == 5
+    assert metrics["team_return_mean"] == pytest.approx(np.mean(team))
+    assert metrics["team_return_std"] == pytest.approx(np.std(team))
+    assert metrics["team_return_min"] == 1
+    assert metrics["team_return_max"] == 63
+    assert metrics["agent_return_mean"] == {"first": pytest.approx(8 / 5), "second": pytest.approx(80 / 5)}
+    assert metrics["episode_length_mean"] == pytest.approx(8 / 5)
+    assert metrics["reward_scale"] == 1.0
+    again = shared.take_metrics()
+    assert again["episodes"] == 0
+    assert again["team_return_mean"] is None
+    assert json.loads(json.dumps([metrics, again])) == [metrics, again]
+
+
+def test_a_reset_drops_unfinished_returns() -> None:
+    shared = SharedEnvironment(Countdown(2), gamma=0.9, reward_scaling=True)
+    shared.reset()
+    shared.step(shared.spec.noop(2))
+    shared.take_metrics()
+    shared.reset()
+    for _ in range(2):
+        shared.step(shared.spec.noop(2))
+    assert shared.take_metrics()["team_return_max"] == 22
+
+
+def test_all_agents_get_one_scale_that_knows_no_later_step() -> None:
+    plain = SharedEnvironment(NavigationEnv(3, 4, seed=0), gamma=0.97, reward_scaling=False)
+    scaled = SharedEnvironment(NavigationEnv(3, 4, seed=0), gamma=0.97, reward_scaling=True)
+    plain.reset()
+    scaled.reset()
+    scale = RewardScale(0.97, 4)
+    for t, joint_action in enumerate(random_actions(scaled.env, 120)):
+        raw, with_scale = plain.step(joint_action), scaled.step(joint_action)
+        rewards = np.stack([step.reward for step in raw], axis=1).astype(np.float64)
+        scale.update(rewards.sum(axis=1), np.full(4, t == 99))
+        assert scaled.reward_scale == pytest.approx(scale.value, rel=1e-5)
+        for a, b in zip(raw, with_scale, strict=True):
+            np.testing.assert_array_equal(b.reward, a.reward)
+            assert a.reward_scale.tolist() == [1.0]
+            np.testing.assert_array_equal(b.reward_scale, np.float32([scaled.reward_scale]))
+    assert plain.take_metrics()["team_return_mean"] == scaled.take_metrics()["team_return_mean"]
+
+
+@pytest.mark.parametrize("reward_scaling", [True, False])
+@pytest.mark.parametrize("before", [0, 30, 130])
+def test_a_restored_environment_continues_bit_for_bit(before: int, reward_scaling: bool) -> None:
+    shared = SharedEnvironment(NavigationEnv(3, 4, seed=0), 0.97, reward_scaling)
+    shared.reset()
+    actions = random_actions(shared.env, before + 110)
+    for joint_action in actions[:before]:
+        shared.step(joint_action)
+    state = shared.state_dict()
+    assert state is not None
+    restored = SharedEnvironment(NavigationEnv(3, 4, seed=0), 0.97, reward_scaling)
+    restored.load_state_dict(load(save(state)))
+    assert_same(shared.observe(), restored.observe())
+    for joint_action in actions[before:]:
+        assert_same(shared.step(joint_action), restored.step(joint_action))
+    assert shared.take_metrics() == restored.take_metrics()
+
+
+def test_a_foreign_state_is_refused() -> None:
+    shared = SharedEnvironment(NavigationEnv(3, 4, seed=0), 0.97, reward_scaling=True)
+    shared.reset()
+    state = shared.state_dict()
+    assert state is not None
+    with pytest.raises(ValueError, match="reward_scaling"):
+        SharedEnvironment(NavigationEnv(3, 4, seed=0), 0.97, reward_scaling=False).load_state_dict(state)
+    with pytest.raises(ValueError, match="navigation"):
+        SharedEnvironment(NavigationEnv(2, 4, seed=0), 0.97, reward_scaling=True).load_state_dict(state)
+
+
+def test_a_task_without_a_state_has_none() -> None:
+    shared = SharedEnvironment(Countdown(2), gamma=0.9, reward_scaling=True)
+    shared.reset()
+    assert shared.state_dict() is None
+    with pytest.raises(NotImplementedError, match="countdown"):
+        shared.env.load_state_dict({})
