@@ -119,7 +119,6 @@ class Link:
         self._shape: tuple[int, int] | None = None
         self._incarnation = 0
         self._over = (-1, 0)
-        """The neighbour opens nothing more up to this position."""
         self._later: LinkMessage | None = None
         self._answer: LinkMessage | None = None
         self._reset(-1, (0, 0), 0.0)
@@ -327,7 +326,7 @@ class Link:
             self._send(self._header("over", *message.position, answered=True))
 
     def _pass(self, position: tuple[int, int]) -> None:
-        """Note that the neighbour opens nothing more up to this position."""
+        """Note that the neighbour takes no part in anything up to this position."""
         self._over = max(self._over, position)
         if self._open and self._over >= self._position:
             self._close(Outcome.GIVEN_UP)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -108,27 +108,25 @@ class Network:
         self.dead: set[int] = set()
         self.results: dict[tuple[int, int], dict[int, admm.LinkState]] = {}
         """The links' tips by (iteration, agent), when the agent was done."""
-        self.on_event: Callable[[], None] = self.check
         self._events: list[tuple[float, int, int, LinkMessage]] = []
         self._count = 0
         self._seen: dict[tuple[int, int], tuple[int, admm.LinkState]] = {}
 
-    def check(self) -> None:
-        for e, (i, j) in enumerate(self.graph.links):
-            check_common_states(self.peers[i].links[e], self.peers[j].links[e])
-        for peer in self.peers:
-            for e, link in peer.links.items():
-                iteration, state = self._seen.get((peer.agent, e), (-1, link.tip))
-                if iteration == link.iteration and state is not link.tip:
-                    assert link.tip.number > state.number, "an activation was applied twice or undone by an older one"
-                self._seen[peer.agent, e] = link.iteration, link.tip
+    def _check(self, changed: Peer) -> None:
+        for e, link in changed.links.items():
+            iteration, state = self._seen.get((changed.agent, e), (-1, link.tip))
+            if iteration == link.iteration and state is not link.tip:
+                assert link.tip.number > state.number, "an activation was applied twice or undone by an older one"
+            if link.neighbour not in self.dead:
+                check_common_states(link, self.peers[link.neighbour].links[e])
+            self._seen[changed.agent, e] = link.iteration, link.tip
 
     def collect(self, peer: Peer) -> None:
         for receiver, message in peer.take_outbox():
             self.sent.append(message)
             if peer.agent not in self.dead:
                 self._transmit(receiver, message)
-        self.on_event()
+        self._check(peer)
 
     def _transmit(self, receiver: int, message: LinkMessage) -> None:
         faulty = self.now < self.faults.until

@@ -40,7 +40,7 @@ def run_in_step(network, iterations):
 @pytest.mark.parametrize("batch", range(20))
 def test_seeded_histories(batch):
     """Once the faults stop, silent neighbours hear each other in two iterations; the next is as without any fault."""
-    for seed in range(50 * batch, 50 * (batch + 1)):
+    for seed in range(40 * batch, 40 * (batch + 1)):
         network = faulty_network(seed)
         network.run(iterations=2)
         stop_faults(network)

@@ -94,7 +94,6 @@ def test_a_dead_agent_costs_its_neighbours_one_deadline(schedule):
     peers = make_peers(graph, 40, schedule)
     network = Network(peers, graph, Faults(until=0.0), seed=1)
     network.dead.add(2)
-    network.on_event = lambda: None
     network.run()
     assert network.now < 2 * 10.0 + 3.0
     first = network.now
