@@ -9,14 +9,14 @@ import time
 import numpy as np
 import torch
 import zmq
-from matrpo.launch.cluster import Cluster
-from matrpo.launch.process import StopRequested, Supervision, ignore_stops, run_supervised
-from matrpo.launch.transport import AgentLine, LinkTransport
-from matrpo.launch.wire import Action, Bye, EnvironmentCodec, Hello, LinkCodec, Observation, Stop
 
 from matrpo.build import build_agent, build_peer
 from matrpo.envs.registry import task_spec
 from matrpo.envs.shared import AgentStep
+from matrpo.launch.cluster import Cluster
+from matrpo.launch.process import StopRequested, Supervision, ignore_stops, run_supervised
+from matrpo.launch.transport import AgentLine, LinkTransport
+from matrpo.launch.wire import Action, Bye, EnvironmentCodec, Hello, LinkCodec, Observation, Stop
 from matrpo.recorder import PhaseClock, Recorder, agent_metrics
 from matrpo.run_directory import RunDirectory
 from matrpo.spaces import TaskSpec

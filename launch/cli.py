@@ -71,7 +71,9 @@ def _run() -> int:
     except (KeyboardInterrupt, click.exceptions.Abort):
         return 130
     except RuntimeError as error:
-        if type(error).__name__ != "StorageError":
+        from matrpo.process_directory import StorageError
+
+        if not isinstance(error, StorageError):
             raise
         return _fail(str(error), 1)
     return status if isinstance(status, int) else 0

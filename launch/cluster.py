@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from matrpo.topology import CommunicationGraph, TopologyError
 
 from matrpo.config import ConfigError
-from matrpo.run_directory import write_atomically
+from matrpo.process_directory import write_atomically
+from matrpo.topology import CommunicationGraph, TopologyError
 
 FILE_NAME = "cluster.yaml"
 

@@ -20,7 +20,7 @@ from typing import TextIO
 from setproctitle import setproctitle
 
 from matrpo.config import ConfigError
-from matrpo.run_directory import ProcessDirectory, StorageError
+from matrpo.process_directory import ProcessDirectory, StorageError
 
 EXIT_FAILED = 1
 EXIT_MISTAKE = 2

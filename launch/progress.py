@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from itertools import pairwise
+from statistics import median
 from typing import Any
 
-from matrpo.run_directory import MetricsTail, RunDirectory
+from matrpo.process_directory import MetricsTail
+from matrpo.run_directory import RunDirectory
 
 _RECENT = 5
 
@@ -31,22 +34,23 @@ class Progress:
         self.agents: list[dict[str, Any]] = [{} for _ in range(run.num_agents)]
         self._environment_tail = MetricsTail(run.env.metrics_path)
         self._agent_tails = [MetricsTail(run.agent(agent).metrics_path) for agent in range(run.num_agents)]
-        self._speeds: deque[float] = deque(maxlen=_RECENT)
+        self._ends: deque[float] = deque(maxlen=_RECENT + 1)
 
     def poll(self) -> None:
         """Read what has been written since the last call."""
         for line in self._environment_tail.poll():
             self.environment = line
             self.returns[line["iteration"]] = line.get("team_return_mean")
-            self._speeds.append(line["steps_per_second"])
         for agent, tail in enumerate(self._agent_tails):
             for line in tail.poll():
                 self.agents[agent] = line
+                if agent == 0:
+                    self._ends.append(line["time"])
 
     @property
     def iteration(self) -> int:
         """The last iteration that every agent has finished."""
-        return min(line.get("iteration", 0) for line in self.agents)
+        return min(int(line.get("iteration", 0)) for line in self.agents)
 
     @property
     def steps(self) -> int:
@@ -65,10 +69,9 @@ class Progress:
 
     @property
     def steps_per_second(self) -> float | None:
-        """Environment steps per second of wall clock, over the last few iterations."""
-        if not self._speeds:
-            return None
-        return len(self._speeds) / sum(1.0 / speed for speed in self._speeds)
+        """Environment steps per second of wall clock: the median of the last few iterations."""
+        durations = [later - earlier for earlier, later in pairwise(self._ends)]
+        return self.run.config.samples / median(durations) if durations else None
 
     @property
     def seconds_left(self) -> float | None:

@@ -56,8 +56,9 @@ def status(run: Path, as_json: bool) -> None:
     if as_json:
         _print_json(progress.summary())
         return
-    from matrpo.launch.screen import draw
     from rich.console import Console
+
+    from matrpo.launch.screen import draw
 
     console = Console(highlight=False)
     console.print(draw(progress, console.width, height=1 << 20))

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+from setproctitle import setproctitle
+
+from matrpo.config import Config, ConfigError
 from matrpo.launch.cluster import Cluster
 from matrpo.launch.options import (
     Layer,
@@ -20,11 +23,8 @@ from matrpo.launch.options import (
     setting_options,
 )
 from matrpo.launch.process import EXIT_INTERRUPTED, StopRequested, ignore_stops, run_alone, stop_at
-from matrpo.topology import CommunicationGraph, TopologyError, make_graph
-from setproctitle import setproctitle
-
-from matrpo.config import Config, ConfigError
 from matrpo.run_directory import RunDirectory
+from matrpo.topology import CommunicationGraph, TopologyError, make_graph
 
 _CHANGEABLE = {
     "steps",
@@ -75,7 +75,6 @@ def launch(
     Without any option: 12 agents on a ring learn cooperative navigation. Settings come from the defaults,
     --preset, --config, and the options below, the later ones winning.
     """
-    setproctitle(" ".join(["matrpo", *sys.argv[1:]]))
     layers = setting_layers(settings, file, preset, overrides)
     if not resume:
         config, graph = _checked(resolve_layers(layers), in_process)
@@ -158,6 +157,7 @@ def _train(prepared: Prepared, in_process: bool) -> int:
     """Train to the end; the exit status."""
     from matrpo.launch.screen import make_screen
 
+    setproctitle(" ".join(["matrpo", *sys.argv[1:]]))
     run, start = prepared.run, prepared.start
     screen = make_screen(run)
     if start >= run.config.iterations:

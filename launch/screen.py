@@ -6,13 +6,13 @@ import sys
 from types import TracebackType
 from typing import Protocol
 
-from matrpo.launch.progress import Progress
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from matrpo.launch.progress import Progress
 from matrpo.run_directory import RunDirectory
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -135,9 +135,7 @@ def draw(progress: Progress, width: int, height: int) -> RenderableType:
         width: columns of the terminal.
         height: its rows.
     """
-    return Group(
-        _title(progress, width), _bar(progress, width), _returns(progress, width), _agents(progress, width, height)
-    )
+    return Group(_title(progress, width), _bar(progress), _returns(progress, width), _agents(progress, width, height))
 
 
 def sparkline(values: list[float], width: int) -> str:
@@ -165,7 +163,7 @@ def _title(progress: Progress, width: int) -> RenderableType:
     return Group(line, Text())
 
 
-def _bar(progress: Progress, width: int) -> RenderableType:
+def _bar(progress: Progress) -> RenderableType:
     config = progress.run.config
     line = Table.grid(padding=(0, 2), expand=True)
     line.add_column(ratio=1)
@@ -192,8 +190,7 @@ def _returns(progress: Progress, width: int) -> RenderableType:
 
 def _agents(progress: Progress, width: int, height: int) -> RenderableType:
     table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim", expand=width >= _WIDE)
-    columns = ("agent", "iteration", "KL", "surrogate", "residual", "Fisher", "sent", "critic", "step")
-    for column in columns:
+    for column in ("agent", *(title for title, _, _ in _COLUMNS)):
         table.add_column(column, justify="right", no_wrap=True)
     room = max(1, height - _FIXED_LINES)
     lines = list(enumerate(progress.agents))
@@ -206,30 +203,11 @@ def _agents(progress: Progress, width: int, height: int) -> RenderableType:
 
 
 def _cells(line: dict[str, float]) -> list[str]:
-    return [
-        _count(line.get("iteration")),
-        _number(line.get("kl")),
-        _number(line.get("surrogate")),
-        _number(line.get("consensus_residual")),
-        _count(line.get("fisher_products")),
-        _bytes(line.get("bytes_sent")),
-        _number(line.get("critic_loss")),
-        _number(line.get("step_fraction")),
-    ]
+    return [show(line.get(name)) for _, name, show in _COLUMNS]
 
 
 def _means(lines: list[dict[str, float]]) -> dict[str, float]:
-    names = (
-        "iteration",
-        "kl",
-        "surrogate",
-        "consensus_residual",
-        "fisher_products",
-        "bytes_sent",
-        "critic_loss",
-        "step_fraction",
-    )
-    return {name: mean for name in names if (mean := _mean(lines, name)) is not None}
+    return {name: mean for _, name, _ in _COLUMNS if (mean := _mean(lines, name)) is not None}
 
 
 def _values(lines: list[dict[str, float]], name: str) -> list[float]:
@@ -274,3 +252,16 @@ def _duration(seconds: float | None) -> str:
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+_COLUMNS = (
+    ("iteration", "iteration", _count),
+    ("KL", "kl", _number),
+    ("surrogate", "surrogate", _number),
+    ("residual", "consensus_residual", _number),
+    ("Fisher", "fisher_products", _count),
+    ("sent", "bytes_sent", _bytes),
+    ("critic", "critic_loss", _number),
+    ("step", "step_fraction", _number),
+)
+"""The table of agents: title, name in the metrics, and how to show it."""

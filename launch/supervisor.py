@@ -17,13 +17,14 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 import psutil
+
+from matrpo.config import ConfigError
 from matrpo.launch.children import run_child
 from matrpo.launch.cluster import FILE_NAME, Cluster
 from matrpo.launch.process import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_MISTAKE, READY, Supervision
+from matrpo.process_directory import ProcessDirectory
+from matrpo.run_directory import RunDirectory
 from matrpo.topology import CommunicationGraph
-
-from matrpo.config import ConfigError
-from matrpo.run_directory import ProcessDirectory, RunDirectory
 
 _WARM = "matrpo.launch.warm_parent"
 _POLL = 0.25
@@ -64,7 +65,7 @@ class Interrupts:
         old = {number: signal.getsignal(number) for number in stops}
         try:
             for number in stops:
-                if old[number] != signal.SIG_IGN:  # nohup
+                if (number, old[number]) != (signal.SIGHUP, signal.SIG_IGN):  # nohup
                     signal.signal(number, count)
             yield self
         finally:

@@ -1,7 +1,9 @@
 """Sockets: one agent's links to its neighbours, and the line between the agents and the environment server.
 
-Every send returns at once. A message that cannot be delivered now is not queued for later but reported as unsent:
-whoever sent it says it again when it is still true.
+Every send returns at once. What cannot be delivered now is not queued for later but reported as unsent: whoever sent
+it says it again when it is still true. Only an agent's line to the server may hold a few messages for a server that
+is not there yet: on a socket that never does (IMMEDIATE), libzmq drops what has arrived, unread, with the connection,
+and so the server's last word.
 """
 
 from __future__ import annotations
@@ -11,6 +13,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import zmq
+
+from matrpo.config import ConfigError
+from matrpo.consensus.message import LinkMessage
 from matrpo.launch.wire import (
     MAX_FRAMES,
     Action,
@@ -24,14 +29,12 @@ from matrpo.launch.wire import (
     Stop,
     WireError,
 )
-from matrpo.topology import CommunicationGraph
-
-from matrpo.config import ConfigError
-from matrpo.consensus.message import LinkMessage
 from matrpo.recorder import Traffic
+from matrpo.topology import CommunicationGraph
 
 _LOG = logging.getLogger(__name__)
 _LINK_QUEUE = 16
+_LINE_QUEUE = 4
 _GOODBYE_MS = 1000
 
 Socket = zmq.Socket[bytes]
@@ -164,7 +167,8 @@ class AgentLine:
         self._agent = agent
         self._codec = codec
         self._refusals = _Refusals("the environment server")
-        self.socket = _socket(context, zmq.DEALER, endpoint, codec.max_bytes)
+        self.socket = _socket(context, zmq.DEALER, endpoint, codec.max_bytes, queue=_LINE_QUEUE)
+        self.socket.setsockopt(zmq.IMMEDIATE, 0)
         self.socket.connect(endpoint)
 
     def send(self, message: Hello | Action | Bye) -> bool:
@@ -202,7 +206,7 @@ class ServerLine:
         self._codec = codec
         self._routes: dict[int, bytes] = {}
         self._refusals = _Refusals("an agent")
-        self.socket = _socket(context, zmq.ROUTER, endpoint, codec.max_bytes)
+        self.socket = _socket(context, zmq.ROUTER, endpoint, codec.max_bytes, queue=_LINE_QUEUE)
         _bind(self.socket, endpoint)
 
     def send(self, agent: int, message: Observation | Stop) -> bool:
@@ -248,7 +252,7 @@ class _Refusals:
             _LOG.warning("refused message number %d from %s: %s", self._count, self._origin, error)
 
 
-def _socket(context: zmq.Context[Any], kind: int, endpoint: str, max_bytes: int, queue: int = 1000) -> Socket:
+def _socket(context: zmq.Context[Any], kind: int, endpoint: str, max_bytes: int, queue: int) -> Socket:
     """A socket that never blocks, drops what it cannot deliver, and refuses frames above `max_bytes`."""
     socket: Socket = context.socket(kind)
     socket.setsockopt(zmq.SNDHWM, queue)
@@ -272,7 +276,7 @@ def _bind(socket: Socket, endpoint: str) -> None:
     try:
         socket.bind(endpoint)
     except zmq.ZMQError as error:
-        raise ConfigError(f"cannot listen at {endpoint}: {zmq.strerror(error.errno)}") from None
+        raise ConfigError(f"cannot listen at {endpoint}: {zmq.strerror(error.errno or 0)}") from None
 
 
 def _try_send(socket: Socket, frames: Frames) -> bool:

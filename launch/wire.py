@@ -215,7 +215,7 @@ class EnvironmentCodec:
         message: Hello | Action | Bye
         if kind == "action":
             _expect_frames(frames, 2)
-            action = self._action(sender).unpack("action", frames[1])
+            action = self._action(sender).unpack("action", frames[1]).copy()
             if not np.isfinite(action).all():
                 raise WireError("action is not finite")
             message = Action(sender, header.number("iteration", _LARGEST), header.number("t", _LARGEST), action)
@@ -248,8 +248,8 @@ class EnvironmentCodec:
         if names != [name for name in expected if name in names or name not in optional]:
             raise WireError(f"arrays are {names}, expected {list(expected)} in this order")
         _expect_frames(payloads, len(names))
-        arrays = {name: expected[name].unpack(name, payloads[i]) for i, name in enumerate(names)}
-        return AgentStep(**dict.fromkeys(optional), **arrays)  # type: ignore[arg-type]
+        arrays = {name: expected[name].unpack(name, payloads[i]).copy() for i, name in enumerate(names)}
+        return AgentStep(**(dict.fromkeys(optional) | arrays))  # type: ignore[arg-type]
 
     def _action(self, agent: int) -> _Array:
         return _Array(np.dtype(np.float32), (self._num_envs, self._spec.action_spaces[agent].width))

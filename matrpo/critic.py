@@ -89,13 +89,15 @@ class Critic(nn.Module):
 
     @torch.no_grad()
     def _track(self, targets: Tensor) -> None:
-        """Fold targets into the running moments and rescale the last layer to keep every prediction."""
+        """Fold targets into the running moments and, after the first ones, rescale the last layer to keep predictions."""
         old_mean, old_std = float(self.mean), self.std
         self.batches += 1
         weight = max(self.forgetting, 1.0 / int(self.batches))
         targets = targets.double()
         self.mean += weight * (targets.mean() - self.mean)
         self.square += weight * (targets.square().mean() - self.square)
+        if int(self.batches) == 1:
+            return
         last = self.network.linear_layers[-1]
         last.weight.mul_(old_std / self.std)
         last.bias.copy_((old_std * last.bias + old_mean - float(self.mean)) / self.std)

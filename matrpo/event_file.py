@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from matrpo.run_directory import StorageError
+from matrpo.process_directory import StorageError
 
 
 class EventFile:

@@ -31,7 +31,7 @@ def generalized_advantages(
         (T, B).
     """
     errors = rewards + gamma * next_values * ~terminated - values
-    decay = gamma * gae_lambda * ~(terminated | truncated)
+    decay = gamma * gae_lambda * (~(terminated | truncated)).to(errors.dtype)
     advantages = torch.empty_like(errors)
     running = torch.zeros_like(errors[0])
     for t in reversed(range(len(errors))):

@@ -13,7 +13,8 @@ import numpy as np
 
 from matrpo.consensus.peer import Peer
 from matrpo.event_file import EventFile
-from matrpo.run_directory import ProcessDirectory, RunDirectory, identity
+from matrpo.process_directory import ProcessDirectory
+from matrpo.run_directory import RunDirectory, identity
 from matrpo.spaces import TaskSpec
 
 State = tuple[Mapping[str, np.ndarray], Mapping[str, Any]]

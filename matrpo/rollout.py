@@ -80,7 +80,7 @@ class Rollout:
         return None if self._masks is None else self._masks.flatten(0, 1)
 
     def advantages(self, critic: Critic, gamma: float, gae_lambda: float) -> tuple[Tensor, Tensor]:
-        """GAE of the scaled rewards by the given critic, and the returns that it implies (advantage + value). Each (M,)."""
+        """GAE of the scaled rewards by the given critic, and the returns it implies (advantage + value). Each (M,)."""
         values = critic.values(self._observations)
         next_values = torch.cat([values[1:], critic.values(self._last_observation).unsqueeze(0)])
         ended = self._terminated | self._truncated

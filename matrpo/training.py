@@ -14,7 +14,7 @@ import torch
 from matrpo.build import build_agent, build_environment, build_graph, build_peer
 from matrpo.config import Config
 from matrpo.consensus.bus import run_in_process
-from matrpo.consensus.peer import Peer
+from matrpo.envs.shared import AgentStep
 from matrpo.recorder import PhaseClock, Recorder, agent_metrics, environment_metrics
 from matrpo.run_directory import RunDirectory
 
@@ -40,7 +40,7 @@ class InProcessTraining:
         spec = self.environment.spec
         ids = range(run.num_agents)
         self.agents = [build_agent(q, self.graph, spec, config) for q in ids]
-        self.peers: list[Peer] = [build_peer(q, self.graph, config) for q in ids]
+        self.peers = [build_peer(q, self.graph, config) for q in ids]
         self._clocks = [PhaseClock() for _ in ids]
         self._recorders = [Recorder(run, run.agent(q), spec, start) for q in ids]
         self._environment_recorder = Recorder(run, run.env, spec, start)
@@ -94,7 +94,7 @@ class InProcessTraining:
         metrics = environment_metrics(self.environment.take_metrics(), self.config.samples, seconds, rollout)
         self._environment_recorder.record(self.iteration, metrics, (self.environment.state_dict() or {}, {}))
 
-    def _restore(self, run: RunDirectory, iteration: int) -> list:  # type: ignore[type-arg]
+    def _restore(self, run: RunDirectory, iteration: int) -> list[AgentStep]:
         for q, agent in enumerate(self.agents):
             agent.load_state_dict(*run.agent(q).load_checkpoint(iteration))
         arrays, _ = run.env.load_checkpoint(iteration)

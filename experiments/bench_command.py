@@ -1,0 +1,147 @@
+"""`matrpo bench NAME`: measure this installation on this machine, each figure beside its peer or its limit."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from matrpo.config import ConfigError
+
+if TYPE_CHECKING:
+    from matrpo.experiments.bench_report import Report
+
+Command = Callable[..., None]
+
+
+class Counts(click.ParamType):
+    """Positive integers, separated by commas."""
+
+    name = "N,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """The numbers in a text."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(map(int, str(value).split(",")))
+        except ValueError:
+            numbers = ()
+        if not numbers or min(numbers) < 1:
+            self.fail(f"{value!r} is not a list of positive integers", param, ctx)
+        return numbers
+
+
+_COUNT = click.IntRange(min=1)
+_SOME_AGENTS = click.IntRange(min=2)
+
+
+def _shared(command: Command) -> Command:
+    """The options of every benchmark."""
+    command = click.option("--quick", is_flag=True, help="Tiny sizes, to see that it works; the figures mean little.")(
+        command
+    )
+    path = click.Path(path_type=Path)
+    return click.option("--json", "path", type=path, metavar="FILE", help="[default: bench-NAME.json]")(command)
+
+
+@click.group()
+def bench() -> None:
+    """Measure this installation; print a table and write a JSON file.
+
+    Everything runs on one thread per process.
+    """
+    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
+
+
+@bench.command()
+@click.option("--agents", type=Counts(), default="3,12", show_default=True, help="Numbers of agents.")
+@click.option("--activations", type=Counts(), default="100,500", show_default=True, help="Link activations K.")
+@click.option("--training", type=click.IntRange(min=0), default=3, show_default=True, help="Iterations before.")
+@_shared
+def solver(
+    agents: tuple[int, ...], activations: tuple[int, ...], training: int, path: Path | None, quick: bool
+) -> None:
+    """Recycled conjugate directions against CG at every activation.
+
+    The default sizes take about ten minutes, nearly all of them CG's.
+    """
+    if min(agents) < 2:
+        raise ConfigError(f"--agents {min(agents)}: a ring needs at least 2")
+    path = _target(path, "solver")
+    from matrpo.experiments.bench_solver import run
+
+    _finish(run(agents, activations, training, quick, _say), path, quick)
+
+
+@bench.command()
+@click.option("--agents", type=Counts(), default="3,12", show_default=True, help="Numbers of agents.")
+@click.option("--launched", type=_SOME_AGENTS, default=12, show_default=True, help="Agents of the launched run.")
+@_shared
+def rollout(agents: tuple[int, ...], launched: int, path: Path | None, quick: bool) -> None:
+    """Environment steps per second against mpe2."""
+    path = _target(path, "rollout")
+    from matrpo.experiments.bench_rollout import run
+
+    _finish(run(agents, launched, quick, _say), path, quick)
+
+
+@bench.command()
+@click.option("--agents", type=_SOME_AGENTS, default=12, show_default=True, help="N of the messages.")
+@click.option("--samples", type=_COUNT, default=10_000, show_default=True, help="M of the messages.")
+@_shared
+def wire(agents: int, samples: int, path: Path | None, quick: bool) -> None:
+    """Messages between neighbours against bare sockets."""
+    path = _target(path, "wire")
+    from matrpo.experiments.bench_wire import run
+
+    _finish(run(agents, samples, quick, _say), path, quick)
+
+
+@bench.command()
+@click.option("--agents", type=_SOME_AGENTS, default=12, show_default=True, help="Number of agents.")
+@click.option("--repeats", type=_COUNT, default=3, show_default=True, help="Launches and imports.")
+@_shared
+def startup(agents: int, repeats: int, path: Path | None, quick: bool) -> None:
+    """Time until all processes are ready against one import of torch; memory per agent."""
+    path = _target(path, "startup")
+    from matrpo.experiments.bench_startup import run
+
+    _finish(run(agents, repeats, quick, _say), path, quick)
+
+
+@bench.command()
+@click.option("--agents", type=Counts(), default="3,6,12", show_default=True, help="Numbers of agents.")
+@click.option("--topology", default="ring", show_default=True, help="Communication graph.")
+@click.option("--iterations", type=_COUNT, default=3, show_default=True, help="Measured iterations.")
+@_shared
+def scaling(agents: tuple[int, ...], topology: str, iterations: int, path: Path | None, quick: bool) -> None:
+    """Seconds by phase, traffic and Fisher products of launched runs, by the number of agents."""
+    path = _target(path, "scaling")
+    from matrpo.experiments.bench_scaling import run
+
+    _finish(run(agents, topology, iterations, quick, _say), path, quick)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _target(path: Path | None, name: str) -> Path:
+    """Where the JSON file goes; checked before the long work begins."""
+    path = path or Path(f"bench-{name}.json")
+    if not os.access(path.parent, os.W_OK) or path.is_dir():
+        raise ConfigError(f"--json {path}: this file cannot be written")
+    return path
+
+
+def _finish(report: Report, path: Path, quick: bool) -> None:
+    if quick:
+        report = dataclasses.replace(report, settings={**report.settings, "quick": True}, goals=())
+    report.print()
+    report.save(path)
+    _say(f"saved {path}")

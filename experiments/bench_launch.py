@@ -1,0 +1,113 @@
+"""A real `matrpo launch`, watched from outside while it runs."""
+
+from __future__ import annotations
+
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil
+
+from matrpo.run_directory import ProcessDirectory
+
+_COMMAND = "from matrpo.launch.cli import main; main()"
+_READY = "all agents are here"
+_POLL = 0.01
+_PATIENCE = 30.0
+"""Seconds that the run has to end when asked to."""
+
+
+class LaunchedRun:
+    """A run in a temporary folder, from its launch to the end of the `with` block.
+
+    Args:
+        agents: N.
+        settings: every setting that is not the default.
+    """
+
+    def __init__(self, agents: int, settings: Mapping[str, Any]) -> None:
+        self._agents = agents
+        self._settings = {**settings, "agents": agents}
+
+    def __enter__(self) -> LaunchedRun:
+        """Launch it."""
+        self._folder = tempfile.TemporaryDirectory(prefix="matrpo-bench-")
+        self._path = Path(self._folder.name) / "run"
+        settings = [part for name, value in self._settings.items() for part in ("-o", f"{name}={value}")]
+        command = [sys.executable, "-c", _COMMAND, "launch", "--run", str(self._path), *settings]
+        self._errors = open(self._path.with_name("errors.txt"), "w+")
+        self._launched_at = time.perf_counter()
+        self._process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=self._errors)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End it if it still runs, and remove its files."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(_PATIENCE)
+            except psutil.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._errors.close()
+        self._folder.cleanup()
+
+    @property
+    def environment(self) -> ProcessDirectory:
+        """The environment server's files."""
+        return ProcessDirectory(self._path / "env")
+
+    @property
+    def agents(self) -> list[ProcessDirectory]:
+        """The agents' files."""
+        return [ProcessDirectory(self._path / "agents" / f"{agent:02d}") for agent in range(self._agents)]
+
+    def wait_until_ready(self) -> float:
+        """Wait until every agent has said hello to the server; returns the seconds since the launch."""
+
+        def ready() -> bool:
+            log = self.environment.log_path
+            return log.exists() and _READY in log.read_text()
+
+        self._wait(ready)
+        return time.perf_counter() - self._launched_at
+
+    def wait_for(self, iteration: int) -> None:
+        """Wait until every process has recorded an iteration."""
+        processes = [self.environment, *self.agents]
+        self._wait(lambda: all(len(process.read_metrics()) >= iteration for process in processes))
+
+    def processes(self) -> list[psutil.Process]:
+        """The launcher and all that it has started."""
+        return [self._process, *self._process.children(recursive=True)]
+
+    def agent_processes(self) -> list[psutil.Process]:
+        """The agents, in the order of their ids."""
+        by_name = {" ".join(process.cmdline()): process for process in self.processes()}
+        return [by_name[f"matrpo agent {agent}"] for agent in range(self._agents)]
+
+    def cpu_seconds(self) -> float:
+        """CPU time that all living processes of the run have used so far."""
+        times = [process.cpu_times() for process in self.processes()]
+        return sum(used.user + used.system for used in times)
+
+    def _wait(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            if self._process.poll() is not None and not condition():
+                self._errors.seek(0)
+                raise RuntimeError(f"matrpo launch ended too early:\n{self._errors.read()}")
+            time.sleep(_POLL)
+
+
+def median_metric(lines: list[dict[str, Any]], name: str) -> float:
+    """The median over iterations of one metric, 0 where it is missing."""
+    return statistics.median(float(line.get(name) or 0.0) for line in lines)
