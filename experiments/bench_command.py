@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Command = Callable[..., None]
 
 
-class Counts(click.ParamType):
+class Counts(click.ParamType[tuple[int, ...]]):
     """Positive integers, separated by commas."""
 
     name = "N,..."
@@ -37,7 +37,7 @@ class Counts(click.ParamType):
 
 
 _COUNT = click.IntRange(min=1)
-_SOME_AGENTS = click.IntRange(min=2)
+_RING = click.IntRange(min=3)
 
 
 def _shared(command: Command) -> Command:
@@ -46,7 +46,9 @@ def _shared(command: Command) -> Command:
         command
     )
     path = click.Path(path_type=Path)
-    return click.option("--json", "path", type=path, metavar="FILE", help="[default: bench-NAME.json]")(command)
+    return click.option(
+        "--json", "path", type=path, metavar="FILE", help="Where the figures go [default: bench-NAME.json]."
+    )(command)
 
 
 @click.group()
@@ -70,8 +72,8 @@ def solver(
 
     The default sizes take about ten minutes, nearly all of them CG's.
     """
-    if min(agents) < 2:
-        raise ConfigError(f"--agents {min(agents)}: a ring needs at least 2")
+    if min(agents) < 3:
+        raise ConfigError(f"--agents {min(agents)}: a ring needs at least 3")
     path = _target(path, "solver")
     from matrpo.experiments.bench_solver import run
 
@@ -80,7 +82,7 @@ def solver(
 
 @bench.command()
 @click.option("--agents", type=Counts(), default="3,12", show_default=True, help="Numbers of agents.")
-@click.option("--launched", type=_SOME_AGENTS, default=12, show_default=True, help="Agents of the launched run.")
+@click.option("--launched", type=_RING, default=12, show_default=True, help="Agents of the launched run.")
 @_shared
 def rollout(agents: tuple[int, ...], launched: int, path: Path | None, quick: bool) -> None:
     """Environment steps per second against mpe2."""
@@ -91,7 +93,7 @@ def rollout(agents: tuple[int, ...], launched: int, path: Path | None, quick: bo
 
 
 @bench.command()
-@click.option("--agents", type=_SOME_AGENTS, default=12, show_default=True, help="N of the messages.")
+@click.option("--agents", type=_COUNT, default=12, show_default=True, help="N of the messages.")
 @click.option("--samples", type=_COUNT, default=10_000, show_default=True, help="M of the messages.")
 @_shared
 def wire(agents: int, samples: int, path: Path | None, quick: bool) -> None:
@@ -103,7 +105,7 @@ def wire(agents: int, samples: int, path: Path | None, quick: bool) -> None:
 
 
 @bench.command()
-@click.option("--agents", type=_SOME_AGENTS, default=12, show_default=True, help="Number of agents.")
+@click.option("--agents", type=_RING, default=12, show_default=True, help="Number of agents.")
 @click.option("--repeats", type=_COUNT, default=3, show_default=True, help="Launches and imports.")
 @_shared
 def startup(agents: int, repeats: int, path: Path | None, quick: bool) -> None:

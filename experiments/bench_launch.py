@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -92,7 +91,7 @@ class LaunchedRun:
 
     def agent_processes(self) -> list[psutil.Process]:
         """The agents, in the order of their ids."""
-        by_name = {" ".join(process.cmdline()): process for process in self.processes()}
+        by_name = {" ".join(process.cmdline()).strip(): process for process in self.processes()}
         return [by_name[f"matrpo agent {agent}"] for agent in range(self._agents)]
 
     def cpu_seconds(self) -> float:
@@ -108,6 +107,6 @@ class LaunchedRun:
             time.sleep(_POLL)
 
 
-def median_metric(lines: list[dict[str, Any]], name: str) -> float:
-    """The median over iterations of one metric, 0 where it is missing."""
-    return statistics.median(float(line.get(name) or 0.0) for line in lines)
+def metric(lines: list[dict[str, Any]], name: str) -> list[float]:
+    """One metric over iterations, 0 where it is missing."""
+    return [float(line.get(name) or 0.0) for line in lines]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from mpe2 import simple_spread_v3
 
 from matrpo.envs.navigation import EPISODE_LENGTH
 from matrpo.envs.registry import make_env
-from matrpo.experiments.bench_launch import LaunchedRun, median_metric
+from matrpo.experiments.bench_launch import LaunchedRun, metric
 from matrpo.experiments.bench_report import Goal, Report, Row, Say
 
 _REPEATS = 5
@@ -45,7 +46,7 @@ def run(agents: Sequence[int], launched_agents: int, quick: bool, say: Say) -> R
     speeds = _launched_speeds(launched_agents, launched, iterations)
     ratio = statistics.median(speeds) / peers[launched_agents]
     goals.append(Goal(f"N={launched_agents}: rollout of many processes / mpe2 stepping alone", ratio, 10.0))
-    whole = {
+    whole: Row = {
         "agents": launched_agents,
         "processes": launched_agents + 1,
         "rollout_steps_per_second": statistics.median(speeds),
@@ -53,7 +54,7 @@ def run(agents: Sequence[int], launched_agents: int, quick: bool, say: Say) -> R
         "mpe2_steps_per_cpu_second": peers[launched_agents],
         "ratio": ratio,
     }
-    settings = {"num_envs": num_envs, "steps": steps, "mpe2_steps": peer_steps, "repeats": _REPEATS}
+    settings: dict[str, Any] = {"num_envs": num_envs, "steps": steps, "mpe2_steps": peer_steps, "repeats": _REPEATS}
     settings |= {"mpe2_environment": "simple_spread_v3", "launched": {**launched, "iterations": iterations}}
     tables = {"random actions, one process": stepping, "policies and all, one process per agent": [whole]}
     return Report("rollout", settings, tables, goals)
@@ -107,8 +108,7 @@ def _launched_speeds(num_agents: int, settings: dict[str, int | bool], iteration
     samples = settings["num_envs"] * settings["rollout_length"]
     with LaunchedRun(num_agents, {**settings, "steps": iterations * samples}) as launched:
         launched.wait_for(iterations)
-        lines = launched.environment.read_metrics()[1:]
-    return [median_metric([line], "rollout_steps_per_second") for line in lines]
+        return metric(launched.environment.read_metrics()[1:], "rollout_steps_per_second")
 
 
 def _cpu_seconds(work: Callable[[], None]) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 
 from matrpo.build import link_activations
 from matrpo.config import resolve
-from matrpo.experiments.bench_launch import LaunchedRun, median_metric
+from matrpo.experiments.bench_launch import LaunchedRun, metric
 from matrpo.experiments.bench_report import Report, Row, Say
 from matrpo.topology import make_graph
 
@@ -53,11 +53,14 @@ def _measure(num_agents: int, settings: dict[str, Any], iterations: int) -> tupl
         lines = [agent.read_metrics()[1 : iterations + 1] for agent in launched.agents]
 
     def mean(name: str) -> float:
-        return statistics.fmean(median_metric(own, name) for own in lines)
+        return statistics.fmean(statistics.fmean(metric(own, name)) for own in lines)
+
+    def median(name: str) -> float:
+        return statistics.fmean(statistics.median(metric(own, name)) for own in lines)
 
     graph = make_graph(config.topology, num_agents, config.seed)
     links = max(1, len(graph.links))
-    phases = {phase: mean(f"seconds_{phase}") for phase in _PHASES}
+    phases = {phase: median(f"seconds_{phase}") for phase in _PHASES}
     time_row = {
         "agents": num_agents,
         **phases,

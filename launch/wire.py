@@ -20,7 +20,7 @@ from matrpo.spaces import Discrete, TaskSpec
 
 VERSION = 1
 MAX_HEADER_BYTES = 2048
-MAX_FRAMES = 8
+MAX_FRAMES = 1 + len(dataclasses.fields(AgentStep))
 
 _LARGEST = 2**53
 _RATIOS = "ratios"

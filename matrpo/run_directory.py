@@ -25,7 +25,9 @@ from typing import Any
 import yaml
 
 from matrpo.config import Config, ConfigError, load_file, resolve, to_dict
-from matrpo.process_directory import ProcessDirectory, StorageError, write_atomically
+from matrpo.process_directory import ProcessDirectory as ProcessDirectory
+from matrpo.process_directory import StorageError as StorageError
+from matrpo.process_directory import write_atomically as write_atomically
 from matrpo.spaces import TaskSpec
 
 _PROBE_BYTES = 1 << 20

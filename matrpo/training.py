@@ -57,7 +57,8 @@ class InProcessTraining:
         while self.iteration < self.config.iterations and not stop():
             self.iterate()
             on_iteration(self.iteration)
-        self.save()
+        if self.iteration < self.config.iterations:
+            self.save()
 
     def iterate(self) -> None:
         """One iteration of Algorithm 1: sample, estimate advantages, agree, step."""

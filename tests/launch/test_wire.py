@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from typing import Any
+from typing import Any, get_args
 
 import msgpack
 import numpy as np
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from matrpo.consensus.message import LinkMessage
+from matrpo.consensus.message import Kind, LinkMessage
 from matrpo.envs.shared import AgentStep
 from matrpo.launch.wire import (
     MAX_FRAMES,
@@ -38,10 +38,10 @@ numbers = st.integers(0, 2**53 - 1)
 
 @st.composite
 def link_messages(draw: st.DrawFn) -> LinkMessage:
-    kind = draw(st.sampled_from(["ratios", "beat", "busy", "done"]))
+    kind = draw(st.sampled_from(get_args(Kind)))
     u = draw(hnp.arrays(np.float32, (3, M), elements=st.floats(width=32))) if kind == "ratios" else None
     return LinkMessage(
-        kind=kind,  # type: ignore[arg-type]
+        kind=kind,
         sender=draw(st.integers(0, 2)),
         incarnation=draw(numbers),
         iteration=draw(numbers),
@@ -67,6 +67,7 @@ def observations(draw: st.DrawFn) -> tuple[Observation, int]:
     step = AgentStep(
         observation=array(B, size),
         reward=array(B),
+        reward_scale=array(1),
         terminated=array(B, dtype=np.bool_),
         truncated=array(B, dtype=np.bool_),
         final_observation=array(B, size) if draw(st.booleans()) else None,
@@ -124,9 +125,15 @@ def test_observations_round_trip(case: tuple[Observation, int]) -> None:
 
 def test_observations_are_the_receivers_own_to_change() -> None:
     step = AgentStep(
-        np.zeros((B, 3), np.float32), np.zeros(B, np.float32), np.zeros(B, bool), np.zeros(B, bool), None,
-        np.zeros((B, 4), np.float32), None,
-    )  # fmt: skip
+        observation=np.zeros((B, 3), np.float32),
+        reward=np.zeros(B, np.float32),
+        reward_scale=np.ones(1, np.float32),
+        terminated=np.zeros(B, bool),
+        truncated=np.zeros(B, bool),
+        final_observation=None,
+        joint_action=np.zeros((B, 4), np.float32),
+        action_mask=None,
+    )
     received = ENVIRONMENT.decode_at_agent(sent(ENVIRONMENT.encode_observation(Observation(1, 2, step), 0)), 0)
     assert isinstance(received, Observation)
     assert received.step.observation.flags.writeable
@@ -206,9 +213,9 @@ def test_malformed_link_messages_are_refused_with_a_reason(frames: list[bytes], 
     ("arrays", "reason"),
     [
         (["reward", "observation"], "arrays are"),
-        (["observation", "reward", "terminated", "truncated", "joint_action", "policy"], "arrays are"),
-        (["observation", "reward", "terminated", "truncated"], "arrays are"),
-        (["observation", "reward", "terminated", "truncated", "joint_action", 3], "bad arrays"),
+        (["observation", "reward", "reward_scale", "terminated", "truncated", "joint_action", "policy"], "arrays are"),
+        (["observation", "reward", "reward_scale", "terminated", "truncated"], "arrays are"),
+        (["observation", "reward", "reward_scale", "terminated", "truncated", "joint_action", 3], "bad arrays"),
     ],
 )
 def test_observations_with_other_arrays_are_refused(arrays: list[Any], reason: str) -> None:

@@ -1,0 +1,146 @@
+"""Every benchmark runs at tiny sizes and leaves a well-formed JSON file."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from matrpo.build import build_peer
+from matrpo.config import Config, ConfigError
+from matrpo.consensus.bus import run_in_process
+from matrpo.experiments.bench_command import bench
+from matrpo.experiments.bench_report import Goal, Report
+from matrpo.experiments.bench_solver import augmented_lagrangian, make_problem
+
+
+def run(*arguments: str, path: Path) -> tuple[dict[str, Any], str]:
+    """A benchmark's JSON document and what it printed."""
+    result = CliRunner().invoke(bench, [*arguments, "--quick", "--json", str(path)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return json.loads(path.read_text()), result.stdout
+
+
+def check_document(document: dict[str, Any], name: str, tables: int) -> None:
+    assert document["benchmark"] == name
+    assert document["settings"]["quick"] is True
+    assert document["machine"]["cores"] >= 1
+    assert {"torch", "numpy", "load_average"} <= set(document["machine"])
+    assert len(document["tables"]) == tables
+    for rows in document["tables"].values():
+        assert rows
+        assert all(list(row) == list(rows[0]) for row in rows)
+        numbers = [value for row in rows for value in row.values() if not isinstance(value, str)]
+        assert all(math.isfinite(number) for number in numbers)
+
+
+def test_solver(tmp_path: Path) -> None:
+    document, printed = run("solver", "--agents", "3", "--activations", "9,12", path=tmp_path / "bench.json")
+    check_document(document, "solver", tables=2)
+    comparisons, products = document["tables"].values()
+    assert [(row["K"], row["solver"]) for row in comparisons] == [
+        (9, "recycled"),
+        (9, "cg"),
+        (12, "recycled"),
+        (12, "cg"),
+    ]
+    assert [row["fisher_products"] for row in comparisons if row["solver"] == "cg"] == [2 * 9 * 10, 2 * 12 * 10]
+    assert [row["product"] for row in products] == ["jvp", "vjp", "fisher"]
+    assert "recycled" in printed
+
+
+def test_rollout(tmp_path: Path) -> None:
+    document, _ = run("rollout", "--agents", "3", "--launched", "3", path=tmp_path / "bench.json")
+    check_document(document, "rollout", tables=2)
+    stepping, whole = document["tables"].values()
+    assert [row["agents"] for row in stepping] == [3]
+    assert whole[0]["rollout_steps_per_second"] > 0
+
+
+def test_wire(tmp_path: Path) -> None:
+    document, _ = run("wire", "--agents", "3", "--samples", "50", path=tmp_path / "bench.json")
+    check_document(document, "wire", tables=2)
+    packing, trips = document["tables"].values()
+    assert [row["payload_bytes"] for row in packing] == [3 * 50 * 4, 3 * 50 * 2]
+    assert all(row["round_trip_ms"] > 0 for row in trips)
+
+
+def test_startup(tmp_path: Path) -> None:
+    document, _ = run("startup", "--agents", "3", "--repeats", "1", path=tmp_path / "bench.json")
+    check_document(document, "startup", tables=2)
+    starts, memory = document["tables"].values()
+    assert starts[0]["ready_seconds"] > 0
+    assert all(row["unique_MB_median"] > 1 for row in memory)
+
+
+def test_scaling(tmp_path: Path) -> None:
+    document, _ = run("scaling", "--agents", "3", "--iterations", "1", path=tmp_path / "bench.json")
+    check_document(document, "scaling", tables=2)
+    _, traffic = document["tables"].values()
+    row = traffic[0]
+    assert row["messages_per_link"] * row["links"] == 2 * row["activations"]
+    assert row["MB_per_link"] > row["payload_MB_per_link"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["solver", "--agents", "2"], "a ring needs at least 3"),
+        (["wire", "--json", "/nowhere/bench.json"], "cannot be written"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_runs(arguments: list[str], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        CliRunner().invoke(bench, arguments, catch_exceptions=False)
+
+
+def test_counts_must_be_positive_integers() -> None:
+    result = CliRunner().invoke(bench, ["scaling", "--agents", "3,x"])
+    assert result.exit_code == 2
+    assert "'3,x' is not a list of positive integers" in result.output
+
+
+def test_a_goal_is_met_on_its_good_side() -> None:
+    assert Goal("speed", 11.0, 10.0).met
+    assert not Goal("speed", 9.0, 10.0).met
+    assert Goal("cost", 9.0, 10.0, at_least=False).met
+    assert not Goal("cost", 11.0, 10.0, at_least=False).met
+
+
+def test_goals_are_shown_and_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = Report("name", {}, {"title": [{"a_figure": 12345.0}]}, [Goal("cost", 11.0, 10.0, at_least=False)])
+    report.print()
+    printed = capsys.readouterr().out
+    assert "12,345" in printed
+    assert "NOT MET cost: 11 (goal: <= 10)" in printed
+    report.save(tmp_path / "bench.json")
+    assert json.loads((tmp_path / "bench.json").read_text())["goals"][0]["met"] is False
+
+
+def test_augmented_lagrangian_by_hand() -> None:
+    """Against (21) written out with z_e^q and both signs, at states that a short consensus has left."""
+    config = Config(agents=3, num_envs=2, rollout_length=5, hidden_sizes=(4,), tensorboard=False, admm_iterations=6)
+    problem = make_problem(config, training=0)
+    generator = torch.Generator().manual_seed(1)
+    peers = [build_peer(q, problem.graph, config) for q in range(3)]
+    for peer in peers:
+        peer.begin(1, lambda pull: np.tanh(pull + 1 + pull.shape[0]).astype(np.float32), (3, 10), now=0.0)
+    run_in_process(peers)
+    ratios = [torch.randn(3, 10, generator=generator) for _ in range(3)]
+    expected = 0.0
+    for q in range(3):
+        for n in range(3):
+            u = ratios[q][n].numpy()
+            expected -= float(problem.advantages[q].numpy() @ u)
+            for end in peers[q].links.values():
+                y, z = end.tip.y[n], end.sign * end.tip.ubar[n]
+                gap = end.sign * u - z
+                expected += float(y @ gap) + config.beta / 2 * float(gap @ gap)
+    found = augmented_lagrangian(problem.graph, problem.advantages, ratios, peers, config.beta)
+    assert found == pytest.approx(expected / 10, rel=1e-5)

@@ -1,0 +1,138 @@
+"""A run in one process: its files, its determinism, its resumption, and the evaluation of what it learned."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from matrpo.config import ConfigError, resolve
+from matrpo.evaluation import evaluate, render_gif
+from matrpo.run_directory import RunDirectory
+from matrpo.training import InProcessTraining
+
+SETTINGS = {
+    "agents": 3,
+    "num_envs": 4,
+    "rollout_length": 50,
+    "steps": 800,
+    "hidden_sizes": [8],
+    "checkpoint_every": 2,
+    "tensorboard": False,
+}
+
+
+def create(path, **changes):
+    return RunDirectory.create(path, resolve(("test", {**SETTINGS, **changes})), {})
+
+
+def train(run, start=0, stop_after=None):
+    training = InProcessTraining(run, start)
+    training.run(lambda: training.iteration == stop_after, lambda _: None)
+    return training
+
+
+def arrays_at(run, iteration):
+    return [process.load_checkpoint(iteration)[0] for process in run.processes().values()]
+
+
+def assert_same_states(left, right):
+    for a, b in zip(left, right, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    run = create(tmp_path_factory.mktemp("runs") / "finished")
+    train(run)
+    return run
+
+
+def test_every_process_leaves_metrics_and_checkpoints(finished):
+    for process in finished.processes().values():
+        assert [line["iteration"] for line in process.read_metrics()] == [1, 2, 3, 4]
+        assert process.checkpoint_iterations() == [2, 4]
+    line = finished.agent(1).read_metrics()[-1]
+    assert line["kl"] > 0
+    assert line["commits"] > 0
+    assert finished.env.read_metrics()[1]["episodes"] == 4
+
+
+def test_two_runs_are_equal_bit_for_bit(finished, tmp_path):
+    again = create(tmp_path / "again")
+    train(again)
+    assert_same_states(arrays_at(finished, 4), arrays_at(again, 4))
+
+
+@pytest.mark.parametrize("interrupted_after", [1, 2, 3])
+def test_a_resumed_run_equals_the_uninterrupted_one(finished, tmp_path, interrupted_after):
+    run = create(tmp_path / "interrupted")
+    train(run, stop_after=interrupted_after)
+    start = run.latest_common_iteration()
+    assert start == interrupted_after
+    run.rewind(start)
+    train(run, start)
+    assert_same_states(arrays_at(finished, 4), arrays_at(run, 4))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"topology": "none"}, {"topology": "line"}, {"schedule": "poisson"}, {"wire_dtype": "float16"}]
+)
+def test_runs_with_other_links(tmp_path, changes):
+    run = create(tmp_path / "run", **changes)
+    train(run)
+    commits = run.agent(0).read_metrics()[-1]["commits"]
+    assert (commits == 0) == (changes.get("topology") == "none")
+    assert all(line["kl"] <= 1.5 * 0.01 for line in run.agent(0).read_metrics())
+
+
+@pytest.mark.parametrize("task", ["mpe2/simple_speaker_listener_v4", "mpe2/simple_spread_v3"])
+def test_pettingzoo_tasks_train(tmp_path, task):
+    agents = {"agents": 2, "topology": "line"} if "speaker" in task else {}
+    run = create(tmp_path / "run", task=task, steps=200, **agents)
+    train(run)
+    assert run.env.read_metrics()[-1]["episodes"] == 8
+    assert evaluate(run, episodes=5).episodes == 5
+
+
+def test_evaluation_counts_whole_episodes_and_repeats(finished):
+    result = evaluate(finished, episodes=7)
+    assert result == evaluate(finished, episodes=7)
+    assert result.episodes == 7
+    low, high = result.return_ci95
+    assert low < result.return_mean < high
+    assert sum(result.per_agent.values()) == pytest.approx(result.return_mean)
+    assert result.return_mean != evaluate(finished, episodes=7, deterministic=False).return_mean
+
+
+def test_an_episode_is_rendered(finished, tmp_path):
+    path = tmp_path / "episode.gif"
+    assert render_gif(finished, path) == 100
+    with Image.open(path) as image:
+        assert image.n_frames > 50
+    with pytest.raises(ConfigError, match=r"ends in \.gif"):
+        render_gif(finished, tmp_path / "episode.mp4")
+    with pytest.raises(ConfigError, match="cannot write"):
+        render_gif(finished, tmp_path / "missing" / "episode.gif")
+
+
+def test_nothing_to_evaluate_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match="no checkpoint"):
+        evaluate(create(tmp_path / "empty"))
+
+
+def test_a_checkpoint_of_another_task_is_refused(finished, tmp_path):
+    run = create(tmp_path / "other", agents=4)
+    for name, process in run.processes().items():
+        source = finished.processes().get(name, finished.agent(0))
+        arrays, meta = source.load_checkpoint(4)
+        process.save_checkpoint(4, arrays, meta)
+    with pytest.raises(ConfigError, match="does not fit"):
+        evaluate(run)
+
+
+def test_settings_are_stored_as_they_were_resolved(finished):
+    assert RunDirectory.open(finished.path).config == finished.config
+    assert json.loads((finished.agent(0).path / "checkpoint-000004.json").read_text())["iteration"] == 4
