@@ -67,7 +67,7 @@ def status(run: Path, as_json: bool) -> None:
     known = [age for age in ages if age is not None]
     last = f"last line {min(known):.0f} s ago" if known else "no line yet"
     running = "running on this machine" if summary["running"] else "no launcher on this machine"
-    console.print(f"\n{running}, {last}, checkpoint of iteration {summary['checkpoint']}")
+    click.echo(f"\n{running}, {last}, checkpoint of iteration {summary['checkpoint']}")
 
 
 @click.command()

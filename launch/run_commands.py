@@ -13,7 +13,7 @@ from typing import Any
 import click
 from setproctitle import setproctitle
 
-from matrpo.config import Config, ConfigError
+from matrpo.config import Config, ConfigError, to_dict
 from matrpo.launch.cluster import Cluster
 from matrpo.launch.options import (
     Layer,
@@ -77,7 +77,8 @@ def launch(
     """
     layers = setting_layers(settings, file, preset, overrides)
     if not resume:
-        config, graph = _checked(resolve_layers(layers), in_process)
+        config = resolve_layers(layers)
+        graph = _checked(config, in_process)
         run = RunDirectory.create(path, config, _versions())
         with run.lock():
             return _train(Prepared(run, graph, 0), in_process)
@@ -115,8 +116,8 @@ def env_server(file: Path, insecure: bool) -> int:
     return run_alone(TITLE, run.env, lambda: serve(cluster, 0))
 
 
-def _checked(config: Config, in_process: bool) -> tuple[Config, CommunicationGraph]:
-    """Everything that can be wrong with the settings together, before anything is made."""
+def _checked(config: Config, in_process: bool) -> CommunicationGraph:
+    """Check whatever can be wrong with the settings together, before anything is made; the graph that they name."""
     from matrpo.launch.supervisor import check_ports, local_ports
 
     assert config.agents is not None
@@ -127,20 +128,18 @@ def _checked(config: Config, in_process: bool) -> tuple[Config, CommunicationGra
     if config.transport == "tcp" and not in_process:
         _require_insecure(config.insecure, "transport tcp")
         check_ports(local_ports(config.port, config.agents))
-    return config, graph
+    return graph
 
 
 def _continued(run: RunDirectory, layers: list[Layer], in_process: bool) -> Prepared:
     """A run as it was when all its processes last had a checkpoint of the same iteration."""
-    from matrpo.config import to_dict
-
-    stored = run.config
-    config, graph = _checked(resolve_layers([("the run", to_dict(stored)), *layers]), in_process)
-    changed = [key for key, value in to_dict(config).items() if value != to_dict(stored)[key]]
-    if fixed := [key for key in changed if key not in _CHANGEABLE]:
-        key = fixed[0]
-        old, new = to_dict(stored)[key], to_dict(config)[key]
-        raise ConfigError(f"--resume cannot change {key!r}: the run in {run.path} has {old!r}, not {new!r}")
+    stored = to_dict(run.config)
+    config = resolve_layers([("the run", stored), *layers])
+    changed = {key: value for key, value in to_dict(config).items() if value != stored[key]}
+    for key, value in changed.items():
+        if key not in _CHANGEABLE:
+            raise ConfigError(f"--resume cannot change {key!r}: {run.path} has {stored[key]!r}, not {value!r}")
+    graph = _checked(config, in_process)
     start = run.latest_common_iteration()
     if start:
         from matrpo.envs.registry import task_spec

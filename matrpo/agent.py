@@ -49,7 +49,7 @@ class Agent:
             self._generator,
         )
         self._rollout = Rollout(agent_id, spec, config.rollout_length, config.num_envs)
-        self._rule = StepRule(config.kl_step, num_links * config.beta, config.step_rule == "paper")
+        self._rule = StepRule(config.kl_step, num_links * config.penalty, config.step_rule == "paper")
         self._update: _Update | None = None
 
     @torch.no_grad()

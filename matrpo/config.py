@@ -81,7 +81,7 @@ class Config:
     backtrack_kl: float = setting(1.5, "Largest accepted true KL, as a multiple of kl_step.", above=0.0)
 
     # Consensus
-    beta: float = setting(1.0, "ADMM penalty.", above=0.0)
+    beta: float | None = setting(None, "ADMM penalty (default: 0.6 / agents).", above=0.0)
     admm_iterations: int | None = setting(None, "Link activations per iteration (K; default: 33 per link).", minimum=0)
     schedule: str = setting("seeded", "Who activates which link when.", choices=("seeded", "poisson"))
     wire_dtype: str = setting("float32", "Type of log ratios on the wire.", choices=("float32", "float16"))
@@ -103,6 +103,16 @@ class Config:
     def samples(self) -> int:
         """M: samples of one iteration, shared index by index by all agents."""
         return self.num_envs * self.rollout_length
+
+    @property
+    def penalty(self) -> float:
+        """The ADMM penalty beta.
+
+        At the optimum of (15) an agent's gradient is the mean of all agents', so that it shrinks with N like 1/N while
+        the trust region stays: a penalty that does not shrink with it would hold the step inside the region.
+        """
+        assert self.agents is not None
+        return 0.6 / self.agents if self.beta is None else self.beta
 
     @property
     def iterations(self) -> int:

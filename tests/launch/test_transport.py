@@ -59,7 +59,7 @@ def ratios(sender: int, link: int, k: int = 1) -> LinkMessage:
 
 def test_neighbours_exchange_messages_both_ways(context: zmq.Context[Any], endpoints: list[str]) -> None:
     agents = [LinkTransport(agent, LINE, endpoints, LINKS, context) for agent in range(3)]
-    until(lambda: all([agent.greet() for agent in agents]))
+    until(lambda: all(agent.greet() for agent in agents))
     for sender, receiver, link in ((0, 1, 0), (1, 0, 0), (1, 2, 1), (2, 1, 1)):
         until(lambda receiver=receiver: agents[receiver].receive() or True)
         until(lambda sender=sender, receiver=receiver, link=link: agents[sender].send(receiver, ratios(sender, link)))

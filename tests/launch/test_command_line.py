@@ -1,0 +1,285 @@
+"""What the command line accepts, refuses and prints, short of training."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import resource
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pytest
+import yaml
+
+from matrpo.config import FIELDS, Config
+from matrpo.launch import cli
+from matrpo.run_directory import RunDirectory
+from matrpo.topology import TOPOLOGIES
+from matrpo.version import __version__
+
+
+class Matrpo(Protocol):
+    """Runs a command line; gives its exit status, standard output and standard error."""
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]: ...
+
+
+@pytest.fixture
+def matrpo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Matrpo:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["matrpo", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        captured = capsys.readouterr()
+        assert isinstance(end.value.code, int)
+        return end.value.code, captured.out, captured.err
+
+    return run
+
+
+def assert_mistake(result: tuple[int, str, str], *words: str) -> None:
+    """Exit status 2, one line on standard error that holds these words, and nothing started or left behind."""
+    status, out, err = result
+    assert (status, out) == (2, "")
+    assert err.startswith("matrpo: error: ")
+    assert err.count("\n") == 1
+    for word in words:
+        assert word in err
+    assert multiprocessing.active_children() == []
+    assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--task", "navigaton"], ["task", "navigaton", "did you mean 'navigation'"]),
+        (["--task", "chess"], ["task", "matrpo list tasks"]),
+        (["--topology", "rings"], ["topology", "ring"]),
+        (["--topology", "grid:5x5"], ["topology", "12"]),
+        (["--topology", "nowhere.json"], ["topology", "nowhere.json"]),
+        (["--agents", "1"], ["ring", "1"]),
+        (["--agents", "0"], ["agents", "at least 1"]),
+        (["--agents", "many"], ["agents", "an integer"]),
+        (["--kl-step", "0"], ["kl_step", "above 0"]),
+        (["--kl-step", "nan"], ["kl_step", "finite"]),
+        (["--gamma", "1.5"], ["gamma", "at most 1"]),
+        (["--seed", "-1"], ["seed", "at least 0"]),
+        (["--hidden-sizes", "128,x"], ["hidden_sizes", "list of integers"]),
+        (["--activation", "sela"], ["activation", "did you mean 'selu'"]),
+        (["--steps", "[1"], ["--steps", "not valid YAML"]),
+        (["-o", "kl_stp=1"], ["kl_stp", "did you mean 'kl_step'"]),
+        (["-o", "kl_step"], ["key=value"]),
+        (["--kl-stp", "1"], ["--kl-stp", "--kl-step"]),
+        (["--preset", "nonsense"], ["preset", "nonsense"]),
+        (["--config", "nowhere.yaml"], ["nowhere.yaml", "No such file"]),
+        (["--transport", "tcp"], ["transport", "--insecure"]),
+        (["--transport", "tcp", "--insecure", "--port", "65000", "--agents", "600"], ["65535"]),
+        (["--resume"], ["--resume", "--run"]),
+        (["--run", "nowhere", "--resume"], ["nowhere", "not a run directory"]),
+        (["--run", "/proc/nowhere"], ["cannot create run directory /proc/nowhere"]),
+        (["--run", "/dev/null/run"], ["cannot create run directory", "Not a directory"]),
+        (["surplus"], ["surplus"]),
+    ],
+)
+def test_launch_refuses(matrpo: Matrpo, arguments: list[str], words: list[str]) -> None:
+    assert_mistake(matrpo("launch", *arguments), *words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nonsense"], ["nonsense"]),
+        (["eval"], ["RUN"]),
+        (["eval", "nowhere"], ["nowhere is not a run directory"]),
+        (["eval", "nowhere", "--episodes", "0"], ["episodes", "0"]),
+        (["status", "nowhere"], ["nowhere is not a run directory"]),
+        (["topology", "rings"], ["ring"]),
+        (["topology", "ring", "--agents", "3", "--save", "x.pdf"], ["x.pdf"]),
+        (["list", "agents"], ["agents", "tasks"]),
+        (["agent", "--cluster", "nowhere.yaml", "--id", "0"], ["cannot read cluster file nowhere.yaml"]),
+        (["env-server"], ["--cluster"]),
+    ],
+)
+def test_other_commands_refuse(matrpo: Matrpo, arguments: list[str], words: list[str]) -> None:
+    assert_mistake(matrpo(*arguments), *words)
+
+
+def test_a_config_with_a_typo_names_the_nearest_key(matrpo: Matrpo, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("agents: 3\nrolout_length: 5\n")
+    assert_mistake(matrpo("launch", "--config", str(file)), "rolout_length", str(file), "did you mean 'rollout_length'")
+    file.write_text("agents: [\n")
+    assert_mistake(matrpo("launch", "--config", str(file)), str(file), "not valid YAML")
+
+
+def test_a_graph_that_is_not_connected_is_refused(matrpo: Matrpo, tmp_path: Path) -> None:
+    file = tmp_path / "two.edgelist"
+    file.write_text("0 1\n2 3\n")
+    assert_mistake(matrpo("launch", "--agents", "4", "--topology", str(file)), "not connected")
+
+
+def test_a_port_in_use_is_refused(matrpo: Matrpo) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        arguments = ["--transport", "tcp", "--insecure", "--agents", "3", "--port", str(port - 2)]
+        assert_mistake(matrpo("launch", *arguments), f"port {port}", "in use")
+
+
+def test_an_existing_run_directory_is_refused(matrpo: Matrpo, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    assert_mistake(matrpo("launch", "--run", str(tmp_path / "run")), "exists already", "--resume")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """The system refuses to let any file grow beyond 64 kB, as a full disk would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_full_disk_is_refused(matrpo: Matrpo) -> None:
+    assert_mistake(matrpo("launch"), "cannot create run directory", "File too large")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    """A run of two agents with checkpoints that belong to nothing known."""
+    run = RunDirectory.create(tmp_path / "run", Config(agents=3, seed=3), {})
+    for process in run.processes().values():
+        process.save_checkpoint(5, {"x": np.zeros(1)}, {"belongs_to": {"algo": "matrpo", "task": "chess"}})
+        process.log_metrics({"iteration": 5, "time": 0.0, "team_return_mean": -5.0, "kl": 0.25})
+    return run
+
+
+@pytest.mark.parametrize("command", [["launch", "--resume", "--run"], ["eval"]])
+def test_a_checkpoint_of_another_task_is_refused(matrpo: Matrpo, run: RunDirectory, command: list[str]) -> None:
+    assert_mistake(matrpo(*command, str(run.path)), "checkpoint 5", "task is chess", "navigation")
+    assert run.latest_common_iteration() == 5
+
+
+@pytest.mark.parametrize("key", sorted(set(FIELDS) - {"agents", "algo"}))
+def test_a_resumed_run_keeps_its_settings(matrpo: Matrpo, run: RunDirectory, key: str) -> None:
+    others = {"task": "mpe2/simple_spread_v3", "topology": "line", "activation": "tanh", "hidden_sizes": "[8, 8]"}
+    default = FIELDS[key].default
+    other = others.get(key)
+    if other is None and FIELDS[key].metadata["choices"]:
+        other = next(choice for choice in FIELDS[key].metadata["choices"] if choice != default)
+    if other is None:
+        other = (
+            str(not default).lower() if isinstance(default, bool) else "0.625" if isinstance(default, float) else "7"
+        )
+    result = matrpo("launch", "--run", str(run.path), "--resume", "-o", f"{key}={other}")
+    changeable = (
+        "steps", "link_deadline", "link_resend", "port", "insecure", "torch_threads", "checkpoint_every",
+        "checkpoints_kept", "tensorboard",
+    )  # fmt: skip
+    if key == "transport":
+        assert_mistake(result, "--insecure")
+    elif key in changeable:
+        assert_mistake(result, "task is chess")
+    else:
+        assert_mistake(result, f"cannot change '{key}'")
+
+
+def test_a_run_in_use_is_refused(matrpo: Matrpo, run: RunDirectory) -> None:
+    with run.lock():
+        assert_mistake(matrpo("launch", "--run", str(run.path), "--resume"), "in use")
+
+
+def test_a_run_without_a_checkpoint_cannot_be_evaluated(matrpo: Matrpo, tmp_path: Path) -> None:
+    RunDirectory.create(tmp_path / "new", Config(agents=2), {})
+    assert_mistake(matrpo("eval", str(tmp_path / "new")), "no checkpoint")
+
+
+def test_an_agent_that_is_not_in_the_cluster_is_refused(matrpo: Matrpo, run: RunDirectory) -> None:
+    agents = {0: {"endpoint": "tcp://127.0.0.1:1", "neighbours": []}}
+    content = {"run_id": "x", "config": "config.yaml", "environment": "ipc:///tmp/x", "agents": agents}
+    file = run.path / "cluster.yaml"
+    file.write_text(yaml.safe_dump(content))
+    assert_mistake(matrpo("agent", "--cluster", str(file), "--id", "0"), "keys are not available yet", "--insecure")
+    assert_mistake(matrpo("agent", "--cluster", str(file), "--id", "1", "--insecure"), "--id 1", "agents 0 to 0")
+
+
+def test_version(matrpo: Matrpo) -> None:
+    assert matrpo("--version") == (0, f"matrpo {__version__}\n", "")
+
+
+def test_no_command_shows_the_help(matrpo: Matrpo) -> None:
+    status, out, err = matrpo()
+    assert (status, out) == (2, "")
+    for command in ("launch", "agent", "env-server", "eval", "status", "topology", "list"):
+        assert command in err
+
+
+def test_every_setting_is_an_option_with_its_help(matrpo: Matrpo) -> None:
+    status, out, _ = matrpo("launch", "--help")
+    assert status == 0
+    for name in FIELDS:
+        assert f"--{name.replace('_', '-')}" in out
+    for section in ("What to run:", "Sampling:", "Trust region:", "Consensus:", "Links:", "Bookkeeping:"):
+        assert f"\n{section}\n" in out
+
+
+@pytest.mark.parametrize("what", ["tasks", "algorithms", "topologies"])
+def test_lists_are_json(matrpo: Matrpo, what: str) -> None:
+    status, out, err = matrpo("list", what, "--json")
+    assert (status, err) == (0, "")
+    names = [entry["name"] for entry in json.loads(out)]
+    assert {"tasks": "navigation", "algorithms": "matrpo", "topologies": "ring"}[what] in names
+    if what == "topologies":
+        assert names == list(TOPOLOGIES)
+    status, out, _ = matrpo("list", what)
+    assert all(any(line.startswith(name) for line in out.splitlines()) for name in names)
+
+
+def test_topology_prints_links_and_saves_a_picture(matrpo: Matrpo) -> None:
+    status, out, _ = matrpo("topology", "ring", "--agents", "4")
+    assert status == 0
+    assert out.splitlines()[0] == "link 0: 0 - 1"
+    assert "4 links, algebraic connectivity 2.0000" in out
+    assert (Path.cwd() / "ring-4.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_topology_as_json_saves_what_launch_reads(matrpo: Matrpo) -> None:
+    status, out, err = matrpo("topology", "small-world:4:0.5", "--agents", "9", "--json", "--save", "graph.json")
+    assert (status, err) == (0, "")
+    links = json.loads(out)["links"]
+    status, out, _ = matrpo("topology", "graph.json", "--agents", "9", "--json", "--save", "again.graphml")
+    assert json.loads(out)["links"] == links
+
+
+def test_status_reads_a_run(matrpo: Matrpo, run: RunDirectory) -> None:
+    status, out, err = matrpo("status", str(run.path), "--json")
+    assert (status, err) == (0, "")
+    summary = json.loads(out)
+    assert (summary["iteration"], summary["checkpoint"], summary["return_mean"]) == (5, 5, -5.0)
+    assert (summary["running"], summary["finished"]) == (False, False)
+    assert [process["name"] for process in summary["processes"]] == ["env-server", "agent 0", "agent 1", "agent 2"]
+    assert summary["processes"][1]["last"]["kl"] == 0.25
+    status, out, _ = matrpo("status", str(run.path))
+    assert status == 0
+    assert "checkpoint of iteration 5" in out
+
+
+def test_the_launcher_does_not_import_torch() -> None:
+    modules = "cli run_commands read_commands supervisor screen children"
+    lines = [
+        *(f"import matrpo.launch.{name}" for name in modules.split()),
+        "import sys; sys.exit('torch' in sys.modules)",
+    ]
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, timeout=60)
