@@ -82,3 +82,7 @@ def _run() -> int:
 def _fail(message: str, status: int) -> int:
     print(f"matrpo: error: {' '.join(message.split())}", file=sys.stderr)
     return status
+
+
+if __name__ == "__main__":
+    main()

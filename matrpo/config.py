@@ -58,15 +58,15 @@ class Config:
     initial_log_std: float = setting(-0.5, "Initial log standard deviation of Gaussian policies.")
 
     # Critic and advantage
-    gamma: float = setting(0.97, "Discount.", minimum=0.0, maximum=1.0)
+    gamma: float = setting(0.95, "Discount.", minimum=0.0, maximum=1.0)
     gae_lambda: float = setting(0.95, "GAE's lambda.", minimum=0.0, maximum=1.0)
     critic_epochs: int = setting(6, "Passes over the samples when fitting the critic.", minimum=1)
     critic_batch: int = setting(250, "Samples in a critic minibatch.", minimum=1)
     critic_lr: float = setting(1e-3, "Adam's learning rate for the critic.", above=0.0)
 
     # Trust region
-    kl_step: float = setting(0.003, "Each agent's share of the KL trust region (delta/N).", above=0.0)
-    damping: float = setting(1e-2, "Multiple of the identity added to the Fisher matrix.", minimum=0.0)
+    kl_step: float = setting(0.006, "Each agent's share of the KL trust region (delta/N).", above=0.0)
+    damping: float = setting(0.1, "Multiple of the identity added to the Fisher matrix.", minimum=0.0)
     solver: str = setting("recycled", "Solver of the local step.", choices=("recycled", "cg"))
     cg_iterations: int = setting(10, "CG iterations per solve (solver cg), or first directions (recycled).", minimum=1)
     solver_tolerance: float = setting(0.3, "Relative residual above which the basis is extended.", above=0.0)
@@ -81,8 +81,10 @@ class Config:
     backtrack_kl: float = setting(1.5, "Largest accepted true KL, as a multiple of kl_step.", above=0.0)
 
     # Consensus
-    beta: float | None = setting(None, "ADMM penalty (default: 0.6 / agents).", above=0.0)
-    admm_iterations: int | None = setting(None, "Link activations per iteration (K; default: 33 per link).", minimum=0)
+    beta: float | None = setting(None, "ADMM penalty (default: 0.9 / agents).", above=0.0)
+    admm_iterations: int | None = setting(
+        None, "Link activations per iteration (K; default: 10 + 4 x the graph's diameter, per link).", minimum=0
+    )
     schedule: str = setting("seeded", "Who activates which link when.", choices=("seeded", "poisson"))
     wire_dtype: str = setting("float32", "Type of log ratios on the wire.", choices=("float32", "float16"))
 
@@ -112,7 +114,7 @@ class Config:
         the trust region stays: a penalty that does not shrink with it would hold the step inside the region.
         """
         assert self.agents is not None
-        return 0.6 / self.agents if self.beta is None else self.beta
+        return 0.9 / self.agents if self.beta is None else self.beta
 
     @property
     def iterations(self) -> int:

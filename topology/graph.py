@@ -99,6 +99,11 @@ class CommunicationGraph:
         np.fill_diagonal(laplacian, -laplacian.sum(axis=1))
         return float(np.linalg.eigvalsh(laplacian)[1])
 
+    def diameter(self) -> int:
+        """Links on the longest of the shortest paths between two agents, each component by itself; 0 without links."""
+        graph = self.to_networkx()
+        return max(int(nx.diameter(graph.subgraph(component))) for component in self.components)
+
     def to_networkx(self) -> nx.Graph[int]:
         """The same graph as a networkx graph with integer nodes."""
         graph: nx.Graph[int] = nx.empty_graph(self.num_agents)

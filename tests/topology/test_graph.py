@@ -306,3 +306,19 @@ def test_the_listing_is_complete() -> None:
         assert topology.name == name
         assert topology.usage.startswith(name)
         assert topology.description.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("spec", "agents", "diameter"),
+    [
+        ("ring", 12, 6),
+        ("ring", 3, 1),
+        ("line", 7, 6),
+        ("complete", 9, 1),
+        ("star", 9, 2),
+        ("grid:3x4", 12, 5),
+        ("none", 4, 0),
+    ],
+)
+def test_diameters(spec: str, agents: int, diameter: int) -> None:
+    assert make_graph(spec, agents, 0).diameter() == diameter

@@ -1,0 +1,118 @@
+"""Starts real runs, small enough for tests, and looks at what they leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from matrpo.launch.cluster import Cluster
+
+TINY = ("--num-envs", "4", "--rollout-length", "10", "--hidden-sizes", "8,8", "--steps", "480")
+"""Settings of 12 iterations that take a second or two."""
+
+LAST = 12
+_PATIENCE = 120.0
+_TIMINGS = ("time", "seconds_", "steps_per_second", "rollout_steps_per_second")
+
+
+def command(run: Path, *arguments: str) -> list[str]:
+    """A command line of `matrpo launch` in the folder `run`."""
+    return [sys.executable, "-m", "matrpo.launch.cli", "launch", "--run", str(run), *TINY, *arguments]
+
+
+def train(run: Path, *arguments: str) -> Path:
+    """Train to the end."""
+    result = subprocess.run(command(run, *arguments), capture_output=True, text=True, timeout=_PATIENCE)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == ""
+    return run
+
+
+def start(run: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """Start training, in a session of its own as a terminal would."""
+    return subprocess.Popen(
+        command(run, *arguments), stderr=subprocess.PIPE, text=True, start_new_session=True, **options
+    )
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Wait until a condition holds; the process must go on meanwhile."""
+    deadline = time.monotonic() + _PATIENCE
+    while not condition():
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def has_iterations(run: Path, count: int) -> Callable[[], bool]:
+    """Whether the environment server has written so many lines."""
+
+    def check() -> bool:
+        file = run / "env" / "metrics.jsonl"
+        return file.exists() and len(file.read_text().splitlines()) >= count
+
+    return check
+
+
+def names(processes: list[psutil.Process]) -> list[str]:
+    """What `ps` calls the processes of a run, without what Python starts for itself."""
+    found = (" ".join(process.cmdline()).strip() for process in processes)
+    return sorted(name for name in found if name.startswith("matrpo"))
+
+
+def survivors(processes: list[psutil.Process], within: float) -> list[psutil.Process]:
+    """Which of these processes are still there after a while."""
+    deadline = time.monotonic() + within
+    while (left := [process for process in processes if _lives(process)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return left
+
+
+def socket_directory(run: Path) -> Path:
+    """Where the run has its sockets."""
+    return Path(Cluster.load(run / "cluster.yaml").environment.removeprefix("ipc://")).parent
+
+
+def checkpoints(run: Path, iteration: int = LAST) -> dict[str, bytes]:
+    """The checkpoint files of one iteration, of all processes."""
+    files = run.glob(f"**/checkpoint-{iteration:06d}.*")
+    return {str(file.relative_to(run)): file.read_bytes() for file in files}
+
+
+def metrics(run: Path, *, without: tuple[str, ...] = ()) -> dict[str, list[dict[str, Any]]]:
+    """The metrics of all processes, without those that tell time and those named."""
+    ignored = (*_TIMINGS, *without)
+    return {
+        str(file.relative_to(run)): [
+            {key: value for key, value in json.loads(line).items() if not key.startswith(ignored)}
+            for line in file.read_text().splitlines()
+        ]
+        for file in sorted(run.glob("**/metrics.jsonl"))
+    }
+
+
+def session_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """All processes of a run that `start` started."""
+    return [other for other in psutil.process_iter() if _session(other) == process.pid]
+
+
+def _session(process: psutil.Process) -> int | None:
+    try:
+        return os.getsid(process.pid)
+    except ProcessLookupError:
+        return None
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,172 @@
+"""Real runs: many processes equal one, a resumed run equals an uninterrupted one, and nothing is ever left behind."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from running import (
+    LAST,
+    checkpoints,
+    has_iterations,
+    metrics,
+    names,
+    session_of,
+    socket_directory,
+    start,
+    survivors,
+    train,
+    wait_for,
+)
+
+from matrpo.run_directory import RunDirectory
+
+RING = ("--agents", "4")
+RANDOM = ("--agents", "5", "--topology", "erdos-renyi:0.5", "--seed", "7")
+ENDLESS = ("--steps", "4000000")
+TRAFFIC = ("messages_", "bytes_", "unsent", "resends", "drops")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def ring(folder: Path) -> Path:
+    """A run on a ring, one process for each agent."""
+    return train(folder / "ring", *RING)
+
+
+def test_a_finished_run_is_complete_and_leaves_nothing_else(ring: Path) -> None:
+    run = RunDirectory.open(ring)
+    assert run.latest_common_iteration() == LAST
+    lines = metrics(ring)
+    assert len(lines) == 5
+    for process, its in lines.items():
+        assert [line["iteration"] for line in its] == list(range(1, LAST + 1)), process
+    assert {path.name for path in (ring / "tensorboard").iterdir()} == {"env", *(f"agent-0{i}" for i in range(4))}
+    assert not socket_directory(ring).exists()
+    for process in run.processes().values():
+        assert "finished" in process.log_path.read_text()
+        assert "WARNING" not in process.log_path.read_text()
+
+
+def test_many_processes_on_a_ring_equal_one_process_bit_for_bit(folder: Path, ring: Path) -> None:
+    single = train(folder / "ring-single", *RING, "--in-process")
+    assert checkpoints(single) == checkpoints(ring)
+    assert metrics(single, without=TRAFFIC) == metrics(ring, without=TRAFFIC)
+
+
+def test_many_processes_on_a_random_graph_equal_one_process_bit_for_bit(folder: Path) -> None:
+    many = train(folder / "random", *RANDOM)
+    single = train(folder / "random-single", *RANDOM, "--in-process")
+    assert checkpoints(single) == checkpoints(many)
+    assert metrics(single, without=TRAFFIC) == metrics(many, without=TRAFFIC)
+
+
+def test_two_runs_are_equal_bit_for_bit_whatever_the_transport(folder: Path, ring: Path) -> None:
+    again = train(folder / "again", *RING, "--transport", "tcp", "--insecure", "--port", "47810")
+    assert checkpoints(again) == checkpoints(ring)
+
+
+def test_without_links_every_agent_learns_alone(folder: Path, ring: Path) -> None:
+    alone = train(folder / "alone", "--agents", "4", "--topology", "none")
+    assert all(line["consensus_residual"] == 0 for line in metrics(alone)["agents/00/metrics.jsonl"])
+    assert all(line["consensus_residual"] > 0 for line in metrics(ring)["agents/00/metrics.jsonl"])
+    assert checkpoints(alone).keys() == checkpoints(ring).keys()
+
+
+def test_ctrl_c_stops_with_a_checkpoint_and_the_run_goes_on_as_if_nothing_happened(folder: Path, ring: Path) -> None:
+    run = folder / "stopped"
+    with start(run, *RING, *ENDLESS) as launcher:
+        wait_for(has_iterations(run, 4), launcher)
+        everyone = session_of(launcher)
+        began = time.monotonic()
+        os.killpg(launcher.pid, signal.SIGINT)
+        assert launcher.wait(20) == 130
+        assert time.monotonic() - began < 4
+        assert launcher.stderr is not None
+        errors = launcher.stderr.read()
+    assert f"matrpo launch --run {run} --resume" in errors
+    assert "Traceback" not in errors
+    assert survivors(everyone, within=2) == []
+    assert not socket_directory(run).exists()
+    stopped_at = RunDirectory.open(run).latest_common_iteration()
+    assert 3 <= stopped_at < LAST
+    train(run, *RING, "--resume")
+    assert checkpoints(run) == checkpoints(ring)
+    assert metrics(run, without=TRAFFIC) == metrics(ring, without=TRAFFIC)
+
+
+def test_a_killed_launcher_leaves_nothing_and_the_run_goes_on_from_its_checkpoint(folder: Path, ring: Path) -> None:
+    run = folder / "killed"
+    with start(run, *RING, *ENDLESS, "--checkpoint-every", "2") as launcher:
+        wait_for(has_iterations(run, 4), launcher)
+        everyone = session_of(launcher)
+        assert names(everyone)[:5] == [*(f"matrpo agent {agent}" for agent in range(4)), "matrpo env-server"]
+        assert "matrpo warm parent" in names(everyone)
+        sockets = socket_directory(run)
+        assert sockets.stat().st_mode & 0o777 == 0o700
+        launcher.kill()
+        launcher.wait(5)
+        assert survivors(everyone, within=5) == []
+        assert not sockets.exists()
+    assert 2 <= RunDirectory.open(run).latest_common_iteration() < LAST
+    train(run, *RING, "--resume", "--in-process")
+    assert checkpoints(run) == checkpoints(ring)
+    assert metrics(run, without=TRAFFIC) == metrics(ring, without=TRAFFIC)
+
+
+def test_a_second_ctrl_c_stops_at_once(folder: Path) -> None:
+    run = folder / "impatient"
+    with start(run, *RING, *ENDLESS) as launcher:
+        wait_for(has_iterations(run, 1), launcher)
+        everyone = session_of(launcher)
+        for process in everyone:
+            if "matrpo agent 1" in names([process]):
+                process.suspend()  # it cannot stop by itself
+        launcher.send_signal(signal.SIGINT)
+        wait_for(lambda: len(survivors(everyone, within=0)) < len(everyone), launcher)
+        launcher.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        assert launcher.wait(20) == 130
+        assert time.monotonic() - began < 2
+    assert survivors(everyone, within=2) == []
+    assert not socket_directory(run).exists()
+
+
+def test_an_agent_that_dies_ends_the_run_with_its_name(folder: Path) -> None:
+    run = folder / "dead-agent"
+    with start(run, *RING, *ENDLESS) as launcher:
+        wait_for(has_iterations(run, 2), launcher)
+        everyone = session_of(launcher)
+        next(process for process in everyone if names([process]) == ["matrpo agent 2"]).kill()
+        assert launcher.wait(20) == 1
+        assert launcher.stderr is not None
+        errors = launcher.stderr.read()
+    assert "matrpo: error: agent 2 failed: killed by SIGKILL" in errors
+    assert str(run / "agents" / "02" / "log.txt") in errors
+    assert survivors(everyone, within=2) == []
+
+
+def test_a_disk_that_fills_up_ends_the_run_with_a_clear_line(folder: Path) -> None:
+    run = folder / "full"
+    limit = 1_200_000
+    large = ("--hidden-sizes", "512,512", "--checkpoint-every", "1")
+    full_disk = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # noqa: E731
+    with start(run, *RING, *large, preexec_fn=full_disk) as launcher:
+        everyone = session_of(launcher)
+        assert launcher.wait(60) == 1
+        assert launcher.stderr is not None
+        errors = launcher.stderr.read()
+    line = next(line for line in errors.splitlines() if line.startswith("matrpo: error: "))
+    assert "cannot write" in line
+    assert line.endswith("checkpoint-000001.safetensors: File too large")
+    assert "Traceback" not in errors
+    assert not list(run.glob("**/*.tmp"))
+    assert survivors(everyone, within=2) == []
