@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from matrpo.config import ConfigError
+from matrpo.config import ConfigError, parse_override
 
 if TYPE_CHECKING:
     from matrpo.experiments.bench_report import Report
@@ -77,7 +77,8 @@ def solver(
     path = _target(path, "solver")
     from matrpo.experiments.bench_solver import run
 
-    _finish(run(agents, activations, training, quick, _say), path, quick)
+    settings = dict(map(parse_override, changes))
+    _finish(run(agents, activations, training, settings, quick, _say), path, quick)
 
 
 @bench.command()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from matrpo.agent import make_solver
 from matrpo.build import build_peer
-from matrpo.config import Config, to_dict
+from matrpo.config import Config, resolve, to_dict
 from matrpo.consensus.bus import run_in_process
 from matrpo.consensus.peer import Peer, Step
 from matrpo.experiments.bench_products import measure_products
@@ -53,20 +54,30 @@ class Problem:
         return LinearizedPolicy(self.policies[agent], rollout.observations, rollout.joint_actions)
 
 
-def run(agents: Sequence[int], activations: Sequence[int], training: int, quick: bool, say: Say) -> Report:
+def run(
+    agents: Sequence[int],
+    activations: Sequence[int],
+    training: int,
+    changes: Mapping[str, Any],
+    quick: bool,
+    say: Say,
+) -> Report:
     """Compare the solvers.
 
     Args:
         agents: the numbers of agents N, each on a ring.
         activations: the numbers of activations K.
         training: iterations of training before the one that is measured, so that its advantages mean something.
+        changes: settings that are not the default.
         quick: tiny sizes.
         say: told about the progress.
+
+    Raises:
+        ConfigError: a setting is unknown or has a bad value.
     """
     torch.set_num_threads(1)
-    config = Config(topology="ring", tensorboard=False)
-    if quick:
-        config = dataclasses.replace(config, num_envs=4, rollout_length=50, hidden_sizes=(16, 16))
+    sizes_of_a_test = {"num_envs": 4, "rollout_length": 50, "hidden_sizes": (16, 16)} if quick else {}
+    config = resolve(("benchmark", {"tensorboard": False, **sizes_of_a_test}), ("-o", changes))
     comparisons: list[Row] = []
     products: list[Row] = []
     goals: list[Goal] = []

@@ -89,7 +89,7 @@ class Critic(nn.Module):
 
     @torch.no_grad()
     def _track(self, targets: Tensor) -> None:
-        """Fold targets into the running moments and, after the first ones, rescale the last layer to keep predictions."""
+        """Fold targets into the running moments and, after the first, rescale the last layer to keep predictions."""
         old_mean, old_std = float(self.mean), self.std
         self.batches += 1
         weight = max(self.forgetting, 1.0 / int(self.batches))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -13,7 +14,9 @@ from typing import Any
 
 import psutil
 
+from matrpo.config import ConfigError
 from matrpo.launch.cluster import Cluster
+from matrpo.launch.supervisor import check_ports
 
 TINY = ("--num-envs", "4", "--rollout-length", "10", "--hidden-sizes", "8,8", "--steps", "480")
 """Settings of 12 iterations that take a second or two."""
@@ -97,6 +100,15 @@ def metrics(run: Path, *, without: tuple[str, ...] = ()) -> dict[str, list[dict[
         ]
         for file in sorted(run.glob("**/metrics.jsonl"))
     }
+
+
+def free_ports(count: int) -> int:
+    """The first of so many TCP ports in a row that nobody listens at."""
+    for first in range(47000, 60000, count):
+        with contextlib.suppress(ConfigError):
+            check_ports(range(first, first + count))
+            return first
+    raise AssertionError("no free ports")
 
 
 def session_of(process: subprocess.Popen[str]) -> list[psutil.Process]:

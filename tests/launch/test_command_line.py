@@ -276,10 +276,8 @@ def test_status_reads_a_run(matrpo: Matrpo, run: RunDirectory) -> None:
     assert "checkpoint of iteration 5" in out
 
 
-def test_the_launcher_does_not_import_torch() -> None:
-    modules = "cli run_commands read_commands supervisor screen children"
-    lines = [
-        *(f"import matrpo.launch.{name}" for name in modules.split()),
-        "import sys; sys.exit('torch' in sys.modules)",
-    ]
-    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, timeout=60)
+def test_neither_the_launcher_nor_the_environment_server_imports_torch() -> None:
+    modules = ("cli", "run_commands", "read_commands", "supervisor", "screen", "children", "env_server")
+    imports = ", ".join(f"matrpo.launch.{name}" for name in modules)
+    script = f"import sys, {imports}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

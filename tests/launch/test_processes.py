@@ -12,6 +12,7 @@ import pytest
 from running import (
     LAST,
     checkpoints,
+    free_ports,
     has_iterations,
     metrics,
     names,
@@ -70,7 +71,7 @@ def test_many_processes_on_a_random_graph_equal_one_process_bit_for_bit(folder: 
 
 
 def test_two_runs_are_equal_bit_for_bit_whatever_the_transport(folder: Path, ring: Path) -> None:
-    again = train(folder / "again", *RING, "--transport", "tcp", "--insecure", "--port", "47810")
+    again = train(folder / "again", *RING, "--transport", "tcp", "--insecure", "--port", str(free_ports(5)))
     assert checkpoints(again) == checkpoints(ring)
 
 
