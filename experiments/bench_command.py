@@ -64,9 +64,15 @@ def bench() -> None:
 @click.option("--agents", type=Counts(), default="3,12", show_default=True, help="Numbers of agents.")
 @click.option("--activations", type=Counts(), default="100,500", show_default=True, help="Link activations K.")
 @click.option("--training", type=click.IntRange(min=0), default=3, show_default=True, help="Iterations before.")
+@click.option("-o", "changes", multiple=True, metavar="KEY=VALUE", help="Any setting of a run; may be repeated.")
 @_shared
 def solver(
-    agents: tuple[int, ...], activations: tuple[int, ...], training: int, path: Path | None, quick: bool
+    agents: tuple[int, ...],
+    activations: tuple[int, ...],
+    training: int,
+    changes: tuple[str, ...],
+    path: Path | None,
+    quick: bool,
 ) -> None:
     """Recycled conjugate directions against CG at every activation.
 

@@ -71,6 +71,7 @@ class AgentProcess:
             StorageError: a file cannot be written.
         """
         try:
+            self._meet_neighbours()
             step = self._ask(Hello(self._id), (self._start + 1, 0))
             for iteration in range(self._start + 1, self._config.iterations + 1):
                 step = self._iterate(iteration, step)
@@ -101,6 +102,12 @@ class AgentProcess:
         metrics = agent_metrics(learning, self._peer, self._clock, self._links.traffic)
         self._recorder.record(iteration, metrics, self._agent.state_dict())
         return step
+
+    def _meet_neighbours(self) -> None:
+        """Wait until all neighbours that this agent dials are connected, but not for ever."""
+        deadline = time.monotonic() + self._config.link_deadline
+        while not self._links.greet() and time.monotonic() < deadline:
+            self._pump(deadline)
 
     def _agree(self, iteration: int) -> None:
         """Run the consensus phase to its end."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
+from collections.abc import Iterator
 from itertools import pairwise
 from statistics import median
 from typing import Any
@@ -32,17 +34,17 @@ class Progress:
         self.returns: dict[int, float | None] = {}
         self.environment: dict[str, Any] = {}
         self.agents: list[dict[str, Any]] = [{} for _ in range(run.num_agents)]
-        self._environment_tail = MetricsTail(run.env.metrics_path)
-        self._agent_tails = [MetricsTail(run.agent(agent).metrics_path) for agent in range(run.num_agents)]
+        self._environment_lines = _Lines(MetricsTail(run.env.metrics_path))
+        self._agent_lines = [_Lines(MetricsTail(run.agent(agent).metrics_path)) for agent in range(run.num_agents)]
         self._ends: deque[float] = deque(maxlen=_RECENT + 1)
 
-    def poll(self) -> None:
-        """Read what has been written since the last call."""
-        for line in self._environment_tail.poll():
+    def poll(self, last: float = math.inf) -> None:
+        """Read what has been written since the last call, but no iteration after `last`."""
+        for line in self._environment_lines.take(last):
             self.environment = line
             self.returns[line["iteration"]] = line.get("team_return_mean")
-        for agent, tail in enumerate(self._agent_tails):
-            for line in tail.poll():
+        for agent, lines in enumerate(self._agent_lines):
+            for line in lines.take(last):
                 self.agents[agent] = line
                 if agent == 0:
                     self._ends.append(line["time"])
@@ -124,3 +126,17 @@ class Progress:
             "running": self.run.is_locked(),
             "processes": [{"name": name, "seconds_since_last_line": ages[name], "last": lines[name]} for name in lines],
         }
+
+
+class _Lines:
+    """The lines of a metrics file that nobody has asked for yet."""
+
+    def __init__(self, tail: MetricsTail) -> None:
+        self._tail = tail
+        self._waiting: deque[dict[str, Any]] = deque()
+
+    def take(self, last: float) -> Iterator[dict[str, Any]]:
+        """Those up to an iteration, each once."""
+        self._waiting.extend(self._tail.poll())
+        while self._waiting and self._waiting[0]["iteration"] <= last:
+            yield self._waiting.popleft()

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from matrpo.config import FIELDS, ConfigError
+from matrpo.process_directory import StorageError, write_atomically
 from matrpo.run_directory import RunDirectory
 
 _PATH = click.Path(path_type=Path)
@@ -34,8 +35,10 @@ def evaluate_run(run: Path, episodes: int, stochastic: bool, render: Path | None
         frames = render_gif(directory, render, deterministic=not stochastic)
         click.echo(f"{render}: {frames} frames", err=True)
     result = evaluate(directory, episodes, deterministic=not stochastic)
+    document = dataclasses.asdict(result)
+    _keep(directory.path / "evaluation" / f"{result.iteration:06d}.json", document)
     if as_json:
-        _print_json(dataclasses.asdict(result))
+        _print_json(document)
         return
     low, high = result.return_ci95
     click.echo(f"return {result.return_mean:.2f}  (95% CI {low:.2f} to {high:.2f})")
@@ -135,6 +138,14 @@ def _topologies() -> list[dict[str, Any]]:
     return [
         {"name": name, "usage": entry.usage, "description": entry.description} for name, entry in TOPOLOGIES.items()
     ]
+
+
+def _keep(path: Path, document: Any) -> None:
+    """Store an evaluation with its run, if that can be written to: a run on a read-only disk can be evaluated too."""
+    try:
+        write_atomically(path, json.dumps(_finite(document)).encode())
+    except StorageError as error:
+        click.echo(f"not kept: {error}", err=True)
 
 
 def _print_json(document: Any) -> None:

@@ -65,11 +65,12 @@ class PlainScreen:
         self.tick()
 
     def tick(self) -> None:
-        """Print a line if every agent has finished another iteration."""
-        self._progress.poll()
-        if self._progress.iteration > self._shown:
+        """Print a line for each iteration that every agent has finished since the last call."""
+        self._progress.poll(self._shown + 1)
+        while self._progress.iteration > self._shown:
             self._shown = self._progress.iteration
             self.say(plain_line(self._progress))
+            self._progress.poll(self._shown + 1)
 
     def say(self, line: str) -> None:
         """Print a line."""

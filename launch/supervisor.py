@@ -21,7 +21,7 @@ import psutil
 from matrpo.config import ConfigError
 from matrpo.launch.children import run_child
 from matrpo.launch.cluster import FILE_NAME, Cluster
-from matrpo.launch.process import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_MISTAKE, READY, Supervision
+from matrpo.launch.process import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_MISTAKE, READY, StopRequested, Supervision
 from matrpo.process_directory import ProcessDirectory
 from matrpo.run_directory import RunDirectory
 from matrpo.topology import CommunicationGraph
@@ -49,10 +49,16 @@ class Child:
 
 
 class Interrupts:
-    """Counts Ctrl-C, SIGTERM and a closed terminal instead of letting them end the launcher."""
+    """Counts Ctrl-C, SIGTERM and a closed terminal instead of letting them end the launcher.
+
+    Attributes:
+        count: how often that happened.
+        raising: whether the next one also raises `StopRequested`.
+    """
 
     def __init__(self) -> None:
         self.count = 0
+        self.raising = False
 
     @contextlib.contextmanager
     def counted(self) -> Iterator[Interrupts]:
@@ -60,6 +66,9 @@ class Interrupts:
 
         def count(_signal: int, _frame: object) -> None:
             self.count += 1
+            if self.raising:
+                self.raising = False
+                raise StopRequested
 
         stops = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
         old = {number: signal.getsignal(number) for number in stops}
@@ -90,7 +99,7 @@ class Supervisor:
         self._say = say
         self._children: list[Child] = []
         self._words: dict[str, bytes] = {}
-        self.ready = False
+        self._launched_at = psutil.Process().create_time()
 
     def run(self, tick: Callable[[], None]) -> int:
         """Start all processes and stay until the last has ended.
@@ -104,8 +113,12 @@ class Supervisor:
         with Interrupts().counted() as interrupts:
             sockets = Path(tempfile.mkdtemp(prefix="matrpo-", dir=_short_folder()))
             try:
+                interrupts.raising = True  # until the warm parent is warm, starting a child cannot be stopped otherwise
                 self._launch(sockets)
+                interrupts.raising = False
                 return self._watch(tick, interrupts)
+            except StopRequested:
+                return EXIT_INTERRUPTED
             finally:
                 self._kill()
                 shutil.rmtree(sockets, ignore_errors=True)
@@ -117,10 +130,9 @@ class Supervisor:
         os.environ.update(OMP_NUM_THREADS=threads, OPENBLAS_NUM_THREADS=threads)
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([_WARM])
-        launched_at = psutil.Process().create_time()
         for name, directory in self._run.processes().items():
             report, remote = context.Pipe(duplex=False)
-            supervision = Supervision(remote, sockets, launched_at)
+            supervision = Supervision(remote, sockets, self._launched_at)
             process = context.Process(target=run_child, args=(name, cluster, self._start, supervision), name=name)
             process.start()
             remote.close()
@@ -169,7 +181,9 @@ class Supervisor:
             with contextlib.suppress(EOFError, OSError):
                 while child.report.poll():
                     self._words[child.name] = child.report.recv_bytes()
-                    self.ready = self.ready or self._words[child.name] == READY
+                    if self._words[child.name] == READY:
+                        seconds = time.time() - self._launched_at
+                        self._say(f"{self._run.num_agents} agents ready after {seconds:.1f} s")
 
     def _fail(self, interrupts: Interrupts) -> int:
         """End the run because a child failed; name the one that failed by itself, and return the exit status."""

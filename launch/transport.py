@@ -92,7 +92,9 @@ class LinkTransport:
     def greet(self) -> bool:
         """Tell the neighbours dialled so far where to answer; True when all of them have been told."""
         for other in sorted(self._not_greeted):
-            if self._transmit(self._dealers[other], self._codec.encode_greeting(self._agent)):
+            frames = self._codec.encode_greeting(self._agent)
+            if _try_send(self._dealers[other], frames):
+                self._count(frames)
                 self._not_greeted.discard(other)
         return not self._not_greeted
 
@@ -148,9 +150,12 @@ class LinkTransport:
         if not _try_send(socket, frames if route is None else [route, *frames]):
             self.traffic.unsent += 1
             return False
+        self._count(frames)
+        return True
+
+    def _count(self, frames: Frames) -> None:
         self.traffic.messages_sent += 1
         self.traffic.bytes_sent += sum(map(len, frames))
-        return True
 
 
 class AgentLine:
@@ -261,11 +266,11 @@ def _socket(context: zmq.Context[Any], kind: int, endpoint: str, max_bytes: int,
     socket.setsockopt(zmq.IMMEDIATE, 1)
     socket.setsockopt(zmq.MAXMSGSIZE, max_bytes)
     socket.setsockopt(zmq.RECONNECT_IVL, 100)
-    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 5000)
     socket.setsockopt(zmq.HANDSHAKE_IVL, 3000)
     if kind == zmq.ROUTER:
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     if endpoint.startswith("tcp:"):
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 5000)
         socket.setsockopt(zmq.HEARTBEAT_IVL, 500)
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 1500)
         socket.setsockopt(zmq.HEARTBEAT_TTL, 1500)

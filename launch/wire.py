@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 import numpy as np
 
 from matrpo.consensus.message import Kind, LinkMessage

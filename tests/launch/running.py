@@ -18,7 +18,7 @@ from matrpo.config import ConfigError
 from matrpo.launch.cluster import Cluster
 from matrpo.launch.supervisor import check_ports
 
-TINY = ("--num-envs", "4", "--rollout-length", "10", "--hidden-sizes", "8,8", "--steps", "480")
+TINY = {"num_envs": 4, "rollout_length": 10, "hidden_sizes": [8, 8], "steps": 480}
 """Settings of 12 iterations that take a second or two."""
 
 LAST = 12
@@ -28,7 +28,8 @@ _TIMINGS = ("time", "seconds_", "steps_per_second", "rollout_steps_per_second")
 
 def command(run: Path, *arguments: str) -> list[str]:
     """A command line of `matrpo launch` in the folder `run`."""
-    return [sys.executable, "-m", "matrpo.launch.cli", "launch", "--run", str(run), *TINY, *arguments]
+    settings = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
+    return [sys.executable, "-m", "matrpo.launch.cli", "launch", "--run", str(run), *settings, *arguments]
 
 
 def train(run: Path, *arguments: str) -> Path:

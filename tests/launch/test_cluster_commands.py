@@ -7,24 +7,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-from running import LAST, TINY, checkpoints, has_iterations, train, wait_for
+from running import TINY, checkpoints, has_iterations, train, wait_for
 
 from matrpo.config import resolve
-from matrpo.launch.cluster import Cluster
 from matrpo.launch.supervisor import make_cluster
 from matrpo.run_directory import RunDirectory
 from matrpo.topology import make_graph
 
 
-def prepare(folder: Path, **changes: object) -> tuple[Path, Cluster]:
-    """A run directory with a cluster file, and nothing started."""
-    pairs = dict(zip((flag[2:].replace("-", "_") for flag in TINY[::2]), TINY[1::2], strict=True))
-    settings = {"num_envs": int(pairs["num_envs"]), "rollout_length": int(pairs["rollout_length"])}
-    settings |= {"hidden_sizes": [8, 8], "steps": int(pairs["steps"]), "agents": 2, "topology": "line"}
-    run = RunDirectory.create(folder / "run", resolve(("test", settings | changes)), {})
-    cluster = make_cluster(run, make_graph("line", 2, 0), folder)
-    cluster.save(run.path / "cluster.yaml")
-    return run.path, cluster
+def prepare(folder: Path, **changes: object) -> Path:
+    """A run directory of two agents with a cluster file, and nothing started."""
+    settings = TINY | {"agents": 2, "topology": "line"} | changes
+    run = RunDirectory.create(folder / "run", resolve(("test", settings)), {})
+    make_cluster(run, make_graph("line", 2, 0), folder).save(run.path / "cluster.yaml")
+    return run.path
 
 
 def start(run: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -33,7 +29,7 @@ def start(run: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def test_processes_started_by_hand_equal_a_launch(tmp_path: Path) -> None:
-    run, _ = prepare(tmp_path)
+    run = prepare(tmp_path)
     processes = [start(run, "agent", "--id", "1"), start(run, "env-server"), start(run, "agent", "--id", "0")]
     errors = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], errors
@@ -43,7 +39,7 @@ def test_processes_started_by_hand_equal_a_launch(tmp_path: Path) -> None:
 
 
 def test_when_the_server_is_stopped_all_stop_with_a_checkpoint(tmp_path: Path) -> None:
-    run, _ = prepare(tmp_path, steps=4_000_000)
+    run = prepare(tmp_path, steps=4_000_000)
     agents = [start(run, "agent", "--id", agent) for agent in "01"]
     server = start(run, "env-server")
     wait_for(has_iterations(run, 2), server)
@@ -52,4 +48,3 @@ def test_when_the_server_is_stopped_all_stop_with_a_checkpoint(tmp_path: Path) -
     for process in (server, *agents):
         process.communicate()
     assert RunDirectory.open(run).latest_common_iteration() >= 1
-    assert RunDirectory.open(run).config.iterations > LAST

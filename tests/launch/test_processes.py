@@ -141,6 +141,20 @@ def test_a_second_ctrl_c_stops_at_once(folder: Path) -> None:
     assert not socket_directory(run).exists()
 
 
+def test_ctrl_c_while_the_processes_start_leaves_nothing(folder: Path) -> None:
+    run = folder / "hasty"
+    with start(run, *RING, *ENDLESS) as launcher:
+        wait_for((run / "cluster.yaml").exists, launcher)
+        wait_for(lambda: len(session_of(launcher)) > 1, launcher)
+        everyone = session_of(launcher)
+        os.killpg(launcher.pid, signal.SIGINT)
+        assert launcher.wait(3) == 130
+        assert launcher.stderr is not None
+        assert "Traceback" not in launcher.stderr.read()
+    assert survivors(everyone, within=5) == []
+    assert not socket_directory(run).exists()
+
+
 def test_an_agent_that_dies_ends_the_run_with_its_name(folder: Path) -> None:
     run = folder / "dead-agent"
     with start(run, *RING, *ENDLESS) as launcher:
