@@ -88,7 +88,10 @@ def run(
         sizes = (problem.rollouts[0].observations.shape[1], *config.hidden_sizes, 5 * num_agents)
         products += measure_products(model, sizes, repeats=3 if quick else 21)
         for k in activations:
-            pair = {solver: _measure(problem, solver, k, say) for solver in ("recycled", "cg")}
+            pair = {}
+            for solver in ("recycled", "cg"):
+                pair[solver] = row = _measure(problem, solver, k, say)
+                say(", ".join(f"{name} {value}" for name, value in row.items()))
             comparisons += pair.values()
             goals += _goals(f"N={num_agents}, K={k}", pair["recycled"], pair["cg"])
     settings = {**to_dict(config), "agents": list(agents), "admm_iterations": list(activations)}

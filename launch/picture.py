@@ -10,11 +10,11 @@ import networkx as nx
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
-from matrpo.topology.files import write_whole
-from matrpo.topology.graph import CommunicationGraph
 from numpy.typing import NDArray
 
 from matrpo.config import ConfigError
+from matrpo.topology.files import write_whole
+from matrpo.topology.graph import CommunicationGraph
 
 _SUFFIXES = (".png", ".svg")
 _AGENT_COLOUR = "#0072B2"  # blue of the Okabe-Ito palette: safe for the colour-blind, dark enough in grey print
