@@ -182,15 +182,14 @@ def _measure(problem: Problem, solver_name: str, activations: int, say: Say) -> 
         "fisher_per_agent": fisher / graph.num_agents,
         "jacobian_products": jacobian,
         "cpu_seconds": seconds,
-        "augmented_lagrangian": augmented_lagrangian(graph, problem.advantages, ratios, peers, config.beta),
+        "augmented_lagrangian": augmented_lagrangian(graph, problem.advantages, ratios, peers, config.penalty),
         "disagreement": _disagreement(graph, ratios),
         "kl_over_limit": _mean_kl(problem, solvers) / config.kl_step,
     }
 
 
 def _rule(agent: int, graph: CommunicationGraph, config: Config) -> StepRule:
-    penalty = len(graph.links_of(agent)) * config.beta
-    return StepRule(config.step_rule, config.kl_step, penalty, config.trust_multiplier * config.beta)
+    return StepRule(config.kl_step, len(graph.links_of(agent)) * config.penalty, config.step_rule == "paper")
 
 
 def _local_step(solver: Solver, advantages: Tensor) -> Step:

@@ -49,9 +49,7 @@ class Agent:
             self._generator,
         )
         self._rollout = Rollout(agent_id, spec, config.rollout_length, config.num_envs)
-        self._rule = StepRule(
-            config.step_rule, config.kl_step, num_links * config.beta, config.trust_multiplier * config.beta
-        )
+        self._rule = StepRule(config.kl_step, num_links * config.penalty, config.step_rule == "paper")
         self._update: _Update | None = None
 
     @torch.no_grad()
@@ -133,11 +131,10 @@ class Agent:
         rollout, parameters = self._rollout, list(self.policy.parameters())
         old = self.policy.distribution(rollout.observations, rollout.action_masks)
         old_log_prob = old.log_prob(rollout.joint_actions).sum(1)
-        change = update.solver.x * self._rule.final_scale(update.solver.kl)
         kl = surrogate = fraction = 0.0
         for halvings in range(config.backtrack_limit + 1):
             fraction = 0.5**halvings
-            set_flat_parameters(parameters, update.model.parameters + fraction * change)
+            set_flat_parameters(parameters, update.model.parameters + fraction * update.solver.x)
             new = self.policy.distribution(rollout.observations, rollout.action_masks)
             kl = float(old.kl_to(new).sum(1).mean())
             log_ratio = new.log_prob(rollout.joint_actions).sum(1) - old_log_prob

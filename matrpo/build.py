@@ -43,7 +43,7 @@ def build_peer(agent_id: int, graph: CommunicationGraph, config: Config, incarna
         graph,
         run_seed=config.seed,
         activations=link_activations(graph, config),
-        beta=config.beta,
+        beta=config.penalty,
         schedule=config.schedule,
         wire_dtype=config.wire_dtype,
         deadline=config.link_deadline,

@@ -73,16 +73,15 @@ class Config:
     solver_extension: int = setting(2, "Directions added by an extension.", minimum=1)
     solver_check_every: int = setting(4, "Solves between two residual checks.", minimum=1)
     step_rule: str = setting(
-        "penalised",
-        "Trust region of local steps: a fixed multiplier, the KKT point, or the boundary as the paper prints it.",
-        choices=("penalised", "kkt", "paper"),
+        "kkt",
+        "Step length: the KKT point, or always the boundary as printed in the paper.",
+        choices=("kkt", "paper"),
     )
-    trust_multiplier: float = setting(12.0, "The fixed multiplier, in units of beta.", above=0.0)
     backtrack_limit: int = setting(10, "Halvings of the step before it is given up.", minimum=0)
     backtrack_kl: float = setting(1.5, "Largest accepted true KL, as a multiple of kl_step.", above=0.0)
 
     # Consensus
-    beta: float = setting(1.0, "ADMM penalty.", above=0.0)
+    beta: float | None = setting(None, "ADMM penalty (default: 0.9 / agents).", above=0.0)
     admm_iterations: int | None = setting(
         None, "Link activations per iteration (K; default: 10 + 4 x the graph's diameter, per link).", minimum=0
     )
@@ -106,6 +105,16 @@ class Config:
     def samples(self) -> int:
         """M: samples of one iteration, shared index by index by all agents."""
         return self.num_envs * self.rollout_length
+
+    @property
+    def penalty(self) -> float:
+        """The ADMM penalty beta.
+
+        At the optimum of (15) an agent's gradient is the mean of all agents', so that it shrinks with N like 1/N while
+        the trust region stays: a penalty that does not shrink with it would hold the step inside the region.
+        """
+        assert self.agents is not None
+        return 0.9 / self.agents if self.beta is None else self.beta
 
     @property
     def iterations(self) -> int:

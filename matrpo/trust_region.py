@@ -36,46 +36,30 @@ class LinearModel(Protocol):
 
 @dataclass(frozen=True)
 class StepRule:
-    """The length s of the local step x = s H^{-1} V, and of the step that is taken in the end.
-
-    - `kkt`: the exact minimiser of the subproblem. While the KL constraint binds, (51); where lambda in (50) would be
-      negative the constraint is slack, lambda = 0, and (47) gives 1 / (|E(q)| beta).
-    - `paper`: (51) always, as (22) prints it.
-    - `penalised`: the trust region in its Lagrangian form. All agents hold lambda in (47) at one value while they
-      agree, and the agreed step is scaled to the boundary at the end. Log ratios then keep the proportions of the
-      advantages that they come from. With a constraint on every local step, an agent with hardly any advantage sends
-      log ratios, noise for the most part, as large as those of the one that is rewarded.
-
-    An agent without links takes the boundary under every rule.
+    """The length s of the local step x = s H^{-1} V.
 
     Attributes:
-        kind: `penalised`, `kkt` or `paper`.
         kl_step: delta/N, the agent's trust region.
         penalty: |E(q)| beta, the agent's number of links times the ADMM penalty; 0 without links.
-        multiplier: lambda of `penalised`.
+        literal: take the first value always, as (22) prints it.
     """
 
-    kind: str
     kl_step: float
     penalty: float
-    multiplier: float = 0.0
+    literal: bool = False
 
     def __call__(self, quadratic: float) -> float:
-        """s of a local step, for quadratic = V^T H^{-1} V."""
+        """s for quadratic = V^T H^{-1} V.
+
+        While the KL constraint binds, (51): sqrt(2 (delta/N) / V^T H^{-1} V). Where lambda in (50) would be negative
+        the constraint is slack, lambda = 0, and (47) gives 1 / (|E(q)| beta).
+        """
         if not quadratic > 0.0:
             return 0.0
         boundary = math.sqrt(2.0 * self.kl_step / quadratic)
-        if self.penalty == 0.0 or self.kind == "paper":
+        if self.literal or self.penalty == 0.0:
             return boundary
-        if self.kind == "penalised":
-            return 1.0 / (self.multiplier + self.penalty)
         return min(boundary, 1.0 / self.penalty)
-
-    def final_scale(self, kl: float) -> float:
-        """What to multiply the last local step with, for its kl = x^T H x / 2."""
-        if self.kind != "penalised" or not kl > 0.0:
-            return 1.0
-        return math.sqrt(self.kl_step / kl)
 
 
 class RecycledSolver:
@@ -94,9 +78,6 @@ class RecycledSolver:
         tolerance: relative residual above which a check adds directions.
         extension: directions added by a check.
         check_every: solves between two checks.
-
-    Attributes:
-        kl: x^T H x / 2 of the latest solve.
     """
 
     def __init__(
@@ -124,7 +105,6 @@ class RecycledSolver:
         self._products = torch.empty_like(self._directions)  # H p_k
         self._ratios = model.parameters.new_empty(0, model.num_agents * model.num_samples)  # J p_k
         self._coefficients = model.parameters.new_empty(0)
-        self.kl = 0.0
 
     @property
     def num_directions(self) -> int:
@@ -146,9 +126,7 @@ class RecycledSolver:
         self._solves += 1
         coefficients = self._project(flat)
         quadratic = float(coefficients.square() @ self._curvatures[: self._size])
-        length = self._rule(quadratic)
-        self._coefficients = coefficients * length
-        self.kl = 0.5 * length**2 * quadratic
+        self._coefficients = coefficients * self._rule(quadratic)
         return (self._ratios[: self._size].T @ self._coefficients).view_as(w)
 
     def _project(self, flat: Tensor) -> Tensor:
@@ -207,10 +185,6 @@ class ConjugateGradientSolver:
         rule: the step length.
         damping: multiple of the identity added to H.
         iterations: Fisher products per solve.
-
-    Attributes:
-        x: the parameter change of the latest solve, (D,).
-        kl: its x^T H x / 2.
     """
 
     def __init__(self, model: LinearModel, rule: StepRule, *, damping: float, iterations: int) -> None:
@@ -219,16 +193,12 @@ class ConjugateGradientSolver:
         self._damping = damping
         self._iterations = iterations
         self.x = torch.zeros_like(model.parameters)
-        self.kl = 0.0
 
     def solve(self, w: Tensor) -> Tensor:
         """The log ratios u = J x of the local step for the weights w. Shapes (N, M) -> (N, M)."""
         gradient = self._model.vjp(w)
         solution = conjugate_gradients(self._product, gradient, self._iterations)
-        quadratic = float(gradient @ solution)
-        length = self._rule(quadratic)
-        self.x = solution * length
-        self.kl = 0.5 * length**2 * quadratic
+        self.x = solution * self._rule(float(gradient @ solution))
         return self._model.jvp(self.x)
 
     def _product(self, direction: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ def dense_kkt(hessian: np.ndarray, gradient: np.ndarray, penalty: float, kl_step
 @pytest.mark.parametrize("make", ["recycled", "cg"])
 @pytest.mark.parametrize(("scale", "penalty", "binding"), [(10.0, 2.0, True), (0.01, 2.0, False), (1.0, 0.0, True)])
 def test_local_step_is_the_kkt_point(instance, make, scale, penalty, binding):
-    rule = StepRule("kkt", KL_STEP, penalty)
+    rule = StepRule(KL_STEP, penalty)
     dimension = len(instance.hessian)
     if make == "recycled":
         solver = instance.recycled(rule, directions=dimension)
@@ -113,37 +113,16 @@ def test_dense_kkt_agrees_with_a_general_solver(instance):
         np.testing.assert_allclose(dense_kkt(hessian, gradient, penalty, KL_STEP), found.x, rtol=2e-3, atol=1e-7)
 
 
-def test_lengths_of_the_rules():
-    on_the_boundary = pytest.approx(math.sqrt(0.02 / 1e-6))
-    assert StepRule("paper", 0.01, 2.0)(1e-6) == on_the_boundary
-    assert StepRule("kkt", 0.01, 2.0)(1e-6) == 0.5
-    assert StepRule("kkt", 0.01, 2.0)(100.0) == pytest.approx(math.sqrt(0.02 / 100.0))
-    assert StepRule("penalised", 0.01, 2.0, multiplier=8.0)(100.0) == 0.1
-    for kind in ("penalised", "kkt", "paper"):
-        assert StepRule(kind, 0.01, 0.0, multiplier=8.0)(1e-6) == on_the_boundary
-        assert StepRule(kind, 0.01, 2.0, multiplier=8.0)(0.0) == 0.0
-
-
-@pytest.mark.parametrize("make", ["recycled", "cg"])
-def test_a_penalised_step_ends_on_the_boundary(instance, make):
-    """x solves (lambda + |E| beta) H x = V, which is (47); scaled at the end, x^T H x / 2 is delta/N."""
-    rule = StepRule("penalised", KL_STEP, 2.0, multiplier=3.0)
-    dimension = len(instance.hessian)
-    if make == "recycled":
-        solver = instance.recycled(rule, directions=dimension)
-    else:
-        solver = ConjugateGradientSolver(instance.model, rule, damping=DAMPING, iterations=4 * dimension)
-    weights = instance.draw_weights(0.3)
-    solver.solve(weights)
-    expected = torch.linalg.solve(5.0 * instance.hessian, instance.gradient(weights))
-    torch.testing.assert_close(solver.x, expected, rtol=1e-6, atol=1e-9)
-    final = rule.final_scale(solver.kl) * solver.x
-    assert float(0.5 * final @ instance.hessian @ final) == pytest.approx(KL_STEP, rel=1e-6)
-    assert StepRule("kkt", KL_STEP, 2.0).final_scale(0.1) == 1.0
+def test_the_papers_rule_always_takes_the_boundary():
+    assert StepRule(0.01, 2.0, literal=True)(1e-6) == pytest.approx(math.sqrt(0.02 / 1e-6))
+    assert StepRule(0.01, 2.0)(1e-6) == 0.5
+    assert StepRule(0.01, 2.0)(100.0) == pytest.approx(math.sqrt(0.02 / 100.0))
+    assert StepRule(0.01, 0.0)(1e-6) == pytest.approx(math.sqrt(0.02 / 1e-6))
+    assert StepRule(0.01, 2.0)(0.0) == 0.0
 
 
 def test_recycled_directions_are_conjugate(instance):
-    solver = instance.recycled(StepRule("kkt", KL_STEP, 2.0), directions=6, tolerance=1e-12, extension=3)
+    solver = instance.recycled(StepRule(KL_STEP, 2.0), directions=6, tolerance=1e-12, extension=3)
     for _ in range(4):
         solver.solve(instance.draw_weights(1.0))
     size = solver.num_directions
@@ -156,7 +135,7 @@ def test_recycled_directions_are_conjugate(instance):
 
 def test_recycled_solver_matches_cg_on_a_fixed_system_without_further_products(instance):
     """The same w again costs no Fisher product, and the answer is CG's after as many iterations."""
-    rule = StepRule("kkt", KL_STEP, 2.0)
+    rule = StepRule(KL_STEP, 2.0)
     weights = instance.draw_weights(10.0)
     reference = ConjugateGradientSolver(instance.model, rule, damping=DAMPING, iterations=8)
     expected = reference.solve(weights)
@@ -171,7 +150,7 @@ def test_recycled_solver_matches_cg_on_a_fixed_system_without_further_products(i
 
 def test_a_check_extends_the_basis_until_the_residual_is_small(instance):
     dimension = len(instance.hessian)
-    solver = instance.recycled(StepRule("kkt", KL_STEP, 2.0), directions=2, tolerance=0.1, extension=dimension)
+    solver = instance.recycled(StepRule(KL_STEP, 2.0), directions=2, tolerance=0.1, extension=dimension)
     solver.solve(instance.draw_weights(1.0))
     assert solver.num_directions == 2
     weights = instance.draw_weights(1.0)
@@ -186,8 +165,8 @@ def test_a_check_extends_the_basis_until_the_residual_is_small(instance):
 def test_a_zero_gradient_gives_a_zero_step(instance):
     weights = torch.zeros(instance.jacobian.shape[:2], dtype=torch.float64)
     for solver in (
-        instance.recycled(StepRule("kkt", KL_STEP, 2.0), directions=3),
-        ConjugateGradientSolver(instance.model, StepRule("kkt", KL_STEP, 2.0), damping=DAMPING, iterations=3),
+        instance.recycled(StepRule(KL_STEP, 2.0), directions=3),
+        ConjugateGradientSolver(instance.model, StepRule(KL_STEP, 2.0), damping=DAMPING, iterations=3),
     ):
         assert torch.count_nonzero(solver.solve(weights)) == 0
         assert torch.count_nonzero(solver.x) == 0
