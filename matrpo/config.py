@@ -65,7 +65,7 @@ class Config:
     critic_lr: float = setting(1e-3, "Adam's learning rate for the critic.", above=0.0)
 
     # Trust region
-    kl_step: float = setting(0.006, "Each agent's share of the KL trust region (delta/N).", above=0.0)
+    kl_step: float = setting(0.012, "Each agent's share of the KL trust region (delta/N).", above=0.0)
     damping: float = setting(0.1, "Multiple of the identity added to the Fisher matrix.", minimum=0.0)
     solver: str = setting("recycled", "Solver of the local step.", choices=("recycled", "cg"))
     cg_iterations: int = setting(10, "CG iterations per solve (solver cg), or first directions (recycled).", minimum=1)
@@ -81,9 +81,9 @@ class Config:
     backtrack_kl: float = setting(1.5, "Largest accepted true KL, as a multiple of kl_step.", above=0.0)
 
     # Consensus
-    beta: float | None = setting(None, "ADMM penalty (default: 0.9 / agents).", above=0.0)
+    beta: float | None = setting(None, "ADMM penalty (default: 0.3 / agents).", above=0.0)
     admm_iterations: int | None = setting(
-        None, "Link activations per iteration (K; default: 10 + 4 x the graph's diameter, per link).", minimum=0
+        None, "Link activations per iteration (K; default: 16 + 4 x the graph's diameter, per link).", minimum=0
     )
     schedule: str = setting("seeded", "Who activates which link when.", choices=("seeded", "poisson"))
     wire_dtype: str = setting("float32", "Type of log ratios on the wire.", choices=("float32", "float16"))
@@ -114,7 +114,7 @@ class Config:
         the trust region stays: a penalty that does not shrink with it would hold the step inside the region.
         """
         assert self.agents is not None
-        return 0.9 / self.agents if self.beta is None else self.beta
+        return 0.3 / self.agents if self.beta is None else self.beta
 
     @property
     def iterations(self) -> int:

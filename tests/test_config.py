@@ -54,8 +54,8 @@ def test_numbers_are_read_as_people_write_them():
 
 
 def test_the_penalty_follows_the_number_of_agents_unless_it_is_set():
-    assert resolve(("cli", {"agents": 3})).penalty == pytest.approx(0.3)
-    assert resolve(("cli", {"agents": 12})).penalty == pytest.approx(0.075)
+    assert resolve(("cli", {"agents": 3})).penalty == pytest.approx(0.1)
+    assert resolve(("cli", {"agents": 12})).penalty == pytest.approx(0.025)
     assert resolve(("cli", {"agents": 12, "beta": 1})).penalty == 1.0
 
 

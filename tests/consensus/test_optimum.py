@@ -2,7 +2,7 @@
 
 The instances are ones on which the paper's assumptions hold exactly. Each agent sees an invertible linear image of the
 same one-hot state, so its observation is sufficient (Definition 1); policies are linear and uniform; every state
-and joint action is sampled once, so that the mean of J^T J over the samples is H itself, as (46) has it for M -> infinity.
+and joint action is sampled once, so that the mean of J^T J over the samples is H, as (46) has it for M -> infinity.
 """
 
 from __future__ import annotations
