@@ -157,17 +157,12 @@ def augmented_lagrangian(
 
 @torch.no_grad()
 def _measure(problem: Problem, solver_name: str, activations: int, say: Say) -> Row:
-    """The consensus phase with one solver: its cost and where it ends.
-
-    `with_trust_region` adds to (21) the KL terms that `step_rule: penalised` holds in place of the KL constraints:
-    the function that its local steps descend.
-    """
+    """The consensus phase with one solver: its cost and where it ends."""
     config = dataclasses.replace(problem.config, solver=solver_name, admm_iterations=activations)
     graph = problem.graph
     everyone = range(graph.num_agents)
     models = [problem.linearize(q) for q in everyone]
-    rules = [_rule(q, graph, config) for q in everyone]
-    solvers = [make_solver(models[q], rules[q], config) for q in everyone]
+    solvers = [make_solver(models[q], _rule(q, graph, config), config) for q in everyone]
     peers = [build_peer(q, graph, config) for q in everyone]
     progress = _Progress(f"N={graph.num_agents}, K={activations}, {solver_name}", 2 * activations, say)
     begin = time.process_time()
@@ -179,7 +174,6 @@ def _measure(problem: Problem, solver_name: str, activations: int, say: Say) -> 
     fisher = sum(model.fisher_products for model in models)
     jacobian = sum(model.jacobian_products for model in models)
     ratios = [model.jvp(solver.x) for model, solver in zip(models, solvers, strict=True)]
-    lagrangian = augmented_lagrangian(graph, problem.advantages, ratios, peers, config.beta)
     return {
         "agents": graph.num_agents,
         "K": activations,
@@ -213,13 +207,13 @@ def _disagreement(graph: CommunicationGraph, ratios: Sequence[Tensor]) -> float:
     return float(np.sqrt(gaps / (0.5 * sizes))) if sizes else 0.0
 
 
-def _mean_kl(problem: Problem, solvers: Sequence[Solver], rules: Sequence[StepRule]) -> float:
+def _mean_kl(problem: Problem, solvers: Sequence[Solver]) -> float:
     """The true KL of the whole steps, before any backtracking, averaged over agents."""
     total = 0.0
-    for policy, rollout, solver, rule in zip(problem.policies, problem.rollouts, solvers, rules, strict=True):
+    for policy, rollout, solver in zip(problem.policies, problem.rollouts, solvers, strict=True):
         parameters = list(policy.parameters())
         old_parameters, old = flat_parameters(parameters), policy.distribution(rollout.observations)
-        set_flat_parameters(parameters, old_parameters + solver.x * rule.final_scale(solver.kl))
+        set_flat_parameters(parameters, old_parameters + solver.x)
         total += float(old.kl_to(policy.distribution(rollout.observations)).sum(1).mean())
         set_flat_parameters(parameters, old_parameters)
     return total / len(solvers)
