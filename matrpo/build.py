@@ -56,8 +56,8 @@ def link_activations(graph: CommunicationGraph, config: Config) -> int:
     """K, the link activations of an iteration over the whole graph.
 
     An activation carries what an agent knows over one link: the default per link grows with the graph's diameter. For
-    rings of 3, 6 and 12 agents it gives 60, 168 and 480, Table III 100, 150 and (on its other task) 500.
+    rings of 3, 6 and 12 agents it gives 60, 132 and 300, Table III 100, 150 and (on its other task) 500.
     """
     if config.admm_iterations is not None:
         return config.admm_iterations
-    return (16 + 4 * graph.diameter()) * len(graph.links)
+    return (19 + graph.diameter()) * len(graph.links)

@@ -83,7 +83,7 @@ class Config:
     # Consensus
     beta: float | None = setting(None, "ADMM penalty (default: 0.3 / agents).", above=0.0)
     admm_iterations: int | None = setting(
-        None, "Link activations per iteration (K; default: 16 + 4 x the graph's diameter, per link).", minimum=0
+        None, "Link activations per iteration (K; default: 19 + the graph's diameter, per link).", minimum=0
     )
     schedule: str = setting("seeded", "Who activates which link when.", choices=("seeded", "poisson"))
     wire_dtype: str = setting("float32", "Type of log ratios on the wire.", choices=("float32", "float16"))
