@@ -183,7 +183,7 @@ def _measure(problem: Problem, solver_name: str, activations: int, say: Say) -> 
         "jacobian_products": jacobian,
         "cpu_seconds": seconds,
         "augmented_lagrangian": augmented_lagrangian(graph, problem.advantages, ratios, peers, config.penalty),
-        "disagreement": _disagreement(graph, ratios),
+        "relative_gap": _relative_gap(graph, ratios),
         "kl_over_limit": _mean_kl(problem, solvers) / config.kl_step,
     }
 
@@ -200,7 +200,7 @@ def _local_step(solver: Solver, advantages: Tensor) -> Step:
     return step
 
 
-def _disagreement(graph: CommunicationGraph, ratios: Sequence[Tensor]) -> float:
+def _relative_gap(graph: CommunicationGraph, ratios: Sequence[Tensor]) -> float:
     """Root mean square of u^i - u^j over all links, relative to that of u over their ends."""
     gaps = sum(float((ratios[i] - ratios[j]).square().mean()) for i, j in graph.links)
     sizes = sum(float(ratios[q].square().mean()) for link in graph.links for q in link)

@@ -109,7 +109,7 @@ def surrogate(problem: Problem, agent: int, u: np.ndarray) -> float:
 def test_admm_reaches_the_optimum_of_the_consensus_problem(topology, kind):
     problem = Problem(seed=1)
     graph = make_graph(topology, 3, 0)
-    x = problem.run_admm(graph, activations=3000, kind=kind)
+    x = problem.run_admm(graph, activations=1500, kind=kind)
     u = [j @ v for j, v in zip(problem.jacobians, x, strict=True)]
     best_x, best_value = solve_consensus_problem(problem)
     best_u = problem.jacobians[0] @ best_x[0]
