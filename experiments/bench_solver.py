@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from matrpo.agent import make_solver
+from matrpo.agent import make_solver, make_step_rule
 from matrpo.build import build_peer
 from matrpo.config import Config, resolve, to_dict
 from matrpo.consensus.bus import run_in_process
@@ -27,7 +27,7 @@ from matrpo.rollout import Rollout
 from matrpo.run_directory import RunDirectory
 from matrpo.topology import CommunicationGraph
 from matrpo.training import InProcessTraining
-from matrpo.trust_region import Solver, StepRule
+from matrpo.trust_region import Solver
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def _measure(problem: Problem, solver_name: str, activations: int, say: Say) -> 
     graph = problem.graph
     everyone = range(graph.num_agents)
     models = [problem.linearize(q) for q in everyone]
-    solvers = [make_solver(models[q], _rule(q, graph, config), config) for q in everyone]
+    solvers = [make_solver(models[q], make_step_rule(len(graph.links_of(q)), config), config) for q in everyone]
     peers = [build_peer(q, graph, config) for q in everyone]
     progress = _Progress(f"N={graph.num_agents}, K={activations}, {solver_name}", 2 * activations, say)
     begin = time.process_time()
@@ -186,10 +186,6 @@ def _measure(problem: Problem, solver_name: str, activations: int, say: Say) -> 
         "relative_gap": _relative_gap(graph, ratios),
         "kl_over_limit": _mean_kl(problem, solvers) / config.kl_step,
     }
-
-
-def _rule(agent: int, graph: CommunicationGraph, config: Config) -> StepRule:
-    return StepRule(config.kl_step, len(graph.links_of(agent)) * config.penalty, config.step_rule == "paper")
 
 
 def _local_step(solver: Solver, advantages: Tensor) -> Step:

@@ -49,7 +49,7 @@ class Agent:
             self._generator,
         )
         self._rollout = Rollout(agent_id, spec, config.rollout_length, config.num_envs)
-        self._rule = StepRule(config.kl_step, num_links * config.penalty, config.step_rule == "paper")
+        self._rule = make_step_rule(num_links, config)
         self._update: _Update | None = None
 
     @torch.no_grad()
@@ -212,6 +212,11 @@ class _Update:
         self.model = model
         self.solver = solver
         self.advantages = advantages
+
+
+def make_step_rule(num_links: int, config: Config) -> StepRule:
+    """The step length of an agent with that many links."""
+    return StepRule(config.kl_step, num_links * config.penalty, config.step_rule == "paper")
 
 
 def make_solver(model: LinearizedPolicy, rule: StepRule, config: Config) -> Solver:
