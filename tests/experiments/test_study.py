@@ -1,0 +1,94 @@
+"""Studies and plots from the command line, on runs of a few steps."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from matrpo.config import ConfigError
+from matrpo.experiments.study import Study
+
+BASE = {"agents": 3, "num_envs": 2, "rollout_length": 100, "steps": 400, "hidden_sizes": [8]}
+
+
+def matrpo(*arguments: object) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.executable).with_name("matrpo")
+    return subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, timeout=240)
+
+
+def write(path: Path, **content: object) -> Path:
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    file = write(folder / "study.yaml", base=BASE, variants={"ring": {}, "alone": {"topology": "none"}}, seeds=2)
+    arguments = ("study", file, "--out", folder / "runs", "--table", folder / "table.md", "--jobs", 2)
+    return folder, arguments, matrpo(*arguments)
+
+
+def test_a_study_runs_every_variant_and_seed_once(studied):
+    folder, arguments, finished = studied
+    assert finished.returncode == 0, finished.stderr
+    assert sorted(path.name for path in (folder / "runs").iterdir()) == ["alone_s0", "alone_s1", "ring_s0", "ring_s1"]
+    rows = [line.split("|")[1].strip() for line in finished.stdout.splitlines() if line.startswith("|")]
+    assert rows == ["variant", "---", "ring", "alone"]
+    assert finished.stdout.strip() in (folder / "table.md").read_text()
+
+    result = folder / "runs" / "ring_s0" / "study.json"
+    before = (result.stat().st_mtime_ns, json.loads(result.read_text())["fisher_products"])
+    assert matrpo(*arguments).stdout == finished.stdout
+    assert (result.stat().st_mtime_ns, json.loads(result.read_text())["fisher_products"]) == before
+
+
+def test_curves_are_drawn_with_their_data(studied, tmp_path):
+    folder, _, _ = studied
+    runs = folder / "runs"
+    out = tmp_path / "curve.png"
+    finished = matrpo("plot", f"ring={runs / 'ring_s0'},{runs / 'ring_s1'}", f"alone={runs / 'alone_s0'}", "--out", out)
+    assert finished.returncode == 0, finished.stderr
+    with Image.open(out) as image:
+        assert image.size[0] > 600
+    with open(out.with_suffix(".csv")) as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["label"], row["steps"]) for row in rows] == [
+        ("ring", "200"),
+        ("ring", "400"),
+        ("alone", "200"),
+        ("alone", "400"),
+    ]
+    assert float(rows[0]["min"]) <= float(rows[0]["mean"]) <= float(rows[0]["max"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("curve", "--out", "x.png"), "expected LABEL=RUN"),
+        (("a=missing", "--out", "x.png"), "not a run directory"),
+        (("a=missing", "--out", "x.pdf"), "ends in .png or .svg"),
+    ],
+)
+def test_mistakes_on_the_plot_command_are_one_line(arguments, message):
+    finished = matrpo("plot", *arguments)
+    assert finished.returncode == 2
+    assert message in finished.stderr
+    assert len(finished.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"base": {}, "seeds": 1}, "expected the keys base, variants and seeds"),
+        ({"base": {}, "variants": {"a": {"btea": 1}}, "seeds": 1}, "variant a"),
+    ],
+)
+def test_mistakes_in_a_study_file_are_named(tmp_path, content, message):
+    with pytest.raises(ConfigError, match=message):
+        Study.load(write(tmp_path / "study.yaml", **content))
