@@ -127,7 +127,8 @@ class Supervisor:
         cluster = make_cluster(self._run, self._graph, sockets)
         cluster.save(self._run.path / FILE_NAME)
         threads = str(self._run.config.torch_threads)
-        os.environ.update(OMP_NUM_THREADS=threads, OPENBLAS_NUM_THREADS=threads)
+        # Without PYTHONSAFEPATH the warm parent would import a folder `matrpo` of the current directory.
+        os.environ.update(OMP_NUM_THREADS=threads, OPENBLAS_NUM_THREADS=threads, PYTHONSAFEPATH="1")
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([_WARM])
         for name, directory in self._run.processes().items():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -55,6 +57,28 @@ def test_a_finished_run_is_complete_and_leaves_nothing_else(ring: Path) -> None:
     for process in run.processes().values():
         assert "finished" in process.log_path.read_text()
         assert "WARNING" not in process.log_path.read_text()
+
+
+def test_a_folder_named_matrpo_in_the_current_directory_is_not_imported(tmp_path: Path) -> None:
+    """As in a clone of the repository, where an installed matrpo is run."""
+    (tmp_path / "matrpo").mkdir()
+    (tmp_path / "matrpo" / "__init__.py").write_text("raise ImportError('the wrong matrpo')")
+    program = Path(sys.executable).with_name("matrpo")
+    arguments = [
+        "launch",
+        "--agents",
+        "3",
+        "--num-envs",
+        "2",
+        "--steps",
+        "20",
+        "--rollout-length",
+        "10",
+        "--run",
+        "run",
+    ]
+    result = subprocess.run([program, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
 
 
 def test_many_processes_on_a_ring_equal_one_process_bit_for_bit(folder: Path, ring: Path) -> None:
