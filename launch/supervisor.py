@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
@@ -131,6 +132,7 @@ class Supervisor:
         os.environ.update(OMP_NUM_THREADS=threads, OPENBLAS_NUM_THREADS=threads, PYTHONSAFEPATH="1")
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([_WARM])
+        _start_warm_parent()
         for name, directory in self._run.processes().items():
             report, remote = context.Pipe(duplex=False)
             supervision = Supervision(remote, sockets, self._launched_at)
@@ -204,6 +206,17 @@ class Supervisor:
         for line in _tail(child.directory.log_path):
             self._say(f"  {line}")
         self._say(f"  its log: {child.directory.log_path}")
+
+
+def _start_warm_parent() -> None:
+    """Start the process that children are forked from, deaf to the terminal from its first instruction on."""
+    resource_tracker.ensure_running()  # here, since it ends by unblocking SIGINT
+    terminal = {signal.SIGINT, signal.SIGHUP}
+    signal.pthread_sigmask(signal.SIG_BLOCK, terminal)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, terminal)
 
 
 def make_cluster(run: RunDirectory, graph: CommunicationGraph, sockets: Path) -> Cluster:
