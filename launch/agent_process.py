@@ -14,8 +14,9 @@ from matrpo.build import build_agent, build_peer
 from matrpo.envs.registry import task_spec
 from matrpo.envs.shared import AgentStep
 from matrpo.launch.cluster import Cluster
+from matrpo.launch.lines import AgentLine
 from matrpo.launch.process import StopRequested, Supervision, ignore_stops, run_supervised
-from matrpo.launch.transport import AgentLine, LinkTransport
+from matrpo.launch.transport import LinkTransport
 from matrpo.launch.wire import Action, Bye, EnvironmentCodec, Hello, LinkCodec, Observation, Stop
 from matrpo.recorder import PhaseClock, Recorder, agent_metrics
 from matrpo.run_directory import RunDirectory

@@ -16,8 +16,8 @@ import zmq
 from matrpo.envs.registry import make_env
 from matrpo.envs.shared import AgentStep, SharedEnvironment
 from matrpo.launch.cluster import Cluster
+from matrpo.launch.lines import ServerLine
 from matrpo.launch.process import READY, Supervision, ignore_stops, run_supervised
-from matrpo.launch.transport import ServerLine
 from matrpo.launch.wire import Action, Bye, EnvironmentCodec, Hello, Observation, Stop
 from matrpo.recorder import Recorder, environment_metrics
 from matrpo.run_directory import RunDirectory

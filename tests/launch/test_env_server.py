@@ -13,8 +13,8 @@ from matrpo.config import Config
 from matrpo.envs.registry import make_env, task_spec
 from matrpo.launch.cluster import Cluster
 from matrpo.launch.env_server import EnvironmentServer
+from matrpo.launch.lines import AgentLine
 from matrpo.launch.supervisor import make_cluster
-from matrpo.launch.transport import AgentLine
 from matrpo.launch.wire import Action, Bye, EnvironmentCodec, Hello, Observation, Stop
 from matrpo.run_directory import RunDirectory
 from matrpo.topology import make_graph

@@ -13,7 +13,8 @@ import zmq
 from matrpo.config import ConfigError
 from matrpo.consensus.message import LinkMessage
 from matrpo.envs.shared import AgentStep
-from matrpo.launch.transport import AgentLine, LinkTransport, ServerLine
+from matrpo.launch.lines import AgentLine, ServerLine
+from matrpo.launch.transport import LinkTransport
 from matrpo.launch.wire import MAX_FRAMES, Action, Bye, EnvironmentCodec, Hello, LinkCodec, Observation, Stop
 from matrpo.spaces import Discrete, TaskSpec
 from matrpo.topology import CommunicationGraph
