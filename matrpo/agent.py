@@ -17,6 +17,7 @@ from matrpo.critic import Critic
 from matrpo.envs.shared import AgentStep
 from matrpo.networks import set_flat_parameters
 from matrpo.policy import JointPolicy, LinearizedPolicy
+from matrpo.preconditioner import KroneckerPreconditioner
 from matrpo.rollout import Rollout
 from matrpo.spaces import TaskSpec
 from matrpo.trust_region import ConjugateGradientSolver, RecycledSolver, Solver, StepRule
@@ -66,6 +67,10 @@ class Agent:
             self._rollout.add_outcome(step)
         self._rollout.add_observation(step)
         return self.choose(step.observation, step.action_mask, self._generator, deterministic=False)
+
+    def discard_rollout(self) -> None:
+        """Forget the samples of an iteration that is thrown away; the next observation is the first of another."""
+        self._rollout.discard()
 
     @torch.no_grad()
     def choose(
@@ -226,6 +231,7 @@ def make_solver(model: LinearizedPolicy, rule: StepRule, config: Config) -> Solv
     return RecycledSolver(
         model,
         rule,
+        KroneckerPreconditioner(model.kronecker_factors(), config.damping),
         damping=config.damping,
         first_directions=config.cg_iterations,
         tolerance=config.solver_tolerance,

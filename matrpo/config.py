@@ -68,9 +68,9 @@ class Config:
     kl_step: float = setting(0.012, "Each agent's share of the KL trust region (delta/N).", above=0.0)
     damping: float = setting(0.1, "Multiple of the identity added to the Fisher matrix.", minimum=0.0)
     solver: str = setting("recycled", "Solver of the local step.", choices=("recycled", "cg"))
-    cg_iterations: int = setting(10, "CG iterations per solve (solver cg), or first directions (recycled).", minimum=1)
-    solver_tolerance: float = setting(0.3, "Relative residual above which the basis is extended.", above=0.0)
-    solver_extension: int = setting(2, "Directions added by an extension.", minimum=1)
+    cg_iterations: int = setting(10, "CG iterations per solve (cg), or most first directions (recycled).", minimum=1)
+    solver_tolerance: float = setting(0.1, "Relative residual at which no more directions are added.", above=0.0)
+    solver_extension: int = setting(2, "Most directions added by a residual check.", minimum=1)
     solver_check_every: int = setting(4, "Solves between two residual checks.", minimum=1)
     step_rule: str = setting(
         "kkt",
@@ -81,9 +81,9 @@ class Config:
     backtrack_kl: float = setting(1.5, "Largest accepted true KL, as a multiple of kl_step.", above=0.0)
 
     # Consensus
-    beta: float | None = setting(None, "ADMM penalty (default: 0.3 / agents).", above=0.0)
+    beta: float | None = setting(None, "ADMM penalty (default: 0.03 / agents).", above=0.0)
     admm_iterations: int | None = setting(
-        None, "Link activations per iteration (K; default: 19 + the graph's diameter, per link).", minimum=0
+        None, "Link activations per iteration (K; default: 32 + the graph's diameter, per link).", minimum=0
     )
     schedule: str = setting("seeded", "Who activates which link when.", choices=("seeded", "poisson"))
     wire_dtype: str = setting("float32", "Type of log ratios on the wire.", choices=("float32", "float16"))
@@ -91,6 +91,12 @@ class Config:
     # Links
     link_deadline: float = setting(60.0, "Seconds an activation may take before it is given up.", above=0.0)
     link_resend: float = setting(2.0, "Seconds between two sends of an unanswered message.", above=0.0)
+    on_agent_loss: str = setting(
+        "noop",
+        "When an agent's connection is lost: go on with actions of zeros in its place until it is back, wait for it, "
+        "or abort the run.",
+        choices=("noop", "wait", "abort"),
+    )
     transport: str = setting("ipc", "Sockets between local processes.", choices=("ipc", "tcp"))
     port: int = setting(5600, "First TCP port (transport tcp); one more for each agent.", minimum=1, maximum=65000)
     insecure: bool = setting(False, "Allow TCP without encryption and authentication.")
@@ -114,7 +120,7 @@ class Config:
         the trust region stays: a penalty that does not shrink with it would hold the step inside the region.
         """
         assert self.agents is not None
-        return 0.3 / self.agents if self.beta is None else self.beta
+        return 0.03 / self.agents if self.beta is None else self.beta
 
     @property
     def iterations(self) -> int:

@@ -122,6 +122,24 @@ class LinearizedMLP:
                 cotangent = (cotangent @ self._weights[layer]).mul_(self._slopes[layer - 1])
         return torch.cat(pieces[::-1])
 
+    def kronecker_factors(self, cotangent: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Second moments of what flows through each layer, summed over the batch.
+
+        Args:
+            cotangent: (batch, outputs).
+
+        Returns:
+            For each layer, that of its inputs with a 1 for the bias, (inputs + 1, inputs + 1), and that of the
+            cotangents at its outputs, (outputs, outputs).
+        """
+        factors = []
+        for layer in reversed(range(len(self._weights))):
+            inputs = nn.functional.pad(self._inputs[layer], (0, 1), value=1.0)
+            factors.append((inputs.T @ inputs, cotangent.T @ cotangent))
+            if layer:
+                cotangent = (cotangent @ self._weights[layer]).mul_(self._slopes[layer - 1])
+        return factors[::-1]
+
     def _split(self, direction: Tensor) -> list[tuple[Tensor, Tensor]]:
         parts, start = [], 0
         for weight in self._weights:

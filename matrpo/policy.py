@@ -226,6 +226,23 @@ class LinearizedPolicy:
             total += self._pull_back(network, [b.fisher(t, f) for b, _, t, f in parts])
         return total / self.num_samples, torch.cat(scores).T.contiguous()
 
+    def kronecker_factors(self) -> list[tuple[Tensor, Tensor]]:
+        """The factors (A, G) of each layer's block of the Fisher matrix, which is near A (x) G; see `preconditioner`.
+
+        Expectations over actions are taken by the actions that were observed; heads are independent in the last layer.
+        """
+        self.jacobian_products += 1
+        sums: list[tuple[Tensor, Tensor]] = []
+        for network, blocks, actions in self._chunks:
+            pairs = zip(blocks, actions, strict=True)
+            scores = [b.score_transpose(a, torch.ones(a.shape[:2], dtype=a.dtype))[0] for b, a in pairs]
+            factors = network.kronecker_factors(torch.cat([score.flatten(1) for score in scores], dim=1))
+            sums = [(a + c, g + h) for (a, g), (c, h) in zip(sums, factors, strict=True)] if sums else factors
+        within_heads = torch.block_diag(*(torch.ones(g.size, g.size) for g in self._groups for _ in range(g.count)))
+        means = [(a / self.num_samples, g / self.num_samples) for a, g in sums]
+        means[-1] = (means[-1][0], means[-1][1] * within_heads)
+        return means
+
     def _split(self, direction: Tensor) -> tuple[Tensor, list[Tensor]]:
         sizes = [(group.count, group.free_size) for group in self._groups]
         network, *free = torch.split(direction, [self._chunks[0][0].num_parameters, *(a * b for a, b in sizes)])

@@ -2,7 +2,8 @@
 
 For the weights w in R^{N x M} that an activation asks for, a solver returns x = s H^{-1} V and u = [J^{qn} x]_n, where
 V = (1/M) sum_n J^{qn T} w^n. J and H stay fixed within an iteration; only w changes from one activation to the next.
-`RecycledSolver` keeps the H-conjugate directions it has found, so that most activations need no network pass;
+`RecycledSolver` keeps the H-conjugate directions it has found, so that most activations need no network pass, and finds
+them with a preconditioner;
 `ConjugateGradientSolver` starts afresh at every activation and is the plain reference.
 """
 
@@ -67,16 +68,17 @@ class RecycledSolver:
 
     With d_k = p_k^T H p_k, H^{-1} V restricted to the span of the directions is sum_k c_k p_k with
     c_k = p_k^T V / d_k = <J p_k, w> / (M d_k), and V^T H^{-1} V = sum_k c_k^2 d_k: two passes over the stored J p_k and
-    no network pass. Every `check_every` solves V itself is computed, and directions are added along the residual
-    V - sum_k c_k H p_k while it exceeds `tolerance` relative to V.
+    no network pass. At the first solve and every `check_every` solves V itself is computed, and directions are added
+    along the preconditioned residual V - sum_k c_k H p_k while it exceeds `tolerance` relative to V.
 
     Args:
         model: the linearised policy.
         rule: the step length.
+        precondition: an approximate inverse of H.
         damping: multiple of the identity added to H.
-        first_directions: directions made at the first solve.
-        tolerance: relative residual above which a check adds directions.
-        extension: directions added by a check.
+        first_directions: largest number of directions that the first solve makes.
+        tolerance: relative residual at which no more directions are added.
+        extension: largest number of directions that a later check adds.
         check_every: solves between two checks.
     """
 
@@ -84,6 +86,7 @@ class RecycledSolver:
         self,
         model: LinearModel,
         rule: StepRule,
+        precondition: Callable[[Tensor], Tensor],
         *,
         damping: float,
         first_directions: int,
@@ -93,6 +96,7 @@ class RecycledSolver:
     ) -> None:
         self._model = model
         self._rule = rule
+        self._precondition = precondition
         self._damping = damping
         self._first_directions = first_directions
         self._tolerance = tolerance
@@ -122,7 +126,7 @@ class RecycledSolver:
         if self._solves == 0:
             self._extend(w, self._first_directions)
         elif self._solves % self._check_every == 0:
-            self._extend(w, self._extension, self._tolerance)
+            self._extend(w, self._extension)
         self._solves += 1
         coefficients = self._project(flat)
         quadratic = float(coefficients.square() @ self._curvatures[: self._size])
@@ -133,19 +137,18 @@ class RecycledSolver:
         inner = self._ratios[: self._size] @ flat
         return inner / (self._model.num_samples * self._curvatures[: self._size])
 
-    def _extend(self, w: Tensor, count: int, tolerance: float = 0.0) -> None:
-        """Add up to `count` directions by CG on the residual of w, each re-orthogonalised against all others."""
+    def _extend(self, w: Tensor, count: int) -> None:
+        """Add up to `count` directions by CG on the residual of w, each made conjugate to all others."""
         gradient = self._model.vjp(w)
         residual = gradient - self._products[: self._size].T @ self._project(w.reshape(-1))
-        scale = float(gradient.norm())
-        if float(residual.norm()) <= tolerance * scale:
-            return
+        tolerance = max(self._tolerance, 100.0 * torch.finfo(residual.dtype).eps)
+        smallest = tolerance * float(gradient.norm())
         self._reserve(self._size + count)
-        smallest = 100.0 * torch.finfo(residual.dtype).eps * scale
         for _ in range(count):
             if float(residual.norm()) <= smallest:
                 return
-            direction = self._conjugate(self._conjugate(residual / residual.norm()))
+            direction = self._precondition(residual)
+            direction = self._conjugate(self._conjugate(direction / direction.norm()))
             product, ratios = self._model.fisher(direction)
             product += self._damping * direction
             curvature = float(direction @ product)

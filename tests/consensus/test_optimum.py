@@ -16,6 +16,7 @@ import torch
 
 from matrpo.consensus import admm
 from matrpo.policy import JointPolicy, LinearizedPolicy
+from matrpo.preconditioner import KroneckerPreconditioner
 from matrpo.spaces import Discrete, TaskSpec
 from matrpo.topology.graph import CommunicationGraph, make_graph
 from matrpo.topology.schedule import seeded_sequence
@@ -58,7 +59,14 @@ class Problem:
         if kind == "cg":
             return ConjugateGradientSolver(self.models[agent], rule, damping=0.0, iterations=60)
         return RecycledSolver(
-            self.models[agent], rule, damping=0.0, first_directions=30, tolerance=1e-9, extension=10, check_every=1
+            self.models[agent],
+            rule,
+            KroneckerPreconditioner(self.models[agent].kronecker_factors(), 0.0),
+            damping=0.0,
+            first_directions=30,
+            tolerance=1e-9,
+            extension=10,
+            check_every=1,
         )
 
     def run_admm(self, graph: CommunicationGraph, activations: int, kind: str) -> list[np.ndarray]:
