@@ -182,7 +182,7 @@ def _measure(problem: Problem, solver_name: str, activations: int, say: Say) -> 
         "fisher_per_agent": fisher / graph.num_agents,
         "jacobian_products": jacobian,
         "cpu_seconds": seconds,
-        "augmented_lagrangian": augmented_lagrangian(graph, problem.advantages, ratios, peers, config.penalty),
+        "augmented_lagrangian": augmented_lagrangian(graph, problem.advantages, ratios, peers, config.beta),
         "relative_gap": _relative_gap(graph, ratios),
         "kl_over_limit": _mean_kl(problem, solvers) / config.kl_step,
     }

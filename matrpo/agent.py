@@ -221,7 +221,7 @@ class _Update:
 
 def make_step_rule(num_links: int, config: Config) -> StepRule:
     """The step length of an agent with that many links."""
-    return StepRule(config.kl_step, num_links * config.penalty, config.step_rule == "paper")
+    return StepRule(config.kl_step, num_links * config.beta, config.step_rule == "paper")
 
 
 def make_solver(model: LinearizedPolicy, rule: StepRule, config: Config) -> Solver:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from matrpo.agent import Agent
 from matrpo.config import Config, ConfigError
 from matrpo.consensus.peer import Peer
-from matrpo.envs.registry import make_env
+from matrpo.envs.registry import make_env, stream_seed
 from matrpo.envs.shared import SharedEnvironment
 from matrpo.spaces import TaskSpec
 from matrpo.topology.errors import TopologyError
@@ -34,10 +32,7 @@ def build_environment(config: Config, stream: int = 0) -> SharedEnvironment:
         config: the run's settings.
         stream: which of the run's streams of episodes it draws from; no two have an episode in common.
     """
-    seed = config.seed
-    if stream:
-        seed = int(np.random.SeedSequence([config.seed, stream]).generate_state(1, np.uint64)[0])
-    env = make_env(config.task, config.agents, config.num_envs, seed)
+    env = make_env(config.task, config.agents, config.num_envs, stream_seed(config.seed, stream))
     return SharedEnvironment(env, config.gamma, config.reward_scaling)
 
 
@@ -53,7 +48,7 @@ def build_peer(agent_id: int, graph: CommunicationGraph, config: Config, incarna
         graph,
         run_seed=config.seed,
         activations=link_activations(graph, config),
-        beta=config.penalty,
+        beta=config.beta,
         schedule=config.schedule,
         wire_dtype=config.wire_dtype,
         deadline=config.link_deadline,

@@ -81,7 +81,7 @@ class Config:
     backtrack_kl: float = setting(1.5, "Largest accepted true KL, as a multiple of kl_step.", above=0.0)
 
     # Consensus
-    beta: float | None = setting(None, "ADMM penalty (default: 0.03 / agents).", above=0.0)
+    beta: float = setting(0.01, "ADMM penalty.", above=0.0)
     admm_iterations: int | None = setting(
         None, "Link activations per iteration (K; default: 32 + the graph's diameter, per link).", minimum=0
     )
@@ -111,16 +111,6 @@ class Config:
     def samples(self) -> int:
         """M: samples of one iteration, shared index by index by all agents."""
         return self.num_envs * self.rollout_length
-
-    @property
-    def penalty(self) -> float:
-        """The ADMM penalty beta.
-
-        At the optimum of (15) an agent's gradient is the mean of all agents', so that it shrinks with N like 1/N while
-        the trust region stays: a penalty that does not shrink with it would hold the step inside the region.
-        """
-        assert self.agents is not None
-        return 0.03 / self.agents if self.beta is None else self.beta
 
     @property
     def iterations(self) -> int:

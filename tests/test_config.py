@@ -53,12 +53,6 @@ def test_numbers_are_read_as_people_write_them():
     assert config.admm_iterations is None
 
 
-def test_the_penalty_follows_the_number_of_agents_unless_it_is_set():
-    assert resolve(("cli", {"agents": 3})).penalty == pytest.approx(0.1)
-    assert resolve(("cli", {"agents": 12})).penalty == pytest.approx(0.025)
-    assert resolve(("cli", {"agents": 12, "beta": 1})).penalty == 1.0
-
-
 def test_overrides_are_yaml():
     assert parse_override("beta=0.5") == ("beta", 0.5)
     assert parse_override("hidden_sizes=[8, 8]") == ("hidden_sizes", [8, 8])

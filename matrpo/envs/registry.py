@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
+import numpy as np
+
 from matrpo.config import ConfigError
 from matrpo.envs.navigation import NavigationEnv, navigation_spec
 from matrpo.envs.vector_env import VectorEnv
@@ -87,6 +89,16 @@ def make_env(task: str, num_agents: int | None, num_envs: int, seed: int) -> Vec
 
     options = {} if _BY_NAME[task].fixed else {"N": num_agents}
     return make_mpe2(task, options, num_envs, seed)
+
+
+def stream_seed(seed: int, stream: int) -> int:
+    """The seed of a task's environments for one of a run's streams of episodes; no two streams have one in common.
+
+    Args:
+        seed: the run's.
+        stream: 0 for the episodes of an undisturbed run.
+    """
+    return int(np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0]) if stream else seed
 
 
 def _find(task: str) -> TaskInfo:

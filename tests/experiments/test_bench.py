@@ -141,6 +141,6 @@ def test_augmented_lagrangian_by_hand() -> None:
             for end in peers[q].links.values():
                 y, z = end.tip.y[n], end.sign * end.tip.ubar[n]
                 gap = end.sign * u - z
-                expected += float(y @ gap) + config.penalty / 2 * float(gap @ gap)
-    found = augmented_lagrangian(problem.graph, problem.advantages, ratios, peers, config.penalty)
+                expected += float(y @ gap) + config.beta / 2 * float(gap @ gap)
+    found = augmented_lagrangian(problem.graph, problem.advantages, ratios, peers, config.beta)
     assert found == pytest.approx(expected / 10, rel=1e-5)
