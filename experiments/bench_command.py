@@ -136,6 +136,18 @@ def scaling(agents: tuple[int, ...], topology: str, iterations: int, path: Path 
     _finish(run(agents, topology, iterations, quick, _say), path, quick)
 
 
+@bench.command()
+@click.option("--agents", type=click.IntRange(min=5), default=6, show_default=True, help="Agents on a ring.")
+@click.option("--trials", type=_COUNT, default=20, show_default=True, help="Kills, and stops.")
+@_shared
+def recovery(agents: int, trials: int, path: Path | None, quick: bool) -> None:
+    """Seconds until a dead agent is noticed and until it is back, and what its death costs the others."""
+    path = _target(path, "recovery")
+    from matrpo.experiments.bench_recovery import run
+
+    _finish(run(agents, trials, quick, _say), path, quick)
+
+
 def _say(line: str) -> None:
     click.echo(line, err=True)
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,10 +29,12 @@ class LaunchedRun:
     Args:
         agents: N.
         settings: every setting that is not the default.
+        flags: further options of `matrpo launch`.
     """
 
-    def __init__(self, agents: int, settings: Mapping[str, Any]) -> None:
+    def __init__(self, agents: int, settings: Mapping[str, Any], flags: Sequence[str] = ()) -> None:
         self._agents = agents
+        self._flags = flags
         self._settings = {**settings, "agents": agents}
 
     def __enter__(self) -> LaunchedRun:
@@ -40,7 +42,7 @@ class LaunchedRun:
         self._folder = tempfile.TemporaryDirectory(prefix="matrpo-bench-")
         self._path = Path(self._folder.name) / "run"
         settings = [part for name, value in self._settings.items() for part in ("-o", f"{name}={value}")]
-        command = [sys.executable, "-c", _COMMAND, "launch", "--run", str(self._path), *settings]
+        command = [sys.executable, "-c", _COMMAND, "launch", "--run", str(self._path), *self._flags, *settings]
         self._errors = open(self._path.with_name("errors.txt"), "w+")
         self._launched_at = time.perf_counter()
         self._process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=self._errors)
@@ -77,13 +79,13 @@ class LaunchedRun:
             log = self.environment.log_path
             return log.exists() and _READY in log.read_text()
 
-        self._wait(ready)
+        self.wait(ready)
         return time.perf_counter() - self._launched_at
 
     def wait_for(self, iteration: int) -> None:
         """Wait until every process has recorded an iteration."""
         processes = [self.environment, *self.agents]
-        self._wait(lambda: all(len(process.read_metrics()) >= iteration for process in processes))
+        self.wait(lambda: all(len(process.read_metrics()) >= iteration for process in processes))
 
     def processes(self) -> list[psutil.Process]:
         """The launcher and all that it has started."""
@@ -99,7 +101,12 @@ class LaunchedRun:
         times = [process.cpu_times() for process in self.processes()]
         return sum(used.user + used.system for used in times)
 
-    def _wait(self, condition: Callable[[], bool]) -> None:
+    def wait(self, condition: Callable[[], bool]) -> None:
+        """Wait until a condition holds.
+
+        Raises:
+            RuntimeError: the run has ended before.
+        """
         while not condition():
             if self._process.poll() is not None and not condition():
                 self._errors.seek(0)

@@ -125,7 +125,8 @@ def _link_trips(endpoints: list[str], case: Case, repeats: int) -> RoundTrip:
     with _echo(_echo_link, (endpoints, case)) as echo, zmq.Context() as context:
         transport = LinkTransport(0, _graph(), endpoints, case.codec(), context)
         until = time.monotonic() + 1e-3 * _LONGEST_WAIT
-        while not transport.greet():
+        while transport.unreached:
+            transport.receive()
             if time.monotonic() > until:
                 raise RuntimeError("the other process does not answer")
             time.sleep(0.01)
@@ -177,8 +178,9 @@ def _receive(transport: LinkTransport) -> LinkMessage:
     for socket in transport.sockets:
         poller.register(socket, zmq.POLLIN)
     while poller.poll(_LONGEST_WAIT):
-        if messages := transport.receive():
-            return messages[0]
+        for message in transport.receive():
+            if isinstance(message, LinkMessage):
+                return message
     raise RuntimeError("no message arrived")
 
 

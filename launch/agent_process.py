@@ -2,67 +2,57 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-import math
 import time
 
 import numpy as np
 import torch
-import zmq
 
 from matrpo.build import build_agent, build_peer
 from matrpo.envs.registry import task_spec
-from matrpo.envs.shared import AgentStep
+from matrpo.launch.agent_network import AgentNetwork
 from matrpo.launch.cluster import Cluster
-from matrpo.launch.lines import AgentLine
-from matrpo.launch.process import StopRequested, Supervision, ignore_stops, run_supervised
-from matrpo.launch.transport import LinkTransport
-from matrpo.launch.wire import Action, Bye, EnvironmentCodec, Hello, LinkCodec, Observation, Stop
+from matrpo.launch.process import Supervision, ignore_stops, run_supervised
+from matrpo.launch.wire import Action, Observation
 from matrpo.recorder import PhaseClock, Recorder, agent_metrics
 from matrpo.run_directory import RunDirectory
 from matrpo.spaces import TaskSpec
 
 _LOG = logging.getLogger(__name__)
-_REPEAT = 5.0
-"""Seconds after which an unanswered message to the environment server is said again."""
-
-_RETRY = 0.05
-"""Seconds after which what could not be sent is tried again."""
-
-_GOODBYES = 3
+_MEETING = 10.0
+"""Seconds that neighbours have to connect when a run begins: over TCP they try again every five."""
 
 
 class AgentProcess:
-    """Agent q, its links and its line to the environment server.
+    """Agent q, its links and its line to the environment server. It continues from its newest checkpoint.
 
     Args:
         cluster: where the processes are.
         run: the run directory.
         agent: q.
         spec: the task's spaces.
-        start: the iteration to continue from; 0 for a new run.
+
+    Raises:
+        ConfigError: its checkpoint does not fit the run, or its sockets cannot be made.
     """
 
-    def __init__(self, cluster: Cluster, run: RunDirectory, agent: int, spec: TaskSpec, start: int) -> None:
-        config, graph = run.config, cluster.graph
+    def __init__(self, cluster: Cluster, run: RunDirectory, agent: int, spec: TaskSpec) -> None:
+        config, directory = run.config, run.agent(agent)
         torch.set_num_threads(config.torch_threads)
         self._config = config
+        self._run = run
         self._id = agent
-        self._start = start
-        self._agent = build_agent(agent, graph, spec, config)
-        if start:
-            self._agent.load_state_dict(*run.agent(agent).load_checkpoint(start))
-        self._recorder = Recorder(run, run.agent(agent), spec, start)
-        self._peer = build_peer(agent, graph, config)
+        self._agent = build_agent(agent, cluster.graph, spec, config)
+        incarnation = directory.begin_incarnation(cluster.run_id)
+        self._newest = max(directory.checkpoint_iterations(), default=0)
+        if self._newest:
+            self._agent.load_state_dict(*directory.load_checkpoint(self._newest))
+            _LOG.info("continuing from the checkpoint of iteration %d", self._newest)
+        self._recorder: Recorder | None = None
         self._clock = PhaseClock()
-        self._context = zmq.Context()
-        links = LinkCodec(cluster.run_id, spec.num_agents, len(graph.links), config.samples, config.wire_dtype)
-        environment = EnvironmentCodec(cluster.run_id, spec, config.num_envs)
-        self._links = LinkTransport(agent, graph, cluster.endpoints, links, self._context)
-        self._line = AgentLine(agent, cluster.environment, environment, self._context)
-        self._poller = zmq.Poller()
-        for socket in (self._line.socket, *self._links.sockets):
-            self._poller.register(socket, zmq.POLLIN)
+        self._peer = build_peer(agent, cluster.graph, config, incarnation.number)
+        self._network = AgentNetwork(cluster, run, agent, spec, self._peer, incarnation.number)
 
     def run(self) -> None:
         """Learn until the last iteration. However the run ends, the last states are saved.
@@ -72,112 +62,82 @@ class AgentProcess:
             StorageError: a file cannot be written.
         """
         try:
-            self._meet_neighbours()
-            step = self._ask(Hello(self._id), (self._start + 1, 0))
-            for iteration in range(self._start + 1, self._config.iterations + 1):
-                step = self._iterate(iteration, step)
-            self._say_goodbye()
+            start = self._join()
+            while start.iteration <= self._config.iterations:
+                start = self._iterate(start)
+            self._network.say_goodbye()
         except BaseException:
             ignore_stops()
-            self._recorder.save()
+            if self._recorder:
+                self._recorder.save()
             raise
         finally:
-            self._links.close()
-            self._line.close()
-            self._context.term()
+            self._network.close()
 
-    def _iterate(self, iteration: int, step: AgentStep) -> AgentStep:
-        """One iteration, from and to the observation between two rollouts."""
+    def _join(self) -> Observation:
+        """Wait until the run lets this agent in; returns the start of its first iteration."""
+        network = self._network
+        network.wanted = self._newest + 1
+        start = network.join()
+        if start.iteration > network.wanted:
+            _LOG.warning("iterations %d to %d were without this agent", network.wanted, start.iteration - 1)
+        directory = self._run.agent(self._id)
+        directory.rewind(start.iteration - 1)
+        self._recorder = Recorder(self._run, directory, self._agent.spec, start.iteration - 1)
+        if start.iteration > 1:
+            network.sit_out(start.iteration - 1)
+        on_time = start.iteration == network.wanted
+        network.meet_neighbours(_MEETING if on_time else self._config.link_resend)
+        return start
+
+    def _iterate(self, start: Observation) -> Observation:
+        """One iteration from its start; returns the start of the next, or of one that takes its place."""
+        iteration, observation = start.iteration, start
+        self._network.wanted = iteration
+        self._network.enter(iteration, "rollout")
         with self._clock.phase("rollout"):
             for t in range(self._config.rollout_length):
-                action = self._agent.act(step)
+                action = self._agent.act(observation.step)
                 if not np.isfinite(action).all():
                     raise FloatingPointError(f"the policy's action is not finite in iteration {iteration}, step {t}")
-                step = self._ask(Action(self._id, iteration, t, action), (iteration, t + 1))
+                observation = self._network.ask(Action(self._id, start.server, iteration, t, action))
+                if observation.t == 0:
+                    self._throw_away(iteration, observation)
+                    return observation
+        self._network.wanted = iteration + 1
         with self._clock.phase("prepare"):
-            self._agent.prepare_update(step)
+            self._agent.prepare_update(observation.step)
         with self._clock.phase("consensus"):
             self._agree(iteration)
         with self._clock.phase("finish"):
             learning = self._agent.finish_update()
-        metrics = agent_metrics(learning, self._peer, self._clock, self._links.traffic)
-        self._recorder.record(iteration, metrics, self._agent.state_dict())
-        return step
+        self._record(iteration, learning)
+        return dataclasses.replace(observation, iteration=iteration + 1, t=0)
 
-    def _meet_neighbours(self) -> None:
-        """Wait until all neighbours that this agent dials are connected, but not for ever."""
-        deadline = time.monotonic() + self._config.link_deadline
-        while not self._links.greet() and time.monotonic() < deadline:
-            self._pump(deadline)
+    def _throw_away(self, iteration: int, start: Observation) -> None:
+        """Forget an iteration that goes on without this agent, or not at all."""
+        _LOG.warning("iteration %d is thrown away; the environment goes on with %d", iteration, start.iteration)
+        self._agent.discard_rollout()
+        if start.iteration > iteration:
+            self._network.sit_out(start.iteration - 1)
 
     def _agree(self, iteration: int) -> None:
         """Run the consensus phase to its end."""
-        shape = (len(self._agent.spec.agents), self._config.samples)
+        shape = (self._agent.spec.num_agents, self._config.samples)
+        self._network.enter(iteration, "consensus")
         self._peer.begin(iteration, self._agent.step, shape, time.monotonic())
-        self._send_links()
-        while not self._peer.done:
-            self._pump(math.inf)
+        self._network.agree()
 
-    def _ask(self, question: Hello | Action, expected: tuple[int, int]) -> AgentStep:
-        """Say something to the environment server, again and again, until the observation of a step arrives."""
-        say_at, said = 0.0, False
-        while True:
-            now = time.monotonic()
-            if now >= say_at:
-                if said:
-                    self._line.send(Hello(self._id))
-                said = self._line.send(question)
-                say_at = now + (_REPEAT if said else _RETRY)
-            for observation in self._pump(say_at):
-                if (observation.iteration, observation.t) == expected:
-                    return observation.step
-
-    def _say_goodbye(self) -> None:
-        """Go on answering neighbours until the environment server has heard from all agents that they are done."""
-        try:
-            for _ in range(_GOODBYES):
-                self._line.send(Bye(self._id))
-                until = time.monotonic() + _REPEAT
-                while time.monotonic() < until:
-                    self._pump(until)
-        except _RunOver:
-            return
-        _LOG.warning("the environment server does not answer a goodbye: finished without it")
-
-    def _pump(self, until: float) -> list[Observation]:
-        """Wait for messages, but not beyond a time; handle those of the links and return those of the server.
-
-        Raises:
-            StopRequested: the server says that the run ends early.
-            _RunOver: the server says that all agents are done.
-        """
-        now = time.monotonic()
-        event = self._peer.next_event()
-        wake_at = min(until, math.inf if event is None else event, now + 1.0)
-        if not self._links.greet():
-            wake_at = min(wake_at, now + _RETRY)
-        self._poller.poll(math.ceil(max(0.0, wake_at - now) * 1000))
-        for message in self._links.receive():
-            self._peer.receive(message, time.monotonic())
-            self._send_links()
-        self._peer.tick(time.monotonic())
-        self._send_links()
-        answers = self._line.receive()
-        for answer in answers:
-            if isinstance(answer, Stop):
-                raise _RunOver if answer.finished else StopRequested
-        return [answer for answer in answers if isinstance(answer, Observation)]
-
-    def _send_links(self) -> None:
-        for neighbour, message in self._peer.take_outbox():
-            self._links.send(neighbour, message)
+    def _record(self, iteration: int, learning: dict[str, float]) -> None:
+        assert self._recorder is not None
+        links = self._network.links
+        metrics = agent_metrics(
+            learning, self._peer, self._clock, links.traffic, links.connections(), links.refusals.counts
+        )
+        self._recorder.record(iteration, metrics, self._agent.state_dict())
 
 
-class _RunOver(Exception):  # noqa: N818
-    """All agents are done."""
-
-
-def learn(cluster: Cluster, agent: int, start: int) -> None:
+def learn(cluster: Cluster, agent: int) -> None:
     """Run one agent of a cluster to its end.
 
     Raises:
@@ -185,10 +145,10 @@ def learn(cluster: Cluster, agent: int, start: int) -> None:
     """
     run = RunDirectory.open(cluster.config.parent)
     spec = task_spec(run.config.task, run.config.agents)
-    AgentProcess(cluster, run, agent, spec, start).run()
+    AgentProcess(cluster, run, agent, spec).run()
 
 
-def child_main(cluster: Cluster, agent: int, start: int, supervision: Supervision) -> None:
+def child_main(cluster: Cluster, agent: int, supervision: Supervision) -> None:
     """The launcher's child process."""
     directory = RunDirectory.open(cluster.config.parent).agent(agent)
-    run_supervised(f"matrpo agent {agent}", directory, supervision, lambda: learn(cluster, agent, start))
+    run_supervised(f"matrpo agent {agent}", directory, supervision, lambda: learn(cluster, agent))

@@ -6,13 +6,13 @@ from matrpo.launch.cluster import Cluster
 from matrpo.launch.process import Supervision
 
 
-def run_child(name: str, cluster: Cluster, start: int, supervision: Supervision) -> None:
+def run_child(name: str, cluster: Cluster, supervision: Supervision) -> None:
     """Be the process that `RunDirectory.processes` calls `name`."""
     if name == "env-server":
         from matrpo.launch import env_server
 
-        env_server.child_main(cluster, start, supervision)
+        env_server.child_main(cluster, supervision)
     else:
         from matrpo.launch import agent_process
 
-        agent_process.child_main(cluster, int(name.removeprefix("agent ")), start, supervision)
+        agent_process.child_main(cluster, int(name.removeprefix("agent ")), supervision)

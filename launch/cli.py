@@ -20,10 +20,14 @@ _COMMANDS = {
     "launch": "matrpo.launch.run_commands:launch",
     "agent": "matrpo.launch.run_commands:agent",
     "env-server": "matrpo.launch.run_commands:env_server",
+    "cluster": "matrpo.launch.cluster_commands:cluster",
+    "keys": "matrpo.launch.cluster_commands:keys",
+    "doctor": "matrpo.launch.doctor:doctor",
     "eval": "matrpo.launch.read_commands:evaluate_run",
     "status": "matrpo.launch.read_commands:status",
     "topology": "matrpo.launch.read_commands:topology",
     "list": "matrpo.launch.read_commands:list_things",
+    "simulate": "matrpo.launch.simulate_command:simulate_histories",
 }
 _PLUGINS = "matrpo.commands"
 """Entry points of this group are further commands."""

@@ -1,26 +1,35 @@
-"""The environment server: it steps the shared environment in lock step with all agents.
+"""The environment server: it steps the shared environment in lock step with all agents that take part.
 
 It sends each agent what `AgentStep` holds and gets that agent's actions; it never sees a policy, a value or a ratio.
-The observation after the last step of an iteration is the first one of the next: tick (i, T) is tick (i+1, 0).
+The observation after the last step of an iteration is the first one of the next: tick (i, T) is tick (i+1, 0). To an
+agent that was in iteration i it is sent as (i, T), to one that joins as (i+1, 0).
+
+What happens when an agent's connection is lost is a setting: its actions are zeros from then on, or all wait for it, or
+the run ends. It takes part again from the start of an iteration. A server that is itself restarted in a run begins new
+episodes at the iteration that the agents want next; the iteration that broke off is thrown away.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 
 import numpy as np
 import zmq
 
-from matrpo.envs.registry import make_env
+from matrpo.envs.registry import make_env, stream_seed
 from matrpo.envs.shared import AgentStep, SharedEnvironment
+from matrpo.launch.attendance import Attendance
 from matrpo.launch.cluster import Cluster
 from matrpo.launch.lines import ServerLine
-from matrpo.launch.process import READY, Supervision, ignore_stops, run_supervised
+from matrpo.launch.process import READY, RunAborted, StopRequested, Supervision, ignore_stops, run_supervised
+from matrpo.launch.process_faults import ProcessFaults, script_of
+from matrpo.launch.watch import PROBE_EVERY
 from matrpo.launch.wire import Action, Bye, EnvironmentCodec, Hello, Observation, Stop
 from matrpo.recorder import Recorder, environment_metrics
-from matrpo.run_directory import RunDirectory
+from matrpo.run_directory import SERVER, RunDirectory
 
 TITLE = "matrpo env-server"
 
@@ -31,136 +40,284 @@ _PATIENCE = 5.0
 """Seconds between two lines of the log about agents that are waited for."""
 
 
+class _Broken(Exception):  # noqa: N818
+    """The running iteration cannot be finished: it begins again."""
+
+
 class EnvironmentServer:
-    """The server of one run.
+    """The server of one run. It continues from its newest checkpoint.
 
     Args:
         cluster: where the processes are.
         run: the run directory.
-        start: the iteration to continue from; 0 for a new run.
         on_ready: called once, when every agent has said hello; what it returns joins the first line of metrics.
+
+    Raises:
+        ConfigError: a checkpoint cannot be read, or nothing can listen at the server's endpoint.
     """
 
-    def __init__(self, cluster: Cluster, run: RunDirectory, start: int, on_ready: OnReady) -> None:
+    def __init__(self, cluster: Cluster, run: RunDirectory, on_ready: OnReady) -> None:
         config = run.config
-        env = make_env(config.task, config.agents, config.num_envs, config.seed)
+        self._cluster = cluster
+        self._run = run
         self._config = config
-        self._start = start
         self._on_ready = on_ready
+        incarnation = run.env.begin_incarnation(cluster.run_id)
+        self._number = incarnation.number
+        self._returns = incarnation.returns and bool(run.env.read_metrics())
+        self._newest = max(run.env.checkpoint_iterations(), default=0)
+        self._stream = self._number if self._returns else run.episode_stream(self._newest)
+        env = make_env(config.task, config.agents, config.num_envs, stream_seed(config.seed, self._stream))
         self._shared = SharedEnvironment(env, config.gamma, config.reward_scaling)
-        self._recorder = Recorder(run, run.env, env.spec, start)
-        self._steps = self._first_steps(run)
-        self._label = (start + 1, 0)
+        self._steps = self._first_steps()
+        self._recorder: Recorder | None = None
+        self._attendance = Attendance(run.num_agents)
+        self._label: tuple[int, int] | None = None
         self._actions: dict[int, np.ndarray] = {}
-        self._missing = set(range(run.num_agents))
-        self._unfinished = set(range(run.num_agents))
+        self._broken = False
+        self._substituted = 0
+        self._finished: set[int] = set()
+        self._faults = ProcessFaults(script_of(run.path, cluster.graph), SERVER, run.env, None)
+        self._noop = env.spec.noop(config.num_envs)
         codec = EnvironmentCodec(cluster.run_id, env.spec, config.num_envs)
         self._context = zmq.Context()
-        self._line = ServerLine(cluster.environment, codec, self._context)
+        self._line = ServerLine(cluster.environment, codec, self._context, cluster.security(None))
 
     def run(self) -> None:
         """Serve all iterations, then say goodbye. However the run ends, the last states are saved.
 
         Raises:
             StopRequested: the run ends early; the agents are told.
+            RunAborted: an agent was lost, and the run is to end then.
             StorageError: a file cannot be written.
         """
-        finished = False
+        last_word: Stop | None = None
         try:
-            self._serve_until(lambda: not self._missing, lambda: self._missing)
-            _LOG.info("all agents are here")
-            extra = self._on_ready()
-            ended = time.perf_counter()
-            for iteration in range(self._start + 1, self._config.iterations + 1):
-                rollout = self._rollout(iteration)
-                now = time.perf_counter()
-                self._record(iteration, now - ended, rollout, extra)
-                ended, extra = now, {}
-            self._serve_until(lambda: not self._unfinished, lambda: self._unfinished)
-            finished = True
-        except BaseException:
+            self._serve()
+            last_word = Stop(finished=True)
+        except BaseException as error:
             ignore_stops()
-            self._recorder.save()
+            if isinstance(error, StopRequested | RunAborted):
+                last_word = Stop(finished=False)
+            if self._recorder:
+                self._recorder.save()
             raise
         finally:
-            for agent in range(self._shared.spec.num_agents):
-                self._line.send(agent, Stop(finished))
+            if last_word:
+                for agent in range(self._run.num_agents):
+                    self._line.send(agent, last_word)
             self._line.close()
             self._context.term()
             self._shared.env.close()
 
-    def _first_steps(self, run: RunDirectory) -> list[AgentStep]:
-        if self._start == 0:
+    def _first_steps(self) -> list[AgentStep]:
+        """Where the environment goes on: exactly where it was, unless somebody has learnt since from what came then."""
+        if self._newest == 0:
             return self._shared.reset()
-        arrays, _ = run.env.load_checkpoint(self._start)
+        arrays, _ = self._run.env.load_checkpoint(self._newest)
+        if self._returns:
+            self._shared.load_reward_scale(arrays)
+            _LOG.warning("the server is back in a run that went on: new episodes begin")
+            return self._shared.reset()
         if not arrays:
             _LOG.warning("the state of %s cannot be saved: new episodes begin", self._shared.spec.name)
             return self._shared.reset()
         self._shared.load_state_dict(arrays)
         return self._shared.observe()
 
-    def _rollout(self, iteration: int) -> float:
-        """Run the T steps of an iteration; returns the seconds from the first joint action to the last step."""
-        begin = time.perf_counter()
+    def _serve(self) -> None:
+        iteration = self._gather(self._newest + 1, self._returns)
+        recorder = self._begin_record(iteration)
+        extra = self._on_ready()
+        ended = time.perf_counter()
+        while iteration <= self._config.iterations:
+            try:
+                rollout, absent = self._rollout(iteration)
+            except _Broken:
+                _LOG.warning("iteration %d is thrown away and begins again", iteration)
+                self._number = self._run.env.begin_incarnation(self._cluster.run_id).number
+                iteration = self._gather(iteration, impatient=True)
+                continue
+            now = time.perf_counter()
+            metrics = environment_metrics(
+                self._shared.take_metrics(), self._config.samples, now - ended, rollout, absent, self._substituted
+            )
+            state = self._shared.state_dict() or {}, {"stream": self._stream}
+            recorder.record(iteration, metrics | extra, state)
+            ended, extra = now, {}
+            iteration += 1
+        self._serve_until(lambda: not self._unfinished(), self._unfinished)
+
+    def _begin_record(self, iteration: int) -> Recorder:
+        """Forget what an earlier life of the server wrote of `iteration` and later, which comes again."""
+        self._run.env.rewind(iteration - 1)
+        self._recorder = Recorder(self._run, self._run.env, self._shared.spec, iteration - 1)
+        return self._recorder
+
+    def _gather(self, iteration: int, impatient: bool) -> int:
+        """Wait for all agents, then start an iteration: `iteration`, or a later one that an agent wants.
+
+        Args:
+            iteration: the earliest.
+            impatient: wait no longer than a link's deadline, then act on who is missing by the rule of the run.
+        """
+        config, attendance = self._config, self._attendance
+        self._label = None
+        self._actions.clear()
+        attendance.taking_part.clear()
+        patience = config.link_deadline if impatient and config.on_agent_loss != "wait" else math.inf
+        until = time.monotonic() + patience
+
+        def complete() -> bool:
+            return not attendance.missing or (bool(attendance.connected) and time.monotonic() >= until)
+
+        self._serve_until(complete, lambda: attendance.missing)
+        self._broken = False
+        if attendance.missing:
+            self._on_loss(f"agents {sorted(attendance.missing)} did not come back")
+            # One of them may be learning from an iteration that this server does not know of.
+            lines = self._run.env.read_metrics()
+            iteration = max(iteration, lines[-1]["iteration"] + 1 if lines else 1)
+        else:
+            _LOG.info("all agents are here")
+        iteration = max(iteration, attendance.latest_wanted())
+        self._label = (iteration - 1, config.rollout_length)
+        self._admit()
+        return iteration
+
+    def _rollout(self, iteration: int) -> tuple[float, int]:
+        """Run the T steps of an iteration.
+
+        Returns:
+            The seconds from the first joint action to the last step, and how many agents were absent in the end.
+        """
+        begin, absent = time.perf_counter(), 0
+        self._substituted = 0
         for t in range(self._config.rollout_length):
-            self._serve_until(lambda: len(self._actions) == len(self._steps), self._undecided)
+            self._serve_until(self._decided, self._undecided)
+            if self._broken:
+                raise _Broken
             if t == 0:
                 begin = time.perf_counter()
-            joint_action = np.concatenate([self._actions[agent] for agent in range(len(self._steps))], axis=1)
-            self._steps = self._shared.step(joint_action)
-            self._actions = {}
+            absent = len(self._attendance.absent)
+            self._steps = self._shared.step(self._joint_action())
+            self._actions.clear()
             self._label = (iteration, t + 1)
-            for agent in range(len(self._steps)):
-                self._send_observation(agent)
-        return time.perf_counter() - begin
+            for agent in sorted(self._attendance.taking_part):
+                self._send_observation(agent, self._label)
+        self._admit()
+        return time.perf_counter() - begin, absent
 
-    def _record(self, iteration: int, seconds: float, rollout: float, extra: dict[str, float]) -> None:
-        metrics = environment_metrics(self._shared.take_metrics(), self._config.samples, seconds, rollout)
-        self._recorder.record(iteration, metrics | extra, (self._shared.state_dict() or {}, {}))
+    def _joint_action(self) -> np.ndarray:
+        """What all agents do; zeros for those that take no part."""
+        joint_action = self._noop.copy()
+        for agent, action in self._actions.items():
+            joint_action[:, self._shared.spec.action_slices[agent]] = action
+        self._substituted += len(self._actions) < self._run.num_agents
+        return joint_action
+
+    def _decided(self) -> bool:
+        taking_part = self._attendance.taking_part
+        return self._broken or (bool(taking_part) and self._actions.keys() >= taking_part)
+
+    def _undecided(self) -> set[int]:
+        return self._attendance.taking_part - self._actions.keys() or self._attendance.missing
+
+    def _unfinished(self) -> set[int]:
+        if self._config.on_agent_loss == "wait":
+            return set(range(self._run.num_agents)) - self._finished
+        return self._attendance.connected - self._finished
 
     def _serve_until(self, satisfied: Callable[[], bool], waiting_for: Callable[[], set[int]]) -> None:
         """Take in messages until a condition holds, and log who is waited for now and then."""
         report_at = time.monotonic() + _PATIENCE
         while not satisfied():
-            if self._line.socket.poll(int(_PATIENCE * 1000)):
+            self._faults.move((self._label or (0, 0))[0], "rollout", 0)
+            if self._line.socket.poll(int(PROBE_EVERY * 1000)):
                 for message in self._line.receive():
                     self._take_in(message)
+            for agent in self._line.lost():
+                self._lose(agent)
             if time.monotonic() >= report_at and not satisfied():
-                _LOG.info("at step %s, waiting for agents %s", self._label, sorted(waiting_for()))
+                where = f"at step {self._label}" if self._label else "before the next iteration"
+                _LOG.info("%s, waiting for agents %s", where, sorted(waiting_for()))
                 report_at = time.monotonic() + _PATIENCE
 
     def _take_in(self, message: Hello | Action | Bye) -> None:
         agent = message.sender
         if isinstance(message, Bye):
-            self._unfinished.discard(agent)
-        elif isinstance(message, Action):
-            if self._tick(message.iteration, message.t) == self._tick(*self._label):
-                self._actions[agent] = message.action
-        else:
-            self._missing.discard(agent)
+            self._finished.add(agent)
+        elif isinstance(message, Hello):
+            if self._attendance.hello(agent, message.incarnation, message.iteration):
+                self._on_loss(f"agent {agent} was restarted")
+                self._broken |= self._mid_rollout and self._config.on_agent_loss == "wait"
+            self._answer(agent)
+        elif (
+            self._label is not None
+            and message.server == self._number
+            and agent in self._attendance.taking_part
+            and self._tick(message.iteration, message.t) == self._tick(*self._label)
+        ):
+            self._actions[agent] = message.action
+
+    @property
+    def _mid_rollout(self) -> bool:
+        return self._label is not None and self._label[1] < self._config.rollout_length
+
+    def _answer(self, agent: int) -> None:
+        """Tell an agent that said hello what it needs: the last observation again, or the start of an iteration."""
+        if self._label is None:
+            return
+        iteration, _ = self._label
+        if agent in self._attendance.taking_part:
             if agent not in self._actions:
-                self._send_observation(agent)
+                over = not self._mid_rollout and self._attendance.wanted(agent) > iteration
+                self._send_observation(agent, (iteration + 1, 0) if over else self._label)
+        elif not self._mid_rollout:
+            self._admit()
+        elif not self._attendance.taking_part:
+            self._broken = True
 
-    def _send_observation(self, agent: int) -> None:
-        self._line.send(agent, Observation(*self._label, self._steps[agent]))
+    def _admit(self) -> None:
+        """Let everyone who waits for it take part from this start of an iteration on."""
+        assert self._label is not None
+        iteration = self._label[0] + 1
+        for agent in self._attendance.admit(iteration):
+            if iteration <= self._config.iterations:
+                _LOG.info("agent %d takes part from iteration %d on", agent, iteration)
+            self._send_observation(agent, (iteration, 0))
 
-    def _undecided(self) -> set[int]:
-        return set(range(len(self._steps))) - set(self._actions)
+    def _lose(self, agent: int) -> None:
+        """An agent's connection is gone: do as the run's rule says."""
+        self._attendance.lose(agent, keep=self._config.on_agent_loss == "wait")
+        if agent not in self._finished:
+            self._on_loss(f"agent {agent} is lost")
+
+    def _on_loss(self, what: str) -> None:
+        rule = self._config.on_agent_loss
+        if rule == "abort":
+            raise RunAborted(f"{what}, and on_agent_loss is abort")
+        where = f"at step {self._label}" if self._label else "before the next iteration"
+        _LOG.warning("%s %s; %s", what, where, "all wait" if rule == "wait" else "actions of zeros instead")
+
+    def _send_observation(self, agent: int, label: tuple[int, int]) -> None:
+        self._line.send(agent, Observation(self._number, *label, self._steps[agent]))
 
     def _tick(self, iteration: int, t: int) -> int:
         return iteration * self._config.rollout_length + t
 
 
-def serve(cluster: Cluster, start: int, on_ready: OnReady = dict) -> None:
+def serve(cluster: Cluster, on_ready: OnReady = dict) -> None:
     """Run the environment server of a cluster to its end.
 
     Raises:
         ConfigError: the run directory does not fit the cluster file, or a checkpoint cannot be read.
+        RunAborted: an agent was lost, and the run is to end then.
     """
-    EnvironmentServer(cluster, RunDirectory.open(cluster.config.parent), start, on_ready).run()
+    EnvironmentServer(cluster, RunDirectory.open(cluster.config.parent), on_ready).run()
 
 
-def child_main(cluster: Cluster, start: int, supervision: Supervision) -> None:
+def child_main(cluster: Cluster, supervision: Supervision) -> None:
     """The launcher's child process."""
 
     def on_ready() -> dict[str, float]:
@@ -168,4 +325,4 @@ def child_main(cluster: Cluster, start: int, supervision: Supervision) -> None:
         return {"seconds_startup": time.time() - supervision.launched_at}
 
     directory = RunDirectory.open(cluster.config.parent).env
-    run_supervised(TITLE, directory, supervision, lambda: serve(cluster, start, on_ready))
+    run_supervised(TITLE, directory, supervision, lambda: serve(cluster, on_ready))

@@ -39,6 +39,13 @@ class Activity:
         self._running: list[Fault] = []
         self.active: list[Fault] = []
 
+    def resume(self, since: dict[int, float]) -> None:
+        """Take up faults that began before, at these times in seconds on the clock of the positions to come."""
+        for fault in [fault for fault in self._waiting if fault.number in since]:
+            self._waiting.remove(fault)
+            self._running.append(fault)
+            self._since[fault.number] = since[fault.number]
+
     def move(self, position: Position) -> tuple[list[Fault], list[Fault]]:
         """Go on to a position; returns the faults that have begun to act there, and those that have ceased to."""
         for fault in [fault for fault in self._waiting if fault.begin.reached(position)]:
@@ -157,9 +164,6 @@ def _with_flipped_bit(frames: Frames, draw: np.random.Generator) -> Frames:
 def _garbage(frames: Frames, draw: np.random.Generator) -> Frames:
     """Random bytes, a message cut short, one with a frame too many, or lists in lists in lists."""
     noise = draw.bytes(_GARBAGE)
-    return [
-        [noise],
-        [bytes(frames[0])[: int(draw.integers(len(frames[0])))], *frames[1:]],
-        [*frames, noise],
-        [b"\x91" * 1000],
-    ][int(draw.integers(4))]
+    short = bytes(frames[0])[: int(draw.integers(len(frames[0])))]
+    choices: list[Frames] = [[noise], [short, *frames[1:]], [*frames, noise], [b"\x91" * 1000]]
+    return choices[int(draw.integers(len(choices)))]

@@ -18,7 +18,7 @@ reached when all that it names is. `every` repeats a fault with that period in s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -26,7 +26,7 @@ from typing import Any
 
 import yaml
 
-from matrpo.config import ConfigError, load_file
+from matrpo.config import ConfigError
 from matrpo.topology import CommunicationGraph
 
 PHASES = ("rollout", "consensus")
@@ -114,8 +114,12 @@ class FaultScript:
         Raises:
             ConfigError: there is none, or it is not valid for this graph; the text says where and why.
         """
-        content, origin = _read(name)
-        if set(content) != {"faults"} or not isinstance(content["faults"], list):
+        origin = f"fault script {name}"
+        try:
+            content = yaml.safe_load(script_text(name))
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{origin} is not valid YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(content, dict) or set(content) != {"faults"} or not isinstance(content["faults"], list):
             raise ConfigError(f"{origin}: expected one key, faults, with a list")
         return cls(
             tuple(_Reader(origin, number, entry, graph).read() for number, entry in enumerate(content["faults"]))
@@ -136,12 +140,20 @@ def library() -> dict[str, str]:
     return {item.name.removesuffix(".yaml"): item.read_text().splitlines()[0].lstrip("# ") for item in files}
 
 
-def _read(name: str) -> tuple[dict[str, Any], str]:
+def script_text(name: str) -> str:
+    """The text of a script: a file, or one that ships with matrpo.
+
+    Raises:
+        ConfigError: there is none.
+    """
     if name in library():
-        return yaml.safe_load((_LIBRARY / f"{name}.yaml").read_text()), f"fault script {name}"
+        return (_LIBRARY / f"{name}.yaml").read_text()
     if not Path(name).is_file():
         raise ConfigError(f"--faults {name}: no such file, and not one of {', '.join(library())}")
-    return load_file(Path(name)), name
+    try:
+        return Path(name).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read fault script {name}: {error}") from None
 
 
 class _Reader:
@@ -243,14 +255,11 @@ class _Reader:
         agents, groups = self._graph.num_agents, self._entry.get("groups")
         if groups == "halves":
             return [int(2 * agent >= agents) for agent in range(agents)]
-        members = [agent for group in groups if isinstance(group, list) for agent in group] if _is_list(groups) else []
-        if sorted(members, key=str) != sorted(range(agents), key=str):
+        if not isinstance(groups, list) or not all(isinstance(group, list) for group in groups):
+            groups = []
+        if sorted((agent for group in groups for agent in group), key=str) != sorted(range(agents), key=str):
             raise self._error(f"groups must be halves, or lists that hold each of the agents 0 to {agents - 1} once")
         return [next(side for side, group in enumerate(groups) if agent in group) for agent in range(agents)]
 
     def _error(self, reason: str) -> ConfigError:
         return ConfigError(f"{self._where}: {reason}")
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import faulthandler
 import logging
 import multiprocessing
@@ -10,6 +12,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -29,11 +32,28 @@ EXIT_INTERRUPTED = 130
 READY = b"ready"
 """The environment server's word to the launcher once every agent has said hello."""
 
+_CHUNK = 4096
+_LAST_GRACE = 10.0
+"""Seconds that a process has to save its state."""
+
+_SET_SIGNAL_AT_PARENTS_DEATH = 1
+_WATCH = 1.0
+"""Seconds between two looks at whether this process has been orphaned."""
+
 _LOG = logging.getLogger(__name__)
+
+
+def name_of(agent: int | None) -> str:
+    """What users call an agent, or (None) the environment server."""
+    return "env-server" if agent is None else f"agent {agent}"
 
 
 class StopRequested(BaseException):
     """The user or the launcher wants this process to save its state and end."""
+
+
+class RunAborted(RuntimeError):  # noqa: N818
+    """The run ends by its own rules. One line that says why."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +95,14 @@ def run_supervised(title: str, directory: ProcessDirectory, supervision: Supervi
     sys.exit(status)
 
 
-def run_alone(title: str, directory: ProcessDirectory, work: Callable[[], None]) -> int:
+def run_alone(title: str, directory: ProcessDirectory, work: Callable[[], None], until_eof: bool = False) -> int:
     """Run a process that the user started: its log goes to standard error too, and Ctrl-C stops it.
+
+    Args:
+        title: what `ps` shows.
+        directory: the process's files.
+        work: what to do.
+        until_eof: the end of standard input stops it too.
 
     Returns:
         The exit status.
@@ -87,6 +113,8 @@ def run_alone(title: str, directory: ProcessDirectory, work: Callable[[], None])
     """
     setproctitle(title)
     _log_to(_open_log(directory), sys.stderr)
+    if until_eof:
+        stop_at_end_of_input()
     return _run(work, signal.SIGTERM, signal.SIGINT)[0]
 
 
@@ -98,7 +126,7 @@ def _run(work: Callable[[], None], *stops: signal.Signals) -> tuple[int, str]:
     except StopRequested:
         _LOG.info("stopped")
         return EXIT_INTERRUPTED, ""
-    except (ConfigError, StorageError) as error:
+    except (ConfigError, StorageError, RunAborted) as error:
         _LOG.error("%s", error)
         return EXIT_MISTAKE if isinstance(error, ConfigError) else EXIT_FAILED, str(error)
     except Exception as error:
@@ -120,20 +148,44 @@ def stop_at(*signals: signal.Signals) -> None:
         signal.signal(number, stop)
 
 
+def stop_at_end_of_input() -> None:
+    """Stop this process like SIGTERM when its standard input ends; if it hangs then, end it."""
+
+    def watch() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(0, _CHUNK):  # not sys.stdin, whose lock would keep Python from ending
+                pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_LAST_GRACE)
+        os._exit(EXIT_FAILED)
+
+    threading.Thread(target=watch, name="input watch", daemon=True).start()
+
+
 def ignore_stops() -> None:
     """Let no further signal interrupt what must now be finished: saving the state."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def signal_at_parents_death(number: signal.Signals) -> None:
+    """Have the system send this process a signal when its parent dies."""
+    ctypes.CDLL(None).prctl(_SET_SIGNAL_AT_PARENTS_DEATH, int(number))
+
+
 def _end_with_parent(socket_directory: Path) -> None:
-    """End this process as soon as its launcher is gone, however that came about."""
+    """End this process as soon as its launcher is gone, or the warm parent, without which nobody sees its end."""
     parent = multiprocessing.parent_process()
     assert parent is not None
+    signal_at_parents_death(signal.SIGCONT)  # the thread below can do nothing while this process is stopped
+    forked_from = os.getppid()
 
     def watch() -> None:
-        wait([parent.sentinel])
-        shutil.rmtree(socket_directory, ignore_errors=True)
+        gone: list[object] = []
+        while not gone and os.getppid() == forked_from:
+            gone = [*wait([parent.sentinel], timeout=_WATCH)]
+        if gone or wait([parent.sentinel], timeout=_WATCH):
+            shutil.rmtree(socket_directory, ignore_errors=True)
         os._exit(EXIT_FAILED)
 
     threading.Thread(target=watch, name="parent watch", daemon=True).start()

@@ -10,6 +10,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
+from matrpo.launch.link_table import link_table
 from matrpo.process_directory import MetricsTail
 from matrpo.run_directory import RunDirectory
 
@@ -36,7 +37,7 @@ class Progress:
         self.agents: list[dict[str, Any]] = [{} for _ in range(run.num_agents)]
         self._environment_lines = _Lines(MetricsTail(run.env.metrics_path))
         self._agent_lines = [_Lines(MetricsTail(run.agent(agent).metrics_path)) for agent in range(run.num_agents)]
-        self._ends: deque[float] = deque(maxlen=_RECENT + 1)
+        self._ends: deque[tuple[int, float]] = deque(maxlen=_RECENT + 1)
 
     def poll(self, last: float = math.inf) -> None:
         """Read what has been written since the last call, but no iteration after `last`."""
@@ -46,13 +47,29 @@ class Progress:
         for agent, lines in enumerate(self._agent_lines):
             for line in lines.take(last):
                 self.agents[agent] = line
-                if agent == 0:
-                    self._ends.append(line["time"])
+                if agent == min(set(range(len(self.agents))) - self.absent, default=agent):
+                    self._ends.append((line["iteration"], line["time"]))
+
+    @property
+    def absent(self) -> set[int]:
+        """The agents that did not take part in the last rollout.
+
+        Lock step keeps those that did within an iteration of the environment server.
+        """
+        sampled = self.environment.get("iteration", 0)
+        behind = {agent for agent, line in enumerate(self.agents) if line.get("iteration", 0) < sampled - 1}
+        return behind if len(behind) < len(self.agents) else set()
 
     @property
     def iteration(self) -> int:
-        """The last iteration that every agent has finished."""
-        return min(int(line.get("iteration", 0)) for line in self.agents)
+        """The last iteration that every agent has finished, but for those that are absent."""
+        absent = self.absent
+        return min(int(line.get("iteration", 0)) for agent, line in enumerate(self.agents) if agent not in absent)
+
+    @property
+    def links(self) -> list[dict[str, Any]]:
+        """What happened on each link in the last iteration: see `link_table`."""
+        return link_table(self.agents, self.absent)
 
     @property
     def steps(self) -> int:
@@ -72,7 +89,7 @@ class Progress:
     @property
     def steps_per_second(self) -> float | None:
         """Environment steps per second of wall clock: the median of the last few iterations."""
-        durations = [later - earlier for earlier, later in pairwise(self._ends)]
+        durations = [(t1 - t0) / (i1 - i0) for (i0, t0), (i1, t1) in pairwise(self._ends) if i1 > i0 and t1 > t0]
         return self.run.config.samples / median(durations) if durations else None
 
     @property
@@ -90,7 +107,8 @@ class Progress:
         if sampled == self.iteration:
             return f"rollout {sampled + 1}"
         ready = sum(line.get("iteration", 0) >= sampled for line in self.agents)
-        return f"update {sampled}, {ready} of {len(self.agents)} agents done"
+        present = len(self.agents) - len(self.absent)
+        return f"update {sampled}, {ready} of {present} agents done"
 
     @property
     def latest_return(self) -> float | None:
@@ -124,6 +142,8 @@ class Progress:
             "steps_per_second": self.steps_per_second,
             "checkpoint": self.run.latest_common_iteration(),
             "running": self.run.is_locked(),
+            "absent": sorted(self.absent),
+            "links": self.links,
             "processes": [{"name": name, "seconds_since_last_line": ages[name], "last": lines[name]} for name in lines],
         }
 

@@ -61,10 +61,11 @@ def status(run: Path, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from matrpo.launch.screen import draw
+    from matrpo.launch.screen import draw, draw_links
 
     console = Console(highlight=False)
     console.print(draw(progress, console.width, height=1 << 20))
+    console.print(draw_links(progress.links))
     summary = progress.summary()
     ages = [process["seconds_since_last_line"] for process in summary["processes"]]
     known = [age for age in ages if age is not None]
@@ -109,11 +110,11 @@ def topology(name: str, agents: int, seed: int, save: Path | None, as_json: bool
 
 
 @click.command("list")
-@click.argument("what", type=click.Choice(["tasks", "algorithms", "topologies"]))
+@click.argument("what", type=click.Choice(["tasks", "algorithms", "topologies", "faults"]))
 @_JSON
 def list_things(what: str, as_json: bool) -> None:
-    """What --task, --algo and --topology may name."""
-    entries = {"tasks": _tasks, "algorithms": _algorithms, "topologies": _topologies}[what]()
+    """What --task, --algo, --topology and --faults may name."""
+    entries = {"tasks": _tasks, "algorithms": _algorithms, "topologies": _topologies, "faults": _faults}[what]()
     if as_json:
         _print_json(entries)
         return
@@ -138,6 +139,12 @@ def _topologies() -> list[dict[str, Any]]:
     return [
         {"name": name, "usage": entry.usage, "description": entry.description} for name, entry in TOPOLOGIES.items()
     ]
+
+
+def _faults() -> list[dict[str, Any]]:
+    from matrpo.launch.fault_script import library
+
+    return [{"name": name, "description": text} for name, text in library().items()]
 
 
 def _keep(path: Path, document: Any) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
-import platform
+import shlex
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -14,7 +14,8 @@ import click
 from setproctitle import setproctitle
 
 from matrpo.config import Config, ConfigError, to_dict
-from matrpo.launch.cluster import Cluster
+from matrpo.launch.cluster import Cluster, graph_of
+from matrpo.launch.fault_script import FaultScript, script_text
 from matrpo.launch.options import (
     Layer,
     SectionedCommand,
@@ -23,13 +24,17 @@ from matrpo.launch.options import (
     setting_options,
 )
 from matrpo.launch.process import EXIT_INTERRUPTED, StopRequested, ignore_stops, run_alone, stop_at
+from matrpo.launch.process_faults import FILE_NAME as FAULTS_NAME
+from matrpo.launch.versions import versions
+from matrpo.process_directory import write_atomically
 from matrpo.run_directory import RunDirectory
-from matrpo.topology import CommunicationGraph, TopologyError, make_graph
+from matrpo.topology import CommunicationGraph
 
 _CHANGEABLE = {
     "steps",
     "link_deadline",
     "link_resend",
+    "on_agent_loss",
     "transport",
     "port",
     "insecure",
@@ -40,8 +45,10 @@ _CHANGEABLE = {
 }
 """Settings that may differ when a run is resumed."""
 
-_VERSIONED = ("matrpo", "torch", "numpy", "pyzmq", "msgpack", "safetensors", "pettingzoo", "mpe2")
 _PATH = click.Path(path_type=Path)
+
+SSH_COMMAND = "ssh -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=5 -o ServerAliveCountMax=3"
+"""How machines are reached: no questions asked, and a machine that is gone is noticed within 15 s."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +58,7 @@ class Prepared:
     run: RunDirectory
     graph: CommunicationGraph
     start: int
+    laggards: dict[int, int]
 
 
 @click.command(cls=SectionedCommand)
@@ -59,7 +67,14 @@ class Prepared:
 @click.option("-o", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting; may be repeated.")
 @click.option("--run", "path", type=_PATH, metavar="DIR", help="The run directory (default: a new one in runs/).")
 @click.option("--resume", is_flag=True, help="Continue the run in --run from its latest checkpoint.")
+@click.option("--restart", is_flag=True, help="Start processes again that are killed or fail.")
+@click.option("--faults", metavar="NAME|FILE", help="Let things fail by this script; `matrpo list faults` names some.")
 @click.option("--in-process", is_flag=True, help="Run all agents in this one process, for debugging.")
+@click.option("--cluster", "cluster_file", type=_PATH, metavar="FILE", help="Start this cluster; needs --ssh.")
+@click.option("--ssh", is_flag=False, flag_value="", metavar="[USER@]", help="Start it over ssh, as this user.")
+@click.option("--ssh-command", metavar="COMMAND", help=f"The ssh program and its options [{SSH_COMMAND}].")
+@click.option("--remote-dir", type=_PATH, metavar="DIR", help="The run directory on the machines [the same as here].")
+@click.option("--remote-matrpo", metavar="PROGRAM", help="matrpo on the machines [matrpo].")
 @setting_options
 def launch(
     file: Path | None,
@@ -67,7 +82,14 @@ def launch(
     overrides: tuple[str, ...],
     path: Path | None,
     resume: bool,
+    restart: bool,
+    faults: str | None,
     in_process: bool,
+    cluster_file: Path | None,
+    ssh: str | None,
+    ssh_command: str | None,
+    remote_dir: Path | None,
+    remote_matrpo: str | None,
     **settings: Any,
 ) -> int:
     """Train: one process for each agent, one for the environment they share.
@@ -75,45 +97,103 @@ def launch(
     Without any option: 12 agents on a ring learn cooperative navigation. Settings come from the defaults,
     --preset, --config, and the options below, the later ones winning.
     """
+    if cluster_file is not None:
+        insecure = bool(settings.pop("insecure"))
+        if any(
+            (file, preset, overrides, path, resume, restart, faults, in_process, *map(_is_given, settings.values()))
+        ):
+            raise ConfigError("launch --cluster takes its settings from the run directory: leave the others out")
+        if ssh is None:
+            raise ConfigError("launch --cluster starts processes over ssh: add --ssh")
+        return _launch_remotely(cluster_file, insecure, ssh, ssh_command, remote_dir, remote_matrpo)
+    if any(map(_is_given, (ssh, ssh_command, remote_dir, remote_matrpo))):
+        raise ConfigError("--ssh and its options start the processes of a cluster: name its file with --cluster")
     layers = setting_layers(settings, file, preset, overrides)
     if not resume:
         config = resolve_layers(layers)
         graph = _checked(config, in_process)
-        run = RunDirectory.create(path, config, _versions())
+        script = _script(faults, graph, in_process)
+        run = RunDirectory.create(path, config, versions())
         with run.lock():
-            return _train(Prepared(run, graph, 0), in_process)
+            if script:
+                write_atomically(run.path / FAULTS_NAME, script)
+            return _train(Prepared(run, graph, 0, {}), in_process, restart)
+    if faults:
+        raise ConfigError("--resume goes on with the fault script that the run began with: leave --faults out")
     if path is None:
         raise ConfigError("--resume continues the run in --run DIR: name it")
     run = RunDirectory.open(path)
     with run.lock():
-        return _train(_continued(run, layers, in_process), in_process)
+        return _train(_continued(run, layers, in_process), in_process, restart)
 
 
 @click.command()
 @click.option("--cluster", "file", type=_PATH, required=True, metavar="FILE", help="The run's cluster.yaml.")
 @click.option("--id", "agent", type=int, required=True, metavar="N", help="Which agent to be.")
 @click.option("--insecure", is_flag=True, help="Talk over TCP without encryption and authentication.")
-def agent(file: Path, agent: int, insecure: bool) -> int:
+@click.option("--until-eof", is_flag=True, help="Stop when standard input ends.")
+def agent(file: Path, agent: int, insecure: bool, until_eof: bool) -> int:
     """Run one agent of a cluster in this process."""
-    cluster = _load_cluster(file, insecure)
+    cluster = load_cluster(file, insecure)
     if not 0 <= agent < len(cluster.endpoints):
         raise ConfigError(f"--id {agent}: {file} has the agents 0 to {len(cluster.endpoints) - 1}")
+    cluster.security(agent)
+    cluster.check_hosts(agent)
     run = RunDirectory.open(cluster.config.parent)
     from matrpo.launch.agent_process import learn
 
-    return run_alone(f"matrpo agent {agent}", run.agent(agent), lambda: learn(cluster, agent, 0))
+    return run_alone(f"matrpo agent {agent}", run.agent(agent), lambda: learn(cluster, agent), until_eof)
 
 
 @click.command()
 @click.option("--cluster", "file", type=_PATH, required=True, metavar="FILE", help="The run's cluster.yaml.")
 @click.option("--insecure", is_flag=True, help="Talk over TCP without encryption and authentication.")
-def env_server(file: Path, insecure: bool) -> int:
+@click.option("--until-eof", is_flag=True, help="Stop when standard input ends.")
+def env_server(file: Path, insecure: bool, until_eof: bool) -> int:
     """Run the environment server of a cluster in this process."""
-    cluster = _load_cluster(file, insecure)
+    cluster = load_cluster(file, insecure)
+    cluster.security(None)
     run = RunDirectory.open(cluster.config.parent)
     from matrpo.launch.env_server import TITLE, serve
 
-    return run_alone(TITLE, run.env, lambda: serve(cluster, 0))
+    return run_alone(TITLE, run.env, lambda: serve(cluster), until_eof)
+
+
+def _script(name: str | None, graph: CommunicationGraph, in_process: bool) -> bytes | None:
+    """The text of a fault script that fits the graph."""
+    if name is None:
+        return None
+    if in_process:
+        raise ConfigError("--faults: in one process there are no messages to lose: leave --in-process out")
+    FaultScript.load(name, graph)
+    return script_text(name).encode()
+
+
+def _is_given(value: object) -> bool:
+    return value is not None
+
+
+def _launch_remotely(
+    file: Path,
+    insecure: bool,
+    user: str,
+    ssh_command: str | None,
+    remote_dir: Path | None,
+    remote_matrpo: str | None,
+) -> int:
+    """Start all processes of a cluster over ssh and stay until the last has ended; the exit status."""
+    from matrpo.launch.remote import RemoteRun, Site
+
+    cluster = load_cluster(file, insecure)
+    if not all(endpoint.startswith("tcp:") for endpoint in (cluster.environment, *cluster.endpoints)):
+        raise ConfigError(f"{file} is of a run on one machine; `matrpo cluster init` makes one for several")
+    if user and not user.endswith("@"):
+        raise ConfigError(f"--ssh {user}: a user's name must end with @")
+    ssh = shlex.split(ssh_command or SSH_COMMAND)
+    if not ssh or shutil.which(ssh[0]) is None:
+        raise ConfigError(f"--ssh-command: there is no program {ssh[0] if ssh else ''!r}")
+    site = Site(ssh, user, remote_dir or file.parent.absolute(), remote_matrpo or "matrpo")
+    return RemoteRun(cluster, site, lambda line: print(line, file=sys.stderr, flush=True)).run()
 
 
 def _checked(config: Config, in_process: bool) -> CommunicationGraph:
@@ -121,12 +201,8 @@ def _checked(config: Config, in_process: bool) -> CommunicationGraph:
     from matrpo.launch.supervisor import check_ports, local_ports
 
     assert config.agents is not None
-    try:
-        graph = make_graph(config.topology, config.agents, config.seed)
-    except TopologyError as error:
-        raise ConfigError(f"bad value for 'topology': {error}") from None
+    graph = graph_of(config)
     if config.transport == "tcp" and not in_process:
-        _require_insecure(config.insecure, "transport tcp")
         check_ports(local_ports(config.port, config.agents))
     return graph
 
@@ -140,19 +216,20 @@ def _continued(run: RunDirectory, layers: list[Layer], in_process: bool) -> Prep
         if key not in _CHANGEABLE:
             raise ConfigError(f"--resume cannot change {key!r}: {run.path} has {stored[key]!r}, not {value!r}")
     graph = _checked(config, in_process)
-    start = run.latest_common_iteration()
+    point = run.resume_point()
+    start = point.iteration
     if start:
         from matrpo.envs.registry import task_spec
 
         run.check_checkpoints(start, task_spec(config.task, config.agents))
     run = RunDirectory(run.path, config)
     if changed:
-        run.store_config(_versions())
+        run.store_config(versions())
     run.rewind(start)
-    return Prepared(run, graph, start)
+    return Prepared(run, graph, start, point.laggards)
 
 
-def _train(prepared: Prepared, in_process: bool) -> int:
+def _train(prepared: Prepared, in_process: bool, restart: bool) -> int:
     """Train to the end; the exit status."""
     from matrpo.launch.screen import make_screen
 
@@ -163,13 +240,16 @@ def _train(prepared: Prepared, in_process: bool) -> int:
         screen.say(f"{run.path} is complete: it has {run.config.iterations} iterations; raise --steps to go on")
         return 0
     screen.say(f"{'continuing after iteration ' + str(start) if start else 'new run'} in {run.path}")
+    for agent, newest in prepared.laggards.items():
+        state = f"its checkpoint of iteration {newest}" if newest else "a new policy"
+        screen.say(f"agent {agent} has no checkpoint of iteration {start}: it joins with {state}")
     with screen:
         if in_process:
             status = _train_in_process(run, start, screen)
         else:
             from matrpo.launch.supervisor import Supervisor
 
-            status = Supervisor(run, prepared.graph, start, screen.say).run(screen.tick)
+            status = Supervisor(run, prepared.graph, restart, screen.say).run(screen.tick)
     if status == EXIT_INTERRUPTED:
         screen.say(f"stopped; go on with: matrpo launch --run {run.path} --resume")
     elif status == 0:
@@ -191,27 +271,13 @@ def _train_in_process(run: RunDirectory, start: int, screen: Any) -> int:
     return 0
 
 
-def _load_cluster(file: Path, insecure: bool) -> Cluster:
+def load_cluster(file: Path, insecure: bool) -> Cluster:
+    """Read a cluster file for a process of it; `insecure`: the user typed --insecure.
+
+    Raises:
+        ConfigError: it is not valid, or has keys although the user wants to go without.
+    """
     cluster = Cluster.load(file)
-    if cluster.uses_tcp:
-        _require_insecure(insecure or RunDirectory.open(cluster.config.parent).config.insecure, str(file))
-    return cluster
-
-
-def _require_insecure(insecure: bool, what: str) -> None:
-    if not insecure:
-        raise ConfigError(
-            f"{what}: anyone who reaches these TCP ports could join in, and keys are not available yet; "
-            "add --insecure to go on without"
-        )
-
-
-def _versions() -> dict[str, str]:
-    """The versions of what a run depends on."""
-    found = {"python": platform.python_version()}
-    for package in _VERSIONED:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    if cluster.keys and insecure:
+        raise ConfigError(f"{file} has keys, and all others use them: leave --insecure out")
+    return dataclasses.replace(cluster, insecure=insecure or RunDirectory.open(file.parent).config.insecure)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -12,11 +12,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from matrpo.launch.link_table import count_states
 from matrpo.launch.progress import Progress
 from matrpo.run_directory import RunDirectory
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_FIXED_LINES = 9
+_FIXED_LINES = 10
 """Lines of the live screen that are not rows of the table of agents."""
 
 _WIDE = 100
@@ -114,6 +115,7 @@ class LiveScreen:
 def plain_line(progress: Progress) -> str:
     """An iteration in one line."""
     lines = progress.agents
+    trouble = link_trouble(progress)
     return "  ".join(
         (
             f"iteration {progress.iteration}/{progress.run.config.iterations}",
@@ -124,8 +126,18 @@ def plain_line(progress: Progress) -> str:
             f"sent {_bytes(_total(lines, 'bytes_sent'))}",
             f"{_count(progress.steps_per_second)} steps/s",
             f"left {_duration(progress.seconds_left)}",
+            *([f"links {trouble}"] if trouble else []),
         )
     )
+
+
+def link_trouble(progress: Progress) -> str:
+    """What is not as it should be on the links in the last iteration; "" if all is well."""
+    links = progress.links
+    states = [f"{count} {state}" for state, count in count_states(links).items() if state != "up"]
+    totals = {name: sum(link[name] for link in links) for name in ("skips", "resends")}
+    totals["rejects"] = sum(sum(link["rejected"].values()) for link in links)
+    return ", ".join([*states, *(f"{count} {name}" for name, count in totals.items() if count)])
 
 
 def draw(progress: Progress, width: int, height: int) -> RenderableType:
@@ -136,7 +148,22 @@ def draw(progress: Progress, width: int, height: int) -> RenderableType:
         width: columns of the terminal.
         height: its rows.
     """
-    return Group(_title(progress, width), _bar(progress), _returns(progress, width), _agents(progress, width, height))
+    parts = (_title(progress, width), _bar(progress), _returns(progress, width), _links(progress))
+    return Group(*parts, _agents(progress, width, height))
+
+
+def draw_links(links: list[dict[str, Any]]) -> RenderableType:
+    """A table of links: what `link_table` says of the last iteration."""
+    table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
+    for column in ("link", "state", "rtt ms", "sent", "messages", "commits", "skips", "resends", "rejected"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for link in links:
+        counts = [_count(link[name]) for name in ("messages_sent", "commits", "skips", "resends")]
+        rejected = ", ".join(f"{count} {reason}" for reason, count in link["rejected"].items()) or "0"
+        ends = " - ".join(map(str, link["ends"]))
+        state = link["state"] or "-"
+        table.add_row(ends, state, _number(link["rtt_ms_median"]), _bytes(link["bytes_sent"]), *counts, rejected)
+    return Group(Text(), table)
 
 
 def sparkline(values: list[float], width: int) -> str:
@@ -186,6 +213,19 @@ def _returns(progress: Progress, width: int) -> RenderableType:
     line.append(f"{_number(progress.latest_return):>8}", "bold cyan")
     line.append(f"  best {_number(progress.best_return):>8}  ")
     line.append(sparkline(values, max(8, width - line.cell_len - 1)), "cyan")
+    return line
+
+
+def _links(progress: Progress) -> RenderableType:
+    line = Text(no_wrap=True, overflow="ellipsis")
+    states = count_states(progress.links)
+    if not states:
+        return Text()
+    line.append(f"links       {states.get('up', 0)} up")
+    if trouble := link_trouble(progress):
+        line.append(f", {trouble}", "bold yellow")
+    if absent := sorted(progress.absent):
+        line.append(f"  absent: {', '.join(map(str, absent))}", "bold red")
     return Group(line, Text())
 
 

@@ -11,8 +11,8 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -22,9 +22,14 @@ import psutil
 from matrpo.config import ConfigError
 from matrpo.launch.children import run_child
 from matrpo.launch.cluster import FILE_NAME, Cluster
+from matrpo.launch.fault_script import Fault
+from matrpo.launch.interrupts import Interrupts
+from matrpo.launch.key_making import equip
 from matrpo.launch.process import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_MISTAKE, READY, StopRequested, Supervision
+from matrpo.launch.process_faults import script_of, was_killed_by_script
+from matrpo.launch.restarts import BackOff
 from matrpo.process_directory import ProcessDirectory
-from matrpo.run_directory import RunDirectory
+from matrpo.run_directory import SERVER, RunDirectory
 from matrpo.topology import CommunicationGraph
 
 _WARM = "matrpo.launch.warm_parent"
@@ -39,48 +44,42 @@ _LOG_LINES = 3
 _LONGEST_FOLDER = 70
 
 
-@dataclass(frozen=True)
+@dataclass
 class Child:
-    """A process of the run, its files, and the pipe that tells of it."""
-
-    name: str
-    process: multiprocessing.process.BaseProcess
-    directory: ProcessDirectory
-    report: Connection[bytes, bytes]
-
-
-class Interrupts:
-    """Counts Ctrl-C, SIGTERM and a closed terminal instead of letting them end the launcher.
+    """A process of the run.
 
     Attributes:
-        count: how often that happened.
-        raising: whether the next one also raises `StopRequested`.
+        name: as `RunDirectory.processes` calls it.
+        directory: its files.
+        process: its present life.
+        report: the pipe that tells of it.
+        started_at: when that life began, in seconds of the system's wall clock.
+        back_off: says when it may be started again.
+        start_at: when it will be, by the monotonic clock; None if it is not waited for.
+        over: its end has been dealt with.
+        awaited: whoever killed it will start it again.
     """
 
-    def __init__(self) -> None:
-        self.count = 0
-        self.raising = False
+    name: str
+    directory: ProcessDirectory
+    process: multiprocessing.process.BaseProcess
+    report: Connection[bytes, bytes]
+    started_at: float
+    back_off: BackOff = field(default_factory=BackOff)
+    start_at: float | None = None
+    over: bool = False
+    awaited: bool = False
 
-    @contextlib.contextmanager
-    def counted(self) -> Iterator[Interrupts]:
-        """Count inside the block."""
+    @property
+    def runs(self) -> bool:
+        """Whether it has not ended, as far as that was looked at."""
+        return self.process.exitcode is None
 
-        def count(_signal: int, _frame: object) -> None:
-            self.count += 1
-            if self.raising:
-                self.raising = False
-                raise StopRequested
-
-        stops = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-        old = {number: signal.getsignal(number) for number in stops}
-        try:
-            for number in stops:
-                if (number, old[number]) != (signal.SIGHUP, signal.SIG_IGN):  # nohup
-                    signal.signal(number, count)
-            yield self
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
+    @property
+    def end(self) -> str:
+        """How it ended, in words."""
+        code = self.process.exitcode or 0
+        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit status {code}"
 
 
 class Supervisor:
@@ -89,18 +88,53 @@ class Supervisor:
     Args:
         run: the run directory.
         graph: who talks to whom.
-        start: the iteration to continue from; 0 for a new run.
+        restart: start processes again that are killed or fail.
         say: shows the user one line.
     """
 
-    def __init__(self, run: RunDirectory, graph: CommunicationGraph, start: int, say: Callable[[str], None]) -> None:
+    def __init__(self, run: RunDirectory, graph: CommunicationGraph, restart: bool, say: Callable[[str], None]) -> None:
         self._run = run
         self._graph = graph
-        self._start = start
+        self._restart = restart
         self._say = say
-        self._children: list[Child] = []
+        self._children: dict[str, Child] = {}
+        self._script = script_of(run.path, graph)
         self._words: dict[str, bytes] = {}
-        self._launched_at = psutil.Process().create_time()
+        self._sockets = Path()
+        self._ready = False
+        self._over_at: float | None = None
+        self._killed_for_good: set[str] = set()
+
+    def kill(self, name: str, awaited: bool = False) -> None:
+        """Kill a process as a crash would.
+
+        Args:
+            name: as `RunDirectory.processes` calls it.
+            awaited: `restart` will follow: the run goes on even without the environment server.
+        """
+        self._children[name].awaited = awaited
+        self._signal(name, signal.SIGKILL)
+
+    def stop(self, name: str) -> None:
+        """Let a process stand still, as if its machine did."""
+        self._signal(name, signal.SIGSTOP)
+
+    def cont(self, name: str) -> None:
+        """Let a process that was stopped go on."""
+        self._signal(name, signal.SIGCONT)
+
+    def restart(self, name: str) -> None:
+        """Start a process again; kill it first if it runs."""
+        child = self._children[name]
+        if child.runs:
+            child.process.kill()
+            child.process.join()
+        self._start(child)
+
+    def _signal(self, name: str, number: signal.Signals) -> None:
+        process = self._children[name].process
+        if process.exitcode is None and process.pid is not None:
+            os.kill(process.pid, number)
 
     def run(self, tick: Callable[[], None]) -> int:
         """Start all processes and stay until the last has ended.
@@ -112,20 +146,24 @@ class Supervisor:
             The exit status of the launcher.
         """
         with Interrupts().counted() as interrupts:
-            sockets = Path(tempfile.mkdtemp(prefix="matrpo-", dir=_short_folder()))
+            self._sockets = Path(tempfile.mkdtemp(prefix="matrpo-", dir=_short_folder()))
             try:
                 interrupts.raising = True  # until the warm parent is warm, starting a child cannot be stopped otherwise
-                self._launch(sockets)
+                self._launch()
                 interrupts.raising = False
                 return self._watch(tick, interrupts)
             except StopRequested:
                 return EXIT_INTERRUPTED
             finally:
                 self._kill()
-                shutil.rmtree(sockets, ignore_errors=True)
+                shutil.rmtree(self._sockets, ignore_errors=True)
 
-    def _launch(self, sockets: Path) -> None:
-        cluster = make_cluster(self._run, self._graph, sockets)
+    def _launch(self) -> None:
+        cluster = make_cluster(self._run, self._graph, self._sockets)
+        if cluster.insecure:
+            self._say("INSECURE: TCP without keys; whoever reaches its ports can join in")
+        elif cluster.uses_tcp:
+            cluster = equip(cluster)
         cluster.save(self._run.path / FILE_NAME)
         threads = str(self._run.config.torch_threads)
         # Without PYTHONSAFEPATH the warm parent would import a folder `matrpo` of the current directory.
@@ -133,34 +171,125 @@ class Supervisor:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([_WARM])
         _start_warm_parent()
+        self._cluster = cluster
+        launched_at = psutil.Process().create_time()
         for name, directory in self._run.processes().items():
-            report, remote = context.Pipe(duplex=False)
-            supervision = Supervision(remote, sockets, self._launched_at)
-            process = context.Process(target=run_child, args=(name, cluster, self._start, supervision), name=name)
-            process.start()
-            remote.close()
-            self._children.append(Child(name, process, directory, report))
+            self._children[name] = Child(name, directory, *self._spawn(name, launched_at), launched_at)
+
+    def _spawn(
+        self, name: str, started_at: float
+    ) -> tuple[multiprocessing.process.BaseProcess, Connection[bytes, bytes]]:
+        """Start a process; returns it with the pipe that tells of it."""
+        context = multiprocessing.get_context("forkserver")
+        report, remote = context.Pipe(duplex=False)
+        supervision = Supervision(remote, self._sockets, started_at)
+        process = context.Process(target=run_child, args=(name, self._cluster, supervision), name=name)
+        process.start()
+        remote.close()
+        return process, report
+
+    def _start(self, child: Child) -> None:
+        """Give a child that has ended another life."""
+        child.started_at = time.time()
+        child.report.close()
+        child.process, child.report = self._spawn(child.name, child.started_at)
+        child.start_at, child.over, child.awaited = None, False, False
+        self._words.pop(child.name, None)
+        self._say(f"{child.name} was started again")
 
     def _watch(self, tick: Callable[[], None], interrupts: Interrupts) -> int:
         while not interrupts.count:
-            running = [child for child in self._children if child.process.exitcode is None]
-            if not running:
-                return 0
-            wait([child.process.sentinel for child in running], timeout=_POLL)
+            running = [child.process.sentinel for child in self._children.values() if child.runs]
+            if not running and not any(child.start_at or child.awaited for child in self._children.values()):
+                return self._finish()
+            wait(running, timeout=_POLL)
             self._listen()
-            if any(child.process.exitcode for child in self._children):
-                return self._fail(interrupts)
+            ended = [child for child in self._children.values() if not child.runs and not child.over]
+            if [child for child in ended if not self._goes_on_after(child)]:
+                return self._fail(ended, interrupts)
+            self._start_due()
+            self._end_stragglers()
             tick()
         self._say("stopping; press Ctrl-C again to stop at once")
         self._stop(interrupts)
         return EXIT_INTERRUPTED
+
+    def _goes_on_after(self, child: Child) -> bool:
+        """Deal with the end of a child; whether the run goes on. It must have begun with all its agents."""
+        child.over = True
+        code = child.process.exitcode or 0
+        is_server = child.name == SERVER
+        if code == 0:
+            self._over_at = time.monotonic() if is_server else self._over_at
+            return True
+        if child.awaited:
+            self._say(f"{child.name} {child.end}; it will be started again")
+            return True
+        if code == -signal.SIGKILL and (fault := was_killed_by_script(child.directory, self._script, child.name)):
+            return self._follow_script(child, fault)
+        if self._over_at is not None and code in (EXIT_INTERRUPTED, -signal.SIGTERM, -signal.SIGKILL):
+            return True
+        if self._restart and code != EXIT_MISTAKE and self._over_at is None:
+            return self._restart_later(child)
+        rule = self._run.config.on_agent_loss
+        if is_server or code > 0 or rule == "abort" or not self._ready:
+            return False
+        others = "wait for it" if rule == "wait" else "go on"
+        hint = f"matrpo agent --cluster {self._run.path / FILE_NAME} --id {child.name.removeprefix('agent ')}"
+        self._say(f"{child.name} {child.end}; the others {others} (`{hint}` brings it back)")
+        return any(other.runs for other in self._children.values() if other.name != SERVER)
+
+    def _follow_script(self, child: Child, fault: Fault) -> bool:
+        """A process has killed itself as the fault script says: start it again if that says so too."""
+        delay = fault.amounts.get("restart_after")
+        if delay is None:
+            self._say(f"{child.name} was killed by the fault script and stays away")
+            self._killed_for_good.add(child.name)
+            return child.name != SERVER
+        self._say(f"{child.name} was killed by the fault script; starting it again in {delay:g} s")
+        child.start_at = time.monotonic() + delay
+        return True
+
+    def _restart_later(self, child: Child) -> bool:
+        delay = child.back_off.next_delay(time.monotonic())
+        if delay is None:
+            self._say(f"{child.name} {child.end}, again and again: it is not started any more")
+            return False
+        self._say(f"{child.name} {child.end}; starting it again in {delay:g} s")
+        child.start_at = time.monotonic() + delay
+        return True
+
+    def _start_due(self) -> None:
+        for child in self._children.values():
+            if child.start_at is not None and time.monotonic() >= child.start_at:
+                self._start(child)
+
+    def _end_stragglers(self) -> None:
+        """When the environment server has finished, an agent that has not come back by then has nothing to come to."""
+        if self._over_at is None or time.monotonic() < self._over_at + _GRACE:
+            return
+        patient = time.monotonic() < self._over_at + 2 * _GRACE
+        for child in self._children.values():
+            child.start_at, child.awaited = None, False
+            if child.runs and patient:
+                child.process.terminate()
+            elif child.runs:
+                child.process.kill()
+
+    def _finish(self) -> int:
+        """The last word on a run that went to its end; the exit status."""
+        lost = [name for name, child in self._children.items() if child.process.exitcode]
+        lost = [name for name in lost if name not in self._killed_for_good]
+        if lost:
+            self._say(f"matrpo: error: the run is over, but without {', '.join(lost)}")
+        return EXIT_FAILED if lost else 0
 
     def _stop(self, interrupts: Interrupts) -> None:
         """Ask all to save their state and end; after a while, or at one more Ctrl-C, kill who is left."""
         enough = interrupts.count + 1
         deadline = time.monotonic() + _GRACE
         while interrupts.count < enough and time.monotonic() < deadline:
-            running = [child.process for child in self._children if child.process.exitcode is None]
+            running = [child.process for child in self._children.values() if child.runs]
             if not running:
                 return
             for process in running:
@@ -172,28 +301,30 @@ class Supervisor:
         self._kill()
 
     def _kill(self) -> None:
-        for child in self._children:
-            if child.process.exitcode is None:
+        for child in self._children.values():
+            if child.runs:
                 child.process.kill()
-        for child in self._children:
+        for child in self._children.values():
             child.process.join()
 
     def _listen(self) -> None:
         """Take in what children say; of each, the last word counts."""
-        for child in self._children:
+        for child in self._children.values():
             with contextlib.suppress(EOFError, OSError):
                 while child.report.poll():
                     self._words[child.name] = child.report.recv_bytes()
                     if self._words[child.name] == READY:
-                        seconds = time.time() - self._launched_at
+                        self._ready = True
+                        seconds = time.time() - child.started_at
                         self._say(f"{self._run.num_agents} agents ready after {seconds:.1f} s")
 
-    def _fail(self, interrupts: Interrupts) -> int:
+    def _fail(self, ended: list[Child], interrupts: Interrupts) -> int:
         """End the run because a child failed; name the one that failed by itself, and return the exit status."""
-        failed = [child for child in self._children if child.process.exitcode]
+        failed = [child for child in ended if child.process.exitcode]
+        running = [child for child in self._children.values() if child.runs]
         self._stop(interrupts)
         self._listen()
-        failed += [child for child in self._children if child.process.exitcode in (EXIT_FAILED, EXIT_MISTAKE)]
+        failed += [child for child in running if child.process.exitcode in (EXIT_FAILED, EXIT_MISTAKE)]
         culprit = next((child for child in failed if child.process.exitcode != EXIT_INTERRUPTED), failed[0])
         self._explain(culprit)
         return EXIT_MISTAKE if culprit.process.exitcode == EXIT_MISTAKE else EXIT_FAILED
@@ -233,7 +364,8 @@ def make_cluster(run: RunDirectory, graph: CommunicationGraph, sockets: Path) ->
     else:
         server = f"ipc://{sockets}/env"
         agents = [f"ipc://{sockets}/agent-{agent:02d}" for agent in range(run.num_agents)]
-    return Cluster(secrets.token_hex(8), run.path / "config.yaml", server, tuple(agents), graph)
+    insecure = config.insecure and config.transport == "tcp"
+    return Cluster(secrets.token_hex(8), run.path / "config.yaml", server, tuple(agents), graph, insecure=insecure)
 
 
 def local_ports(first: int, num_agents: int) -> range:

@@ -1,6 +1,7 @@
 """Imported by the process that the launcher's children are forked from, and by nobody else.
 
-It pays for importing torch once. Signals of the terminal are the launcher's business.
+It pays for importing torch once. Signals of the terminal are the launcher's business. It dies with the launcher, and
+so sends its children, if they are stopped, the signal that lets them end too.
 """
 
 import signal
@@ -14,5 +15,7 @@ from setproctitle import setproctitle  # noqa: E402
 import matrpo.launch.agent_process  # noqa: E402
 import matrpo.launch.cli  # noqa: E402
 import matrpo.launch.env_server  # noqa: E402, F401
+from matrpo.launch.process import signal_at_parents_death  # noqa: E402
 
+signal_at_parents_death(signal.SIGKILL)
 setproctitle("matrpo warm parent")

@@ -7,6 +7,7 @@ the one dtype and shape that the run's settings imply. Whatever else arrives is 
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -23,36 +24,54 @@ MAX_HEADER_BYTES = 2048
 MAX_FRAMES = 1 + len(dataclasses.fields(AgentStep))
 
 _LARGEST = 2**53
+_CHECK = "crc32"
 _RATIOS = "ratios"
-_GREETING = "greeting"
+_PROBE = "probe"
 _LINK_KINDS = get_args(Kind)
 
 Frames = Sequence[bytes | memoryview]
 
 
 class WireError(ValueError):
-    """A message that is not of this format, or not of this run. Its text is the reason, in one line."""
+    """A message that is not of this format, or not of this run.
+
+    Args:
+        text: what is wrong, in one line.
+        reason: the same in a word or two, out of few, to count by.
+    """
+
+    def __init__(self, text: str, reason: str = "malformed") -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
-class Greeting:
-    """The first message of the end of a link that dials: it tells the other end where to answer."""
+class Probe:
+    """Asks the other end of a link to send this back as a reply: is it there, and how far away?
+
+    The first one tells an end that was dialled where to answer. `stamp` is the asker's clock in microseconds.
+    """
 
     sender: int
+    stamp: int
+    reply: bool
 
 
 @dataclass(frozen=True)
 class Hello:
-    """An agent asks the environment server for the current observation."""
+    """An agent says where it is, and asks for the observation that it needs to act in an iteration."""
 
     sender: int
+    incarnation: int
+    iteration: int
 
 
 @dataclass(frozen=True)
 class Action:
-    """An agent's action (B, w) at step t of an iteration."""
+    """An agent's action (B, w) at step t of an iteration, by an observation of this incarnation of the server."""
 
     sender: int
+    server: int
     iteration: int
     t: int
     action: np.ndarray
@@ -67,8 +86,9 @@ class Bye:
 
 @dataclass(frozen=True)
 class Observation:
-    """What an agent sees after t steps of an iteration."""
+    """What an agent sees after t steps of an iteration, from this incarnation of the server."""
 
+    server: int
     iteration: int
     t: int
     step: AgentStep
@@ -79,6 +99,11 @@ class Stop:
     """The environment server says that the run is over."""
 
     finished: bool
+
+
+@dataclass(frozen=True)
+class Ping:
+    """The environment server looks whether a connection is still there. No answer is due."""
 
 
 @dataclass(frozen=True)
@@ -126,28 +151,29 @@ class LinkCodec:
         header: dict[str, Any] = {"kind": message.kind, "answered": message.answered}
         header |= {name: getattr(message, name) for name in self._limits}
         if message.u is None:
-            return [_pack(self._run_id, header)]
+            return _frames(self._run_id, header)
         header |= {"dtype": self._array.dtype.name, "shape": list(self._array.shape)}
         payload = np.ascontiguousarray(message.u, self._array.dtype)
-        return [_pack(self._run_id, header), _bytes(payload)]
+        return _frames(self._run_id, header, _bytes(payload))
 
-    def encode_greeting(self, sender: int) -> list[bytes | memoryview]:
-        """The frames of a `Greeting`."""
-        return [_pack(self._run_id, {"kind": _GREETING, "sender": sender})]
+    def encode_probe(self, probe: Probe) -> list[bytes | memoryview]:
+        """The frames of a `Probe`."""
+        return _frames(self._run_id, {"kind": _PROBE, **vars(probe)})
 
-    def decode(self, frames: Frames) -> LinkMessage | Greeting:
+    def decode(self, frames: Frames) -> LinkMessage | Probe:
         """Unpack one message.
 
         Raises:
             WireError: it is malformed, or another run's.
         """
         header = _unpack(frames, self._run_id)
-        kind = header.text("kind", (*_LINK_KINDS, _GREETING))
-        if kind == _GREETING:
+        kind = header.text("kind", (*_LINK_KINDS, _PROBE))
+        if kind == _PROBE:
             sender = header.number("sender", self._limits["sender"])
+            probe = Probe(sender, header.number("stamp", _LARGEST), header.flag("reply"))
             header.close()
             _expect_frames(frames, 1)
-            return Greeting(sender)
+            return probe
         numbers = {name: header.number(name, limit) for name, limit in self._limits.items()}
         answered = header.flag("answered")
         payload = None
@@ -179,14 +205,14 @@ class EnvironmentCodec:
         masks = [num_envs * space.n for space in spec.action_spaces if isinstance(space, Discrete)]
         self.max_bytes = max(MAX_HEADER_BYTES, *sizes, *masks)
 
-    def encode(self, message: Hello | Action | Bye | Stop) -> list[bytes | memoryview]:
+    def encode(self, message: Hello | Action | Bye | Stop | Ping) -> list[bytes | memoryview]:
         """Frames of one message without observations."""
         header: dict[str, Any] = {"kind": type(message).__name__.lower()}
         header |= {field.name: getattr(message, field.name) for field in dataclasses.fields(message)}
         if not isinstance(message, Action):
-            return [_pack(self._run_id, header)]
+            return _frames(self._run_id, header)
         action = np.ascontiguousarray(header.pop("action"), np.float32)
-        return [_pack(self._run_id, header), _bytes(action)]
+        return _frames(self._run_id, header, _bytes(action))
 
     def encode_observation(self, observation: Observation, agent: int) -> list[bytes | memoryview]:
         """Frames of what `agent` receives: a header that lists the arrays, then one frame for each."""
@@ -197,11 +223,12 @@ class EnvironmentCodec:
         }
         header = {
             "kind": "observation",
+            "server": observation.server,
             "iteration": observation.iteration,
             "t": observation.t,
             "arrays": list(arrays),
         }
-        return [_pack(self._run_id, header), *(_bytes(array) for array in arrays.values())]
+        return _frames(self._run_id, header, *(_bytes(array) for array in arrays.values()))
 
     def decode_at_server(self, frames: Frames) -> Hello | Action | Bye:
         """Unpack what an agent sent.
@@ -218,29 +245,34 @@ class EnvironmentCodec:
             action = self._action(sender).unpack("action", frames[1]).copy()
             if not np.isfinite(action).all():
                 raise WireError("action is not finite")
-            message = Action(sender, header.number("iteration", _LARGEST), header.number("t", _LARGEST), action)
+            server, iteration, t = (header.number(name, _LARGEST) for name in ("server", "iteration", "t"))
+            message = Action(sender, server, iteration, t, action)
+        elif kind == "hello":
+            _expect_frames(frames, 1)
+            message = Hello(sender, header.number("incarnation", _LARGEST), header.number("iteration", _LARGEST))
         else:
             _expect_frames(frames, 1)
-            message = Hello(sender) if kind == "hello" else Bye(sender)
+            message = Bye(sender)
         header.close()
         return message
 
-    def decode_at_agent(self, frames: Frames, agent: int) -> Observation | Stop:
+    def decode_at_agent(self, frames: Frames, agent: int) -> Observation | Stop | Ping:
         """Unpack what the server sent to `agent`.
 
         Raises:
             WireError: it is malformed, or another run's.
         """
         header = _unpack(frames, self._run_id)
-        if header.text("kind", ("observation", "stop")) == "stop":
-            stop = Stop(header.flag("finished"))
+        kind = header.text("kind", ("observation", "stop", "ping"))
+        if kind != "observation":
+            word = Stop(header.flag("finished")) if kind == "stop" else Ping()
             header.close()
             _expect_frames(frames, 1)
-            return stop
-        iteration, t = header.number("iteration", _LARGEST), header.number("t", _LARGEST)
+            return word
+        server, iteration, t = (header.number(name, _LARGEST) for name in ("server", "iteration", "t"))
         step = self._unpack_step(agent, header.names("arrays"), frames[1:])
         header.close()
-        return Observation(iteration, t, step)
+        return Observation(server, iteration, t, step)
 
     def _unpack_step(self, agent: int, names: list[str], payloads: Frames) -> AgentStep:
         expected = self._step_arrays(agent)
@@ -275,10 +307,12 @@ class EnvironmentCodec:
 
 
 class _Header:
-    """Takes the values of a header one by one; `close` refuses what nobody asked for."""
+    """Takes the values of a header one by one; `close` refuses what nobody asked for, and what was damaged."""
 
-    def __init__(self, values: dict[str, Any]) -> None:
+    def __init__(self, values: dict[str, Any], payloads: Frames) -> None:
         self._values = values
+        check = values.pop(_CHECK, None)
+        self._intact = type(check) is int and check == _checksum(values, payloads)
 
     def number(self, name: str, limit: int) -> int:
         value = self._take(name, int)
@@ -289,9 +323,9 @@ class _Header:
     def flag(self, name: str) -> bool:
         return bool(self._take(name, bool))
 
-    def text(self, name: str, allowed: tuple[str, ...]) -> str:
+    def text(self, name: str, allowed: tuple[str, ...] | None = None) -> str:
         value = str(self._take(name, str))
-        if value not in allowed:
+        if allowed is not None and value not in allowed:
             raise WireError(f"header has {name} {value!r}, expected {' or '.join(allowed)}")
         return value
 
@@ -309,6 +343,8 @@ class _Header:
     def close(self) -> None:
         if self._values:
             raise WireError(f"header has unknown keys {sorted(self._values)}")
+        if not self._intact:
+            raise WireError("message was damaged on its way: its checksum is wrong", "checksum")
 
     def _take(self, name: str, kind: type) -> Any:
         value = self._values.pop(name, None)
@@ -317,27 +353,36 @@ class _Header:
         return value
 
 
-def _pack(run_id: str, values: Mapping[str, Any]) -> bytes:
-    packed = msgpack.packb({"version": VERSION, "run": run_id, **values})
-    return bytes(packed)
+def _frames(run_id: str, values: Mapping[str, Any], *payloads: memoryview) -> list[bytes | memoryview]:
+    header = {"version": VERSION, "run": run_id, **values}
+    return [bytes(msgpack.packb({**header, _CHECK: _checksum(header, payloads)})), *payloads]
+
+
+def _checksum(header: Mapping[str, Any], payloads: Frames) -> int:
+    """CRC-32 of a header, packed, and of what follows it: a flipped bit must not become another log ratio."""
+    checksum = zlib.crc32(msgpack.packb(header))
+    for payload in payloads:
+        checksum = zlib.crc32(payload, checksum)
+    return checksum
 
 
 def _unpack(frames: Frames, run_id: str) -> _Header:
     if not 1 <= len(frames) <= MAX_FRAMES:
-        raise WireError(f"message has {len(frames)} frames, expected 1 to {MAX_FRAMES}")
+        raise WireError(f"message has {len(frames)} frames, expected 1 to {MAX_FRAMES}", "too many frames")
     if len(frames[0]) > MAX_HEADER_BYTES:
-        raise WireError(f"header has {len(frames[0])} bytes, at most {MAX_HEADER_BYTES} are allowed")
+        raise WireError(f"header has {len(frames[0])} bytes, at most {MAX_HEADER_BYTES} are allowed", "too large")
     try:
         values = msgpack.unpackb(frames[0], strict_map_key=True, max_ext_len=0, max_bin_len=0)
     except (ValueError, TypeError, OverflowError, msgpack.UnpackException):
         raise WireError("header is not msgpack") from None
     if not isinstance(values, dict) or not all(type(key) is str for key in values):
         raise WireError("header is not a map of names")
-    header = _Header(values)
+    header = _Header(values, frames[1:])
     version = header.number("version", _LARGEST)
     if version != VERSION:
         raise WireError(f"format version is {version}, expected {VERSION}")
-    header.text("run", (run_id,))
+    if header.text("run") != run_id:
+        raise WireError("message of another run", "foreign run")
     return header
 
 

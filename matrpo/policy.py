@@ -238,7 +238,9 @@ class LinearizedPolicy:
             scores = [b.score_transpose(a, torch.ones(a.shape[:2], dtype=a.dtype))[0] for b, a in pairs]
             factors = network.kronecker_factors(torch.cat([score.flatten(1) for score in scores], dim=1))
             sums = [(a + c, g + h) for (a, g), (c, h) in zip(sums, factors, strict=True)] if sums else factors
-        within_heads = torch.block_diag(*(torch.ones(g.size, g.size) for g in self._groups for _ in range(g.count)))
+        sizes = torch.tensor([group.size for group in self._groups for _ in range(group.count)])
+        heads = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+        within_heads = heads.unsqueeze(1) == heads
         means = [(a / self.num_samples, g / self.num_samples) for a, g in sums]
         means[-1] = (means[-1][0], means[-1][1] * within_heads)
         return means

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,19 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d{6,})\.json")
 
 class StorageError(RuntimeError):
     """A file of the run could not be written. One line that names the file and the reason."""
+
+
+@dataclass(frozen=True)
+class Incarnation:
+    """One start of a process.
+
+    Attributes:
+        number: grows with each start, from 1.
+        returns: the process was started before in the same run, and is back.
+    """
+
+    number: int
+    returns: bool
 
 
 class ProcessDirectory:
@@ -41,6 +55,27 @@ class ProcessDirectory:
     def metrics_path(self) -> Path:
         """One JSON object per line and iteration."""
         return self.path / "metrics.jsonl"
+
+    def begin_incarnation(self, run_id: str) -> Incarnation:
+        """Count one more start of this process, before it talks to anyone.
+
+        Args:
+            run_id: marks the messages of the run; a run that all processes continue together has a new one.
+
+        Raises:
+            ConfigError: the counter is damaged.
+            StorageError: the disk is full or read-only.
+        """
+        path = self.path / "incarnation.json"
+        try:
+            last = json.loads(path.read_bytes())
+            number, last_run = int(last["incarnation"]), last["run_id"]
+        except FileNotFoundError:
+            number, last_run = 0, None
+        except (OSError, ValueError, TypeError, KeyError):
+            raise ConfigError(f"{path} is damaged: it must hold the number of the process's last start") from None
+        write_atomically(path, json.dumps({"incarnation": number + 1, "run_id": run_id}).encode())
+        return Incarnation(number + 1, last_run == run_id)
 
     def log_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Append one line; numbers that are not finite become null.
@@ -167,8 +202,13 @@ class MetricsTail:
         return [line for line in map(_parse_line, data[:end].splitlines()) if line is not None]
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
     """Write a file so that `path` holds either the old content or all of `data`, even after a power cut.
+
+    Args:
+        path: the file.
+        data: all of its content.
+        mode: who may read and write it, less what the umask forbids.
 
     Raises:
         StorageError: the disk is full or read-only.
@@ -176,7 +216,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        temporary.unlink(missing_ok=True)
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags | os.O_EXCL, mode)) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

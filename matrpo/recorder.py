@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 
+from matrpo.consensus.link import Counters
 from matrpo.consensus.peer import Peer
 from matrpo.event_file import EventFile
 from matrpo.process_directory import ProcessDirectory
@@ -21,6 +22,12 @@ State = tuple[Mapping[str, np.ndarray], Mapping[str, Any]]
 """A process's state: arrays and what JSON can hold."""
 
 _CHECKPOINTS_FOR_A_COMMON_ONE = 2
+
+_LINK_TOTALS = (
+    *("commits", "give_ups", "skips", "resends", "quarantines"),
+    *("messages_sent", "bytes_sent", "messages_received", "bytes_received", "unsent"),
+)
+"""What is counted on each link and added up."""
 
 _TAGS = {
     "team_return_mean": "charts/episodic_return",
@@ -101,16 +108,37 @@ class Recorder:
             self._process.save_checkpoint(snapshot.iteration, snapshot.arrays, snapshot.meta)
 
 
+LinkState = Literal["connecting", "up", "suspect", "down"]
+
+
 @dataclass
 class Traffic:
-    """What went through an agent's links. `unsent`: no connection or a full queue; `refused`: not decodable."""
+    """What went through one link since the agent was started.
+
+    Attributes:
+        unsent: messages that met no connection, or a full queue.
+        refused: messages that were not decodable, or not the neighbour's to send, by reason.
+    """
 
     messages_sent: int = 0
     bytes_sent: int = 0
     messages_received: int = 0
     bytes_received: int = 0
     unsent: int = 0
-    refused: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How the connection of a link is doing.
+
+    Attributes:
+        state: `up`; `connecting`: never yet; `suspect`: there, but the neighbour does not answer; `down`: lost.
+        round_trip: smallest and median round-trip time in milliseconds in the last iteration, if any was measured.
+    """
+
+    state: LinkState
+    round_trip: tuple[float, float] | None
 
 
 class PhaseClock:
@@ -123,7 +151,7 @@ class PhaseClock:
     def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
         self._now = now
         self._seconds: dict[str, float] = {}
-        self._counters: dict[str, int] = {}
+        self._counters: Mapping[str, Any] = {}
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -134,32 +162,67 @@ class PhaseClock:
         finally:
             self._seconds[name] = self._seconds.get(name, 0.0) + self._now() - begin
 
-    def take(self, counters: Mapping[str, int]) -> dict[str, float]:
-        """Growth of each counter since the last call, and `seconds_<phase>` of each phase since then."""
-        grown: dict[str, float] = {name: count - self._counters.get(name, 0) for name, count in counters.items()}
+    def take(self, counters: Mapping[str, Any]) -> dict[str, Any]:
+        """Growth of each counter since the last call, and `seconds_<phase>` of each phase since then.
+
+        Args:
+            counters: numbers, or mappings of counters.
+        """
+        grown = _growth(counters, self._counters)
         seconds = {f"seconds_{name}": value for name, value in self._seconds.items()}
-        self._counters, self._seconds = dict(counters), {}
+        self._counters, self._seconds = counters, {}
         return grown | seconds
 
 
 def agent_metrics(
-    learning: Mapping[str, float], peer: Peer, clock: PhaseClock, traffic: Traffic | None = None
+    learning: Mapping[str, float],
+    peer: Peer,
+    clock: PhaseClock,
+    traffic: Mapping[int, Traffic] | None = None,
+    connections: Mapping[int, Connection] | None = None,
+    refused: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
-    """An agent's line of one iteration.
+    """An agent's line of one iteration: what it learnt, what happened on all links together, and `links` on each.
 
     Args:
         learning: what `Agent.finish_update` says.
         peer: the agent's side of the consensus.
         clock: of this agent, kept from one iteration to the next.
-        traffic: what has gone through its links so far; None where there are no sockets.
+        traffic: what has gone through its links so far, by neighbour; None where there are no sockets.
+        connections: how their connections are doing.
+        refused: what was turned away at all its sockets so far, strangers' included, by reason.
     """
-    counters = dataclasses.asdict(peer.counters)
-    counters["drops"] = sum(counters["drops"].values())
-    counters |= dataclasses.asdict(traffic or Traffic())
-    return {**learning, "consensus_residual": peer.residual(), **clock.take(counters)}
+    traffic, connections = traffic or {}, connections or {}
+    links = {
+        str(link.neighbour): _link_counters(peer.link_counters[number], traffic.get(link.neighbour, Traffic()))
+        for number, link in sorted(peer.links.items(), key=lambda item: item[1].neighbour)
+    }
+    counters: dict[str, Any] = {name: sum(link[name] for link in links.values()) for name in _LINK_TOTALS}
+    counters["rejected"] = sum(sum(link["rejected"].values()) for link in links.values())
+    grown = clock.take({**counters, "refused": dict(refused or {}), "links": links})
+    for neighbour, connection in connections.items():
+        smallest, median = connection.round_trip or (None, None)
+        state = {"state": connection.state, "rtt_ms_min": smallest, "rtt_ms_median": median}
+        grown["links"][str(neighbour)] |= state
+    return {**learning, "consensus_residual": peer.residual(), **grown}
 
 
-def environment_metrics(episodes: Mapping[str, Any], samples: int, seconds: float, rollout: float) -> dict[str, Any]:
+def _link_counters(counters: Counters, traffic: Traffic) -> dict[str, Any]:
+    own = {**vars(counters), **vars(traffic)}
+    rejected = Counter(own.pop("drops")) + Counter(own.pop("refused"))
+    return {**own, "rejected": dict(rejected)}
+
+
+def _growth(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _growth(value, before.get(name, {})) if isinstance(value, Mapping) else value - before.get(name, 0)
+        for name, value in now.items()
+    }
+
+
+def environment_metrics(
+    episodes: Mapping[str, Any], samples: int, seconds: float, rollout: float, absent: int = 0, substituted: int = 0
+) -> dict[str, Any]:
     """The environment's line of one iteration.
 
     Args:
@@ -167,9 +230,13 @@ def environment_metrics(episodes: Mapping[str, Any], samples: int, seconds: floa
         samples: environment steps of the iteration.
         seconds: wall-clock time since the iteration before ended.
         rollout: wall-clock time of the rollout alone.
+        absent: agents that took no part in it, or not to its end.
+        substituted: steps of the rollout in which an agent's actions were zeros in its place.
     """
     return {
         **episodes,
+        "agents_absent": absent,
+        "steps_substituted": substituted,
         "steps_per_second": samples / seconds,
         "rollout_steps_per_second": samples / rollout,
         "seconds_rollout": rollout,

@@ -40,11 +40,15 @@ class Rollout:
         """Steps whose action is recorded."""
         return self._t
 
+    def discard(self) -> None:
+        """Forget what was recorded of an iteration that is thrown away."""
+        self._t = 0
+        self._final_observations.clear()
+
     def add_observation(self, step: AgentStep) -> None:
         """Record what the agent sees before it acts."""
         if self._t == self._length:
-            self._t = 0
-            self._final_observations.clear()
+            self.discard()
         self._observations[self._t] = _tensor(step.observation)
         if step.action_mask is not None:
             if self._masks is None:

@@ -19,6 +19,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,23 @@ from matrpo.process_directory import StorageError as StorageError
 from matrpo.process_directory import write_atomically as write_atomically
 from matrpo.spaces import TaskSpec
 
+SERVER = "env-server"
+"""The name of the environment server among the processes of a run."""
+
 _PROBE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """Where a run can be continued.
+
+    Attributes:
+        iteration: the last one that is kept; 0 if nothing can be.
+        laggards: the newest checkpoint of each agent that has none of that iteration; 0 if it has none at all.
+    """
+
+    iteration: int
+    laggards: dict[int, int]
 
 
 class RunDirectory:
@@ -106,7 +123,7 @@ class RunDirectory:
     def processes(self) -> dict[str, ProcessDirectory]:
         """Every process's files, by its name: `env-server`, `agent 0`, ..."""
         agents = {f"agent {i}": self.agent(i) for i in range(self.num_agents)}
-        return {"env-server": self.env, **agents}
+        return {SERVER: self.env, **agents}
 
     def tensorboard(self, process: ProcessDirectory) -> Path:
         """The folder of event files of one process."""
@@ -128,14 +145,40 @@ class RunDirectory:
         sets = [set(process.checkpoint_iterations()) for process in self.processes().values()]
         return max(set.intersection(*sets), default=0)
 
+    def resume_point(self) -> ResumePoint:
+        """Where the run can be continued: at the latest iteration that all have, else with as few laggards as possible.
+
+        The environment's checkpoint fixes the iteration; an agent that was dead for long continues from its own newest.
+        """
+        common = self.latest_common_iteration()
+        if common:
+            return ResumePoint(common, {})
+        agents = {agent: self.agent(agent).checkpoint_iterations() for agent in range(self.num_agents)}
+        points = []
+        for iteration in self.env.checkpoint_iterations():
+            laggards = {agent: max(own, default=0) for agent, own in agents.items() if iteration not in own}
+            if len(laggards) < len(agents) and all(newest < iteration for newest in laggards.values()):
+                points.append(ResumePoint(iteration, laggards))
+        return max(points, key=lambda point: (-len(point.laggards), point.iteration), default=ResumePoint(0, {}))
+
+    def episode_stream(self, iteration: int) -> int:
+        """The stream of episodes that the environment's checkpoint of `iteration` drew from; 0 for a new run.
+
+        Raises:
+            ConfigError: the checkpoint cannot be read.
+        """
+        return int(self.env.read_checkpoint_meta(iteration).get("stream", 0)) if iteration else 0
+
     def check_checkpoints(self, iteration: int, spec: TaskSpec) -> None:
-        """Check that every process's checkpoint of `iteration` belongs to this task and these networks.
+        """Check that every process's checkpoint of `iteration`, if it has one, belongs to this task and these networks.
 
         Raises:
             ConfigError: one does not; the text names it, what it holds and what was expected.
         """
         expected = identity(spec, self.config)
         for name, process in self.processes().items():
+            if iteration not in process.checkpoint_iterations():
+                continue
             found = process.read_checkpoint_meta(iteration).get("belongs_to", {})
             for key, value in expected.items():
                 if found.get(key) != value:

@@ -35,7 +35,8 @@ class InProcessTraining:
         torch.set_num_threads(config.torch_threads)
         self.config: Config = config
         self.graph = build_graph(config)
-        self.environment = build_environment(config)
+        self._stream = run.episode_stream(start)
+        self.environment = build_environment(config, self._stream)
         self.iteration = start
         spec = self.environment.spec
         ids = range(run.num_agents)
@@ -93,11 +94,13 @@ class InProcessTraining:
         now = time.perf_counter()
         seconds, self._iteration_began = now - self._iteration_began, now
         metrics = environment_metrics(self.environment.take_metrics(), self.config.samples, seconds, rollout)
-        self._environment_recorder.record(self.iteration, metrics, (self.environment.state_dict() or {}, {}))
+        state = (self.environment.state_dict() or {}, {"stream": self._stream})
+        self._environment_recorder.record(self.iteration, metrics, state)
 
     def _restore(self, run: RunDirectory, iteration: int) -> list[AgentStep]:
         for q, agent in enumerate(self.agents):
-            agent.load_state_dict(*run.agent(q).load_checkpoint(iteration))
+            if newest := max(run.agent(q).checkpoint_iterations(), default=0):
+                agent.load_state_dict(*run.agent(q).load_checkpoint(newest))
         arrays, _ = run.env.load_checkpoint(iteration)
         if not arrays:
             return self.environment.reset()

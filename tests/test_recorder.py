@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from matrpo.build import build_peer
 from matrpo.config import Config
 from matrpo.event_file import EventFile
-from matrpo.recorder import PhaseClock, Recorder
+from matrpo.recorder import Connection, PhaseClock, Recorder, Traffic, agent_metrics
 from matrpo.run_directory import RunDirectory
 from matrpo.spaces import Discrete, TaskSpec
+from matrpo.topology import make_graph
 
 CONFIG = Config(agents=1, topology="none", num_envs=2, rollout_length=5, steps=100, checkpoint_every=4)
 SPEC = TaskSpec("navigation", ("a",), (3,), (Discrete(5),))
@@ -94,3 +98,30 @@ def test_phase_clock_gives_each_iteration_its_own_share() -> None:
     with clock.phase("finish"):
         pass
     assert clock.take({"sent": 7}) == {"sent": 2, "seconds_finish": 4.0}
+
+
+def test_an_agents_line_says_what_happened_on_each_link_and_on_all() -> None:
+    graph = make_graph("line", 3, 0)
+    peer = build_peer(1, graph, dataclasses.replace(CONFIG, agents=3, topology="line"))
+    clock = PhaseClock()
+    traffic = {0: Traffic(bytes_sent=5), 2: Traffic(bytes_sent=7, refused=Counter({"malformed": 2}))}
+    connections = {0: Connection("up", (1.0, 2.0)), 2: Connection("down", None)}
+    peer.link_counters[0].skips = 3
+    peer.link_counters[1].drops["late"] = 1
+    line = agent_metrics({"kl": 0.5}, peer, clock, traffic, connections, {"malformed": 4})
+    assert (line["kl"], line["bytes_sent"], line["skips"], line["rejected"]) == (0.5, 12, 3, 3)
+    assert line["refused"] == {"malformed": 4}
+    own = line["links"]["0"]
+    assert (own["bytes_sent"], own["skips"], own["state"], own["rtt_ms_min"], own["rtt_ms_median"]) == (
+        5,
+        3,
+        "up",
+        1,
+        2,
+    )
+    other = line["links"]["2"]
+    assert (other["rejected"], other["state"], other["rtt_ms_min"]) == ({"late": 1, "malformed": 2}, "down", None)
+    traffic[0].bytes_sent = 6
+    line = agent_metrics({"kl": 0.5}, peer, clock, traffic, connections, {"malformed": 4})
+    assert (line["bytes_sent"], line["links"]["0"]["bytes_sent"], line["rejected"]) == (1, 1, 0)
+    json.dumps(line)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from matrpo.config import Config, ConfigError, resolve
-from matrpo.process_directory import MetricsTail, ProcessDirectory, StorageError
-from matrpo.run_directory import RunDirectory, identity
+from matrpo.process_directory import Incarnation, MetricsTail, ProcessDirectory, StorageError
+from matrpo.run_directory import ResumePoint, RunDirectory, identity
 from matrpo.spaces import Discrete, TaskSpec
 
 CONFIG = Config(agents=2, hidden_sizes=(8,))
@@ -108,6 +108,37 @@ def test_latest_common_iteration(run: RunDirectory) -> None:
         for iteration in iterations:
             process.save_checkpoint(iteration, {}, {})
     assert run.latest_common_iteration() == 9
+
+
+@pytest.mark.parametrize(
+    ("env", "first", "second", "expected"),
+    [
+        ((), (), (), ResumePoint(0, {})),
+        ((8, 9), (8, 9), (8,), ResumePoint(8, {})),
+        ((80, 90), (80, 90), (10, 20), ResumePoint(90, {1: 20})),
+        ((80, 90), (90,), (), ResumePoint(90, {1: 0})),
+        ((80, 90), (80,), (10,), ResumePoint(80, {1: 10})),
+        ((80, 90), (), (), ResumePoint(0, {})),
+        ((80,), (90,), (10,), ResumePoint(0, {})),
+    ],
+)
+def test_a_run_resumes_where_most_can(
+    run: RunDirectory, env: tuple[int, ...], first: tuple[int, ...], second: tuple[int, ...], expected: ResumePoint
+) -> None:
+    for process, iterations in zip(run.processes().values(), (env, first, second), strict=True):
+        for iteration in iterations:
+            process.save_checkpoint(iteration, {}, {})
+    assert run.resume_point() == expected
+
+
+def test_a_process_counts_its_starts(run: RunDirectory) -> None:
+    assert run.env.begin_incarnation("a") == Incarnation(1, returns=False)
+    assert run.env.begin_incarnation("a") == Incarnation(2, returns=True)
+    assert run.env.begin_incarnation("b") == Incarnation(3, returns=False)
+    assert run.agent(0).begin_incarnation("b") == Incarnation(1, returns=False)
+    (run.env.path / "incarnation.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"incarnation\.json is damaged"):
+        run.env.begin_incarnation("b")
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff"])

@@ -61,13 +61,24 @@ class LinkSettings:
 
 @dataclass
 class Counters:
-    """What happened on an agent's links since it was started; `drops` counts by `DROP_REASONS`."""
+    """What happened on a link, or on several, since the agent was started; `drops` counts by `DROP_REASONS`."""
 
     commits: int = 0
     give_ups: int = 0
     skips: int = 0
     resends: int = 0
+    quarantines: int = 0
     drops: dict[str, int] = field(default_factory=lambda: dict.fromkeys(DROP_REASONS, 0))
+
+    def __add__(self, other: Counters) -> Counters:
+        return Counters(
+            self.commits + other.commits,
+            self.give_ups + other.give_ups,
+            self.skips + other.skips,
+            self.resends + other.resends,
+            self.quarantines + other.quarantines,
+            {reason: self.drops[reason] + other.drops[reason] for reason in DROP_REASONS},
+        )
 
 
 class Outcome(Enum):
@@ -96,6 +107,7 @@ class Link:
         k: the largest activation number opened or skipped in this iteration.
         outcome: how the last activation that is over ended.
         silent: the neighbour is taken for dead.
+        quarantined: the neighbour has sent ratios in this iteration that no honest one would: no more are exchanged.
         heard_at: time of the neighbour's last valid message in this iteration, or of `begin`.
         gap: mean square of u^q - u^other at the last commit of this iteration; None before it.
     """
@@ -139,6 +151,7 @@ class Link:
         elif later is not None and not has_valid_payload(later, self._settings.wire_dtype, shape):
             self._later = None
             self._drop("payload")
+            self._quarantine()
 
     def _reset(self, iteration: int, shape: tuple[int, int], now: float) -> None:
         self.iteration = iteration
@@ -146,11 +159,27 @@ class Link:
         self.tip = self.base = admm.initial_state(shape)
         self.outcome: Outcome | None = None
         self.gap: float | None = None
+        self.quarantined = False
         self.heard_at = now
         self._estranged = False
         self._open: LinkMessage | None = None
         self._opened_at = self._resend_at = now
         self._heard = False
+
+    def sit_out(self, iteration: int, now: float) -> None:
+        """Take no part in an iteration later than all before, and say so, now and to whoever asks for it later."""
+        self._reset(iteration, self._shape or (0, 0), now)
+        self.k = self._settings.last_k
+        if self._later is not None and self._later.position <= self._position:
+            self._later = None
+            self._drop("late")
+        self.finish(confirm=False)
+
+    def lose(self) -> None:
+        """The connection is lost: nothing can come from the neighbour until anything valid is heard from it."""
+        self.silent = True
+        if self._open:
+            self._close(Outcome.GIVEN_UP)
 
     @property
     def is_open(self) -> bool:
@@ -172,15 +201,15 @@ class Link:
     def approach(self, k: int) -> bool:
         """Whether activation k, larger than all before, is worth a local step; if not, it is skipped.
 
-        It is skipped when the neighbour is silent, or past k, or was restarted after a commit with it: the two ends
-        would then hold different states of the same number.
+        It is skipped when the neighbour is silent, quarantined or past k, or was restarted after a commit with it: the
+        two ends would then hold different states of the same number.
         """
         self.k = k
         if self._later and self._later.position < self._position:
             self._later = None
             self._drop("late")
         past = self._over >= self._position or (self._later and self._later.position > self._position)
-        if not (self.silent or past or self._estranged):
+        if not (self.silent or self.quarantined or past or self._estranged):
             return True
         self.outcome = Outcome.SKIPPED
         self._counters.skips += 1
@@ -267,6 +296,8 @@ class Link:
         fault = self._fault(message)
         if fault is not None:
             self._drop(fault)
+            if fault == "payload" and message.iteration == self.iteration:
+                self._quarantine()
             return
         self._hear(message, now)
         if message.kind == "ratios":
@@ -300,6 +331,16 @@ class Link:
         self._over = (-1, 0)
         self._estranged = self.tip.number > 0
         if self._open and self._estranged:
+            self._close(Outcome.GIVEN_UP)
+
+    def _quarantine(self) -> None:
+        """Take no part in any activation with this neighbour until the next iteration, and tell it so."""
+        if self.quarantined:
+            return
+        self.quarantined = True
+        self._counters.quarantines += 1
+        if self._open:
+            self._send(self._header("over", *self._position, answered=True))
             self._close(Outcome.GIVEN_UP)
 
     def _receive_ratios(self, message: LinkMessage, now: float) -> None:

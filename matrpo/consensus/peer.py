@@ -39,6 +39,12 @@ class Peer:
         resend: seconds between two sends of an unanswered message.
         incarnation: grows each time this agent's process is started.
         mean_interval: seconds between two activations of a link, on average; for `poisson`.
+
+    Attributes:
+        counters: what happened on the links.
+        done: whether this iteration's consensus is over for this agent.
+        last_k: largest activation number of an iteration.
+        activations: those of this iteration that this agent has turned to.
     """
 
     def __init__(
@@ -57,8 +63,8 @@ class Peer:
         mean_interval: float = 0.02,
     ) -> None:
         self.agent = agent
-        self.counters = Counters()
         self.done = False
+        self.activations = 0
         self._graph = graph
         self._run_seed = run_seed
         self._activations = activations
@@ -67,14 +73,16 @@ class Peer:
         self._mean_interval = mean_interval
         self._share = -(-activations // max(1, len(graph.links)))
         self._refusals = 100 + 10 * self._share
-        last_k = self._share + self._refusals if self._poisson else activations
+        self.last_k = self._share + self._refusals if self._poisson else activations
         self._settings = LinkSettings(
-            agent, incarnation, beta, last_k, np.dtype(wire_dtype), deadline=deadline, resend=resend
+            agent, incarnation, beta, self.last_k, np.dtype(wire_dtype), deadline=deadline, resend=resend
         )
         self._outbox: list[tuple[int, LinkMessage]] = []
+        self.link_counters = {e: Counters() for e in graph.links_of(agent)}
+        self._strangers = Counters()
         self.links = {
-            e: Link(e, graph.other_end(e, agent), graph.sign(e, agent), self._settings, self._outbox, self.counters)
-            for e in graph.links_of(agent)
+            e: Link(e, graph.other_end(e, agent), graph.sign(e, agent), self._settings, self._outbox, counters)
+            for e, counters in self.link_counters.items()
         }
         self._schedule: Schedule | None = None
 
@@ -84,6 +92,7 @@ class Peer:
         An agent that gets no activation takes one step with no pull at the end: it then learns alone.
         """
         self.done = False
+        self.activations = 0
         self._step = step
         self._stepped = False
         self._shape = shape
@@ -98,11 +107,26 @@ class Peer:
         """Take in a message from a neighbour; one that is not valid is dropped and counted. Never raises by itself."""
         link = self.links.get(message.link) if type(message.link) is int else None
         if link is None:
-            self.counters.drops["address"] += 1
+            self._strangers.drops["address"] += 1
             return
         link.receive(message, now)
         if self._schedule is not None:
             self._advance(self._schedule, now)
+
+    def lose(self, neighbour: int, now: float) -> None:
+        """The connection to a neighbour is lost: an activation that waits for it is given up at once."""
+        for link in self.links.values():
+            if link.neighbour == neighbour:
+                link.lose()
+        if self._schedule is not None:
+            self._advance(self._schedule, now)
+
+    def sit_out(self, iteration: int, now: float) -> None:
+        """Take no part in an iteration, later than all before; the neighbours are told, so that none waits for it."""
+        for link in self.links.values():
+            link.sit_out(iteration, now)
+        self._schedule = None
+        self.done = True
 
     def tick(self, now: float) -> None:
         """Do what the clock makes due: see `next_event`."""
@@ -133,6 +157,11 @@ class Peer:
         messages = self._outbox.copy()
         self._outbox.clear()
         return messages
+
+    @property
+    def counters(self) -> Counters:
+        """What happened on all links together, messages for a link that is not this agent's included."""
+        return sum(self.link_counters.values(), self._strangers)
 
     def residual(self) -> float:
         """Root mean square of u^q - u^other over the last commits of this agent's links; 0 without any."""
@@ -178,6 +207,7 @@ class Peer:
 
     def _activate(self, link: Link, k: int, now: float) -> None:
         self._current = link
+        self.activations += 1
         if link.approach(k):
             links = self.links.values()
             pull = admm.pull([e.tip for e in links], [e.sign for e in links], self._beta)

@@ -157,6 +157,11 @@ class SharedEnvironment:
         self._finished_returns = [state["finished_returns"].copy()]
         self._finished_lengths = [state["finished_lengths"].copy()]
 
+    def load_reward_scale(self, state: dict[str, np.ndarray]) -> None:
+        """Take over the rewards that `state_dict` had seen, and nothing else."""
+        if self._scale and (moments := _part(state, "scale.")):
+            self._scale.load_state_dict(moments)
+
     def _count(self, rewards: np.ndarray, ended: np.ndarray) -> None:
         self._returns += rewards
         self._lengths += 1

@@ -84,7 +84,7 @@ def test_scaling(tmp_path: Path) -> None:
     check_document(document, "scaling", tables=2)
     _, traffic = document["tables"].values()
     row = traffic[0]
-    assert row["messages_per_link"] * row["links"] == 2 * row["activations"]
+    assert row["messages_per_link"] * row["links"] >= 2 * row["activations"], "and some probes"
     assert row["MB_per_link"] > row["payload_MB_per_link"]
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import socket
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ import pytest
 import yaml
 
 from matrpo.config import Config, ConfigError
-from matrpo.launch.cluster import Cluster
+from matrpo.launch.cluster import Cluster, PublicKeys
+from matrpo.launch.keys import KeyPair
 from matrpo.launch.supervisor import check_ports, local_ports, make_cluster
 from matrpo.run_directory import RunDirectory
 from matrpo.topology import make_graph
@@ -17,13 +19,16 @@ from matrpo.topology import make_graph
 CONTENT: dict[str, Any] = {
     "run_id": "0123",
     "config": "config.yaml",
-    "environment": "ipc:///tmp/x/env",
+    "environment": {"endpoint": "ipc:///tmp/x/env"},
     "agents": {
         0: {"endpoint": "ipc:///tmp/x/agent-00", "neighbours": [1, 2]},
         1: {"endpoint": "ipc:///tmp/x/agent-01", "neighbours": [0]},
         2: {"endpoint": "tcp://127.0.0.1:5603", "neighbours": [0]},
     },
 }
+
+
+KEYS = [KeyPair.make().public for _ in range(4)]
 
 
 def write(path: Path, content: object) -> Path:
@@ -37,6 +42,7 @@ def test_load(tmp_path: Path) -> None:
     assert cluster.config == tmp_path / "config.yaml"
     assert cluster.endpoints[2] == "tcp://127.0.0.1:5603"
     assert cluster.uses_tcp
+    assert cluster.keys is None
 
 
 @pytest.mark.parametrize("topology", ["ring", "none", "erdos-renyi:0.4"])
@@ -50,6 +56,24 @@ def test_save_then_load_gives_the_same_cluster(tmp_path: Path, topology: str, tr
     assert loaded.graph.links == graph.links
     assert (loaded.run_id, loaded.config, loaded.endpoints) == (cluster.run_id, cluster.config, cluster.endpoints)
     assert loaded.uses_tcp == (transport == "tcp")
+
+
+def with_keys(*keys: object) -> dict[str, Any]:
+    content = copy.deepcopy(CONTENT)
+    entries = [content["environment"], *content["agents"].values()]
+    for entry, key in zip(entries, keys, strict=True):
+        if key is not None:
+            entry["key"] = key
+    return content
+
+
+def test_keys_are_kept(tmp_path: Path) -> None:
+    cluster = Cluster.load(write(tmp_path / "cluster.yaml", with_keys(*KEYS)))
+    assert cluster.keys == PublicKeys(tuple(KEYS[1:]), KEYS[0])
+    cluster.save(tmp_path / "again.yaml")
+    assert Cluster.load(tmp_path / "again.yaml") == dataclasses.replace(
+        cluster, graph=Cluster.load(tmp_path / "again.yaml").graph
+    )
 
 
 def changed(path: str, value: object) -> dict[str, Any]:
@@ -69,16 +93,33 @@ def changed(path: str, value: object) -> dict[str, Any]:
         ({"run_id": "x"}, "exactly the keys"),
         (changed("colour", "red"), "exactly the keys"),
         (changed("run_id", 5), "run_id must be text"),
-        (changed("environment", "http://x"), "environment must begin with ipc:// or tcp://"),
+        (changed("config", "../config.yaml"), "config must name a file beside"),
+        (changed("environment", "ipc:///tmp/env"), "environment needs endpoint, a key, and nothing else"),
+        (changed("environment.endpoint", "http://x"), "environment must begin with ipc:// or tcp://"),
+        (changed("environment.endpoint", "tcp://x"), "environment must end with a port from 1 to 65535"),
+        (changed("environment.endpoint", "tcp://x:0"), "environment must end with a port from 1 to 65535"),
+        (changed("environment.endpoint", "tcp://x:65536"), "environment must end with a port from 1 to 65535"),
+        (changed("environment.endpoint", "tcp://:5600"), "must name a host or an IPv4 address, not ''"),
+        (changed("environment.endpoint", "tcp://10.0.0.256:5600"), "must name a host or an IPv4 address"),
+        (changed("environment.endpoint", "tcp://a b:5600"), "must name a host or an IPv4 address"),
+        (changed("environment.endpoint", f"tcp://{'x' * 64}:5600"), "must name a host or an IPv4 address"),
+        (changed("environment.endpoint", "tcp://-x:5600"), "must name a host or an IPv4 address"),
+        (changed("environment.endpoint", "ipc://"), "must name a socket"),
+        (changed("agents.1.endpoint", "ipc:///tmp/x/env"), "agent 1 has the same endpoint as environment"),
+        (with_keys(KEYS[0], KEYS[1], None, KEYS[3]), "agent 1 has no key, but others have"),
+        (with_keys(None, *KEYS[1:]), "environment has no key, but others have"),
+        (with_keys(KEYS[0], KEYS[1], "secret", KEYS[3]), "key of agent 1 must be a public key: 40 characters"),
+        (with_keys(KEYS[0], KEYS[1], KEYS[2], KEYS[1]), "agent 2 has the same key as agent 0"),
         (changed("agents", {}), "ids 0, 1"),
         (changed("agents", {1: CONTENT["agents"][1]}), "ids 0, 1"),
-        (changed("agents.1", "x"), "agent 1 needs an endpoint and neighbours"),
-        (changed("agents.1.key", "x"), "agent 1 needs an endpoint and neighbours"),
+        (changed("agents.1", "x"), "agent 1 needs endpoint and neighbours"),
+        (changed("agents.1.colour", "x"), "agent 1 needs endpoint and neighbours"),
         (changed("agents.1.endpoint", None), "endpoint of agent 1 must be text"),
         (changed("agents.0.neighbours", "1"), "neighbours of agent 0 must be a list"),
         (changed("agents.0.neighbours", [9]), "neighbours of agent 0 must be a list of agents' ids"),
         (changed("agents.1.neighbours", [0, 2]), "agent 1 names 2 as a neighbour, but not the other way round"),
         (changed("agents.1.neighbours", [1, 0]), "link"),
+        (changed("agents.1.neighbours", [0, 0]), "agent 1 names a neighbour twice"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, content: object, reason: str) -> None:
@@ -90,8 +131,23 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read cluster file"):
         Cluster.load(tmp_path / "nowhere.yaml")
     (tmp_path / "bad.yaml").write_text("a: [")
-    with pytest.raises(ConfigError, match="not valid YAML"):
+    with pytest.raises(ConfigError, match="not a valid cluster file"):
         Cluster.load(tmp_path / "bad.yaml")
+    (tmp_path / "bad.yaml").write_text("agents: {0: {}, 1: {}, 0: {}}")
+    with pytest.raises(ConfigError, match=r"bad.yaml is not a valid cluster file: 0 is there twice"):
+        Cluster.load(tmp_path / "bad.yaml")
+
+
+def test_an_unknown_host_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object) -> None:  # a real look-up takes ten seconds where there is no name server
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    content = changed("environment.endpoint", "tcp://no-such-host.invalid:5600")
+    cluster = Cluster.load(write(tmp_path / "cluster.yaml", content))
+    with pytest.raises(ConfigError, match=r"'no-such-host.invalid' of the environment server cannot be resolved: Name"):
+        cluster.check_hosts(1)
+    cluster.check_hosts(None)
 
 
 def test_a_port_in_use_is_named() -> None:

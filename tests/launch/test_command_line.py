@@ -81,8 +81,7 @@ def assert_mistake(result: tuple[int, str, str], *words: str) -> None:
         (["--kl-stp", "1"], ["--kl-stp", "--kl-step"]),
         (["--preset", "nonsense"], ["preset", "nonsense"]),
         (["--config", "nowhere.yaml"], ["nowhere.yaml", "No such file"]),
-        (["--transport", "tcp"], ["transport", "--insecure"]),
-        (["--transport", "tcp", "--insecure", "--port", "65000", "--agents", "600"], ["65535"]),
+        (["--transport", "tcp", "--port", "65000", "--agents", "600"], ["65535"]),
         (["--resume"], ["--resume", "--run"]),
         (["--run", "nowhere", "--resume"], ["nowhere", "not a run directory"]),
         (["--run", "/proc/nowhere"], ["cannot create run directory /proc/nowhere"]),
@@ -132,7 +131,7 @@ def test_a_port_in_use_is_refused(matrpo: Matrpo) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        arguments = ["--transport", "tcp", "--insecure", "--agents", "3", "--port", str(port - 2)]
+        arguments = ["--transport", "tcp", "--agents", "3", "--port", str(port - 2)]
         assert_mistake(matrpo("launch", *arguments), f"port {port}", "in use")
 
 
@@ -185,12 +184,10 @@ def test_a_resumed_run_keeps_its_settings(matrpo: Matrpo, run: RunDirectory, key
         )
     result = matrpo("launch", "--run", str(run.path), "--resume", "-o", f"{key}={other}")
     changeable = (
-        "steps", "link_deadline", "link_resend", "port", "insecure", "torch_threads", "checkpoint_every",
-        "checkpoints_kept", "tensorboard",
+        "steps", "link_deadline", "link_resend", "transport", "port", "insecure", "torch_threads", "checkpoint_every",
+        "checkpoints_kept", "tensorboard", "on_agent_loss",
     )  # fmt: skip
-    if key == "transport":
-        assert_mistake(result, "--insecure")
-    elif key in changeable:
+    if key in changeable:
         assert_mistake(result, "task is chess")
     else:
         assert_mistake(result, f"cannot change '{key}'")
@@ -208,10 +205,10 @@ def test_a_run_without_a_checkpoint_cannot_be_evaluated(matrpo: Matrpo, tmp_path
 
 def test_an_agent_that_is_not_in_the_cluster_is_refused(matrpo: Matrpo, run: RunDirectory) -> None:
     agents = {0: {"endpoint": "tcp://127.0.0.1:1", "neighbours": []}}
-    content = {"run_id": "x", "config": "config.yaml", "environment": "ipc:///tmp/x", "agents": agents}
+    content = {"run_id": "x", "config": "config.yaml", "environment": {"endpoint": "ipc:///tmp/x"}, "agents": agents}
     file = run.path / "cluster.yaml"
     file.write_text(yaml.safe_dump(content))
-    assert_mistake(matrpo("agent", "--cluster", str(file), "--id", "0"), "keys are not available yet", "--insecure")
+    assert_mistake(matrpo("agent", "--cluster", str(file), "--id", "0"), "has no keys", "--insecure")
     assert_mistake(matrpo("agent", "--cluster", str(file), "--id", "1", "--insecure"), "--id 1", "agents 0 to 0")
 
 

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import dataclasses
+import json
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,8 @@ import zmq
 
 from matrpo.config import Config
 from matrpo.envs.registry import make_env, task_spec
+from matrpo.envs.shared import SharedEnvironment
+from matrpo.launch import env_server
 from matrpo.launch.cluster import Cluster
 from matrpo.launch.env_server import EnvironmentServer
 from matrpo.launch.lines import AgentLine
@@ -25,38 +30,96 @@ CONFIG = Config(agents=2, topology="line", num_envs=3, rollout_length=2, steps=1
 class Agents:
     """Two agents that do what the test says, and a server that serves them in a thread."""
 
-    def __init__(self, run: RunDirectory, cluster: Cluster, context: zmq.Context[Any], start: int = 0) -> None:
-        codec = EnvironmentCodec(cluster.run_id, task_spec(CONFIG.task, 2), CONFIG.num_envs)
-        self.server = EnvironmentServer(cluster, run, start, dict)
-        self.thread = threading.Thread(target=self.server.run, daemon=True)
-        self.lines = [AgentLine(agent, cluster.environment, codec, context) for agent in range(2)]
+    def __init__(self, run: RunDirectory, cluster: Cluster, context: zmq.Context[Any]) -> None:
+        self._cluster = cluster
+        self._context = context
+        self._codec = EnvironmentCodec(cluster.run_id, task_spec(CONFIG.task, 2), CONFIG.num_envs)
+        self.incarnations = [1, 1]
+        self.server = EnvironmentServer(cluster, run, dict)
+        self.number = int(json.loads((run.env.path / "incarnation.json").read_text())["incarnation"])
+        self.failure: BaseException | None = None
+        self.thread = threading.Thread(target=self._serve, daemon=True)
+        self.lines = [self._dial(agent) for agent in range(2)]
         self.thread.start()
+
+    def _serve(self) -> None:
+        try:
+            self.server.run()
+        except BaseException as error:
+            self.failure = error
+
+    def _dial(self, agent: int) -> AgentLine:
+        return AgentLine(agent, self._cluster.environment, self._codec, self._context)
+
+    def say(self, agent: int, message: Hello | Action | Bye) -> None:
+        line = self.lines[agent]
+        deadline = time.monotonic() + 10
+        while [line.monitor.changes()] and not line.send(message):
+            assert time.monotonic() < deadline
+            zmq.select([], [], [], 0.01)
+
+    def join(self, iteration: int = 1) -> None:
+        """Take part from the start of an iteration on."""
+        for agent in range(2):
+            self.hello(agent, iteration)
+        assert [self.observe(agent) for agent in range(2)] == [(iteration, 0)] * 2
+
+    def hello(self, agent: int, iteration: int = 1) -> None:
+        self.say(agent, Hello(agent, self.incarnations[agent], iteration))
+
+    def leave(self, agent: int) -> None:
+        """Be gone as if killed."""
+        self.lines[agent].close()
+
+    def come_back(self, agent: int, iteration: int, reborn: bool = True) -> None:
+        self.incarnations[agent] += reborn
+        self.lines[agent] = self._dial(agent)
+        self.hello(agent, iteration)
 
     def hear(self, agent: int) -> Observation | Stop:
         """The next message for an agent."""
-        assert self.lines[agent].socket.poll(10_000)
-        [message] = self.lines[agent].receive()
-        return message
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            if self.lines[agent].socket.poll(1000) and (messages := self.lines[agent].receive()):
+                [message] = messages
+                return message
+        raise AssertionError("nothing came")
 
     def observe(self, agent: int) -> tuple[int, int]:
         """The step of the next observation for an agent."""
         message = self.hear(agent)
         assert isinstance(message, Observation)
+        self.number = message.server
         return message.iteration, message.t
 
     def hears_nothing(self, agent: int) -> bool:
-        return not self.lines[agent].socket.poll(200)
+        return not (self.lines[agent].socket.poll(200) and self.lines[agent].receive())
 
     def act(self, agent: int, iteration: int, t: int, index: int = 1) -> None:
         action = np.full((CONFIG.num_envs, 1), index, np.float32)
-        self.lines[agent].send(Action(agent, iteration, t, action))
+        self.say(agent, Action(agent, self.number, iteration, t, action))
+
+    def step(self, agents: Iterable[int], iteration: int, t: int) -> list[tuple[int, int]]:
+        """Let agents act, and return what they observe then."""
+        for agent in agents:
+            self.act(agent, iteration, t)
+        return [self.observe(agent) for agent in agents]
 
     def finish(self) -> None:
-        for agent, line in enumerate(self.lines):
-            line.send(Bye(agent))
+        for agent in range(2):
+            self.say(agent, Bye(agent))
         assert [self.hear(agent) for agent in range(2)] == [Stop(True), Stop(True)]
+        self.end()
+
+    def end(self) -> None:
         self.thread.join(10)
         assert not self.thread.is_alive()
+
+
+@pytest.fixture(autouse=True)
+def _in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the main thread may choose what happens at signals."""
+    monkeypatch.setattr(env_server, "ignore_stops", lambda: None)
 
 
 @pytest.fixture
@@ -79,9 +142,7 @@ def agents(run: RunDirectory, cluster: Cluster) -> Iterator[Agents]:
 
 
 def test_the_whole_run_in_lock_step(agents: Agents, run: RunDirectory) -> None:
-    for agent, line in enumerate(agents.lines):
-        line.send(Hello(agent))
-    assert [agents.observe(agent) for agent in range(2)] == [(1, 0), (1, 0)]
+    agents.join()
     for iteration, t in ((1, 0), (1, 1), (2, 0), (2, 1)):
         agents.act(0, iteration, t)
         assert agents.hears_nothing(0), "agent 1 has not acted"
@@ -96,8 +157,9 @@ def test_agents_receive_their_own_view_and_the_joint_action(agents: Agents) -> N
     expected = make_env(CONFIG.task, 2, CONFIG.num_envs, CONFIG.seed)
     first = expected.reset()
     second = expected.step(np.tile(np.array([[1, 2]], np.float32), (CONFIG.num_envs, 1)))
-    for agent, line in enumerate(agents.lines):
-        line.send(Hello(agent))
+    for agent in range(2):
+        agents.hello(agent)
+    for agent in range(2):
         message = agents.hear(agent)
         assert isinstance(message, Observation)
         np.testing.assert_array_equal(message.step.observation, first[agent])
@@ -112,9 +174,7 @@ def test_agents_receive_their_own_view_and_the_joint_action(agents: Agents) -> N
 
 
 def test_late_early_and_repeated_actions_change_nothing(agents: Agents) -> None:
-    for agent, line in enumerate(agents.lines):
-        line.send(Hello(agent))
-        agents.observe(agent)
+    agents.join()
     agents.act(0, 1, 1)
     agents.act(0, 2, 0)
     agents.act(0, 0, 0)
@@ -128,29 +188,25 @@ def test_late_early_and_repeated_actions_change_nothing(agents: Agents) -> None:
 
 
 def test_an_agent_that_repeats_itself_is_told_again(agents: Agents) -> None:
-    for agent, line in enumerate(agents.lines):
-        line.send(Hello(agent))
-        agents.observe(agent)
+    agents.join()
     for agent in range(2):
         agents.act(agent, 1, 0)
     assert [agents.observe(agent) for agent in range(2)] == [(1, 1), (1, 1)]
-    agents.lines[0].send(Hello(0))  # as if it had not heard that
+    agents.hello(0)  # as if it had not heard that
     agents.act(0, 1, 0)
     assert agents.observe(0) == (1, 1)
     agents.act(0, 1, 1)
-    agents.lines[0].send(Hello(0))
+    agents.hello(0)
     assert agents.hears_nothing(0), "its action is here: there is nothing new to tell"
 
 
-def test_a_resumed_server_shows_what_it_showed_last(run: RunDirectory, cluster: Cluster) -> None:
+def test_a_resumed_server_shows_what_it_showed_last(run: RunDirectory, tmp_path: Path) -> None:
     shown = []
     for start in (0, 1):
+        run.rewind(start)
         with zmq.Context() as context:
-            agents = Agents(run, cluster, context, start)
-            for agent, line in enumerate(agents.lines):
-                line.send(Hello(agent))
-                message = agents.hear(agent)
-                assert isinstance(message, Observation)
+            agents = Agents(run, make_cluster(run, make_graph("line", 2, 0), tmp_path), context)
+            agents.join(start + 1)
             for iteration in range(start + 1, 3):
                 for t in range(2):
                     for agent in range(2):
@@ -163,3 +219,161 @@ def test_a_resumed_server_shows_what_it_showed_last(run: RunDirectory, cluster: 
             for line in agents.lines:
                 line.close()
     np.testing.assert_array_equal(shown[0], shown[1])
+
+
+def test_without_an_agent_the_other_goes_on_and_it_takes_part_again_from_the_next_start(
+    agents: Agents, run: RunDirectory
+) -> None:
+    agents.join()
+    agents.step((0, 1), 1, 0)
+    agents.leave(1)
+    agents.act(0, 1, 1)
+    message = agents.hear(0)
+    assert isinstance(message, Observation)
+    assert (message.iteration, message.t) == (1, 2)
+    np.testing.assert_array_equal(message.step.joint_action, [[1, 0]] * CONFIG.num_envs)
+    assert agents.step([0], 2, 0) == [(2, 1)]
+    agents.come_back(1, 1)
+    assert agents.hears_nothing(1), "iteration 2 is running"
+    assert agents.step([0], 2, 1) == [(2, 2)]
+    assert agents.observe(1) == (3, 0)
+    agents.finish()
+    assert [(line["agents_absent"], line["steps_substituted"]) for line in run.env.read_metrics()] == [(1, 1), (1, 2)]
+
+
+def test_an_agent_that_returns_before_anyone_has_acted_misses_nothing(agents: Agents) -> None:
+    agents.join()
+    agents.step((0, 1), 1, 0)
+    agents.step((0, 1), 1, 1)
+    agents.leave(1)
+    agents.come_back(1, 1)
+    assert agents.observe(1) == (2, 0)
+    assert agents.step((0, 1), 2, 0) == [(2, 1), (2, 1)]
+
+
+def test_a_connection_that_is_replaced_at_once_costs_nothing(agents: Agents) -> None:
+    agents.join()
+    agents.step((0, 1), 1, 0)
+    agents.come_back(1, 1, reborn=False)
+    assert agents.observe(1) == (1, 1)
+    assert agents.step((0, 1), 1, 1) == [(1, 2), (1, 2)]
+
+
+def test_a_hello_of_an_earlier_life_is_refused(agents: Agents) -> None:
+    agents.join()
+    agents.come_back(1, 1)
+    assert agents.observe(1) == (1, 0)
+    agents.incarnations[1] = 1
+    agents.hello(1)
+    assert agents.hears_nothing(1)
+
+
+def test_when_all_are_lost_the_iteration_begins_again(
+    agents: Agents, run: RunDirectory, caplog: pytest.LogCaptureFixture
+) -> None:
+    agents.join()
+    agents.step((0, 1), 1, 0)
+    first = agents.number
+    for agent in range(2):
+        agents.leave(agent)
+    wait_until(lambda: sum("is lost at step (1, 1)" in line for line in caplog.messages) == 2)
+    for agent in range(2):
+        agents.come_back(agent, 1, reborn=False)
+    assert [agents.observe(agent) for agent in range(2)] == [(1, 0), (1, 0)]
+    assert agents.number > first, "who sees this throws away what it has of iteration 1"
+    for iteration, t in ((1, 0), (1, 1), (2, 0), (2, 1)):
+        agents.step((0, 1), iteration, t)
+    agents.finish()
+    assert [line["agents_absent"] for line in run.env.read_metrics()] == [0, 0]
+
+
+@pytest.mark.parametrize("rule", ["wait", "abort"])
+def test_the_rules_wait_and_abort(tmp_path: Path, rule: str) -> None:
+    run = RunDirectory.create(tmp_path / "run", dataclasses.replace(CONFIG, on_agent_loss=rule), {})
+    with zmq.Context() as context:
+        agents = Agents(run, make_cluster(run, make_graph("line", 2, 0), tmp_path), context)
+        agents.join()
+        agents.step((0, 1), 1, 0)
+        agents.leave(1)
+        if rule == "abort":
+            assert agents.hear(0) == Stop(False)
+            agents.end()
+            assert str(agents.failure) == "agent 1 is lost, and on_agent_loss is abort"
+            agents.leave(0)
+        else:
+            agents.act(0, 1, 1)
+            assert agents.hears_nothing(0), "all wait"
+            first = agents.number
+            agents.come_back(1, 1)
+            assert [agents.observe(agent) for agent in range(2)] == [(1, 0), (1, 0)], "its samples are gone"
+            assert agents.number > first
+            for iteration, t in ((1, 0), (1, 1), (2, 0), (2, 1)):
+                agents.step((0, 1), iteration, t)
+            agents.finish()
+            for line in agents.lines:
+                line.close()
+
+
+def test_a_server_that_crashed_begins_new_episodes(
+    run: RunDirectory, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with zmq.Context() as context:
+        agents = Agents(run, cluster, context)
+        agents.join()
+        for t in range(2):
+            agents.step((0, 1), 1, t)
+        with monkeypatch.context() as patch:
+            patch.setattr(SharedEnvironment, "step", crash)
+            for agent in range(2):
+                agents.act(agent, 2, 0)
+            agents.end()
+        assert str(agents.failure) == "crash"
+        for line in agents.lines:
+            assert line.receive() == [], "nobody is told to stop: the server may come back"
+            line.close()
+        agents = Agents(run, cluster, context)
+        for agent in range(2):
+            agents.hello(agent, 2)
+        messages = [agents.hear(agent) for agent in range(2)]
+        for message in messages:
+            assert isinstance(message, Observation)
+            assert (message.server, message.iteration, message.t) == (2, 2, 0)
+            assert message.step.reward_scale[0] != 1, "the reward scale is kept"
+        fresh = make_env(CONFIG.task, 2, CONFIG.num_envs, CONFIG.seed).reset()
+        assert not np.array_equal(messages[0].step.observation, fresh[0]), "no episode is played twice"
+        for t in range(2):
+            agents.step((0, 1), 2, t)
+        agents.finish()
+        for line in agents.lines:
+            line.close()
+    assert [line["iteration"] for line in run.env.read_metrics()] == [1, 2]
+    assert run.episode_stream(2) == 2
+
+
+def test_a_server_that_is_back_goes_on_without_those_that_do_not_come(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run", dataclasses.replace(CONFIG, link_deadline=0.5), {})
+    cluster = make_cluster(run, make_graph("line", 2, 0), tmp_path)
+    run.env.begin_incarnation(cluster.run_id)
+    run.env.log_metrics({"iteration": 1})
+    with zmq.Context() as context:
+        agents = Agents(run, cluster, context)
+        agents.hello(0, 2)
+        assert agents.observe(0) == (2, 0)
+        agents.hello(1, 2)
+        assert agents.observe(1) == (2, 0), "nobody has acted yet"
+        for t in range(2):
+            agents.step((0, 1), 2, t)
+        agents.finish()
+        for line in agents.lines:
+            line.close()
+
+
+def crash(*_: object) -> None:
+    raise RuntimeError("crash")
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        zmq.select([], [], [], 0.01)

@@ -19,10 +19,11 @@ from matrpo.launch.wire import (
     Action,
     Bye,
     EnvironmentCodec,
-    Greeting,
     Hello,
     LinkCodec,
     Observation,
+    Ping,
+    Probe,
     Stop,
     WireError,
 )
@@ -74,7 +75,7 @@ def observations(draw: st.DrawFn) -> tuple[Observation, int]:
         joint_action=array(B, SPEC.joint_action_width),
         action_mask=array(B, space.n, dtype=np.bool_) if isinstance(space, Discrete) and draw(st.booleans()) else None,
     )
-    return Observation(draw(numbers), draw(numbers), step), agent
+    return Observation(draw(numbers), draw(numbers), draw(numbers), step), agent
 
 
 def assert_same(a: object, b: object) -> None:
@@ -111,8 +112,14 @@ def test_half_precision_halves_the_payload() -> None:
         LINKS.decode(frames)
 
 
-def test_greetings_round_trip() -> None:
-    assert LINKS.decode(sent(LINKS.encode_greeting(2))) == Greeting(2)
+@given(st.integers(0, 2), numbers, st.booleans())
+def test_probes_round_trip(sender: int, stamp: int, reply: bool) -> None:
+    probe = Probe(sender, stamp, reply)
+    assert LINKS.decode(sent(LINKS.encode_probe(probe))) == probe
+
+
+def test_pings_round_trip() -> None:
+    assert ENVIRONMENT.decode_at_agent(sent(ENVIRONMENT.encode(Ping())), 0) == Ping()
 
 
 @given(observations())
@@ -134,7 +141,7 @@ def test_observations_are_the_receivers_own_to_change() -> None:
         joint_action=np.zeros((B, 4), np.float32),
         action_mask=None,
     )
-    received = ENVIRONMENT.decode_at_agent(sent(ENVIRONMENT.encode_observation(Observation(1, 2, step), 0)), 0)
+    received = ENVIRONMENT.decode_at_agent(sent(ENVIRONMENT.encode_observation(Observation(1, 1, 2, step), 0)), 0)
     assert isinstance(received, Observation)
     assert received.step.observation.flags.writeable
 
@@ -142,7 +149,7 @@ def test_observations_are_the_receivers_own_to_change() -> None:
 @given(st.integers(0, 2), numbers, numbers)
 def test_what_agents_say_to_the_server_round_trips(sender: int, iteration: int, t: int) -> None:
     action = np.arange(B * SPEC.action_spaces[sender].width, dtype=np.float32).reshape(B, -1)
-    for message in (Hello(sender), Bye(sender), Action(sender, iteration, t, action)):
+    for message in (Hello(sender, t, iteration), Bye(sender), Action(sender, t, iteration, t, action)):
         assert_same(ENVIRONMENT.decode_at_server(sent(ENVIRONMENT.encode(message))), message)
 
 
@@ -154,7 +161,7 @@ def test_stops_round_trip(finished: bool) -> None:
 def test_an_action_that_is_not_finite_is_refused() -> None:
     action = np.full((B, 2), np.nan, np.float32)
     with pytest.raises(WireError, match="not finite"):
-        ENVIRONMENT.decode_at_server(sent(ENVIRONMENT.encode(Action(1, 0, 0, action))))
+        ENVIRONMENT.decode_at_server(sent(ENVIRONMENT.encode(Action(1, 1, 0, 0, action))))
 
 
 RATIOS = sent(LINKS.encode(LinkMessage("ratios", 1, 0, 3, 1, 5, 4, 2, True, np.ones((3, M), np.float32))))
@@ -184,7 +191,7 @@ def changed(**values: Any) -> bytes:
         ([RATIOS[0], RATIOS[1] + b"\x00"], "payload has 73 bytes, expected 72"),
         ([changed(version=2), RATIOS[1]], "version is 2"),
         ([changed(version=None), RATIOS[1]], "no int named version"),
-        ([changed(run="other"), RATIOS[1]], "run 'other'"),
+        ([changed(run="other"), RATIOS[1]], "another run"),
         ([changed(kind="gossip"), RATIOS[1]], "kind 'gossip'"),
         ([changed(kind=7), RATIOS[1]], "no str named kind"),
         ([changed(sender=3), RATIOS[1]], "sender 3"),
@@ -219,7 +226,7 @@ def test_malformed_link_messages_are_refused_with_a_reason(frames: list[bytes], 
     ],
 )
 def test_observations_with_other_arrays_are_refused(arrays: list[Any], reason: str) -> None:
-    header = {"version": 1, "run": "run", "kind": "observation", "iteration": 1, "t": 0, "arrays": arrays}
+    header = {"version": 1, "run": "run", "kind": "observation", "server": 1, "iteration": 1, "t": 0, "arrays": arrays}
     with pytest.raises(WireError, match=reason):
         ENVIRONMENT.decode_at_agent([msgpack.packb(header)], 0)
 
@@ -227,10 +234,10 @@ def test_observations_with_other_arrays_are_refused(arrays: list[Any], reason: s
 VALID = [
     RATIOS,
     BEAT,
-    sent(LINKS.encode_greeting(0)),
-    sent(ENVIRONMENT.encode(Hello(1))),
+    sent(LINKS.encode_probe(Probe(0, 1, False))),
+    sent(ENVIRONMENT.encode(Hello(1, 1, 1))),
     sent(ENVIRONMENT.encode(Stop(True))),
-    sent(ENVIRONMENT.encode(Action(1, 2, 3, np.zeros((B, 2), np.float32)))),
+    sent(ENVIRONMENT.encode(Action(1, 1, 2, 3, np.zeros((B, 2), np.float32)))),
 ]
 
 header_values = st.recursive(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+import zlib
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +29,7 @@ from matrpo.topology import make_graph
 N, B, T = 4, 3, 5
 M = B * T
 ITERATIONS = 2
-COUNTERS = {"sender": N, "incarnation": 1, "iteration": ITERATIONS + 1, "link": N, "version": 2}
+COUNTERS = {"sender": N, "incarnation": 2, "iteration": ITERATIONS + 1, "link": N, "version": 2}
 """Header fields that say who, where and when: smaller than these."""
 
 ACTIVATIONS = {"k", "tip", "base"}
@@ -62,8 +64,8 @@ def recording(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
     cluster = make_cluster(run, graph, tmp_path)
     record.run_id, record.agents = cluster.run_id, set(cluster.endpoints)
     record.most_activations = link_activations(graph, config)
-    server = EnvironmentServer(cluster, run, 0, dict)
-    agents = [AgentProcess(cluster, run, agent, task_spec(config.task, N), 0) for agent in range(N)]
+    server = EnvironmentServer(cluster, run, dict)
+    agents = [AgentProcess(cluster, run, agent, task_spec(config.task, N)) for agent in range(N)]
     threads = [threading.Thread(target=worker.run) for worker in (server, *agents)]
     for thread in threads:
         thread.start()
@@ -95,11 +97,19 @@ def _spy(record: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Agent, "step", recorded_step)
 
 
+def checked_fields(header: bytes, payload: list[bytes]) -> dict[str, Any]:
+    """A header's fields without its checksum, which must be right."""
+    fields: dict[str, Any] = msgpack.unpackb(header)
+    check = fields.pop("crc32")
+    assert check == zlib.crc32(b"".join([msgpack.packb(fields), *payload]))
+    return fields
+
+
 def test_only_headers_and_log_ratios_pass_between_agents(recording: Recording) -> None:
     messages = recording.between_agents()
     payloads = 0
     for header, *payload in messages:
-        fields = msgpack.unpackb(header)
+        fields = checked_fields(header, payload)
         kind = fields.pop("kind")
         assert fields.pop("run") == recording.run_id
         if kind == "ratios":
@@ -110,9 +120,12 @@ def test_only_headers_and_log_ratios_pass_between_agents(recording: Recording) -
             assert data in recording.ratios[fields["sender"]], "a local step of the sender, and nothing else"
             payloads += 1
         else:
-            assert kind in {"greeting", *get_args(Kind)}
+            assert kind in {"probe", *get_args(Kind)}
             assert payload == []
-        if kind != "greeting":
+        if kind == "probe":
+            assert type(fields.pop("reply")) is bool
+            assert 0 <= fields.pop("stamp") <= 1e6 * time.monotonic()
+        else:
             assert type(fields.pop("answered")) is bool
             assert all(0 <= fields.pop(name) <= recording.most_activations for name in ACTIVATIONS)
         assert fields.keys() <= COUNTERS.keys()
@@ -124,11 +137,13 @@ def test_only_headers_and_log_ratios_pass_between_agents(recording: Recording) -
 def test_agents_tell_the_environment_nothing_but_their_actions(recording: Recording) -> None:
     [server] = recording.messages.keys() - recording.agents
     kinds = {msgpack.unpackb(frames[0])["kind"] for frames in recording.messages[server]}
-    assert kinds == {"hello", "action", "bye", "observation", "stop"}
+    assert kinds - {"ping"} == {"hello", "action", "bye", "observation", "stop"}
     for header, *payload in recording.messages[server]:
-        fields = msgpack.unpackb(header)
+        fields = checked_fields(header, payload)
         if fields["kind"] == "action":
-            assert fields.keys() == {"version", "run", "kind", "sender", "iteration", "t"}
+            assert fields.keys() == {"version", "run", "kind", "sender", "server", "iteration", "t"}
             assert [len(data) for data in payload] == [4 * B]
-        elif fields["kind"] in {"hello", "bye"}:
+        elif fields["kind"] == "hello":
+            assert (fields.keys(), payload) == ({"version", "run", "kind", "sender", "incarnation", "iteration"}, [])
+        elif fields["kind"] == "bye":
             assert (fields.keys(), payload) == ({"version", "run", "kind", "sender"}, [])

@@ -1,0 +1,19 @@
+"""The versions of what a run depends on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+
+_VERSIONED = ("matrpo", "torch", "numpy", "pyzmq", "msgpack", "safetensors", "pettingzoo", "mpe2")
+
+
+def versions() -> dict[str, str]:
+    """Python's version, and that of each package that matters and is installed."""
+    found = {"python": platform.python_version()}
+    for package in _VERSIONED:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,252 @@
+"""What must hold after every event of a simulation, checked on an account that the simulator keeps by itself.
+
+The account lists which log ratios every agent sent for which activation. From it follows what each state of each end
+of a link must be, to the bit. See `matrpo.consensus.link` for I1 to I5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from matrpo.consensus.admm import LinkState, initial_state
+from matrpo.consensus.link import Link, LinkMessage
+from matrpo.consensus.peer import Peer
+
+_NO_COMMON_STATE = "no common state"
+_MESSAGES_KEPT = 3
+"""An end's open activation, the answer for its last commit, and one message of the neighbour's for later."""
+
+_MOST_KEPT = 40
+"""More than the attributes of a link."""
+
+
+class Violation(Exception):  # noqa: N818
+    """An invariant does not hold.
+
+    Args:
+        invariant: `I1` to `I5`, or `liveness`.
+        text: what was found, in one line.
+    """
+
+    def __init__(self, invariant: str, text: str) -> None:
+        super().__init__(f"{invariant}: {text}")
+        self.invariant = invariant
+        self.text = text
+
+
+class _End:
+    """What is known of one end of a link, from its messages and its states."""
+
+    def __init__(self, link: Link, incarnation: int) -> None:
+        self.link = link
+        self.incarnation = incarnation
+        self.muted = False
+        """The neighbour let a whole deadline pass in silence, and has not been heard since."""
+        self.newest = 0
+        """The neighbour's largest incarnation that was heard."""
+        self.position = (-1, 0)
+        self.opened_at: float | None = None
+        self.heard = False
+        """Since the last opening."""
+        self.lost = 0
+        """Commits that found no common state."""
+        self.begin()
+
+    def begin(self) -> None:
+        """The link began an iteration."""
+        link = self.link
+        self.iteration = link.iteration
+        fresh = next((state for state in (link.base, link.tip) if not state.number), None)
+        self.tip = self.base = fresh or initial_state(link.tip.y.shape)
+        self.partners: set[int] = set()
+        """The neighbour's incarnations whose ratios were committed in this iteration."""
+
+    def is_overdue(self, now: float, deadline: float) -> bool:
+        """Whether an activation ran to its deadline and the neighbour was silent all the time."""
+        return self.opened_at is not None and now >= self.opened_at + deadline and not self.heard
+
+
+class Invariants:
+    """The account of one simulation.
+
+    Args:
+        peers: all agents' machines.
+        beta: ADMM penalty.
+        deadline: seconds of an agent's clock until an activation must be given up.
+    """
+
+    def __init__(self, peers: Sequence[Peer], beta: float, deadline: float) -> None:
+        self._half = np.float32(beta / 2)
+        self._deadline = deadline
+        self._ends: dict[tuple[int, int], _End] = {}
+        self._ratios: dict[tuple[int, int, int, int], list[tuple[int, np.ndarray]]] = {}
+        """(incarnation, u) by (link, sender, iteration, k)."""
+        self._committed: set[tuple[int, int, int, int, int]] = set()
+        """(link, agent, incarnation, iteration, k)."""
+        self._begun: set[tuple[int, int]] = set()
+        self._torn: set[tuple[int, int]] = set()
+        """(link, iteration) where an end began the iteration twice, in two incarnations."""
+        for peer in peers:
+            self.started(peer, 0)
+
+    def started(self, peer: Peer, incarnation: int) -> None:
+        """An agent's process was started."""
+        for e, link in peer.links.items():
+            self._ends[peer.agent, e] = _End(link, incarnation)
+
+    def began(self, peer: Peer, iteration: int) -> None:
+        """An agent begins an iteration."""
+        if (peer.agent, iteration) in self._begun:
+            self._torn.update((e, iteration) for e in peer.links)
+        self._begun.add((peer.agent, iteration))
+
+    def sent(self, message: LinkMessage, now: float) -> None:
+        """Enter a message that an agent sends; `now` is the time on its clock."""
+        if message.u is None:
+            return
+        end = self._ends[message.sender, message.link]
+        self._enter(message)
+        if message.position <= end.position:
+            return
+        if end.muted or end.is_overdue(now, self._deadline):
+            raise Violation("I4", f"{_name(message)} is opened although the neighbour is silent")
+        end.position = message.position
+        end.opened_at, end.heard = now, False
+        if message.tip:
+            self._committed.add((message.link, message.sender, message.incarnation, message.iteration, message.tip))
+
+    def _enter(self, message: LinkMessage) -> None:
+        assert message.u is not None
+        key = (message.link, message.sender, message.iteration, message.k)
+        entries = self._ratios.setdefault(key, [])
+        known = next((u for incarnation, u in entries if incarnation == message.incarnation), None)
+        if known is None:
+            entries.append((message.incarnation, message.u))
+        elif known is not message.u:
+            raise Violation("I3", f"{_name(message)} is sent with other ratios than before")
+
+    def received(self, agent: int, message: LinkMessage) -> None:
+        """A message of the neighbour's, as it was sent, is about to reach an agent."""
+        end = self._ends[agent, message.link]
+        if message.incarnation >= end.newest:
+            end.newest = message.incarnation
+            end.heard = True
+            end.muted = False
+
+    def changed(self, peer: Peer, now: float, ticked: bool, wake: float | None) -> None:
+        """Check what an event did to an agent.
+
+        Args:
+            peer: the agent's machine.
+            now: the time on its clock.
+            ticked: whether it looked at its clock.
+            wake: when it wants to look at its clock again.
+        """
+        for e, link in peer.links.items():
+            end = self._ends[peer.agent, e]
+            if link.iteration != end.iteration:
+                end.begin()
+                if end.position[0] < link.iteration:  # What was open then is over, and not for silence.
+                    end.opened_at = None
+                self._check_memory(link)
+                self._check_common(peer.agent, e, link)
+            if link.tip is not end.tip or link.base is not end.base:
+                self._check_commit(peer.agent, e, end)
+                self._check_common(peer.agent, e, link)
+            if end.opened_at is not None:
+                self._check_deadline(end, now, ticked, wake)
+            lost = peer.link_counters[e].drops[_NO_COMMON_STATE]
+            if lost != end.lost:
+                end.lost = lost
+                if (e, link.iteration) not in self._torn:
+                    raise Violation("I2", f"agent {peer.agent}, link {e}: no common state to commit {link.k} from")
+
+    def _check_deadline(self, end: _End, now: float, ticked: bool, wake: float | None) -> None:
+        """I4, for an end that was seen to open an activation."""
+        assert end.opened_at is not None
+        deadline = end.opened_at + self._deadline
+        if not end.link.is_open:
+            end.muted = ticked and end.is_overdue(now, self._deadline)
+            end.opened_at = None
+        elif ticked and now >= deadline:
+            raise Violation("I4", f"{end.position} is still open on link {end.link.number} at its deadline")
+        elif wake is None or wake > deadline:
+            raise Violation("I4", f"{end.position} is open on link {end.link.number}, and its deadline will be missed")
+
+    def _check_commit(self, agent: int, e: int, end: _End) -> None:
+        """I3: the states are those before, or made of them and of what both ends sent for one activation."""
+        link = end.link
+        known = {id(state) for state in (end.tip, end.base)}
+        if id(link.base) not in known:
+            self._check_state(agent, e, end, link.base, (end.tip, end.base))
+        if id(link.tip) in known:
+            raise Violation("I3", f"agent {agent}, link {e}: the base changed and the tip did not")
+        self._check_state(agent, e, end, link.tip, (link.base,))
+        if link.base.number and (e, link.iteration) not in self._torn:
+            states = ((e, link.neighbour, i, link.iteration, link.base.number) for i in range(end.newest + 1))
+            if self._committed.isdisjoint(states):
+                raise Violation("I1", f"agent {agent}, link {e}: the neighbour never had the base {link.base.number}")
+        end.tip, end.base = link.tip, link.base
+
+    def _check_state(self, agent: int, e: int, end: _End, state: LinkState, before: Sequence[LinkState]) -> None:
+        link, k = end.link, state.number
+        if k <= end.tip.number:
+            raise Violation("I3", f"agent {agent}, link {e}: activation {k} is committed after {end.tip.number}")
+        self._committed.add((e, agent, end.incarnation, link.iteration, k))
+        own = self._ratios.get((e, agent, link.iteration, k), [])
+        for incarnation, theirs in self._ratios.get((e, link.neighbour, link.iteration, k), ()):
+            for own_incarnation, ours in own:
+                if own_incarnation == end.incarnation and self._is_commit(state, before, ours, theirs, link.sign):
+                    self._check_partner(agent, e, end, incarnation)
+                    return
+        raise Violation("I3", f"agent {agent}, link {e}: state {k} is not the ratios of {k} applied once")
+
+    def _is_commit(
+        self, state: LinkState, before: Sequence[LinkState], ours: np.ndarray, theirs: np.ndarray, sign: int
+    ) -> bool:
+        """(61) to (63), written out once more."""
+        first, second = (ours, theirs) if sign > 0 else (theirs, ours)
+        first, second = first.astype(np.float32, copy=False), second.astype(np.float32, copy=False)
+        if ((first + second) * np.float32(0.5)).tobytes() != state.ubar.tobytes():
+            return False
+        step = (first - second) * self._half
+        y = state.y.tobytes()
+        return any((earlier.y + step).tobytes() == y for earlier in before)
+
+    def _check_partner(self, agent: int, e: int, end: _End, incarnation: int) -> None:
+        end.partners.add(incarnation)
+        if len(end.partners) > 1:
+            text = f"agent {agent}, link {e}: commits with incarnations {sorted(end.partners)} of the neighbour"
+            raise Violation("I1", f"{text} in iteration {end.iteration}")
+
+    def _check_common(self, agent: int, e: int, link: Link) -> None:
+        """I1, between ends in the same iteration that made no commit with an incarnation that is gone."""
+        own, other = self._ends[agent, e], self._ends[link.neighbour, e]
+        if other.link.iteration != link.iteration or link.iteration < 0:
+            return
+        if own.partners - {other.incarnation} or other.partners - {own.incarnation}:
+            return
+        if link.tip.y.shape != other.link.tip.y.shape:  # An end that sits out does not know the shape.
+            return
+        ours, theirs = {s.number: s for s in (link.base, link.tip)}, (other.link.tip, other.link.base)
+        shared = [(ours[state.number], state) for state in theirs if state.number in ours]
+        where = f"link {e} in iteration {link.iteration}"
+        if not shared:
+            numbers = f"{sorted(ours)} and {sorted(state.number for state in theirs)}"
+            raise Violation("I1", f"{where}: no common state in {numbers}")
+        for a, b in shared:
+            if a.y.tobytes() != b.y.tobytes() or a.ubar.tobytes() != b.ubar.tobytes():
+                raise Violation("I1", f"{where}: the ends have different states {a.number}")
+
+    def _check_memory(self, link: Link) -> None:
+        """I5: an end keeps a few messages and no collection of its own."""
+        kept = list(vars(link).values())
+        kept += [item for value in kept if isinstance(value, list | dict | set) for item in value]
+        if len(kept) > _MOST_KEPT or sum(type(value) is LinkMessage for value in kept) > _MESSAGES_KEPT:
+            raise Violation("I5", f"link {link.number} keeps {len(kept)} things")
+
+
+def _name(message: LinkMessage) -> str:
+    return f"agent {message.sender}, link {message.link}, {message.position}"

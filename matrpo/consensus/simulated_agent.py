@@ -1,0 +1,68 @@
+"""An agent as the simulator sees it: machine, process and clock, and local steps that stand in for learning."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from matrpo.consensus.link import LinkMessage
+from matrpo.consensus.peer import Peer
+
+
+class LocalStep:
+    """Log ratios that depend on all pulls so far and differ at every step, so that no mistake goes unseen."""
+
+    def __init__(self, start: int, first: np.ndarray) -> None:
+        self._state = first
+        self._bias = np.float32(start * 0.618 % 1.0 - 0.4)
+
+    def __call__(self, pull: np.ndarray) -> np.ndarray:
+        """The next log ratios."""
+        self._state = np.tanh(pull - self._state + self._bias)
+        return self._state
+
+
+class Node:
+    """An agent's process and its place in the run.
+
+    Args:
+        agent: its id.
+        peer: its machine.
+        clock: the reading of its clock at true time 0, and its seconds per true second.
+    """
+
+    def __init__(self, agent: int, peer: Peer, clock: tuple[float, float]) -> None:
+        self.agent = agent
+        self.incarnation = 0
+        self.iteration = -1
+        self._offset, self._rate = clock
+        self._latest = 0.0
+        self.start(peer)
+
+    def start(self, peer: Peer) -> None:
+        """A new process: nothing is left of the last one but its clock and its place in the run."""
+        self.peer = peer
+        self.alive = True
+        self.paused = False
+        self.has_begun = False
+        self.phase = "waiting"
+        """`waiting` for the environment to begin an iteration, `rollout`, or `consensus`."""
+        self.begin_at = self.wake_at = math.inf
+        """True times at which the consensus begins, and at which the machine looks at its clock."""
+        self.inbox: list[tuple[LinkMessage, LinkMessage]] = []
+        """While it is paused: messages as they were sent, and as they arrived."""
+        self._wake = 0.0
+
+    def now(self, true: float) -> float:
+        """The reading of this agent's clock; when it was to wake, not before the time that it asked for."""
+        reading = self._offset + self._rate * true
+        self._latest = max(self._latest, self._wake if true >= self.wake_at else reading, reading)
+        return self._latest
+
+    def sleep_until(self, wake: float | None, true: float) -> bool:
+        """Set `wake_at` from a reading of this agent's clock; whether that is another time than before."""
+        before = self.wake_at
+        self._wake = math.inf if wake is None else wake
+        self.wake_at = max(true, (self._wake - self._offset) / self._rate)
+        return self.wake_at != before or before <= true

@@ -1,0 +1,69 @@
+"""The report of a run with faults, from what its processes wrote."""
+
+import json
+
+from click.testing import CliRunner
+
+from matrpo.config import resolve
+from matrpo.experiments.report import fault_rows, link_rows, report
+from matrpo.run_directory import RunDirectory
+from matrpo.training import InProcessTraining
+
+
+def end(give_ups=0, skips=0, **rejected):
+    return {"commits": 5, "give_ups": give_ups, "skips": skips, "resends": 1, "rejected": rejected}
+
+
+def entry(event, fault, iteration, do="drop"):
+    return {"event": event, "fault": fault, "iteration": iteration, "do": do}
+
+
+def test_faults_are_gathered_over_processes():
+    rows = fault_rows(
+        {
+            "agent 0": [entry("begins", 1, 3), entry("ceases", 1, 5), entry("begins", 1, 7)],
+            "agent 1": [entry("begins", 0, 2, "kill"), entry("begins", 1, 4)],
+            "env-server": [],
+        }
+    )
+    assert rows == [
+        {"fault": 1, "do": "kill", "began": 1, "iterations": [2, 2], "processes": ["agent 1"]},
+        {"fault": 2, "do": "drop", "began": 3, "iterations": [3, 7], "processes": ["agent 0", "agent 1"]},
+    ]
+
+
+def test_links_say_when_they_were_whole_again():
+    lines = [
+        [
+            {"iteration": 1, "links": {"1": end(), "2": end()}},
+            {"iteration": 2, "links": {"1": end(give_ups=1, late=2), "2": end()}},
+            {"iteration": 3, "links": {"1": end(), "2": end(skips=4)}},
+        ]
+    ]
+    first, second = link_rows(lines)
+    assert first == {
+        "end": "0 to 1",
+        "commits": 15,
+        "give_ups": 1,
+        "skips": 0,
+        "resends": 3,
+        "rejected": 2,
+        "disturbed_iterations": 1,
+        "whole_from": 3,
+    }
+    assert (second["skips"], second["whole_from"]) == (4, None)
+
+
+def test_the_command_reports_a_run(tmp_path):
+    settings = {"agents": 3, "num_envs": 2, "rollout_length": 5, "steps": 20, "hidden_sizes": 4, "tensorboard": False}
+    run = RunDirectory.create(tmp_path / "run", resolve(("test", settings)), {})
+    InProcessTraining(run).run(lambda: False, lambda _: None)
+    (run.agent(1).path / "faults.jsonl").write_text(json.dumps(entry("begins", 0, 1)) + "\n")
+    shown = CliRunner().invoke(report, [str(run.path)])
+    assert shown.exit_code == 0
+    assert "drop" in shown.output
+    printed = CliRunner().invoke(report, [str(run.path), "--json"])
+    content = json.loads(printed.output)[str(run.path)]
+    assert content["faults"][0]["processes"] == ["agent 1"]
+    assert len(content["links"]) == 6
+    assert all(row["whole_from"] == 1 for row in content["links"])

@@ -1,0 +1,101 @@
+"""The environment server crashes at any point and comes back: no sample is learnt from twice, or by one agent alone."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from matrpo.agent import Agent
+from matrpo.config import Config
+from matrpo.envs.registry import task_spec
+from matrpo.envs.shared import AgentStep
+from matrpo.launch import agent_process, env_server
+from matrpo.launch.agent_process import AgentProcess
+from matrpo.launch.env_server import EnvironmentServer
+from matrpo.launch.lines import ServerLine
+from matrpo.launch.supervisor import make_cluster
+from matrpo.launch.wire import Observation
+from matrpo.run_directory import RunDirectory
+from matrpo.topology import make_graph
+
+N, B, T, ITERATIONS = 3, 2, 4, 6
+
+
+class CrashError(RuntimeError):
+    """The server's end, as sudden as SIGKILL: no last word is said."""
+
+
+class Learnt:
+    """What each agent learnt from, by iteration."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.samples: dict[int, list[bytes]] = defaultdict(list)
+        prepare, act = Agent.prepare_update, Agent.act
+        self.seen: dict[int, list[bytes]] = defaultdict(list)
+
+        def recorded_act(agent: Agent, step: AgentStep) -> Any:
+            self.seen[agent.agent_id].append(step.observation.tobytes())
+            return act(agent, step)
+
+        def recorded_prepare(agent: Agent, step: AgentStep) -> None:
+            prepare(agent, step)
+            self.samples[agent.agent_id].append(agent._rollout.joint_actions.numpy().tobytes())
+            assert agent._rollout.observations.numpy().tobytes() == b"".join(self.seen[agent.agent_id][-T:])
+
+        monkeypatch.setattr(Agent, "act", recorded_act)
+        monkeypatch.setattr(Agent, "prepare_update", recorded_prepare)
+
+
+@pytest.mark.parametrize(
+    ("agent", "label"),
+    [(0, (2, 2)), (2, (2, 2)), (0, (2, 4)), (1, (2, 4)), (2, (2, 4)), (1, (3, 1)), (0, (1, 1)), (2, (6, 4))],
+)
+def test_a_server_that_crashes_between_any_two_messages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, agent: int, label: tuple[int, int]
+) -> None:
+    """It crashes when it is about to send an observation to an agent: those with a smaller id have got theirs."""
+    for module in (agent_process, env_server):
+        monkeypatch.setattr(module, "ignore_stops", lambda: None)
+    learnt = Learnt(monkeypatch)
+    send, crashed = ServerLine.send, threading.Event()
+
+    def fragile_send(line: ServerLine, receiver: int, message: Any) -> bool:
+        is_it = isinstance(message, Observation) and (receiver, message.iteration, message.t) == (agent, *label)
+        if is_it and not crashed.is_set():
+            crashed.set()
+            raise CrashError
+        return send(line, receiver, message)
+
+    monkeypatch.setattr(ServerLine, "send", fragile_send)
+    config = Config(agents=N, num_envs=B, rollout_length=T, steps=ITERATIONS * B * T, hidden_sizes=(8,))
+    run = RunDirectory.create(tmp_path / "run", config, {})
+    cluster = make_cluster(run, make_graph("ring", N, 0), tmp_path)
+
+    def serve() -> None:
+        try:
+            EnvironmentServer(cluster, run, dict).run()
+        except CrashError:
+            EnvironmentServer(cluster, run, dict).run()
+
+    agents = [AgentProcess(cluster, run, q, task_spec(config.task, N)) for q in range(N)]
+    threads = [threading.Thread(target=work, daemon=True) for work in (serve, *(each.run for each in agents))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert crashed.is_set()
+    assert not any(thread.is_alive() for thread in threads)
+    lines = {q: run.agent(q).read_metrics() for q in range(N)}
+    learners: dict[int, set[bytes]] = defaultdict(set)
+    for q in range(N):
+        iterations = [line["iteration"] for line in lines[q]]
+        assert iterations == sorted(set(iterations))
+        assert iterations[-1] == ITERATIONS or label == (ITERATIONS, T)
+        assert len(iterations) == len(learnt.samples[q]) == len(set(learnt.samples[q]))
+        for iteration, samples in zip(iterations, learnt.samples[q], strict=True):
+            learners[iteration].add(samples)
+    assert all(len(samples) == 1 for samples in learners.values()), "all who learn in an iteration have its samples"
