@@ -5,8 +5,8 @@ at the end its liveness: once the last fault is over and every link has been tri
 go as if there had never been a fault.
 
 Two things are as the layers below the protocol make them. A corrupt message that looks like a valid one never arrives:
-the checksum on the wire stops it. The environment keeps the agents together: it begins an iteration
-when all have finished the last, except for those that are dead or, if the history says so, paused.
+the checksum on the wire stops it. The environment keeps the agents together: it begins an iteration when all have
+finished the last, except for those that are dead or, if the history says so, paused.
 """
 
 from __future__ import annotations

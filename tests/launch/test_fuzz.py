@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import tracemalloc
+import zlib
 from collections import Counter
 from random import Random
 from typing import Any
@@ -79,6 +80,15 @@ def valid_messages() -> list[list[bytes]]:
 VALID = valid_messages()
 
 
+def sealed(header: dict[Any, Any], payloads: list[bytes]) -> list[bytes]:
+    """The frames with a checksum that is right, as a sender of nonsense would make it."""
+    header = {name: value for name, value in header.items() if name != "crc32"}
+    checksum = zlib.crc32(msgpack.packb(header))
+    for payload in payloads:
+        checksum = zlib.crc32(payload, checksum)
+    return [msgpack.packb({**header, "crc32": checksum}), *payloads]
+
+
 class Frames:
     """Draws messages that are random, truncated, flipped, too large, nested, of odd values, or just misplaced."""
 
@@ -104,6 +114,8 @@ class Frames:
         for _ in range(self._rng.randint(1, 3)):
             frame[self._rng.randrange(len(frame))] ^= 1 << self._rng.randrange(8)
         frames[which] = bytes(frame)
+        if which and self._rng.random() < 0.5:
+            return sealed(msgpack.unpackb(frames[0]), frames[1:])
         return frames
 
     def oversized(self) -> list[bytes]:
@@ -117,6 +129,7 @@ class Frames:
     def nested(self) -> list[bytes]:
         frames, _ = self._valid()
         tree = self._rng.choice(BRANCHES) * self._rng.choice((1, 10, 500, MAX_HEADER_BYTES))
+        tree += self._rng.choice((b"", b"\xc0"))
         start = self._rng.choice((b"", b"\x81\xa4kind", frames[0][: self._rng.randrange(len(frames[0]))]))
         return [(start + tree)[: self._rng.choice((MAX_HEADER_BYTES, 2 * MAX_HEADER_BYTES))], *frames[1:]]
 
@@ -127,7 +140,7 @@ class Frames:
         header[name] = self._rng.choice(self._rng.choice((ODD_VALUES, CONTAINERS)))
         if self._rng.random() < 0.2:
             del header[self._rng.choice(tuple(header))]
-        return [msgpack.packb(header), *frames[1:]]
+        return sealed(header, frames[1:]) if self._rng.random() < 0.8 else [msgpack.packb(header), *frames[1:]]
 
     def _valid(self) -> tuple[list[bytes], int]:
         frames = list(self._rng.choice(VALID))
@@ -255,6 +268,15 @@ def test_hostile_frames_raise_nothing_but_wire_errors_and_keep_no_memory() -> No
     assert "refused in several lines" not in fuzz.outcomes
     names = {"refused", "LinkMessage", "Hello", "Bye", "Action", "Observation", "Stop"}
     assert all(fuzz.outcomes[name] for name in names), fuzz.outcomes
+
+
+@pytest.mark.parametrize("branch", [b"\x91", b"\x81\xa1a"])
+def test_nesting_of_any_depth_is_a_wire_error(branch: bytes) -> None:
+    decoders = [LINKS.decode, ENVIRONMENT.decode_at_server, lambda frames: ENVIRONMENT.decode_at_agent(frames, AGENT)]
+    for depth in range(MAX_HEADER_BYTES // len(branch) - 6):
+        for decode in decoders:
+            with pytest.raises(WireError):
+                decode([b"\x81\xa4kind" + branch * depth + b"\xc0"])
 
 
 @pytest.mark.slow
