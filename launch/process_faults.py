@@ -13,7 +13,7 @@ from typing import Any
 
 from matrpo.launch.fault_gate import Activity, FaultGate
 from matrpo.launch.fault_script import Fault, FaultScript, Position
-from matrpo.process_directory import ProcessDirectory
+from matrpo.process_directory import ProcessDirectory, StorageError
 from matrpo.topology import CommunicationGraph
 
 FILE_NAME = "faults.yaml"
@@ -68,11 +68,14 @@ class ProcessFaults:
             "phase": position.phase,
             "activation": position.activation,
         }
-        self._directory.path.mkdir(parents=True, exist_ok=True)
-        with open(self._directory.path / RECORD_NAME, "a") as file:
-            file.write(json.dumps(entry) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        path = self._directory.path / RECORD_NAME
+        try:
+            with open(path, "a") as file:
+                file.write(json.dumps(entry) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StorageError(f"cannot write {path}: {error.strerror}") from error
 
 
 def read_record(directory: ProcessDirectory) -> list[dict[str, Any]]:
@@ -81,11 +84,13 @@ def read_record(directory: ProcessDirectory) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
-def was_killed_by_script(directory: ProcessDirectory, script: FaultScript, name: str) -> Fault | None:
-    """The fault that a process's record ends with, if it is one that kills it."""
+def was_killed_by_script(directory: ProcessDirectory, script: FaultScript, name: str, since: float) -> Fault | None:
+    """The fault that ended a process's life, which began at `since` by the wall clock, if one did."""
     record = read_record(directory)
+    if not record or record[-1]["time"] < since:
+        return None
     kills = {fault.number: fault for fault in script.of_process(name) if fault.kind == "kill"}
-    return kills.get(record[-1]["fault"]) if record else None
+    return kills.get(record[-1]["fault"])
 
 
 def script_of(run_path: Path, graph: CommunicationGraph) -> FaultScript:

@@ -145,28 +145,23 @@ def _reason(error: zmq.ZMQError) -> str:
 
 def try_send(socket: Socket, frames: Frames) -> bool:
     """Send without waiting; False if nobody can take the message now."""
-    try:
-        socket.send_multipart(frames, zmq.DONTWAIT, copy=False)
-    except zmq.Again:
-        return False
-    except zmq.ZMQError as error:
-        if error.errno != zmq.EHOSTUNREACH:
-            raise
-        return False
-    return True
+    return _send(socket, frames) == 0
 
 
 def is_gone(socket: Socket, frames: Frames) -> bool:
     """Send to a peer of a ROUTER without waiting; whether its connection is gone. A full queue is not that."""
+    return _send(socket, frames) == zmq.EHOSTUNREACH
+
+
+def _send(socket: Socket, frames: Frames) -> int:
+    """Send without waiting: 0, or why it could not be done."""
     try:
         socket.send_multipart(frames, zmq.DONTWAIT, copy=False)
-    except zmq.Again:
-        return False
     except zmq.ZMQError as error:
-        if error.errno != zmq.EHOSTUNREACH:
+        if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
             raise
-        return True
-    return False
+        return error.errno
+    return 0
 
 
 def waiting(socket: Socket) -> Iterator[Received]:

@@ -57,7 +57,6 @@ class Child:
         back_off: says when it may be started again.
         start_at: when it will be, by the monotonic clock; None if it is not waited for.
         over: its end has been dealt with.
-        awaited: whoever killed it will start it again.
     """
 
     name: str
@@ -68,7 +67,6 @@ class Child:
     back_off: BackOff = field(default_factory=BackOff)
     start_at: float | None = None
     over: bool = False
-    awaited: bool = False
 
     @property
     def runs(self) -> bool:
@@ -104,37 +102,6 @@ class Supervisor:
         self._ready = False
         self._over_at: float | None = None
         self._killed_for_good: set[str] = set()
-
-    def kill(self, name: str, awaited: bool = False) -> None:
-        """Kill a process as a crash would.
-
-        Args:
-            name: as `RunDirectory.processes` calls it.
-            awaited: `restart` will follow: the run goes on even without the environment server.
-        """
-        self._children[name].awaited = awaited
-        self._signal(name, signal.SIGKILL)
-
-    def stop(self, name: str) -> None:
-        """Let a process stand still, as if its machine did."""
-        self._signal(name, signal.SIGSTOP)
-
-    def cont(self, name: str) -> None:
-        """Let a process that was stopped go on."""
-        self._signal(name, signal.SIGCONT)
-
-    def restart(self, name: str) -> None:
-        """Start a process again; kill it first if it runs."""
-        child = self._children[name]
-        if child.runs:
-            child.process.kill()
-            child.process.join()
-        self._start(child)
-
-    def _signal(self, name: str, number: signal.Signals) -> None:
-        process = self._children[name].process
-        if process.exitcode is None and process.pid is not None:
-            os.kill(process.pid, number)
 
     def run(self, tick: Callable[[], None]) -> int:
         """Start all processes and stay until the last has ended.
@@ -193,14 +160,14 @@ class Supervisor:
         child.started_at = time.time()
         child.report.close()
         child.process, child.report = self._spawn(child.name, child.started_at)
-        child.start_at, child.over, child.awaited = None, False, False
+        child.start_at, child.over = None, False
         self._words.pop(child.name, None)
         self._say(f"{child.name} was started again")
 
     def _watch(self, tick: Callable[[], None], interrupts: Interrupts) -> int:
         while not interrupts.count:
             running = [child.process.sentinel for child in self._children.values() if child.runs]
-            if not running and not any(child.start_at or child.awaited for child in self._children.values()):
+            if not running and not any(child.start_at for child in self._children.values()):
                 return self._finish()
             wait(running, timeout=_POLL)
             self._listen()
@@ -222,10 +189,7 @@ class Supervisor:
         if code == 0:
             self._over_at = time.monotonic() if is_server else self._over_at
             return True
-        if child.awaited:
-            self._say(f"{child.name} {child.end}; it will be started again")
-            return True
-        if code == -signal.SIGKILL and (fault := was_killed_by_script(child.directory, self._script, child.name)):
+        if code == -signal.SIGKILL and (fault := self._scripted_end(child)):
             return self._follow_script(child, fault)
         if self._over_at is not None and code in (EXIT_INTERRUPTED, -signal.SIGTERM, -signal.SIGKILL):
             return True
@@ -238,6 +202,9 @@ class Supervisor:
         hint = f"matrpo agent --cluster {self._run.path / FILE_NAME} --id {child.name.removeprefix('agent ')}"
         self._say(f"{child.name} {child.end}; the others {others} (`{hint}` brings it back)")
         return any(other.runs for other in self._children.values() if other.name != SERVER)
+
+    def _scripted_end(self, child: Child) -> Fault | None:
+        return was_killed_by_script(child.directory, self._script, child.name, child.started_at)
 
     def _follow_script(self, child: Child, fault: Fault) -> bool:
         """A process has killed itself as the fault script says: start it again if that says so too."""
@@ -270,7 +237,7 @@ class Supervisor:
             return
         patient = time.monotonic() < self._over_at + 2 * _GRACE
         for child in self._children.values():
-            child.start_at, child.awaited = None, False
+            child.start_at = None
             if child.runs and patient:
                 child.process.terminate()
             elif child.runs:
