@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from matrpo.agent import make_solver, make_step_rule
-from matrpo.build import build_peer
+from matrpo.build import agent_penalty, build_peer, link_penalty
 from matrpo.config import Config, resolve, to_dict
 from matrpo.consensus.bus import run_in_process
 from matrpo.consensus.peer import Peer, Step
@@ -162,7 +162,9 @@ def _measure(problem: Problem, solver_name: str, activations: int, say: Say) -> 
     graph = problem.graph
     everyone = range(graph.num_agents)
     models = [problem.linearize(q) for q in everyone]
-    solvers = [make_solver(models[q], make_step_rule(len(graph.links_of(q)), config), config) for q in everyone]
+    solvers = [
+        make_solver(models[q], make_step_rule(agent_penalty(q, graph, config), config), config) for q in everyone
+    ]
     peers = [build_peer(q, graph, config) for q in everyone]
     progress = _Progress(f"N={graph.num_agents}, K={activations}, {solver_name}", 2 * activations, say)
     begin = time.process_time()
@@ -182,7 +184,9 @@ def _measure(problem: Problem, solver_name: str, activations: int, say: Say) -> 
         "fisher_per_agent": fisher / graph.num_agents,
         "jacobian_products": jacobian,
         "cpu_seconds": seconds,
-        "augmented_lagrangian": augmented_lagrangian(graph, problem.advantages, ratios, peers, config.beta),
+        "augmented_lagrangian": augmented_lagrangian(
+            graph, problem.advantages, ratios, peers, link_penalty(graph, config)
+        ),
         "relative_gap": _relative_gap(graph, ratios),
         "kl_over_limit": _mean_kl(problem, solvers) / config.kl_step,
     }

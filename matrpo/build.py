@@ -38,7 +38,7 @@ def build_environment(config: Config, stream: int = 0) -> SharedEnvironment:
 
 def build_agent(agent_id: int, graph: CommunicationGraph, spec: TaskSpec, config: Config) -> Agent:
     """Agent `agent_id` with fresh networks."""
-    return Agent(agent_id, len(graph.links_of(agent_id)), spec, config)
+    return Agent(agent_id, agent_penalty(agent_id, graph, config), spec, config)
 
 
 def build_peer(agent_id: int, graph: CommunicationGraph, config: Config, incarnation: int = 0) -> Peer:
@@ -48,13 +48,27 @@ def build_peer(agent_id: int, graph: CommunicationGraph, config: Config, incarna
         graph,
         run_seed=config.seed,
         activations=link_activations(graph, config),
-        beta=config.beta,
+        beta=link_penalty(graph, config),
         schedule=config.schedule,
         wire_dtype=config.wire_dtype,
         deadline=config.link_deadline,
         resend=config.link_resend,
         incarnation=incarnation,
     )
+
+
+def link_penalty(graph: CommunicationGraph, config: Config) -> float:
+    """beta, the ADMM penalty of every link.
+
+    The part of an advantage that crosses a link in an iteration grows with beta, so that what one agent is paid for
+    fades from link to link: the default grows with the diameter. Rings of 3, 6 and 12 agents get 0.01, 0.02 and 0.035.
+    """
+    return 0.005 * (1 + graph.diameter()) if config.beta is None else config.beta
+
+
+def agent_penalty(agent_id: int, graph: CommunicationGraph, config: Config) -> float:
+    """|E(q)| beta of agent q."""
+    return len(graph.links_of(agent_id)) * link_penalty(graph, config)
 
 
 def link_activations(graph: CommunicationGraph, config: Config) -> int:
