@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from matrpo.agent import make_solver, make_step_rule
-from matrpo.build import agent_penalty, build_peer, link_penalty
+from matrpo.build import build_peer
 from matrpo.config import Config, resolve, to_dict
 from matrpo.consensus.bus import run_in_process
 from matrpo.consensus.peer import Peer, Step
 from matrpo.experiments.bench_products import measure_products
 from matrpo.experiments.bench_report import Goal, Report, Row, Say
+from matrpo.graph_settings import agent_penalty, link_penalty
 from matrpo.networks import flat_parameters, set_flat_parameters
 from matrpo.policy import JointPolicy, LinearizedPolicy
 from matrpo.rollout import Rollout

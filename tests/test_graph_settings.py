@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from matrpo.build import agent_penalty, build_graph, link_activations, link_penalty
 from matrpo.config import resolve
+from matrpo.graph_settings import agent_penalty, build_graph, link_activations, link_penalty
+from matrpo.run_directory import RunDirectory
 
 
 @pytest.mark.parametrize(("agents", "activations", "penalty"), [(3, 99, 0.01), (6, 210, 0.02), (12, 456, 0.035)])
@@ -31,3 +32,9 @@ def test_without_links_there_is_no_penalty():
     graph = build_graph(config)
     assert link_activations(graph, config) == 0
     assert agent_penalty(0, graph, config) == 0.0
+
+
+def test_a_run_keeps_them_as_numbers(tmp_path):
+    run = RunDirectory.create(tmp_path / "run", resolve(("test", {"agents": 6})), {})
+    assert (run.config.beta, run.config.admm_iterations) == (pytest.approx(0.02), 210)
+    assert RunDirectory.open(run.path).config == run.config
