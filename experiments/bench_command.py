@@ -138,7 +138,7 @@ def scaling(agents: tuple[int, ...], topology: str, iterations: int, path: Path 
 
 @bench.command()
 @click.option("--agents", type=click.IntRange(min=5), default=6, show_default=True, help="Agents on a ring.")
-@click.option("--trials", type=_COUNT, default=20, show_default=True, help="Kills, and stops.")
+@click.option("--trials", type=_COUNT, default=20, show_default=True, help="Kills, stops, and pulled cables.")
 @_shared
 def recovery(agents: int, trials: int, path: Path | None, quick: bool) -> None:
     """Seconds until a dead agent is noticed and until it is back, and what its death costs the others."""

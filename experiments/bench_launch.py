@@ -1,4 +1,4 @@
-"""A real `matrpo launch`, watched from outside while it runs."""
+"""Real runs, watched from outside while they run: of `matrpo launch`, and of processes on machines of their own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import Any
 
 import psutil
 
-from matrpo.run_directory import ProcessDirectory
+from matrpo.experiments.isolated_hosts import IsolatedHosts
+from matrpo.run_directory import ProcessDirectory, RunDirectory
 
 _COMMAND = "from matrpo.launch.cli import main; main()"
 _READY = "all agents are here"
@@ -111,6 +112,63 @@ class LaunchedRun:
             if self._process.poll() is not None and not condition():
                 self._errors.seek(0)
                 raise RuntimeError(f"matrpo launch ended too early:\n{self._errors.read()}")
+            time.sleep(_POLL)
+
+
+class ClusterRun:
+    """A run with every process on a machine of its own, from its start to the end of the `with` block.
+
+    Agent i is on machine i, the environment server on the last.
+
+    Args:
+        hosts: one machine for each agent and one more.
+        settings: every setting that is not the default.
+    """
+
+    def __init__(self, hosts: IsolatedHosts, settings: Mapping[str, Any]) -> None:
+        self._hosts = hosts
+        self._settings = settings
+        self._processes: list[subprocess.Popen[str]] = []
+
+    def __enter__(self) -> ClusterRun:
+        """Write its cluster file and start all processes."""
+        self._folder = tempfile.TemporaryDirectory(prefix="matrpo-bench-")
+        path = Path(self._folder.name) / "run"
+        *agents, server = self._hosts.addresses
+        options = [part for name, value in self._settings.items() for part in ("-o", f"{name}={value}")]
+        options += [part for address in agents for part in ("--host", address)]
+        options += ["--agents", str(len(agents)), "--env-host", server, "--out", str(path)]
+        command = [sys.executable, "-c", _COMMAND, "cluster", "init", *options]
+        subprocess.run(command, check=True, capture_output=True)
+        run = RunDirectory.open(path)
+        self.environment = run.env
+        self.agents = [run.agent(agent) for agent in range(len(agents))]
+        cluster = ("--cluster", str(path / "cluster.yaml"))
+        self._processes = [
+            self._hosts.start(agent, "agent", *cluster, "--id", str(agent)) for agent in range(len(agents))
+        ]
+        self._processes.append(self._hosts.start(len(agents), "env-server", *cluster))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End all processes and remove the files."""
+        for process in self._processes:
+            process.kill()
+            process.communicate()
+        self._folder.cleanup()
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        """Wait until a condition holds.
+
+        Raises:
+            RuntimeError: a process has ended before.
+        """
+        while not condition():
+            for process in self._processes:
+                if process.poll() is not None:
+                    raise RuntimeError(f"a process ended too early:\n{process.communicate()[1]}")
             time.sleep(_POLL)
 
 

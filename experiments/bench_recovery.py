@@ -1,4 +1,4 @@
-"""An agent dies or stands still: when is it noticed, when is it back, what do the others lose? Real launched runs."""
+"""An agent dies, stands still or is cut off: when is that noticed, when is it back, what do the others lose?"""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from matrpo.experiments.bench_launch import LaunchedRun
+from matrpo.experiments.bench_launch import ClusterRun, LaunchedRun
 from matrpo.experiments.bench_report import Goal, Report, Row, Say
+from matrpo.experiments.isolated_hosts import HostsError, IsolatedHosts
 from matrpo.run_directory import ProcessDirectory
 
 _LINE = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) \w+ (.*)$")
@@ -24,11 +25,11 @@ _REST = 1.0
 
 
 def run(agents: int, trials: int, quick: bool, say: Say) -> Report:
-    """Kill agents one after the other, with `--restart`; then stop them; then kill one for good.
+    """Kill agents one after the other, with `--restart`; stop them, pull their cables, and kill one for good.
 
     Args:
         agents: N, on a ring.
-        trials: kills, and stops.
+        trials: kills, stops, and pulled cables.
         quick: short windows.
         say: told about the progress.
     """
@@ -46,9 +47,15 @@ def run(agents: int, trials: int, quick: bool, say: Say) -> Report:
         for trial in range(trials):
             stops.append(_stop(launched, trial % agents, agents))
             say(f"stop {trial + 1}: {_describe(stops[-1])}")
+    events = {"SIGKILL": kills, "SIGSTOP": stops}
+    try:
+        with IsolatedHosts(agents + 1) as hosts:
+            say(f"{trials} pulled cables in a run on {agents + 1} machines")
+            events["silent partition"] = _cut_off(hosts, settings, trials, say)
+    except HostsError as error:
+        say(f"a silent partition is NOT measured: {error}")
     say(f"one agent dead for good: {window:g} s before and after")
     rates = _far_rates(agents, settings, window)
-    events = {"SIGKILL": kills, "SIGSTOP": stops}
     rows = [
         _row(f"{event}: {name}", [trial[name] for trial in measured])
         for event, measured in events.items()
@@ -88,7 +95,27 @@ def _stop(launched: LaunchedRun, victim: int, agents: int) -> dict[str, float]:
     return trial
 
 
-def _detection(launched: LaunchedRun, victim: int, agents: int, since: float) -> dict[str, float]:
+def _cut_off(hosts: IsolatedHosts, settings: dict[str, Any], trials: int, say: Say) -> list[dict[str, float]]:
+    """Trials with an agent's cable pulled, and put back once all have noticed."""
+    agents = len(hosts.addresses) - 1
+    measured = []
+    with ClusterRun(hosts, settings) as launched:
+        launched.wait(lambda: all(len(agent.read_metrics()) >= 3 for agent in launched.agents))
+        for number in range(trials):
+            victim = number % agents
+            now = time.time()
+            hosts.pull_cable(victim)
+            trial = _detection(launched, victim, agents, now)
+            back = time.time()
+            hosts.put_cable_back(victim)
+            trial["first commit after the cable is back"] = _first_commit(launched, victim, back) - back
+            measured.append(trial)
+            say(f"cable {number + 1}: {_describe(trial)}")
+            time.sleep(_REST)
+    return measured
+
+
+def _detection(launched: LaunchedRun | ClusterRun, victim: int, agents: int, since: float) -> dict[str, float]:
     """Seconds until each of those concerned has noticed."""
     before, after = sorted(((victim - 1) % agents, (victim + 1) % agents))
     watchers = {
@@ -99,7 +126,7 @@ def _detection(launched: LaunchedRun, victim: int, agents: int, since: float) ->
     return {name: _logged(launched, *watcher, since) - since for name, watcher in watchers.items()}
 
 
-def _logged(launched: LaunchedRun, process: ProcessDirectory, pattern: str, since: float) -> float:
+def _logged(launched: LaunchedRun | ClusterRun, process: ProcessDirectory, pattern: str, since: float) -> float:
     """The time of the first line of a log since then that begins with a pattern."""
     found: list[float] = []
 
@@ -121,7 +148,7 @@ def _lives(launched: LaunchedRun, agent: int) -> bool:
     return any(" ".join(process.cmdline()).strip() == f"matrpo agent {agent}" for process in launched.processes())
 
 
-def _first_commit(launched: LaunchedRun, agent: int, since: float) -> float:
+def _first_commit(launched: LaunchedRun | ClusterRun, agent: int, since: float) -> float:
     """The end of the first iteration, of those that began since then, in which an agent exchanged ratios."""
     found: list[float] = []
     begun = max(line["iteration"] for line in launched.environment.read_metrics()[-3:])

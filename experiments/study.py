@@ -1,28 +1,39 @@
 """`matrpo study`: variants of a base setting over seeds, as a queue over the cores, and the table of how they learned.
 
-A study file (YAML) holds `base` settings, `steps`, `seeds`, and `variants`: a name for each group of changed settings.
+A study file (YAML) holds `base` settings, `seeds`, and `variants`: a name for each group of changed settings. The
+first variant is the one that the table compares the others with. A variant with the key `faults` is a run of
+processes, by that fault script or, if it is empty, without faults; the others run in one process, to the same bits.
 Every run has its own run directory; one that is finished is not run again.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import json
+import math
 import multiprocessing
 import os
+import resource
+import shutil
 import statistics
-import time
-from collections.abc import Mapping
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+import scipy.stats
 import yaml
 from rich.console import Console
 from rich.progress import track
 
 from matrpo.config import ConfigError, load_file, resolve
+from matrpo.envs.registry import resolve_num_agents
+from matrpo.graph_settings import build_graph
+from matrpo.launch.fault_script import FaultScript
 from matrpo.run_directory import RunDirectory, write_atomically
 
 _RESULT = "study.json"
@@ -36,7 +47,7 @@ class Study:
 
     Attributes:
         base: settings of all runs.
-        variants: changed settings by variant name.
+        variants: changed settings by variant name; `faults` among them is the name of a fault script, or None.
         seeds: how many seeds each variant runs with, from 0.
     """
 
@@ -59,7 +70,11 @@ class Study:
         variants = {str(name): dict(changes or {}) for name, changes in content["variants"].items()}
         study = cls(dict(content["base"]), variants, int(content["seeds"]))
         for name, changes in variants.items():
-            resolve((f"{path}, base", study.base), (f"{path}, variant {name}", changes))
+            settings = {key: value for key, value in changes.items() if key != "faults"}
+            config = resolve((f"{path}, base", study.base), (f"{path}, variant {name}", settings))
+            agents = resolve_num_agents(config.task, config.agents)
+            if changes.get("faults"):
+                FaultScript.load(changes["faults"], build_graph(dataclasses.replace(config, agents=agents)))
         return study
 
 
@@ -73,7 +88,10 @@ class Study:
     "--jobs", type=click.IntRange(min=1), default=os.cpu_count(), show_default="cores", help="Runs at a time."
 )
 def study(file: Path, out: Path, table: Path | None, jobs: int) -> int:
-    """Run the variants of a study FILE and print how they learned."""
+    """Run the variants of a study FILE and print how they learned.
+
+    Fault scripts act in seconds: run those that have them with --jobs 1.
+    """
     plan = Study.load(file)
     runs = [(name, seed, out / f"{name}_s{seed}") for name in plan.variants for seed in range(plan.seeds)]
     missing = [(plan.base | plan.variants[name], seed, path) for name, seed, path in runs if not _is_done(path)]
@@ -83,7 +101,8 @@ def study(file: Path, out: Path, table: Path | None, jobs: int) -> int:
         done = concurrent.futures.as_completed(futures)
         for future in track(done, "study", len(futures), console=Console(stderr=True)):
             future.result()
-    rows = [_summary(name, [_read(path) for n, _, path in runs if n == name]) for name in plan.variants]
+    results = {name: [_read(path) for n, _, path in runs if n == name] for name in plan.variants}
+    rows = summarize(results)
     text = markdown_table(rows)
     click.echo(text)
     if table:
@@ -94,18 +113,18 @@ def study(file: Path, out: Path, table: Path | None, jobs: int) -> int:
 
 
 def run_one(settings: Mapping[str, Any], seed: int, path: Path) -> None:
-    """Train one run in this process, evaluate it, and write its `study.json`."""
+    """Train one run, evaluate it, and write its `study.json`."""
     from matrpo.evaluation import evaluate
-    from matrpo.training import InProcessTraining
 
     os.environ["OMP_NUM_THREADS"] = "1"
-    config = resolve(("study", {**settings, "seed": seed, "tensorboard": False}))
-    run = RunDirectory.open(path) if path.exists() else RunDirectory.create(path, config, {})
-    start = run.latest_common_iteration()
-    run.rewind(start)
-    began = time.process_time()
-    InProcessTraining(run, start).run(lambda: False, lambda _: None)
-    seconds = time.process_time() - began
+    settings = {**settings, "seed": seed, "tensorboard": False}
+    before = _cpu_seconds()
+    if "faults" in settings:
+        _train_as_processes(settings, path)
+    else:
+        _train_in_process(settings, path)
+    seconds = _cpu_seconds() - before
+    run = RunDirectory.open(path)
     result = {
         "return": evaluate(run, _EPISODES).return_mean,
         "return_stochastic": evaluate(run, _EPISODES, deterministic=False).return_mean,
@@ -118,6 +137,45 @@ def run_one(settings: Mapping[str, Any], seed: int, path: Path) -> None:
     write_atomically(path / _RESULT, json.dumps(result).encode())
 
 
+def summarize(results: Mapping[str, Sequence[Mapping[str, float]]]) -> list[dict[str, str]]:
+    """The rows of a study's table: means over seeds, with 95% confidence intervals of what is an outcome.
+
+    Args:
+        results: the content of each run's `study.json`, a list by seed for each variant.
+    """
+    first = next(iter(results.values()))
+    return [
+        {
+            "variant": name,
+            "evaluated return": interval([run["return"] for run in runs], ".1f"),
+            "better than the first by": interval(
+                [gain(run, other) for run, other in zip(runs, first, strict=True)], "+.1f"
+            )
+            + " %",
+            "with drawn actions": interval([run["return_stochastic"] for run in runs], ".1f"),
+            "KL": _mean(runs, "kl", 4),
+            "residual": _mean(runs, "consensus_residual", 4),
+            "Fisher products": _mean(runs, "fisher_products", 0),
+            "CPU s": _mean(runs, "cpu_seconds", 0),
+        }
+        for name, runs in results.items()
+    ]
+
+
+def gain(run: Mapping[str, float], other: Mapping[str, float]) -> float:
+    """By how many percent of the other's absolute return a run's evaluated return is higher."""
+    return 100 * (run["return"] - other["return"]) / abs(other["return"])
+
+
+def interval(values: Sequence[float], digits: str) -> str:
+    """Mean and half width of Student's 95% confidence interval, as text; of a single value the value."""
+    mean = format(statistics.fmean(values), digits)
+    if len(values) < 2:
+        return mean
+    half = scipy.stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{mean} ± {half:.1f}"
+
+
 def markdown_table(rows: list[dict[str, str]]) -> str:
     """Rows with equal keys as a Markdown table."""
     columns = list(rows[0])
@@ -125,21 +183,38 @@ def markdown_table(rows: list[dict[str, str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _summary(name: str, results: list[dict[str, float]]) -> dict[str, str]:
-    def column(key: str, digits: int) -> str:
-        values = [result[key] for result in results]
-        spread = f" ({min(values):.{digits}f} to {max(values):.{digits}f})" if key.startswith("return") else ""
-        return f"{statistics.fmean(values):.{digits}f}{spread}"
+def _train_in_process(settings: Mapping[str, Any], path: Path) -> None:
+    from matrpo.training import InProcessTraining
 
-    return {
-        "variant": name,
-        "evaluated return": column("return", 0),
-        "with drawn actions": column("return_stochastic", 0),
-        "KL": column("kl", 4),
-        "residual": column("consensus_residual", 4),
-        "Fisher products": column("fisher_products", 0),
-        "CPU s": column("cpu_seconds", 0),
-    }
+    config = resolve(("study", settings))
+    run = RunDirectory.open(path) if path.exists() else RunDirectory.create(path, config, {})
+    start = run.latest_common_iteration()
+    run.rewind(start)
+    InProcessTraining(run, start).run(lambda: False, lambda _: None)
+
+
+def _train_as_processes(settings: Mapping[str, Any], path: Path) -> None:
+    """A run that was broken off begins anew: faults happened where they will not happen again."""
+    shutil.rmtree(path, ignore_errors=True)
+    options = [part for key, value in settings.items() if key != "faults" for part in ("-o", f"{key}={value}")]
+    if settings["faults"]:
+        options += ["--faults", settings["faults"]]
+    command = [sys.executable, "-m", "matrpo.launch.cli", "launch", "--run", str(path), *options]
+    log = path.with_name(f"{path.name}.log")
+    with open(log, "wb") as file:
+        status = subprocess.run(command, stdin=subprocess.DEVNULL, stderr=file).returncode
+    if status:
+        raise click.ClickException(f"{path} ended with status {status}: see {log}")
+
+
+def _cpu_seconds() -> float:
+    """CPU time of this process and of all its children that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def _mean(runs: Sequence[Mapping[str, float]], key: str, digits: int) -> str:
+    return f"{statistics.fmean(run[key] for run in runs):.{digits}f}"
 
 
 def _tail_mean(lines: list[dict[str, Any]], key: str) -> float:

@@ -90,7 +90,7 @@ class Config:
 
     # Links
     link_deadline: float = setting(60.0, "Seconds an activation may take before it is given up.", above=0.0)
-    link_resend: float = setting(2.0, "Seconds between two sends of an unanswered message.", above=0.0)
+    link_resend: float = setting(2.0, "Most seconds until a message that does not come is asked for again.", above=0.0)
     on_agent_loss: str = setting(
         "noop",
         "When an agent's connection is lost: go on with actions of zeros in its place until it is back, wait for it, "

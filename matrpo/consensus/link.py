@@ -2,9 +2,10 @@
 
 A link keeps two states: the *base*, which both ends are known to have, and the *tip*, the latest that this end
 committed. Activation k of an end runs from `Link.open` until it holds both ends' ratios for k (it commits) or gives up:
-at its deadline, or as soon as the neighbour says that k is over for it. Until then the end sends its ratios again and
-again; a neighbour that committed k keeps its own to answer with until its next commit, for which it needs this end. So
-loss, delay, repetition and reordering alone change no result. What always holds:
+at its deadline, or as soon as the neighbour says that k is over for it. Until then the end asks for the neighbour's
+ratios again and again, and is asked for its own if they were lost; a neighbour that committed k keeps its own to answer
+with until its next commit, for which it needs this end. So loss, delay, repetition and reordering alone change no
+result. What always holds:
 
 - I1 The {tip, base} of the two ends share a number, and states of the same number are bitwise equal.
 - I2 One end may commit k while the other gives up. The next commit starts from the largest number that both ends
@@ -47,7 +48,8 @@ class LinkSettings:
         last_k: largest activation number of an iteration.
         wire_dtype: float32 or float16.
         deadline: seconds from the opening of an activation until it is given up.
-        resend: seconds between two sends of an unanswered message.
+        resend: most seconds between two questions for a neighbour's ratios; the first comes after 1/32 of it, each
+            later one after twice the time.
     """
 
     agent: int
@@ -163,7 +165,9 @@ class Link:
         self.heard_at = now
         self._estranged = False
         self._open: LinkMessage | None = None
-        self._opened_at = self._resend_at = now
+        self._opened_at = self._ask_at = now
+        self._patience = 0.0
+        self._refused = (-1, 0)
         self._heard = False
 
     def sit_out(self, iteration: int, now: float) -> None:
@@ -237,7 +241,9 @@ class Link:
         message = self._header("ratios", self.iteration, k, answered=reply is not None)
         self._open = replace(message, tip=self.tip.number, base=self.base.number, u=rounded)
         self._send(self._open)
-        self._opened_at, self._resend_at = now, now + self._settings.resend
+        self._opened_at = now
+        self._patience = self._settings.resend / 32
+        self._ask_at = now + self._patience
         self._heard = False
         if reply is not None:
             self._commit(self._open, reply)
@@ -270,24 +276,24 @@ class Link:
 
     def next_event(self) -> float | None:
         """The time at which `tick` has something to do; None while no activation is open."""
-        return min(self._resend_at, self._deadline_at) if self._open else None
+        return min(self._ask_at, self._deadline_at) if self._open else None
 
     @property
     def _deadline_at(self) -> float:
         return self._opened_at + self._settings.deadline
 
     def tick(self, now: float) -> None:
-        """Give the open activation up if its deadline has passed, else repeat its message if that is due."""
+        """Give the open activation up if its deadline has passed, or ask for the neighbour's ratios if that is due."""
         if self._open and now >= self._deadline_at:
             self.silent = not self._heard
             self._close(Outcome.GIVEN_UP)
-        elif self._open and now >= self._resend_at:
-            self._repeat(self._open, now)
+        elif self._open and now >= self._ask_at:
+            self._ask(now)
 
-    def _repeat(self, own: LinkMessage, now: float) -> None:
-        self._resend_at = now + self._settings.resend
-        self._counters.resends += 1
-        self._send(own)
+    def _ask(self, now: float) -> None:
+        self._patience = min(2 * self._patience, self._settings.resend)
+        self._ask_at = now + self._patience
+        self._send(self._header("ask", *self._position))
 
     # Messages
 
@@ -300,8 +306,12 @@ class Link:
                 self._quarantine()
             return
         self._hear(message, now)
-        if message.kind == "ratios":
+        if message.position == self._refused and message.kind in ("ratios", "ask"):
+            self._send(self._header("busy", *self._refused))
+        elif message.kind == "ratios":
             self._receive_ratios(message, now)
+        elif message.kind == "ask":
+            self._receive_question(message)
         elif message.kind == "over":
             self._pass(message.position)
             if not message.answered:
@@ -347,13 +357,23 @@ class Link:
         if message.position > self._position:
             self._later = message
             if self._open:  # The neighbour is past k: did it commit k or give it up? Its answer will tell.
-                self._repeat(self._open, now)
+                self._ask(now)
         elif self._open and message.position == self._position:
             self._commit(self._open, message)
         else:
             self._drop("late")
             if not message.answered:
                 self._answer_late(message)
+
+    def _receive_question(self, message: LinkMessage) -> None:
+        """Send the ratios that the neighbour lacks; if it is ahead, ask for its own unless they are here."""
+        if self._open and message.position == self._position:
+            self._counters.resends += 1
+            self._send(self._open)
+        elif message.position <= self._position:
+            self._answer_late(message)
+        elif not message.answered and not (self._later and self._later.position == message.position):
+            self._send(self._header("ask", *message.position, answered=True))
 
     def _answer_late(self, message: LinkMessage) -> None:
         """Help a neighbour that may wait for an activation which is over here.
@@ -383,9 +403,10 @@ class Link:
         self._send(self._header("beat", *self._position))
 
     def refuse(self) -> None:
-        """Drop the neighbour's pending activation and tell it that this end is busy."""
+        """Drop the neighbour's pending activation for good and tell it that this end is busy."""
         if self._later is not None:
-            self._send(self._header("busy", *self._later.position))
+            self._refused = self._later.position
+            self._send(self._header("busy", *self._refused))
             self._later = None
 
     def finish(self, confirm: bool) -> None:

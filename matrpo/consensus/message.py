@@ -10,7 +10,7 @@ import numpy as np
 LARGEST_RATIO = float(np.finfo(np.float16).max)
 """Largest |log ratio| that is sent or accepted, on either wire type: no neighbour can make a dual overflow."""
 
-Kind = Literal["ratios", "beat", "over", "busy"]
+Kind = Literal["ratios", "ask", "beat", "over", "busy"]
 """The kinds of messages; only `ratios` has a payload."""
 
 _KINDS = get_args(Kind)
@@ -22,7 +22,8 @@ class LinkMessage:
     """A message from one end of a link to the other.
 
     Attributes:
-        kind: `ratios` carries the sender's u for activation k. `beat`: the sender lives, no more.
+        kind: `ratios` carries the sender's u for activation k. `ask`: the sender lacks the receiver's u for k.
+            `beat`: the sender lives, no more.
             `over`: the sender takes no part in any activation up to k, and answers for none; if k is the
             largest number of an iteration, it is done with the link in this iteration.
             `busy`: the sender is in another activation and cannot take part in k now.
@@ -33,8 +34,8 @@ class LinkMessage:
         k: number of the activation, from 1.
         tip: number of the sender's latest state when it opened k; 0 unless `ratios`.
         base: number of the state that the sender then knew both ends to have; 0 unless `ratios`.
-        answered: the sender needs no answer. `ratios`: it holds the receiver's for k. `over`: the receiver need
-            not confirm.
+        answered: the sender needs no answer. `ratios`: it holds the receiver's for k. `ask`: it is itself an
+            answer. `over`: the receiver need not confirm.
         u: log ratios, shape (N, M), of the wire's dtype, never changed once sent; None unless `ratios`.
     """
 

@@ -36,7 +36,7 @@ class Peer:
         schedule: `seeded` or `poisson`.
         wire_dtype: float32 or float16.
         deadline: seconds until an activation is given up.
-        resend: seconds between two sends of an unanswered message.
+        resend: most seconds between two questions for a message that does not come.
         incarnation: grows each time this agent's process is started.
         mean_interval: seconds between two activations of a link, on average; for `poisson`.
 

@@ -35,7 +35,7 @@ def shrink(history: History, fails: Callable[[History], bool]) -> History:
 def _simpler(history: History) -> Iterator[History]:
     """Histories one step simpler, the boldest steps first."""
     if history.agents > 2:
-        yield _without_agent(history)
+        yield from (_without(history, agent) for agent in reversed(range(history.agents)))
     for f in range(len(history.faults)):
         yield replace(history, faults=history.faults[:f] + history.faults[f + 1 :])
     for e in range(len(history.links)):
@@ -58,15 +58,18 @@ def _simpler(history: History) -> Iterator[History]:
             yield replace(history, faults=(*history.faults[:f], milder, *history.faults[f + 1 :]))
 
 
-def _without_agent(history: History) -> History:
-    """Without the last agent, and whatever names it."""
-    last = history.agents - 1
+def _without(history: History, agent: int) -> History:
+    """Without an agent and whatever names it; those after it move up."""
+
+    def moved(agents: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(other - (other > agent) for other in agents)
+
     return replace(
         history,
-        agents=last,
-        links=tuple(link for link in history.links if last not in link),
-        clocks=history.clocks[:last],
-        faults=tuple(fault for fault in history.faults if last not in fault.where),
+        agents=history.agents - 1,
+        links=tuple((i - (i > agent), j - (j > agent)) for i, j in history.links if agent not in (i, j)),
+        clocks=history.clocks[:agent] + history.clocks[agent + 1 :],
+        faults=tuple(replace(fault, where=moved(fault.where)) for fault in history.faults if agent not in fault.where),
     )
 
 

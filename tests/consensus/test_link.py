@@ -93,23 +93,59 @@ def test_an_end_that_holds_the_others_message_commits_when_it_opens(ends):
     assert not a.outbox
 
 
-def test_the_same_message_is_resent_until_the_deadline(ends):
+def test_an_end_asks_less_and_less_often_until_the_deadline(ends):
     a, _ = ends
-    first = a.open(1, now=5.0)
+    a.open(1, now=5.0)
     now = 5.0
-    for _ in range(4):
-        assert a.link.next_event() == now + RESEND
-        a.link.tick(now + 0.9 * RESEND)
+    for wait in (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, RESEND, RESEND, RESEND, RESEND):
+        assert a.link.next_event() == now + wait
+        a.link.tick(now + 0.9 * wait)
         assert not a.outbox
-        now += RESEND
+        now += wait
         a.link.tick(now)
-        assert a.take() is first
+        question = a.take()
+        assert (question.kind, question.position, question.u) == ("ask", (0, 1), None)
     assert a.link.next_event() == 15.0
     a.link.tick(15.0)
     assert a.link.outcome is Outcome.GIVEN_UP
     assert a.link.next_event() is None
-    assert (a.counters.resends, a.counters.give_ups, a.counters.commits) == (4, 1, 0)
+    assert (a.counters.resends, a.counters.give_ups, a.counters.commits) == (0, 1, 0)
     assert a.link.tip.number == 0
+
+
+def test_when_both_ends_ratios_are_lost_one_question_brings_both(ends):
+    a, b = ends
+    ours, theirs = a.open(1), b.open(1)
+    a.link.tick(RESEND)
+    b.receive(a.take())
+    a.receive(b.take())
+    assert a.link.outcome is Outcome.COMMITTED
+    b.link.tick(RESEND)
+    a.receive(b.take())
+    b.receive(a.take())
+    assert same(a.link.tip, b.link.tip)
+    assert same(a.link.tip, admm.commit(admm.initial_state(SHAPE), 1, ours.u, theirs.u, +1, BETA))
+    assert a.counters.resends == b.counters.resends == 1
+
+
+def test_who_is_asked_before_it_has_got_there_asks_for_what_was_lost(ends):
+    a, b = ends
+    a.open(1)
+    a.link.tick(RESEND)
+    question = a.take()
+    b.receive(question)
+    a.receive(b.take())
+    b.receive(a.take())
+    assert b.link.pending == 1
+    b.receive(question)
+    assert not b.outbox, "it has the ratios now, and will answer when it gets there"
+
+
+def test_two_ends_that_both_have_not_got_there_do_not_ask_each_other_for_ever(ends):
+    a, b = ends
+    a.receive(LinkMessage("ask", 1, 0, 0, link=0, k=7))
+    b.receive(a.take())
+    assert not b.outbox
 
 
 def test_two_generals(ends):
@@ -433,6 +469,20 @@ def test_the_end_of_an_iteration_is_confirmed_once(ends):
     a.receive(confirmation)
     assert a.link.neighbour_done
     assert not a.outbox
+
+
+def test_what_was_refused_stays_refused(ends):
+    a, b = ends
+    ours = a.open(1)
+    b.receive(ours)
+    b.link.refuse()
+    busy = b.take()
+    a.link.tick(RESEND)
+    for message in (a.take(), ours):
+        b.receive(message)
+        again = b.take()
+        assert (again.kind, again.position) == (busy.kind, busy.position)
+    assert b.link.pending is None
 
 
 def test_busy_refuses_the_open_activation_only(ends):

@@ -11,9 +11,13 @@ import yaml
 from PIL import Image
 
 from matrpo.config import ConfigError
-from matrpo.experiments.study import Study
+from matrpo.experiments.study import Study, interval, summarize
+from matrpo.run_directory import RunDirectory
 
 BASE = {"agents": 3, "num_envs": 2, "rollout_length": 100, "steps": 400, "hidden_sizes": [8]}
+
+
+VARIANTS = {"ring": {}, "alone": {"topology": "none"}, "lossy": {"faults": "loss-20"}}
 
 
 def matrpo(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -29,7 +33,7 @@ def write(path: Path, **content: object) -> Path:
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
-    file = write(folder / "study.yaml", base=BASE, variants={"ring": {}, "alone": {"topology": "none"}}, seeds=2)
+    file = write(folder / "study.yaml", base=BASE, variants=VARIANTS, seeds=2)
     arguments = ("study", file, "--out", folder / "runs", "--table", folder / "table.md", "--jobs", 2)
     return folder, arguments, matrpo(*arguments)
 
@@ -37,15 +41,37 @@ def studied(tmp_path_factory):
 def test_a_study_runs_every_variant_and_seed_once(studied):
     folder, arguments, finished = studied
     assert finished.returncode == 0, finished.stderr
-    assert sorted(path.name for path in (folder / "runs").iterdir()) == ["alone_s0", "alone_s1", "ring_s0", "ring_s1"]
+    runs = sorted(path.name for path in (folder / "runs").iterdir() if path.is_dir())
+    assert runs == ["alone_s0", "alone_s1", "lossy_s0", "lossy_s1", "ring_s0", "ring_s1"]
     rows = [line.split("|")[1].strip() for line in finished.stdout.splitlines() if line.startswith("|")]
-    assert rows == ["variant", "---", "ring", "alone"]
+    assert rows == ["variant", "---", "ring", "alone", "lossy"]
     assert finished.stdout.strip() in (folder / "table.md").read_text()
 
     result = folder / "runs" / "ring_s0" / "study.json"
     before = (result.stat().st_mtime_ns, json.loads(result.read_text())["fisher_products"])
     assert matrpo(*arguments).stdout == finished.stdout
     assert (result.stat().st_mtime_ns, json.loads(result.read_text())["fisher_products"]) == before
+
+
+def test_lost_messages_change_no_result(studied):
+    """The lossy run is one of processes, the other one of a single process."""
+    runs = studied[0] / "runs"
+    lossy, ring = (json.loads((runs / name / "study.json").read_text()) for name in ("lossy_s0", "ring_s0"))
+    assert {**lossy, "cpu_seconds": 0} == {**ring, "cpu_seconds": 0}
+    metrics = RunDirectory.open(runs / "lossy_s0").agent(0).read_metrics()
+    assert sum(link["resends"] for line in metrics for link in line["links"].values()) > 0
+
+
+def test_rows_compare_with_the_first_variant():
+    def runs(*returns):
+        rest = dict.fromkeys(("return_stochastic", "kl", "consensus_residual", "fisher_products", "cpu_seconds"), 1.0)
+        return [{"return": value, **rest} for value in returns]
+
+    rows = summarize({"first": runs(-100.0, -200.0), "second": runs(-90.0, -190.0)})
+    # Student's quantile for two seeds is 12.706: 12.706 * 70.71 / sqrt(2) and 12.706 * 3.536 / sqrt(2).
+    assert rows[0]["evaluated return"] == "-150.0 ± 635.3"
+    assert rows[1]["better than the first by"] == "+7.5 ± 31.8 %"
+    assert interval([2.0], ".1f") == "2.0"
 
 
 def test_curves_are_drawn_with_their_data(studied, tmp_path):
@@ -87,6 +113,7 @@ def test_mistakes_on_the_plot_command_are_one_line(arguments, message):
     [
         ({"base": {}, "seeds": 1}, "expected the keys base, variants and seeds"),
         ({"base": {}, "variants": {"a": {"btea": 1}}, "seeds": 1}, "variant a"),
+        ({"base": {}, "variants": {"a": {"faults": "loss-21"}}, "seeds": 1}, "loss-21"),
     ],
 )
 def test_mistakes_in_a_study_file_are_named(tmp_path, content, message):

@@ -42,7 +42,7 @@ AGENT = 1
 LINKS = LinkCodec("run", num_agents=3, num_links=2, samples=M, dtype="float32")
 ENVIRONMENT = EnvironmentCodec("run", SPEC, B)
 
-KINDS = ("ratios", "ratios", "ratios", "ratios", "beat", "over", "busy")
+KINDS = ("ratios", "ratios", "ratios", "ratios", "ask", "beat", "over", "busy")
 ODD_VALUES = (None, True, -1, 0, 1, 2, 255, 2**31, 2**53, 2**63, 2**64 - 1, -(2**63), 0.5, float("nan"), "", "x" * 70)
 CONTAINERS = ([], {}, [1, 2], [3, M], [[3], [M]], {"kind": "ratios"}, {1: 2}, b"", b"raw", msgpack.ExtType(5, b"x"))
 BRANCHES = (b"\x91", b"\x81\xa1a", b"\xdc\x00\x01", b"\x92\xc0", b"\xdd\x00\x00\x00\x02", b"\xdf\xff\xff\xff\xff")
@@ -67,7 +67,7 @@ def valid_messages() -> list[list[bytes]]:
     ratios = LinkMessage("ratios", 0, 1, 2, 0, 3, 2, 1, True, np.ones(SHAPE, np.float32))
     messages = [
         LINKS.encode(ratios),
-        *(LINKS.encode(LinkMessage(kind, 2, 0, 1, 1, 4)) for kind in ("beat", "over", "busy")),
+        *(LINKS.encode(LinkMessage(kind, 2, 0, 1, 1, 4)) for kind in ("ask", "beat", "over", "busy")),
         ENVIRONMENT.encode(filled(Hello)),
         ENVIRONMENT.encode(filled(Bye)),
         ENVIRONMENT.encode(Stop(True)),

@@ -1,0 +1,84 @@
+"""Machines that are none: network namespaces with addresses of their own, joined by a bridge. Linux, root, iproute2."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from types import TracebackType
+
+
+class HostsError(RuntimeError):
+    """Network namespaces cannot be made here; the text says why."""
+
+
+class IsolatedHosts:
+    """As many machines as a `with` block asks for. Nothing of this machine's own network is touched.
+
+    Args:
+        count: machines, 1 to 200.
+
+    Raises:
+        HostsError: on entering, where namespaces cannot be made.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._names = [f"mt{os.getpid()}h{host}" for host in range(count)]
+        self._switch = f"mt{os.getpid()}s"
+        self.addresses = [f"10.213.7.{host + 1}" for host in range(count)]
+
+    def __enter__(self) -> IsolatedHosts:
+        """Make them."""
+        if shutil.which("ip") is None:
+            raise HostsError("network namespaces need iproute2, which is not installed")
+        try:
+            self._make()
+        except subprocess.CalledProcessError as error:
+            self._remove()
+            raise HostsError(f"network namespaces cannot be made here: {error.stderr.strip()}") from None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove them."""
+        self._remove()
+
+    def pull_cable(self, host: int) -> None:
+        """From now on nothing reaches a machine or leaves it, and nobody is told."""
+        _inside(self._switch, "link", "set", f"port{host}", "down")
+
+    def put_cable_back(self, host: int) -> None:
+        """Undo `pull_cable`."""
+        _inside(self._switch, "link", "set", f"port{host}", "up")
+
+    def start(self, host: int, *arguments: str) -> subprocess.Popen[str]:
+        """Run `matrpo` with these arguments on a machine; its standard error is piped."""
+        command = ["ip", "netns", "exec", self._names[host], sys.executable, "-m", "matrpo.launch.cli", *arguments]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    def _make(self) -> None:
+        _ip("netns", "add", self._switch)
+        _inside(self._switch, "link", "add", "bridge", "type", "bridge")
+        _inside(self._switch, "link", "set", "bridge", "up")
+        for host, (name, address) in enumerate(zip(self._names, self.addresses, strict=True)):
+            _ip("netns", "add", name)
+            port = ["name", f"port{host}", "netns", self._switch]
+            _inside(name, "link", "add", "eth0", "type", "veth", "peer", *port)
+            _inside(self._switch, "link", "set", f"port{host}", "master", "bridge", "up")
+            _inside(name, "addr", "add", f"{address}/24", "dev", "eth0")
+            _inside(name, "link", "set", "lo", "up")
+            _inside(name, "link", "set", "eth0", "up")
+
+    def _remove(self) -> None:
+        for name in (*self._names, self._switch):
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+def _inside(name: str, *arguments: str) -> None:
+    _ip("-n", name, *arguments)
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
