@@ -200,6 +200,7 @@ def _train_as_processes(settings: Mapping[str, Any], path: Path) -> None:
     if settings["faults"]:
         options += ["--faults", settings["faults"]]
     command = [sys.executable, "-m", "matrpo.launch.cli", "launch", "--run", str(path), *options]
+    path.parent.mkdir(parents=True, exist_ok=True)
     log = path.with_name(f"{path.name}.log")
     with open(log, "wb") as file:
         status = subprocess.run(command, stdin=subprocess.DEVNULL, stderr=file).returncode

@@ -17,7 +17,7 @@ from matrpo.run_directory import RunDirectory
 BASE = {"agents": 3, "num_envs": 2, "rollout_length": 100, "steps": 400, "hidden_sizes": [8]}
 
 
-VARIANTS = {"ring": {}, "alone": {"topology": "none"}, "lossy": {"faults": "loss-20"}}
+VARIANTS = {"lossy": {"faults": "loss-20"}, "ring": {}, "alone": {"topology": "none"}}
 
 
 def matrpo(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -44,7 +44,7 @@ def test_a_study_runs_every_variant_and_seed_once(studied):
     runs = sorted(path.name for path in (folder / "runs").iterdir() if path.is_dir())
     assert runs == ["alone_s0", "alone_s1", "lossy_s0", "lossy_s1", "ring_s0", "ring_s1"]
     rows = [line.split("|")[1].strip() for line in finished.stdout.splitlines() if line.startswith("|")]
-    assert rows == ["variant", "---", "ring", "alone", "lossy"]
+    assert rows == ["variant", "---", "lossy", "ring", "alone"]
     assert finished.stdout.strip() in (folder / "table.md").read_text()
 
     result = folder / "runs" / "ring_s0" / "study.json"
