@@ -309,9 +309,11 @@ class Link:
         if message.position == self._refused and message.kind in ("ratios", "ask"):
             self._send(self._header("busy", *self._refused))
         elif message.kind == "ratios":
-            self._receive_ratios(message, now)
+            self._receive_ratios(message)
         elif message.kind == "ask":
             self._receive_question(message)
+        elif message.kind == "beat" and self._open and message.position >= self._position:
+            self._insist()
         elif message.kind == "over":
             self._pass(message.position)
             if not message.answered:
@@ -353,11 +355,11 @@ class Link:
             self._send(self._header("over", *self._position, answered=True))
             self._close(Outcome.GIVEN_UP)
 
-    def _receive_ratios(self, message: LinkMessage, now: float) -> None:
+    def _receive_ratios(self, message: LinkMessage) -> None:
         if message.position > self._position:
             self._later = message
-            if self._open:  # The neighbour is past k: did it commit k or give it up? Its answer will tell.
-                self._ask(now)
+            if self._open:
+                self._insist()
         elif self._open and message.position == self._position:
             self._commit(self._open, message)
         else:
@@ -366,25 +368,37 @@ class Link:
                 self._answer_late(message)
 
     def _receive_question(self, message: LinkMessage) -> None:
-        """Send the ratios that the neighbour lacks; if it is ahead, ask for its own unless they are here."""
-        if self._open and message.position == self._position:
-            self._counters.resends += 1
-            self._send(self._open)
-        elif message.position <= self._position:
+        """Help a neighbour that lacks ratios.
+
+        Most often they are on their way: it first hears that they were sent, and asks again if that came before them.
+        If the neighbour is ahead of this end, it is asked for its own, unless they are here.
+        """
+        if message.position > self._position:
+            if not message.answered and not (self._later and self._later.position == message.position):
+                self._send(self._header("ask", *message.position, answered=True))
+        elif message.answered or self._sent(message.position) is None:
             self._answer_late(message)
-        elif not message.answered and not (self._later and self._later.position == message.position):
-            self._send(self._header("ask", *message.position, answered=True))
+        else:
+            self._send(self._header("beat", *message.position))
 
     def _answer_late(self, message: LinkMessage) -> None:
         """Help a neighbour that may wait for an activation which is over here.
 
         If this end committed it, the neighbour gets the ratios and can commit too; else it hears that it need not wait.
         """
-        if self._answer and self._answer.position == message.position:
+        if (sent := self._sent(message.position)) is not None:
             self._counters.resends += 1
-            self._send(self._answer)
+            self._send(sent)
         else:
             self._send(self._header("over", *message.position, answered=True))
+
+    def _sent(self, position: tuple[int, int]) -> LinkMessage | None:
+        """This end's ratios for an activation that is open or was committed last."""
+        return next((own for own in (self._open, self._answer) if own and own.position == position), None)
+
+    def _insist(self) -> None:
+        """Ask for ratios that the neighbour has sent before what arrived just now; if it gave up, it will say so."""
+        self._send(self._header("ask", *self._position, answered=True))
 
     def _pass(self, position: tuple[int, int]) -> None:
         """Note that the neighbour takes no part in anything up to this position."""

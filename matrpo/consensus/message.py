@@ -23,7 +23,7 @@ class LinkMessage:
 
     Attributes:
         kind: `ratios` carries the sender's u for activation k. `ask`: the sender lacks the receiver's u for k.
-            `beat`: the sender lives, no more.
+            `beat`: the sender lives, and has sent all that it sends up to k unasked.
             `over`: the sender takes no part in any activation up to k, and answers for none; if k is the
             largest number of an iteration, it is done with the link in this iteration.
             `busy`: the sender is in another activation and cannot take part in k now.
@@ -34,8 +34,8 @@ class LinkMessage:
         k: number of the activation, from 1.
         tip: number of the sender's latest state when it opened k; 0 unless `ratios`.
         base: number of the state that the sender then knew both ends to have; 0 unless `ratios`.
-        answered: the sender needs no answer. `ratios`: it holds the receiver's for k. `ask`: it is itself an
-            answer. `over`: the receiver need not confirm.
+        answered: the sender needs no answer. `ratios`: it holds the receiver's for k. `ask`: it knows that they
+            were sent, or is asked itself. `over`: the receiver need not confirm.
         u: log ratios, shape (N, M), of the wire's dtype, never changed once sent; None unless `ratios`.
     """
 

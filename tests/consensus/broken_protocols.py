@@ -52,12 +52,12 @@ class NoIncarnation(Link):
 class AppliesTwice(Link):
     """Applies a repetition of the message that it committed last once more."""
 
-    def _receive_ratios(self, message: LinkMessage, now: float) -> None:
+    def _receive_ratios(self, message: LinkMessage) -> None:
         answer = self._answer
         if not self._open and answer and answer.position == message.position and self.tip.number == message.k:
             own_u, other_u = (u.astype(np.float32) for u in (answer.u, message.u))
             self.tip = admm.commit(self.tip, message.k, own_u, other_u, self.sign, self._settings.beta)
-        super()._receive_ratios(message, now)
+        super()._receive_ratios(message)
 
 
 class IgnoresIteration(Link):

@@ -116,16 +116,29 @@ def test_an_end_asks_less_and_less_often_until_the_deadline(ends):
 def test_when_both_ends_ratios_are_lost_one_question_brings_both(ends):
     a, b = ends
     ours, theirs = a.open(1), b.open(1)
-    a.link.tick(RESEND)
-    b.receive(a.take())
-    a.receive(b.take())
-    assert a.link.outcome is Outcome.COMMITTED
-    b.link.tick(RESEND)
-    a.receive(b.take())
-    b.receive(a.take())
+    for asking, asked in ((a, b), (b, a)):
+        asking.link.tick(RESEND)
+        asked.receive(asking.take())
+        asking.receive(asked.take())
+        asked.receive(asking.take())
+        asking.receive(asked.take())
+        assert asking.link.outcome is Outcome.COMMITTED
     assert same(a.link.tip, b.link.tip)
     assert same(a.link.tip, admm.commit(admm.initial_state(SHAPE), 1, ours.u, theirs.u, +1, BETA))
     assert a.counters.resends == b.counters.resends == 1
+
+
+def test_a_question_that_crosses_the_ratios_does_not_bring_them_twice(ends):
+    a, b = ends
+    b.receive(a.open(1))
+    a.link.tick(RESEND)
+    question = a.take()
+    theirs = b.open(1)
+    b.receive(question)
+    a.receive(theirs)
+    a.receive(b.take())
+    assert not a.outbox
+    assert b.counters.resends == 0
 
 
 def test_who_is_asked_before_it_has_got_there_asks_for_what_was_lost(ends):
@@ -207,6 +220,8 @@ def test_a_repetition_is_answered_once_and_not_applied(ends):
     tip = a.link.tip
     b.link.tick(RESEND)
     a.receive(b.take())
+    assert a.take().kind == "beat"
+    a.receive(theirs)
     answer = a.take()
     assert answer.answered
     assert answer.u is lost.u

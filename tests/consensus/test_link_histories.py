@@ -78,7 +78,7 @@ def test_the_two_ends_always_have_a_common_state(batch):
 
 
 def test_an_end_that_waits_gets_what_the_other_committed():
-    """Liveness, from any point on: one message and its answer close what only one end has open."""
+    """Liveness, from any point on: one question, asked twice if need be, closes what only one end has open."""
     helped = released = 0
     for seed in range(600):
         history = History(seed)
@@ -92,7 +92,7 @@ def test_an_end_that_waits_gets_what_the_other_committed():
             waiting.tick(waiting.next_event())
             if not waiting.is_open:
                 continue
-            for _ in range(2):
+            for _ in range(4):
                 arrivals, history.in_flight[:] = history.in_flight.copy(), []
                 for receiver, message in arrivals:
                     history.links[receiver].receive(message, history.now)
