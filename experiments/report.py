@@ -70,8 +70,10 @@ def link_rows(lines: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, An
     """One row for each end of a link: totals over the run, and the first iteration from which on nothing was lost.
 
     Args:
-        lines: each agent's metrics. `whole_from` is None while the last iteration still lost an activation.
+        lines: each agent's metrics. `whole_from` is None while the last iteration still lost an activation;
+            `disagreements` counts the iterations after which the two ends shared no state, or one that differed.
     """
+    states = _states(lines)
     rows = []
     for agent, metrics in enumerate(lines):
         neighbours = sorted({int(other) for line in metrics for other in line.get("links", {})})
@@ -85,11 +87,33 @@ def link_rows(lines: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, An
                     "end": f"{agent} to {other}",
                     **{cost: sum(end[cost] for _, end in ends) for cost in _COSTS},
                     "rejected": sum(sum(end["rejected"].values()) for _, end in ends),
+                    "disagreements": sum(
+                        not _agree(own, states[other, agent, iteration])
+                        for (one, two, iteration), own in states.items()
+                        if (one, two) == (agent, other) and (other, agent, iteration) in states
+                    ),
                     "disturbed_iterations": len(disturbed),
                     "whole_from": whole_from,
                 }
             )
     return rows
+
+
+def _states(lines: Sequence[Sequence[Mapping[str, Any]]]) -> dict[tuple[int, int, int], dict[str, int]]:
+    """Fingerprints of the states that an agent kept of a link, by (agent, neighbour, iteration)."""
+    return {
+        (agent, int(other), line["iteration"]): link["states"]
+        for agent, metrics in enumerate(lines)
+        for line in metrics
+        for other, link in line.get("links", {}).items()
+        if "states" in link
+    }
+
+
+def _agree(one: Mapping[str, int], other: Mapping[str, int]) -> bool:
+    """I1 of the link protocol."""
+    shared = one.keys() & other.keys()
+    return bool(shared) and all(one[number] == other[number] for number in shared)
 
 
 def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table | str:

@@ -184,6 +184,8 @@ def agent_metrics(
 ) -> dict[str, Any]:
     """An agent's line of one iteration: what it learnt, what happened on all links together, and `links` on each.
 
+    A link's `states` are fingerprints by number: of those that its two ends share, the fingerprints must be equal.
+
     Args:
         learning: what `Agent.finish_update` says.
         peer: the agent's side of the consensus.
@@ -200,6 +202,8 @@ def agent_metrics(
     counters: dict[str, Any] = {name: sum(link[name] for link in links.values()) for name in _LINK_TOTALS}
     counters["rejected"] = sum(sum(link["rejected"].values()) for link in links.values())
     grown = clock.take({**counters, "refused": dict(refused or {}), "links": links})
+    for link in peer.links.values():
+        grown["links"][str(link.neighbour)]["states"] = link.fingerprints()
     for neighbour, connection in connections.items():
         smallest, median = connection.round_trip or (None, None)
         state = {"state": connection.state, "rtt_ms_min": smallest, "rtt_ms_median": median}

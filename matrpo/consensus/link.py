@@ -24,6 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
@@ -189,6 +190,10 @@ class Link:
     def is_open(self) -> bool:
         """Whether an activation is waiting for the neighbour's ratios."""
         return self._open is not None
+
+    def fingerprints(self) -> dict[str, int]:
+        """A checksum of each state that this end keeps, by the state's number: what I1 says is equal at both ends."""
+        return {str(state.number): crc32(state.ubar, crc32(state.y)) for state in (self.base, self.tip)}
 
     @property
     def pending(self) -> int | None:

@@ -10,8 +10,9 @@ from matrpo.run_directory import RunDirectory
 from matrpo.training import InProcessTraining
 
 
-def end(give_ups=0, skips=0, **rejected):
-    return {"commits": 5, "give_ups": give_ups, "skips": skips, "resends": 1, "rejected": rejected}
+def end(give_ups=0, skips=0, states=None, **rejected):
+    counts = {"commits": 5, "give_ups": give_ups, "skips": skips, "resends": 1}
+    return {**counts, "rejected": rejected, "states": states or {"4": 17, "5": 18}}
 
 
 def entry(event, fault, iteration, do="drop"):
@@ -48,10 +49,20 @@ def test_links_say_when_they_were_whole_again():
         "skips": 0,
         "resends": 3,
         "rejected": 2,
+        "disagreements": 0,
         "disturbed_iterations": 1,
         "whole_from": 3,
     }
     assert (second["skips"], second["whole_from"]) == (4, None)
+
+
+def test_ends_that_share_no_state_or_a_different_one_disagree():
+    states = [{"4": 17, "5": 18}, {"3": 16, "4": 17}, {"5": 19}, {"6": 20}]
+    lines = [
+        [{"iteration": i, "links": {"1": end()}} for i in range(5)],
+        [{"iteration": i, "links": {"0": end(states=each)}} for i, each in enumerate(states)],
+    ]
+    assert [row["disagreements"] for row in link_rows(lines)] == [2, 2]
 
 
 def test_the_command_reports_a_run(tmp_path):
@@ -66,4 +77,4 @@ def test_the_command_reports_a_run(tmp_path):
     content = json.loads(printed.output)[str(run.path)]
     assert content["faults"][0]["processes"] == ["agent 1"]
     assert len(content["links"]) == 6
-    assert all(row["whole_from"] == 1 for row in content["links"])
+    assert all(row["whole_from"] == 1 and row["disagreements"] == 0 for row in content["links"])
