@@ -189,7 +189,8 @@ class Agent:
             self.policy.load_state_dict(_under(tensors, "policy."))
             self.critic.load_state_dict(_under(tensors, "critic."))
             if self._critic_state.numel():
-                self._actor.state, self._critic_state = tensors["memory.policy"], tensors["memory.critic"]
+                self._actor.state = _like(self._actor.state, tensors["memory.policy"])
+                self._critic_state = _like(self._critic_state, tensors["memory.critic"])
         except (KeyError, RuntimeError) as error:
             reason = str(error).splitlines()[-1].strip()
             raise ConfigError(f"checkpoint does not fit the networks of this run: {reason}") from None
@@ -248,6 +249,12 @@ def make_solver(model: LinearizedPolicy, rule: StepRule, config: Config) -> Solv
         extension=config.solver_extension,
         check_every=config.solver_check_every,
     )
+
+
+def _like(old: Tensor, new: Tensor) -> Tensor:
+    if new.shape != old.shape:
+        raise RuntimeError(f"it remembers {tuple(new.shape)} numbers, not {tuple(old.shape)}")
+    return new
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -6,8 +6,8 @@ A GRU layer maps inputs x_t and its state h_{t-1} to (Cho et al. 2014, in the va
 
 with a = W x_t + b and c = U h_{t-1} + d. A change of the parameters moves h_t by
 sum_gates (alpha * da + beta * dc) + z_t dh_{t-1}, with alpha = dh_t/da and beta = dh_t/dc at fixed h_{t-1}.
-`LinearizedGRU` keeps alpha, beta and z: what does not depend on dh_{t-1} is a matrix product over all steps at once, and
-one product with U a step is left.
+`LinearizedGRU` keeps alpha, beta and z: what does not depend on dh_{t-1} is a matrix product over all steps at once,
+and one product with U a step is left.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ class LinearizedRecurrentNetwork:
         return self._encoder.kronecker_factors(encoder) + factors
 
     def _pull_back(self, cotangent: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-        """The inputs of each matrix after the encoder with the cotangents at its outputs, and those at the encoder's."""
+        """What enters each matrix after the encoder and the cotangents at its outputs; those at the encoder's outputs."""
         outputs = self._sequences.by_segment(cotangent).flatten(0, 1)
         pairs = [(self._features, outputs)]
         cotangent = outputs @ self._weight
@@ -206,7 +206,7 @@ class LinearizedRecurrentNetwork:
 
 
 class LinearizedGRU:
-    """A GRU layer at fixed parameters, inputs and first state, over T steps of B segments; row t * B + b is a step.
+    """A GRU layer at fixed parameters, inputs and first state, over T steps of B segments, in rows t * B + b.
 
     Attributes:
         inputs: x, (T * B, inputs).
