@@ -187,7 +187,7 @@ class LinearizedRecurrentNetwork:
         return self._encoder.kronecker_factors(encoder) + factors
 
     def _pull_back(self, cotangent: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-        """What enters each matrix after the encoder and the cotangents at its outputs; those at the encoder's outputs."""
+        """The inputs of each matrix after the encoder with the cotangents at its outputs; those of the encoder."""
         outputs = self._sequences.by_segment(cotangent).flatten(0, 1)
         pairs = [(self._features, outputs)]
         cotangent = outputs @ self._weight
