@@ -19,10 +19,10 @@ from matrpo.build import build_peer
 from matrpo.config import Config, resolve, to_dict
 from matrpo.consensus.bus import run_in_process
 from matrpo.consensus.peer import Peer, Step
-from matrpo.experiments.bench_products import measure_products
+from matrpo.experiments.bench_products import Shape, measure_products
 from matrpo.experiments.bench_report import Goal, Report, Row, Say
 from matrpo.networks import flat_parameters, set_flat_parameters
-from matrpo.policy import Actor, JointPolicy, LinearizedPolicy
+from matrpo.policy import CHUNK, Actor, JointPolicy, LinearizedPolicy
 from matrpo.rollout import Rollout
 from matrpo.run_directory import RunDirectory
 from matrpo.topology import CommunicationGraph
@@ -56,6 +56,16 @@ class Problem:
             policy, rollout.observations, rollout.joint_actions, rollout.action_masks, rollout.sequences
         )
 
+    def shape(self) -> Shape:
+        """The shape of the first agent's network as it is linearised."""
+        config, rollout = self.config, self.rollouts[0]
+        rows, steps = CHUNK, 1
+        if rollout.sequences:
+            rows, steps = rollout.sequences.split(CHUNK)[0][0].stop, config.chunk_length
+        outputs = self.policies[0].groups[-1].outputs.stop
+        sizes = (rollout.observations.shape[1], *config.hidden_sizes, outputs)
+        return Shape(sizes, config.recurrent_layers, min(rows, config.samples), steps)
+
 
 def run(
     agents: Sequence[int],
@@ -88,8 +98,7 @@ def run(
         say(f"N={num_agents}: {training} iterations of training")
         problem = make_problem(dataclasses.replace(config, agents=num_agents), training)
         model = problem.linearize(0)
-        sizes = (problem.rollouts[0].observations.shape[1], *config.hidden_sizes, 5 * num_agents)
-        products += measure_products(model, sizes, repeats=3 if quick else 21)
+        products += measure_products(model, problem.shape(), repeats=3 if quick else 21)
         for k in activations:
             pair = {}
             for solver in ("recycled", "cg"):
