@@ -8,10 +8,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from matrpo.build import link_activations
 from matrpo.config import resolve
 from matrpo.experiments.bench_launch import LaunchedRun, metric
 from matrpo.experiments.bench_report import Report, Row, Say
+from matrpo.graph_settings import link_activations
 from matrpo.topology import make_graph
 
 _PHASES = ("rollout", "prepare", "consensus", "finish")

@@ -21,6 +21,7 @@ from matrpo.consensus.bus import run_in_process
 from matrpo.consensus.peer import Peer, Step
 from matrpo.experiments.bench_products import Shape, measure_products
 from matrpo.experiments.bench_report import Goal, Report, Row, Say
+from matrpo.graph_settings import agent_penalty, link_penalty
 from matrpo.networks import flat_parameters, set_flat_parameters
 from matrpo.policy import CHUNK, Actor, JointPolicy, LinearizedPolicy
 from matrpo.rollout import Rollout
@@ -178,7 +179,9 @@ def _measure(problem: Problem, solver_name: str, activations: int, say: Say) -> 
     graph = problem.graph
     everyone = range(graph.num_agents)
     models = [problem.linearize(q) for q in everyone]
-    solvers = [make_solver(models[q], make_step_rule(len(graph.links_of(q)), config), config) for q in everyone]
+    solvers = [
+        make_solver(models[q], make_step_rule(agent_penalty(q, graph, config), config), config) for q in everyone
+    ]
     peers = [build_peer(q, graph, config) for q in everyone]
     progress = _Progress(f"N={graph.num_agents}, K={activations}, {solver_name}", 2 * activations, say)
     begin = time.process_time()
@@ -198,7 +201,9 @@ def _measure(problem: Problem, solver_name: str, activations: int, say: Say) -> 
         "fisher_per_agent": fisher / graph.num_agents,
         "jacobian_products": jacobian,
         "cpu_seconds": seconds,
-        "augmented_lagrangian": augmented_lagrangian(graph, problem.advantages, ratios, peers, config.beta),
+        "augmented_lagrangian": augmented_lagrangian(
+            graph, problem.advantages, ratios, peers, link_penalty(graph, config)
+        ),
         "relative_gap": _relative_gap(graph, ratios),
         "kl_over_limit": _mean_kl(problem, solvers) / config.kl_step,
     }

@@ -13,11 +13,11 @@ from typing import Any
 
 import yaml
 
-from matrpo.config import Config, ConfigError
+from matrpo.config import ConfigError
 from matrpo.launch.keys import is_public_key, key_path, load_pair
 from matrpo.launch.security import PLAIN, Keyring, Security
 from matrpo.process_directory import write_atomically
-from matrpo.topology import CommunicationGraph, TopologyError, make_graph
+from matrpo.topology import CommunicationGraph, TopologyError
 
 FILE_NAME = "cluster.yaml"
 
@@ -179,19 +179,6 @@ def host_of(endpoint: str) -> str:
 def port_of(endpoint: str) -> int:
     """The port of a TCP endpoint."""
     return int(endpoint.rpartition(":")[2])
-
-
-def graph_of(config: Config) -> CommunicationGraph:
-    """The communication graph that the settings name.
-
-    Raises:
-        ConfigError: there is none of that name and size.
-    """
-    assert config.agents is not None
-    try:
-        return make_graph(config.topology, config.agents, config.seed)
-    except TopologyError as error:
-        raise ConfigError(f"bad value for 'topology': {error}") from None
 
 
 class _StrictLoader(yaml.SafeLoader):

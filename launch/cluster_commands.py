@@ -13,7 +13,8 @@ from typing import Any
 import click
 
 from matrpo.config import Config, ConfigError
-from matrpo.launch.cluster import FILE_NAME, Cluster, graph_of, host_of, is_host, port_of
+from matrpo.graph_settings import build_graph
+from matrpo.launch.cluster import FILE_NAME, Cluster, host_of, is_host, port_of
 from matrpo.launch.key_making import equip, everyone, rotate
 from matrpo.launch.keys import key_path
 from matrpo.launch.options import SectionedCommand, resolve_layers, setting_layers, setting_options
@@ -63,7 +64,7 @@ def init(
     config = resolve_layers(layers)
     if config.transport != "tcp":
         raise ConfigError(f"--transport {config.transport}: machines talk over tcp")
-    graph = graph_of(config)
+    graph = build_graph(config)
     endpoints = _endpoints(config, hosts, env_host)
     run = RunDirectory.create(out, config, versions())
     made = _make(run, graph, endpoints)

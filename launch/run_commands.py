@@ -14,7 +14,8 @@ import click
 from setproctitle import setproctitle
 
 from matrpo.config import Config, ConfigError, to_dict
-from matrpo.launch.cluster import Cluster, graph_of
+from matrpo.graph_settings import build_graph
+from matrpo.launch.cluster import Cluster
 from matrpo.launch.fault_script import FaultScript, script_text
 from matrpo.launch.options import (
     Layer,
@@ -201,7 +202,7 @@ def _checked(config: Config, in_process: bool) -> CommunicationGraph:
     from matrpo.launch.supervisor import check_ports, local_ports
 
     assert config.agents is not None
-    graph = graph_of(config)
+    graph = build_graph(config)
     if config.transport == "tcp" and not in_process:
         check_ports(local_ports(config.port, config.agents))
     return graph

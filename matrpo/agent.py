@@ -28,12 +28,12 @@ class Agent:
 
     Args:
         agent_id: q, from 0.
-        num_links: |E(q)|.
+        penalty: |E(q)| beta, the number of the agent's links times the ADMM penalty; 0 without links.
         spec: the task's observation sizes and action spaces.
         config: the run's settings.
     """
 
-    def __init__(self, agent_id: int, num_links: int, spec: TaskSpec, config: Config) -> None:
+    def __init__(self, agent_id: int, penalty: float, spec: TaskSpec, config: Config) -> None:
         self.agent_id = agent_id
         self.spec = spec
         self.config = config
@@ -59,7 +59,7 @@ class Agent:
         self._actor = Actor(self.policy, config.num_envs)
         self._critic_state = self.critic.initial_state(config.num_envs)
         self._rollout = make_rollout(self.policy, spec, config)
-        self._rule = make_step_rule(num_links, config)
+        self._rule = make_step_rule(penalty, config)
         self._update: _Update | None = None
 
     def act(self, step: AgentStep) -> np.ndarray:
@@ -230,9 +230,9 @@ def make_rollout(policy: JointPolicy, spec: TaskSpec, config: Config) -> Rollout
     return Rollout(policy.agent_id, spec, config.rollout_length, config.num_envs, state_size, chunk_length)
 
 
-def make_step_rule(num_links: int, config: Config) -> StepRule:
-    """The step length of an agent with that many links."""
-    return StepRule(config.kl_step, num_links * config.beta, config.step_rule == "paper")
+def make_step_rule(penalty: float, config: Config) -> StepRule:
+    """The step length of an agent with that penalty |E(q)| beta."""
+    return StepRule(config.kl_step, penalty, config.step_rule == "paper")
 
 
 def make_solver(model: LinearizedPolicy, rule: StepRule, config: Config) -> Solver:

@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 from matrpo.agent import Agent
-from matrpo.config import Config, ConfigError
+from matrpo.config import Config
 from matrpo.consensus.peer import Peer
 from matrpo.envs.registry import make_env, stream_seed
 from matrpo.envs.shared import SharedEnvironment
+from matrpo.graph_settings import agent_penalty, link_activations, link_penalty
 from matrpo.spaces import TaskSpec
-from matrpo.topology.errors import TopologyError
-from matrpo.topology.graph import CommunicationGraph, make_graph
-
-
-def build_graph(config: Config) -> CommunicationGraph:
-    """The communication graph of a run whose number of agents is resolved.
-
-    Raises:
-        ConfigError: the topology is unknown, impossible for that many agents, or not connected.
-    """
-    assert config.agents is not None
-    try:
-        return make_graph(config.topology, config.agents, config.seed)
-    except TopologyError as error:
-        raise ConfigError(str(error)) from None
+from matrpo.topology.graph import CommunicationGraph
 
 
 def build_environment(config: Config, stream: int = 0) -> SharedEnvironment:
@@ -38,7 +25,7 @@ def build_environment(config: Config, stream: int = 0) -> SharedEnvironment:
 
 def build_agent(agent_id: int, graph: CommunicationGraph, spec: TaskSpec, config: Config) -> Agent:
     """Agent `agent_id` with fresh networks."""
-    return Agent(agent_id, len(graph.links_of(agent_id)), spec, config)
+    return Agent(agent_id, agent_penalty(agent_id, graph, config), spec, config)
 
 
 def build_peer(agent_id: int, graph: CommunicationGraph, config: Config, incarnation: int = 0) -> Peer:
@@ -48,21 +35,10 @@ def build_peer(agent_id: int, graph: CommunicationGraph, config: Config, incarna
         graph,
         run_seed=config.seed,
         activations=link_activations(graph, config),
-        beta=config.beta,
+        beta=link_penalty(graph, config),
         schedule=config.schedule,
         wire_dtype=config.wire_dtype,
         deadline=config.link_deadline,
         resend=config.link_resend,
         incarnation=incarnation,
     )
-
-
-def link_activations(graph: CommunicationGraph, config: Config) -> int:
-    """K, the link activations of an iteration over the whole graph.
-
-    An activation carries what an agent knows over one link: the default per link grows with the graph's diameter. For
-    rings of 3, 6 and 12 agents it gives 99, 210 and 456, Table III 100, 150 and (on its other task) 500.
-    """
-    if config.admm_iterations is not None:
-        return config.admm_iterations
-    return (32 + graph.diameter()) * len(graph.links)

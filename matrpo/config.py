@@ -85,7 +85,7 @@ class Config:
     backtrack_kl: float = setting(1.5, "Largest accepted true KL, as a multiple of kl_step.", above=0.0)
 
     # Consensus
-    beta: float = setting(0.01, "ADMM penalty.", above=0.0)
+    beta: float | None = setting(None, "ADMM penalty (default: 0.005 times 1 + the graph's diameter).", above=0.0)
     admm_iterations: int | None = setting(
         None, "Link activations per iteration (K; default: 32 + the graph's diameter, per link).", minimum=0
     )

@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 
 from matrpo.agent import Agent
-from matrpo.build import build_agent, build_graph
+from matrpo.build import build_agent
 from matrpo.config import ConfigError
 from matrpo.envs.registry import make_env
 from matrpo.envs.vector_env import VectorEnv, VectorStep
+from matrpo.graph_settings import build_graph
 from matrpo.policy import Actor
 from matrpo.run_directory import RunDirectory
 

@@ -26,6 +26,7 @@ from typing import Any
 import yaml
 
 from matrpo.config import Config, ConfigError, load_file, resolve, to_dict
+from matrpo.graph_settings import resolve_graph_settings
 from matrpo.process_directory import ProcessDirectory as ProcessDirectory
 from matrpo.process_directory import StorageError as StorageError
 from matrpo.process_directory import write_atomically as write_atomically
@@ -68,12 +69,14 @@ class RunDirectory:
 
         Args:
             path: where; by default a new folder in `runs/` whose name says what runs.
-            config: the settings, with the number of agents resolved.
+            config: the settings, with the number of agents resolved; what else depends on the graph is resolved here.
             versions: the version of each package that matters.
 
         Raises:
-            ConfigError: the folder exists, or the disk is full or read-only. Nothing is left behind.
+            ConfigError: the folder exists, or the disk is full or read-only, or there is no such graph. Nothing is
+                left behind.
         """
+        config = resolve_graph_settings(config)
         path = path or _default_path(config)
         created = _missing_parents(path)
         try:

@@ -11,10 +11,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from matrpo.build import build_agent, build_environment, build_graph, build_peer
+from matrpo.build import build_agent, build_environment, build_peer
 from matrpo.config import Config
 from matrpo.consensus.bus import run_in_process
 from matrpo.envs.shared import AgentStep
+from matrpo.graph_settings import build_graph
 from matrpo.recorder import PhaseClock, Recorder, agent_metrics, environment_metrics
 from matrpo.run_directory import RunDirectory
 

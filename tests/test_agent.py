@@ -23,7 +23,7 @@ class Team:
         self.config = make_config(**changes)
         env = NavigationEnv(3, self.config.num_envs, seed=4)
         self.environment = SharedEnvironment(env, self.config.gamma, reward_scaling=True)
-        self.agents = [Agent(q, 2, env.spec, self.config) for q in range(3)]
+        self.agents = [Agent(q, 0.02, env.spec, self.config) for q in range(3)]
         self.steps = self.environment.reset()
 
     def sample(self):

@@ -128,7 +128,7 @@ class Team:
         self.config = resolve(("test", {**SETTINGS, **changes}))
         env = RecallEnv(self.config.num_envs, seed=4)
         self.environment = SharedEnvironment(env, self.config.gamma, reward_scaling=True)
-        self.agents = [Agent(q, 1, env.spec, self.config) for q in range(2)]
+        self.agents = [Agent(q, 0.01, env.spec, self.config) for q in range(2)]
         self.steps = self.environment.reset()
         self.log_probs = []
         own_head_of = JointPolicy.own_head_of
@@ -188,6 +188,6 @@ def test_a_discarded_rollout_takes_what_was_remembered_along(monkeypatch):
 @pytest.mark.parametrize("changes", [{"recurrent_layers": 0}, {"recurrent_layers": 2}, {"num_envs": 8}])
 def test_a_checkpoint_with_another_memory_is_refused(finished, changes):
     config = resolve(("test", {**SETTINGS, **SHORT, **changes}))
-    agent = Agent(0, 1, RecallEnv.spec, config)
+    agent = Agent(0, 0.01, RecallEnv.spec, config)
     with pytest.raises(ConfigError, match="does not fit the networks"):
         agent.load_state_dict(*finished.agent(0).load_checkpoint(2))

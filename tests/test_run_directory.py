@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from matrpo.config import Config, ConfigError, resolve
+from matrpo.graph_settings import resolve_graph_settings
 from matrpo.process_directory import Incarnation, MetricsTail, ProcessDirectory, StorageError
 from matrpo.run_directory import ResumePoint, RunDirectory, identity
 from matrpo.spaces import Discrete, TaskSpec
 
-CONFIG = Config(agents=2, hidden_sizes=(8,))
+CONFIG = resolve_graph_settings(Config(agents=2, topology="line", hidden_sizes=(8,)))
 SPEC = TaskSpec("navigation", ("a", "b"), (3, 3), (Discrete(5), Discrete(5)))
 ARRAYS = {
     "scalar": np.array(7, dtype=np.int64),

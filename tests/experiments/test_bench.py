@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 
 from matrpo.build import build_peer
-from matrpo.config import Config, ConfigError
+from matrpo.config import ConfigError, resolve
 from matrpo.consensus.bus import run_in_process
 from matrpo.experiments.bench_command import bench
 from matrpo.experiments.bench_report import Goal, Report
@@ -133,7 +133,8 @@ def test_goals_are_shown_and_saved(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_augmented_lagrangian_by_hand() -> None:
     """Against (21) written out with z_e^q and both signs, at states that a short consensus has left."""
-    config = Config(agents=3, num_envs=2, rollout_length=5, hidden_sizes=(4,), tensorboard=False, admm_iterations=6)
+    sizes = {"num_envs": 2, "rollout_length": 5, "hidden_sizes": (4,), "admm_iterations": 6}
+    config = resolve(("test", {"agents": 3, "beta": 0.01, "tensorboard": False, **sizes}))
     problem = make_problem(config, training=0)
     generator = torch.Generator().manual_seed(1)
     peers = [build_peer(q, problem.graph, config) for q in range(3)]
@@ -149,6 +150,6 @@ def test_augmented_lagrangian_by_hand() -> None:
             for end in peers[q].links.values():
                 y, z = end.tip.y[n], end.sign * end.tip.ubar[n]
                 gap = end.sign * u - z
-                expected += float(y @ gap) + config.beta / 2 * float(gap @ gap)
-    found = augmented_lagrangian(problem.graph, problem.advantages, ratios, peers, config.beta)
+                expected += float(y @ gap) + 0.01 / 2 * float(gap @ gap)
+    found = augmented_lagrangian(problem.graph, problem.advantages, ratios, peers, 0.01)
     assert found == pytest.approx(expected / 10, rel=1e-5)

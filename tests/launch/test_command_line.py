@@ -200,7 +200,7 @@ def test_a_run_in_use_is_refused(matrpo: Matrpo, run: RunDirectory) -> None:
 
 
 def test_a_run_without_a_checkpoint_cannot_be_evaluated(matrpo: Matrpo, tmp_path: Path) -> None:
-    RunDirectory.create(tmp_path / "new", Config(agents=2), {})
+    RunDirectory.create(tmp_path / "new", Config(agents=3), {})
     assert_mistake(matrpo("eval", str(tmp_path / "new")), "no checkpoint")
 
 

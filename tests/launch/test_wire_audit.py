@@ -16,10 +16,10 @@ import pytest
 import zmq
 
 from matrpo.agent import Agent
-from matrpo.build import link_activations
 from matrpo.config import Config
 from matrpo.consensus.message import Kind
 from matrpo.envs.registry import task_spec
+from matrpo.graph_settings import link_activations
 from matrpo.launch.agent_process import AgentProcess
 from matrpo.launch.env_server import EnvironmentServer
 from matrpo.launch.supervisor import make_cluster
