@@ -44,7 +44,7 @@ class AgentStep:
 
     @property
     def ended(self) -> np.ndarray:
-        """(B,) bool, the agent's episode is over: it needs to remember nothing of it."""
+        """(B,) bool, the episode before `observation` is over for the agent: it need remember nothing of it."""
         ended: np.ndarray = self.terminated | self.truncated
         return ended
 
