@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from matrpo.agent import make_solver, make_step_rule
+from matrpo.agent import make_rollout, make_solver, make_step_rule
 from matrpo.build import build_peer
 from matrpo.config import Config, resolve, to_dict
 from matrpo.consensus.bus import run_in_process
 from matrpo.consensus.peer import Peer, Step
-from matrpo.experiments.bench_products import measure_products
+from matrpo.experiments.bench_products import Shape, measure_products
 from matrpo.experiments.bench_report import Goal, Report, Row, Say
 from matrpo.graph_settings import agent_penalty, link_penalty
 from matrpo.networks import flat_parameters, set_flat_parameters
-from matrpo.policy import JointPolicy, LinearizedPolicy
+from matrpo.policy import CHUNK, Actor, JointPolicy, LinearizedPolicy
 from matrpo.rollout import Rollout
 from matrpo.run_directory import RunDirectory
 from matrpo.topology import CommunicationGraph
@@ -52,7 +52,20 @@ class Problem:
     def linearize(self, agent: int) -> LinearizedPolicy:
         """The first and second order model of an agent's policy, with its counters at 0."""
         rollout = self.rollouts[agent]
-        return LinearizedPolicy(self.policies[agent], rollout.observations, rollout.joint_actions)
+        policy = self.policies[agent]
+        return LinearizedPolicy(
+            policy, rollout.observations, rollout.joint_actions, rollout.action_masks, rollout.sequences
+        )
+
+    def shape(self) -> Shape:
+        """The shape of the first agent's network as it is linearised."""
+        config, rollout = self.config, self.rollouts[0]
+        rows, steps = CHUNK, 1
+        if rollout.sequences:
+            rows, steps = rollout.sequences.split(CHUNK)[0][0].stop, config.chunk_length
+        outputs = self.policies[0].groups[-1].outputs.stop
+        sizes = (rollout.observations.shape[1], *config.hidden_sizes, outputs)
+        return Shape(sizes, config.recurrent_layers, min(rows, config.samples), steps)
 
 
 def run(
@@ -86,8 +99,7 @@ def run(
         say(f"N={num_agents}: {training} iterations of training")
         problem = make_problem(dataclasses.replace(config, agents=num_agents), training)
         model = problem.linearize(0)
-        sizes = (problem.rollouts[0].observations.shape[1], *config.hidden_sizes, 5 * num_agents)
-        products += measure_products(model, sizes, repeats=3 if quick else 21)
+        products += measure_products(model, problem.shape(), repeats=3 if quick else 21)
         for k in activations:
             pair = {}
             for solver in ("recycled", "cg"):
@@ -108,22 +120,26 @@ def make_problem(config: Config, training: int) -> Problem:
         for _ in range(training):
             trained.iterate()
     spec, environment = trained.environment.spec, trained.environment
-    rollouts = [Rollout(q, spec, config.rollout_length, config.num_envs) for q in range(spec.num_agents)]
+    rollouts = [make_rollout(agent.policy, spec, config) for agent in trained.agents]
+    actors = [Actor(agent.policy, config.num_envs) for agent in trained.agents]
     generator = torch.Generator().manual_seed(config.seed)
     steps = environment.observe()
     for _ in range(config.rollout_length):
         actions = []
-        for agent, rollout, step in zip(trained.agents, rollouts, steps, strict=True):
-            rollout.add_observation(step)
-            actions.append(agent.choose(step.observation, step.action_mask, generator, deterministic=False))
+        for actor, rollout, step in zip(actors, rollouts, steps, strict=True):
+            rollout.add_observation(step, actor.state)
+            actions.append(actor.act(step.observation, step.action_mask, step.ended, generator, deterministic=False))
         steps = environment.step(np.concatenate(actions, axis=1))
         for rollout, step in zip(rollouts, steps, strict=True):
             rollout.add_outcome(step)
     advantages = []
     for agent, rollout in zip(trained.agents, rollouts, strict=True):
-        _, targets = rollout.advantages(agent.critic, config.gamma, config.gae_lambda)
-        agent.critic.fit(rollout.observations, targets, config.critic_epochs, config.critic_batch)
-        estimate, _ = rollout.advantages(agent.critic, config.gamma, config.gae_lambda)
+        values = rollout.values(agent.critic, state := agent.critic.initial_state(config.num_envs))
+        _, targets = rollout.advantages(values, config.gamma, config.gae_lambda)
+        sequences = rollout.critic_sequences(values)
+        agent.critic.fit(rollout.observations, targets, config.critic_epochs, config.critic_batch, sequences)
+        values = rollout.values(agent.critic, state)
+        estimate, _ = rollout.advantages(values, config.gamma, config.gae_lambda)
         advantages.append(estimate - estimate.mean())
     return Problem(config, trained.graph, [agent.policy for agent in trained.agents], rollouts, advantages)
 
@@ -213,9 +229,10 @@ def _mean_kl(problem: Problem, solvers: Sequence[Solver]) -> float:
     total = 0.0
     for policy, rollout, solver in zip(problem.policies, problem.rollouts, solvers, strict=True):
         parameters = list(policy.parameters())
-        old_parameters, old = flat_parameters(parameters), policy.distribution(rollout.observations)
+        samples = (rollout.observations, rollout.action_masks, rollout.sequences)
+        old_parameters, old = flat_parameters(parameters), policy.distribution(*samples)
         set_flat_parameters(parameters, old_parameters + solver.x)
-        total += float(old.kl_to(policy.distribution(rollout.observations)).sum(1).mean())
+        total += float(old.kl_to(policy.distribution(*samples)).sum(1).mean())
         set_flat_parameters(parameters, old_parameters)
     return total / len(solvers)
 

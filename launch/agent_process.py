@@ -49,6 +49,7 @@ class AgentProcess:
         if self._newest:
             self._agent.load_state_dict(*directory.load_checkpoint(self._newest))
             _LOG.info("continuing from the checkpoint of iteration %d", self._newest)
+        self._returns = incarnation.returns
         self._recorder: Recorder | None = None
         self._clock = PhaseClock()
         self._peer = build_peer(agent, cluster.graph, config, incarnation.number)
@@ -81,6 +82,8 @@ class AgentProcess:
         start = network.join()
         if start.iteration > network.wanted:
             _LOG.warning("iterations %d to %d were without this agent", network.wanted, start.iteration - 1)
+        if start.iteration > network.wanted or self._returns:
+            self._agent.discard_rollout()
         directory = self._run.agent(self._id)
         directory.rewind(start.iteration - 1)
         self._recorder = Recorder(self._run, directory, self._agent.spec, start.iteration - 1)

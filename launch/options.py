@@ -81,7 +81,9 @@ def setting_layers(
     if preset:
         from matrpo import presets
 
-        config = resolve(*layers)
+        # The other settings may fit together only with the preset's.
+        which = [(origin, {key: layer[key] for key in ("task", "agents") if key in layer}) for origin, layer in layers]
+        config = resolve(*which)
         agents = resolve_num_agents(config.task, config.agents)
         layers.insert(0, (f"preset {preset}", presets.load(preset, config.task, agents)))
     return layers

@@ -16,7 +16,7 @@ from matrpo.config import Config, ConfigError
 from matrpo.critic import Critic
 from matrpo.envs.shared import AgentStep
 from matrpo.networks import set_flat_parameters
-from matrpo.policy import JointPolicy, LinearizedPolicy
+from matrpo.policy import Actor, JointPolicy, LinearizedPolicy
 from matrpo.preconditioner import KroneckerPreconditioner
 from matrpo.rollout import Rollout
 from matrpo.spaces import TaskSpec
@@ -40,7 +40,13 @@ class Agent:
         seed = np.random.SeedSequence([config.seed, agent_id]).generate_state(1, np.uint64)[0]
         self._generator = torch.Generator().manual_seed(int(seed >> np.uint64(1)))
         self.policy = JointPolicy(
-            agent_id, spec, config.hidden_sizes, config.activation, config.initial_log_std, self._generator
+            agent_id,
+            spec,
+            config.hidden_sizes,
+            config.activation,
+            config.initial_log_std,
+            self._generator,
+            config.recurrent_layers,
         )
         self.critic = Critic(
             spec.observation_sizes[agent_id],
@@ -48,12 +54,14 @@ class Agent:
             config.activation,
             config.critic_lr,
             self._generator,
+            config.recurrent_layers,
         )
-        self._rollout = Rollout(agent_id, spec, config.rollout_length, config.num_envs)
+        self._actor = Actor(self.policy, config.num_envs)
+        self._critic_state = self.critic.initial_state(config.num_envs)
+        self._rollout = make_rollout(self.policy, spec, config)
         self._rule = make_step_rule(penalty, config)
         self._update: _Update | None = None
 
-    @torch.no_grad()
     def act(self, step: AgentStep) -> np.ndarray:
         """Take in what the environment says and choose the next actions.
 
@@ -65,33 +73,17 @@ class Agent:
         """
         if 0 < self._rollout.t < self.config.rollout_length:
             self._rollout.add_outcome(step)
-        self._rollout.add_observation(step)
-        return self.choose(step.observation, step.action_mask, self._generator, deterministic=False)
+        self._rollout.add_observation(step, self._actor.state)
+        return self._actor.act(step.observation, step.action_mask, step.ended, self._generator, deterministic=False)
 
     def discard_rollout(self) -> None:
-        """Forget the samples of an iteration that is thrown away; the next observation is the first of another."""
-        self._rollout.discard()
+        """Forget the samples of an iteration that is thrown away, and what was remembered of its episodes.
 
-    @torch.no_grad()
-    def choose(
-        self, observation: np.ndarray, action_mask: np.ndarray | None, generator: torch.Generator, deterministic: bool
-    ) -> np.ndarray:
-        """Actions by the current policy, drawn or most probable; nothing is recorded.
-
-        Args:
-            observation: (B, observation size) float32.
-            action_mask: (B, n) booleans, or None if every action is available.
-            generator: what drawn actions are drawn from.
-            deterministic: take the most probable action.
-
-        Returns:
-            (B, width of this agent's action), float32.
+        The next observation is the first of another iteration, and what came before it need not be known.
         """
-        mask = None if action_mask is None else torch.from_numpy(action_mask)
-        head = self.policy.own_head(torch.from_numpy(observation), mask)
-        actions = head.mode() if deterministic else head.sample(generator)
-        chosen: np.ndarray = actions[:, 0].numpy()
-        return chosen
+        self._rollout.discard()
+        self._actor.state = torch.zeros_like(self._actor.state)
+        self._critic_state = torch.zeros_like(self._critic_state)
 
     def prepare_update(self, step: AgentStep) -> None:
         """Close the rollout, fit the critic, estimate advantages by it and linearise the policy.
@@ -99,14 +91,20 @@ class Agent:
         Args:
             step: the outcome of the iteration's last action.
         """
-        config = self.config
-        self._rollout.add_outcome(step)
-        _, targets = self._rollout.advantages(self.critic, config.gamma, config.gae_lambda)
-        loss = self.critic.fit(self._rollout.observations, targets, config.critic_epochs, config.critic_batch)
-        advantages, returns = self._rollout.advantages(self.critic, config.gamma, config.gae_lambda)
+        config, rollout = self.config, self._rollout
+        rollout.add_outcome(step)
+        values = rollout.values(self.critic, self._critic_state)
+        _, targets = rollout.advantages(values, config.gamma, config.gae_lambda)
+        sequences = rollout.critic_sequences(values)
+        loss = self.critic.fit(rollout.observations, targets, config.critic_epochs, config.critic_batch, sequences)
+        values = rollout.values(self.critic, self._critic_state)
+        advantages, returns = rollout.advantages(values, config.gamma, config.gae_lambda)
         explained = 1.0 - float(advantages.var() / returns.var().clamp_min(1e-12))
+        ended = torch.from_numpy(step.ended).unsqueeze(1)
+        self._critic_state = values.states[-1].masked_fill(ended, 0.0)
+        self._actor.state = self._actor.state.masked_fill(ended, 0.0)
         model = LinearizedPolicy(
-            self.policy, self._rollout.observations, self._rollout.joint_actions, self._rollout.action_masks
+            self.policy, rollout.observations, rollout.joint_actions, rollout.action_masks, rollout.sequences
         )
         solver = make_solver(model, self._rule, config)
         self._update = _Update(model, solver, advantages - advantages.mean())
@@ -134,13 +132,14 @@ class Agent:
         """
         update, config = self._running_update(), self.config
         rollout, parameters = self._rollout, list(self.policy.parameters())
-        old = self.policy.distribution(rollout.observations, rollout.action_masks)
+        samples = (rollout.observations, rollout.action_masks, rollout.sequences)
+        old = self.policy.distribution(*samples)
         old_log_prob = old.log_prob(rollout.joint_actions).sum(1)
         kl = surrogate = fraction = 0.0
         for halvings in range(config.backtrack_limit + 1):
             fraction = 0.5**halvings
             set_flat_parameters(parameters, update.model.parameters + fraction * update.solver.x)
-            new = self.policy.distribution(rollout.observations, rollout.action_masks)
+            new = self.policy.distribution(*samples)
             kl = float(old.kl_to(new).sum(1).mean())
             log_ratio = new.log_prob(rollout.joint_actions).sum(1) - old_log_prob
             surrogate = float((log_ratio.exp() * update.advantages).mean())
@@ -149,7 +148,7 @@ class Agent:
         else:
             set_flat_parameters(parameters, update.model.parameters)
             kl = surrogate = fraction = 0.0
-        own = self.policy.own_head(rollout.observations, rollout.action_masks)
+        own = self.policy.own_head(*samples)
         metrics = {
             "kl": kl,
             "surrogate": surrogate,
@@ -170,6 +169,8 @@ class Agent:
         tensors |= {f"critic.{name}": value for name, value in self.critic.state_dict().items()}
         for index, state in self.critic.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+        if self._critic_state.numel():
+            tensors |= {"memory.policy": self._actor.state, "memory.critic": self._critic_state}
         return {name: value.numpy().copy() for name, value in tensors.items()}, self._identity()
 
     def load_state_dict(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
@@ -187,6 +188,9 @@ class Agent:
             self._generator.set_state(tensors["generator"])
             self.policy.load_state_dict(_under(tensors, "policy."))
             self.critic.load_state_dict(_under(tensors, "critic."))
+            if self._critic_state.numel():
+                self._actor.state = _like(self._actor.state, tensors["memory.policy"])
+                self._critic_state = _like(self._critic_state, tensors["memory.critic"])
         except (KeyError, RuntimeError) as error:
             reason = str(error).splitlines()[-1].strip()
             raise ConfigError(f"checkpoint does not fit the networks of this run: {reason}") from None
@@ -219,6 +223,13 @@ class _Update:
         self.advantages = advantages
 
 
+def make_rollout(policy: JointPolicy, spec: TaskSpec, config: Config) -> Rollout:
+    """Room for the samples of an iteration, seen by the agent whose policy it is."""
+    state_size = policy.network.state_size
+    chunk_length = config.chunk_length if state_size else 1
+    return Rollout(policy.agent_id, spec, config.rollout_length, config.num_envs, state_size, chunk_length)
+
+
 def make_step_rule(penalty: float, config: Config) -> StepRule:
     """The step length of an agent with that penalty |E(q)| beta."""
     return StepRule(config.kl_step, penalty, config.step_rule == "paper")
@@ -238,6 +249,12 @@ def make_solver(model: LinearizedPolicy, rule: StepRule, config: Config) -> Solv
         extension=config.solver_extension,
         check_every=config.solver_check_every,
     )
+
+
+def _like(old: Tensor, new: Tensor) -> Tensor:
+    if new.shape != old.shape:
+        raise RuntimeError(f"it remembers {tuple(new.shape)} numbers, not {tuple(old.shape)}")
+    return new
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -55,6 +55,10 @@ class Config:
     # Networks
     hidden_sizes: tuple[int, ...] = setting((128, 128), "Hidden layers of policy and critic.", minimum=1)
     activation: str = setting("selu", "Activation of the hidden layers.", choices=("selu", "tanh", "relu", "elu"))
+    recurrent_layers: int = setting(
+        0, "GRU layers after the hidden ones, in policy and critic; 0: feedforward networks.", minimum=0
+    )
+    chunk_length: int = setting(10, "Steps that backpropagation through GRU layers goes back.", minimum=1)
     initial_log_std: float = setting(-0.5, "Initial log standard deviation of Gaussian policies.")
 
     # Critic and advantage
@@ -131,10 +135,14 @@ def resolve(*layers: tuple[str, Mapping[str, Any]]) -> Config:
         ConfigError: an unknown key or a bad value.
     """
     values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
     for origin, layer in layers:
         for key, value in layer.items():
             values[key] = _checked(key, value, origin)
-    return Config(**values)
+            origins[key] = origin
+    config = Config(**values)
+    _check_recurrence(config, origins)
+    return config
 
 
 def load_file(path: Path) -> dict[str, Any]:
@@ -185,6 +193,17 @@ def _checked(key: Any, value: Any, origin: str) -> Any:
     converted = _convert(key, value, origin)
     _check_range(key, converted, origin)
     return converted
+
+
+def _check_recurrence(config: Config, origins: Mapping[str, str]) -> None:
+    if config.recurrent_layers == 0:
+        return
+    if config.rollout_length % config.chunk_length:
+        origin = origins.get("chunk_length", "default")
+        expected = f"a divisor of rollout_length, {config.rollout_length}, as recurrent_layers is set"
+        raise _bad("chunk_length", config.chunk_length, expected, origin)
+    if not config.hidden_sizes:
+        raise _bad("hidden_sizes", [], "at least one layer, as recurrent_layers is set", origins["hidden_sizes"])
 
 
 def _convert(key: str, value: Any, origin: str) -> Any:

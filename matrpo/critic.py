@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from matrpo.networks import MLP
+from matrpo.recurrent import make_network
+from matrpo.sequences import Sequences
 
 
 class Critic(nn.Module):
@@ -23,6 +24,7 @@ class Critic(nn.Module):
         hidden_sizes, activation: the network's hidden layers.
         lr: Adam's learning rate.
         generator: source of the initial weights and of the order of samples.
+        recurrent_layers: GRU layers after the hidden ones.
     """
 
     forgetting = 0.2
@@ -35,10 +37,11 @@ class Critic(nn.Module):
         activation: str,
         lr: float,
         generator: torch.Generator,
+        recurrent_layers: int = 0,
     ) -> None:
         super().__init__()
         self._generator = generator
-        self.network = MLP((observation_size, *hidden_sizes, 1), activation, generator)
+        self.network = make_network((observation_size, *hidden_sizes, 1), activation, generator, recurrent_layers)
         self.optimizer = torch.optim.Adam(self.parameters(), lr=lr, fused=True)
         self.mean: Tensor
         self.square: Tensor
@@ -52,13 +55,28 @@ class Critic(nn.Module):
         """Running standard deviation of the targets."""
         return math.sqrt(max(float(self.square - self.mean**2), 1e-8))
 
-    @torch.no_grad()
-    def values(self, observations: Tensor) -> Tensor:
-        """V(o), in the rewards' units. Shapes (..., observation size) -> (...)."""
-        normalised: Tensor = self.network(observations)
-        return normalised.squeeze(-1) * self.std + float(self.mean)
+    def initial_state(self, num_envs: int) -> Tensor:
+        """An empty memory, (num_envs, size); of size 0 if the critic has none."""
+        return torch.zeros(num_envs, self.network.state_size)
 
-    def fit(self, observations: Tensor, targets: Tensor, epochs: int, batch_size: int) -> float:
+    @torch.no_grad()
+    def values(self, observations: Tensor, starts: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """V(o) of successive observations, in the rewards' units.
+
+        Args:
+            observations: (T, B, observation size).
+            starts: (T, B) booleans, first observations of an episode.
+            state: (B, size of the memory), what is remembered before the first.
+
+        Returns:
+            The values, (T, B), and the memory before each observation and after the last, (T + 1, B, size).
+        """
+        normalised, states = self.network.unroll(observations, starts, state)
+        return normalised.squeeze(-1) * self.std + float(self.mean), states
+
+    def fit(
+        self, observations: Tensor, targets: Tensor, epochs: int, batch_size: int, sequences: Sequences | None = None
+    ) -> float:
         """Regress on targets by minibatch Adam.
 
         Args:
@@ -66,6 +84,8 @@ class Critic(nn.Module):
             targets: (M,), in the rewards' units.
             epochs: passes over the samples.
             batch_size: samples of a minibatch; a last one smaller than half of it is left out of the epoch.
+            sequences: how the observations follow one another, for a critic with a memory: a minibatch is then of as
+                many whole segments as have that many samples, but at least one.
 
         Returns:
             Mean squared error of the last epoch, normalised: 1 is no better than the mean.
@@ -73,13 +93,16 @@ class Critic(nn.Module):
         self._track(targets)
         normalised = ((targets - float(self.mean)) / self.std).unsqueeze(-1)
         loss_sum, batches = 0.0, 0
+        units = sequences.num_segments if sequences else len(targets)
+        batch_units = max(1, batch_size // sequences.length) if sequences else batch_size
         for _ in range(epochs):
-            order = torch.randperm(len(targets), generator=self._generator)
+            order = torch.randperm(units, generator=self._generator)
             loss_sum, batches = 0.0, 0
-            for rows in torch.split(order, batch_size):
-                if 2 * len(rows) < batch_size and batches:
+            for chosen in torch.split(order, batch_units):
+                if 2 * len(chosen) < batch_units and batches:
                     continue
-                loss = nn.functional.mse_loss(self.network(observations[rows]), normalised[rows])
+                rows, part = sequences.select(chosen) if sequences else (chosen, None)
+                loss = nn.functional.mse_loss(self.network(observations[rows], part), normalised[rows])
                 self.optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 self.optimizer.step()
@@ -98,6 +121,6 @@ class Critic(nn.Module):
         self.square += weight * (targets.square().mean() - self.square)
         if int(self.batches) == 1:
             return
-        last = self.network.linear_layers[-1]
+        last = self.network.output_layer
         last.weight.mul_(old_std / self.std)
         last.bias.copy_((old_std * last.bias + old_mean - float(self.mean)) / self.std)

@@ -17,6 +17,7 @@ from matrpo.config import ConfigError
 from matrpo.envs.registry import make_env
 from matrpo.envs.vector_env import VectorEnv, VectorStep
 from matrpo.graph_settings import build_graph
+from matrpo.policy import Actor
 from matrpo.run_directory import RunDirectory
 
 EVALUATION_SEED = 1_000_003
@@ -143,12 +144,14 @@ def _episode_returns(env: VectorEnv, agents: list[Agent], episodes: int, determi
 def _steps(env: VectorEnv, agents: list[Agent], deterministic: bool) -> Iterator[VectorStep]:
     observations = env.observe()
     generator = torch.Generator().manual_seed(EVALUATION_SEED)
+    actors = [Actor(agent.policy, env.num_envs) for agent in agents]
+    ended = np.zeros((env.num_envs, len(agents)), dtype=bool)
     while True:
         masks = env.action_masks()
         actions = [
-            agent.choose(observation, mask, generator, deterministic)
-            for agent, observation, mask in zip(agents, observations, masks, strict=True)
+            actor.act(observation, mask, ended[:, q].copy(), generator, deterministic)
+            for q, (actor, observation, mask) in enumerate(zip(actors, observations, masks, strict=True))
         ]
         step = env.step(np.concatenate(actions, axis=1))
-        observations = step.observations
+        observations, ended = step.observations, step.terminated | step.truncated
         yield step

@@ -15,6 +15,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from matrpo.sequences import Sequences
+
 _SELU_SCALE = 1.0507009873554805
 _SELU_SLOPE = _SELU_SCALE * 1.6732632423543772
 
@@ -45,7 +47,12 @@ class MLP(nn.Module):
         activation: a key of `ACTIVATIONS`.
         generator: source of the initial weights.
         output_gain: scale of the last layer's initial weights, relative to variance-preserving ones.
+
+    Attributes:
+        state_size: length of its memory, 0: it has none. `recurrent.RecurrentNetwork` is its counterpart that has one.
     """
+
+    state_size = 0
 
     def __init__(
         self, sizes: Sequence[int], activation: str, generator: torch.Generator, output_gain: float = 1.0
@@ -64,13 +71,32 @@ class MLP(nn.Module):
         """The layers, typed."""
         return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Map (batch, inputs) to (batch, outputs)."""
+    @property
+    def output_layer(self) -> nn.Linear:
+        """The last layer."""
+        return self.linear_layers[-1]
+
+    def forward(self, inputs: Tensor, sequences: Sequences | None = None) -> Tensor:  # noqa: ARG002
+        """Map (batch, inputs) to (batch, outputs), whatever order the samples have."""
         *hidden, last = self.linear_layers
         for layer in hidden:
             inputs = self.activation.function(layer(inputs))
         output: Tensor = last(inputs)
         return output
+
+    def unroll(self, inputs: Tensor, starts: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """Step through time: (T, B, inputs) to (T, B, outputs), and the memory at each time, (T + 1, B, 0)."""
+        return self(inputs), state.expand(len(inputs) + 1, *state.shape)
+
+    def linearize(
+        self,
+        inputs: Tensor,
+        limit: int,
+        sequences: Sequences | None = None,  # noqa: ARG002
+    ) -> list[tuple[slice, LinearizedMLP]]:
+        """Linearise on (M, inputs), in pieces of at most `limit` samples; the rows and the piece of each."""
+        pieces = [slice(start, start + limit) for start in range(0, len(inputs), limit)]
+        return [(rows, LinearizedMLP(self, inputs[rows])) for rows in pieces]
 
 
 class LinearizedMLP:

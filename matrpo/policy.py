@@ -10,15 +10,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from matrpo.distributions import MASKED, Block, CategoricalBlock, GaussianBlock
-from matrpo.networks import MLP, LinearizedMLP, flat_parameters
+from matrpo.networks import LinearizedMLP, flat_parameters
+from matrpo.recurrent import LinearizedRecurrentNetwork, make_network
+from matrpo.sequences import Sequences
 from matrpo.spaces import ActionSpace, Discrete, TaskSpec
 
 CHUNK = 2048
 """Samples linearised at a time: a chunk's hidden layers stay in the processor's cache."""
+
+LinearizedNetwork = LinearizedMLP | LinearizedRecurrentNetwork
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,8 @@ class JointPolicy(nn.Module):
         hidden_sizes, activation: the network's hidden layers.
         initial_log_std: initial log scale of Gaussian heads.
         generator: source of the initial weights.
+        recurrent_layers: GRU layers after the hidden ones; with any, the policy has a memory, and whatever takes the
+            samples of a rollout must be given their `Sequences`.
     """
 
     def __init__(
@@ -111,25 +118,29 @@ class JointPolicy(nn.Module):
         activation: str,
         initial_log_std: float,
         generator: torch.Generator,
+        recurrent_layers: int = 0,
     ) -> None:
         super().__init__()
         self.agent_id = agent_id
         self.groups = group_heads(spec.action_spaces)
         self.own_group = next(i for i, g in enumerate(self.groups) if g.first <= agent_id < g.first + g.count)
         sizes = (spec.observation_sizes[agent_id], *hidden_sizes, self.groups[-1].outputs.stop)
-        self.network = MLP(sizes, activation, generator, output_gain=0.01)
+        self.network = make_network(sizes, activation, generator, recurrent_layers, output_gain=0.01)
         self.free = nn.ParameterList(
             nn.Parameter(torch.full((g.count, g.free_size), initial_log_std)) for g in self.groups
         )
 
-    def distribution(self, observations: Tensor, action_mask: Tensor | None = None) -> JointDistribution:
+    def distribution(
+        self, observations: Tensor, action_mask: Tensor | None = None, sequences: Sequences | None = None
+    ) -> JointDistribution:
         """All heads' distributions.
 
         Args:
             observations: (batch, observation size).
             action_mask: (batch, n) booleans, the own head's available actions; None if all are.
+            sequences: how the observations follow one another, for a policy with a memory.
         """
-        return self.distribution_of(self.network(observations), action_mask)
+        return self.distribution_of(self.network(observations, sequences), action_mask)
 
     def distribution_of(self, outputs: Tensor, action_mask: Tensor | None = None) -> JointDistribution:
         """The distributions that network outputs, (batch, outputs), parameterise."""
@@ -138,9 +149,14 @@ class JointPolicy(nn.Module):
         pairs = zip(self.groups, self.free, strict=True)
         return JointDistribution(self.groups, [g.block(g.split_outputs(outputs), free) for g, free in pairs])
 
-    def own_head(self, observations: Tensor, action_mask: Tensor | None = None) -> Block:
-        """The distribution that this agent acts by, as a block of one head."""
-        outputs = self.network(observations)
+    def own_head(
+        self, observations: Tensor, action_mask: Tensor | None = None, sequences: Sequences | None = None
+    ) -> Block:
+        """The distribution that this agent acts by, as a block of one head; arguments as of `distribution`."""
+        return self.own_head_of(self.network(observations, sequences), action_mask)
+
+    def own_head_of(self, outputs: Tensor, action_mask: Tensor | None = None) -> Block:
+        """The distribution that this agent acts by at network outputs, (batch, outputs)."""
         if action_mask is not None:
             outputs = self._mask(outputs, action_mask)
         group = self.groups[self.own_group]
@@ -153,6 +169,48 @@ class JointPolicy(nn.Module):
         masked = outputs.clone()
         masked[:, start : start + group.size].masked_fill_(~action_mask, MASKED)
         return masked
+
+
+class Actor:
+    """A policy that acts step by step in B environments, and its memory.
+
+    Attributes:
+        state: (B, size of the memory), what the policy remembers before the next step.
+    """
+
+    def __init__(self, policy: JointPolicy, num_envs: int) -> None:
+        self._policy = policy
+        self.state = torch.zeros(num_envs, policy.network.state_size)
+
+    @torch.no_grad()
+    def act(
+        self,
+        observation: np.ndarray,
+        action_mask: np.ndarray | None,
+        ended: np.ndarray,
+        generator: torch.Generator,
+        deterministic: bool,
+    ) -> np.ndarray:
+        """Choose actions, drawn or most probable.
+
+        Args:
+            observation: (B, observation size) float32.
+            action_mask: (B, n) booleans, or None if every action is available.
+            ended: (B,) booleans, where the observation does not continue the episode before: nothing is remembered.
+            generator: what drawn actions are drawn from.
+            deterministic: take the most probable action.
+
+        Returns:
+            (B, width of this agent's action), float32.
+        """
+        inputs, starts = torch.from_numpy(observation), torch.from_numpy(ended)
+        outputs, states = self._policy.network.unroll(inputs.unsqueeze(0), starts.unsqueeze(0), self.state)
+        self.state = states[1]
+        mask = None if action_mask is None else torch.from_numpy(action_mask)
+        head = self._policy.own_head_of(outputs[0], mask)
+        actions = head.mode() if deterministic else head.sample(generator)
+        chosen: np.ndarray = actions[:, 0].numpy()
+        return chosen
 
 
 class LinearizedPolicy:
@@ -173,6 +231,7 @@ class LinearizedPolicy:
         observations: Tensor,
         joint_action: Tensor,
         action_mask: Tensor | None = None,
+        sequences: Sequences | None = None,
     ) -> None:
         self.parameters = flat_parameters(list(policy.parameters()))
         self.num_samples = len(observations)
@@ -181,21 +240,19 @@ class LinearizedPolicy:
         self.jacobian_products = 0
         self._groups = policy.groups
         self._chunks = []
-        for start in range(0, self.num_samples, CHUNK):
-            rows = slice(start, start + CHUNK)
-            network = LinearizedMLP(policy.network, observations[rows])
+        for rows, network in policy.network.linearize(observations, CHUNK, sequences):
             mask = None if action_mask is None else action_mask[rows]
             with torch.no_grad():
                 distribution = policy.distribution_of(network.outputs, mask)
             actions = [group.split_actions(joint_action[rows]) for group in policy.groups]
-            self._chunks.append((network, distribution.blocks, actions))
+            self._chunks.append((rows, network, distribution.blocks, actions))
 
     def jvp(self, direction: Tensor) -> Tensor:
         """J^{qn} x for every n: the linearised log ratios. Shapes (D,) -> (N, M)."""
         self.jacobian_products += 1
         network_part, free_parts = self._split(direction)
         scores = []
-        for network, blocks, actions in self._chunks:
+        for _, network, blocks, actions in self._chunks:
             tangents = self._split_outputs(network.jvp(network_part))
             parts = zip(blocks, actions, tangents, free_parts, strict=True)
             scores.append(torch.cat([b.score(a, t, f) for b, a, t, f in parts], dim=1))
@@ -205,11 +262,11 @@ class LinearizedPolicy:
         """(1/M) sum_n J^{qn T} w^n, the V of eq. (22) for w. Shapes (N, M) -> (D,)."""
         self.jacobian_products += 1
         total = torch.zeros_like(self.parameters)
-        for (network, blocks, actions), columns in zip(self._chunks, torch.split(weights, CHUNK, dim=1), strict=True):
+        for rows, network, blocks, actions in self._chunks:
             pairs = []
             for group, block, action in zip(self._groups, blocks, actions, strict=True):
-                rows = columns[group.first : group.first + group.count].T
-                pairs.append(block.score_transpose(action, rows))
+                heads = slice(group.first, group.first + group.count)
+                pairs.append(block.score_transpose(action, weights[heads, rows].T))
             total += self._pull_back(network, pairs)
         return total / self.num_samples
 
@@ -219,7 +276,7 @@ class LinearizedPolicy:
         network_part, free_parts = self._split(direction)
         total = torch.zeros_like(self.parameters)
         scores = []
-        for network, blocks, actions in self._chunks:
+        for _, network, blocks, actions in self._chunks:
             tangents = self._split_outputs(network.jvp(network_part))
             parts = list(zip(blocks, actions, tangents, free_parts, strict=True))
             scores.append(torch.cat([b.score(a, t, f) for b, a, t, f in parts], dim=1))
@@ -233,7 +290,7 @@ class LinearizedPolicy:
         """
         self.jacobian_products += 1
         sums: list[tuple[Tensor, Tensor]] = []
-        for network, blocks, actions in self._chunks:
+        for _, network, blocks, actions in self._chunks:
             pairs = zip(blocks, actions, strict=True)
             scores = [b.score_transpose(a, torch.ones(a.shape[:2], dtype=a.dtype))[0] for b, a in pairs]
             factors = network.kronecker_factors(torch.cat([score.flatten(1) for score in scores], dim=1))
@@ -247,13 +304,13 @@ class LinearizedPolicy:
 
     def _split(self, direction: Tensor) -> tuple[Tensor, list[Tensor]]:
         sizes = [(group.count, group.free_size) for group in self._groups]
-        network, *free = torch.split(direction, [self._chunks[0][0].num_parameters, *(a * b for a, b in sizes)])
+        network, *free = torch.split(direction, [self._chunks[0][1].num_parameters, *(a * b for a, b in sizes)])
         return network, [part.view(size) for part, size in zip(free, sizes, strict=True)]
 
     def _split_outputs(self, outputs: Tensor) -> list[Tensor]:
         return [group.split_outputs(outputs) for group in self._groups]
 
     @staticmethod
-    def _pull_back(network: LinearizedMLP, cotangents: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    def _pull_back(network: LinearizedNetwork, cotangents: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         outputs = torch.cat([cotangent.flatten(1) for cotangent, _ in cotangents], dim=1)
         return torch.cat([network.vjp(outputs), *(free.reshape(-1) for _, free in cotangents)])

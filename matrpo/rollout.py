@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,7 +11,23 @@ from torch import Tensor
 from matrpo.critic import Critic
 from matrpo.envs.shared import AgentStep
 from matrpo.gae import generalized_advantages
+from matrpo.sequences import Sequences
 from matrpo.spaces import TaskSpec
+
+
+@dataclass(frozen=True)
+class Values:
+    """A critic's values along a rollout.
+
+    Attributes:
+        current: (T, B), V(o_t).
+        following: (T, B), V of the observation that followed, before any reset.
+        states: (T + 1, B, S), the critic's memory before each observation and after the last.
+    """
+
+    current: Tensor
+    following: Tensor
+    states: Tensor
 
 
 class Rollout:
@@ -19,11 +37,18 @@ class Rollout:
         agent_id: whose observations and rewards these are.
         spec: sizes of observations and actions.
         length, num_envs: T and B.
+        state_size: length of the memory of the policy, and of the critic; 0 if they have none.
+        chunk_length: steps over which networks with a memory are differentiated; it divides T.
     """
 
-    def __init__(self, agent_id: int, spec: TaskSpec, length: int, num_envs: int) -> None:
+    def __init__(
+        self, agent_id: int, spec: TaskSpec, length: int, num_envs: int, state_size: int = 0, chunk_length: int = 1
+    ) -> None:
         shape = (length, num_envs)
         self._length = length
+        self._chunk_length = chunk_length
+        self._starts = torch.zeros(shape, dtype=torch.bool)
+        self._states = torch.zeros(length // chunk_length, num_envs, state_size)
         self._observations = torch.zeros(*shape, spec.observation_sizes[agent_id])
         self._joint_actions = torch.zeros(*shape, spec.joint_action_width)
         self._rewards = torch.zeros(shape)
@@ -45,11 +70,14 @@ class Rollout:
         self._t = 0
         self._final_observations.clear()
 
-    def add_observation(self, step: AgentStep) -> None:
-        """Record what the agent sees before it acts."""
+    def add_observation(self, step: AgentStep, state: Tensor) -> None:
+        """Record what the agent sees before it acts, and the memory, (B, S), that its policy has then."""
         if self._t == self._length:
             self.discard()
         self._observations[self._t] = _tensor(step.observation)
+        self._starts[self._t] = _tensor(step.ended)
+        if self._t % self._chunk_length == 0:
+            self._states[self._t // self._chunk_length] = state
         if step.action_mask is not None:
             if self._masks is None:
                 self._masks = torch.zeros(*self._rewards.shape, step.action_mask.shape[-1], dtype=torch.bool)
@@ -83,18 +111,40 @@ class Rollout:
         """(M, n), or None where every action is always available."""
         return None if self._masks is None else self._masks.flatten(0, 1)
 
-    def advantages(self, critic: Critic, gamma: float, gae_lambda: float) -> tuple[Tensor, Tensor]:
-        """GAE of the scaled rewards by the given critic, and the returns it implies (advantage + value). Each (M,)."""
-        values = critic.values(self._observations)
-        next_values = torch.cat([values[1:], critic.values(self._last_observation).unsqueeze(0)])
+    @property
+    def sequences(self) -> Sequences | None:
+        """How the samples follow one another for a policy with a memory; None for one without."""
+        return self._sequences(self._states)
+
+    def critic_sequences(self, values: Values) -> Sequences | None:
+        """How the samples follow one another for a critic whose memory along them is that of `values`."""
+        return self._sequences(values.states[: -1 : self._chunk_length])
+
+    def values(self, critic: Critic, state: Tensor) -> Values:
+        """The critic's values, from its memory before the first observation, (B, S)."""
+        values, states = critic.values(self._observations, self._starts, state)
+        following = torch.cat([values[1:], self._value_after(critic, self._last_observation, states[-1])])
         ended = self._terminated | self._truncated
         for t, final_observation in self._final_observations.items():
-            next_values[t] = torch.where(ended[t], critic.values(final_observation), next_values[t])
+            final = self._value_after(critic, final_observation, states[t + 1])[0]
+            following[t] = torch.where(ended[t], final, following[t])
+        return Values(values, following, states)
+
+    def advantages(self, values: Values, gamma: float, gae_lambda: float) -> tuple[Tensor, Tensor]:
+        """GAE of the scaled rewards by a critic's values, and the returns it implies (advantage + value). Each (M,)."""
         rewards = self._rewards / self._reward_scale
         advantages = generalized_advantages(
-            rewards, values, next_values, self._terminated, self._truncated, gamma, gae_lambda
+            rewards, values.current, values.following, self._terminated, self._truncated, gamma, gae_lambda
         )
-        return advantages.flatten(), (advantages + values).flatten()
+        return advantages.flatten(), (advantages + values.current).flatten()
+
+    def _value_after(self, critic: Critic, observation: Tensor, state: Tensor) -> Tensor:
+        """V of one more observation of the same episodes. Shapes (B, O), (B, S) -> (1, B)."""
+        goes_on = torch.zeros_like(self._starts[:1])
+        return critic.values(observation.unsqueeze(0), goes_on, state)[0]
+
+    def _sequences(self, states: Tensor) -> Sequences | None:
+        return Sequences(self._starts, states) if states.shape[2] else None
 
 
 def _tensor(array: np.ndarray) -> Tensor:

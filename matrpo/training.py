@@ -100,8 +100,11 @@ class InProcessTraining:
 
     def _restore(self, run: RunDirectory, iteration: int) -> list[AgentStep]:
         for q, agent in enumerate(self.agents):
-            if newest := max(run.agent(q).checkpoint_iterations(), default=0):
+            newest = max(run.agent(q).checkpoint_iterations(), default=0)
+            if newest:
                 agent.load_state_dict(*run.agent(q).load_checkpoint(newest))
+            if newest < iteration:
+                agent.discard_rollout()
         arrays, _ = run.env.load_checkpoint(iteration)
         if not arrays:
             return self.environment.reset()

@@ -8,6 +8,7 @@ from torch.func import functional_call
 
 from matrpo.networks import flat_parameters
 from matrpo.policy import JointPolicy
+from matrpo.sequences import Sequences
 from matrpo.spaces import ActionSpace, Box, Discrete, TaskSpec
 
 MIXED = (Discrete(3), Discrete(3), Box(2, -1.0, 1.0), Discrete(4), Box(1, -1.0, 1.0))
@@ -19,53 +20,66 @@ def make_spec(spaces: tuple[ActionSpace, ...], observation_size: int) -> TaskSpe
 
 
 def make_policy(
-    spec: TaskSpec, agent_id: int, seed: int, activation: str = "selu", hidden: tuple[int, ...] = (6, 5)
+    spec: TaskSpec,
+    agent_id: int,
+    seed: int,
+    activation: str = "selu",
+    hidden: tuple[int, ...] = (6, 5),
+    recurrent_layers: int = 0,
 ) -> JointPolicy:
     """A float64 policy with weights large enough that its distributions differ between observations."""
     generator = torch.Generator().manual_seed(seed)
-    policy = JointPolicy(agent_id, spec, hidden, activation, -0.3, generator).double()
+    policy = JointPolicy(agent_id, spec, hidden, activation, -0.3, generator, recurrent_layers).double()
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter += 0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
     return policy
 
 
-def draw_samples(spec: TaskSpec, policy: JointPolicy, samples: int, seed: int) -> tuple[Tensor, Tensor]:
+def draw_samples(
+    spec: TaskSpec, policy: JointPolicy, samples: int, seed: int, sequences: Sequences | None = None
+) -> tuple[Tensor, Tensor]:
     """Observations (M, size) and joint actions (M, width) drawn from the policy's own joint model."""
     generator = torch.Generator().manual_seed(seed)
     size = spec.observation_sizes[policy.agent_id]
     observations = torch.randn(samples, size, generator=generator, dtype=torch.float64)
     with torch.no_grad():
-        blocks = policy.distribution(observations).blocks
+        blocks = policy.distribution(observations, None, sequences).blocks
         actions = torch.cat([block.sample(generator).flatten(1) for block in blocks], dim=1)
     return observations, actions.double()
 
 
 def dense_jacobian(
-    policy: JointPolicy, observations: Tensor, joint_action: Tensor, mask: Tensor | None = None
+    policy: JointPolicy,
+    observations: Tensor,
+    joint_action: Tensor,
+    mask: Tensor | None = None,
+    sequences: Sequences | None = None,
 ) -> Tensor:
     """d log pi(a^n | o) / d theta by autograd. Shape (N, M, D)."""
 
     def log_prob(flat: Tensor) -> Tensor:
-        return _at(policy, flat, observations, mask).log_prob(joint_action).T
+        return _at(policy, flat, observations, mask, sequences).log_prob(joint_action).T
 
     jacobian: Tensor = torch.autograd.functional.jacobian(log_prob, flat_parameters(list(policy.parameters())))
     return jacobian
 
 
-def dense_hessian(policy: JointPolicy, observations: Tensor, mask: Tensor | None = None) -> Tensor:
+def dense_hessian(
+    policy: JointPolicy, observations: Tensor, mask: Tensor | None = None, sequences: Sequences | None = None
+) -> Tensor:
     """Hessian of the mean KL of all heads at the policy's parameters, by autograd. Shape (D, D)."""
     with torch.no_grad():
-        old = policy.distribution(observations, mask)
+        old = policy.distribution(observations, mask, sequences)
 
     def mean_kl(flat: Tensor) -> Tensor:
-        return old.kl_to(_at(policy, flat, observations, mask)).sum(1).mean()
+        return old.kl_to(_at(policy, flat, observations, mask, sequences)).sum(1).mean()
 
     hessian: Tensor = torch.autograd.functional.hessian(mean_kl, flat_parameters(list(policy.parameters())))
     return hessian
 
 
-def _at(policy: JointPolicy, flat: Tensor, observations: Tensor, mask: Tensor | None):
+def _at(policy: JointPolicy, flat: Tensor, observations: Tensor, mask: Tensor | None, sequences: Sequences | None):
     parts, start = {}, 0
     for name, parameter in policy.named_parameters():
         parts[name] = flat[start : start + parameter.numel()].view_as(parameter)
@@ -77,6 +91,6 @@ def _at(policy: JointPolicy, flat: Tensor, observations: Tensor, mask: Tensor | 
             self.policy = policy
 
         def forward(self):
-            return self.policy.distribution(observations, mask)
+            return self.policy.distribution(observations, mask, sequences)
 
     return functional_call(Call(), {f"policy.{name}": value for name, value in parts.items()}, ())

@@ -45,6 +45,29 @@ def test_bad_values_are_named_in_one_line(values, parts):
         assert part in text
 
 
+@pytest.mark.parametrize(
+    ("values", "parts"),
+    [
+        ({"rollout_length": 25}, ["10", "'chunk_length' (default)", "a divisor of rollout_length, 25"]),
+        ({"chunk_length": 30}, ["30", "'chunk_length' (here)", "a divisor of rollout_length, 100"]),
+        ({"chunk_length": 0}, ["'chunk_length'", "at least 1"]),
+        ({"hidden_sizes": []}, ["'hidden_sizes' (here)", "at least one layer"]),
+        ({"recurrent_layers": -1}, ["'recurrent_layers'", "at least 0"]),
+    ],
+)
+def test_settings_of_recurrent_networks_fit_together(values, parts):
+    with pytest.raises(ConfigError) as caught:
+        resolve(("here", {"recurrent_layers": 1, **values}))
+    text = str(caught.value)
+    assert "\n" not in text
+    for part in parts:
+        assert part in text
+
+
+def test_the_chunk_length_does_not_matter_without_recurrent_layers():
+    assert resolve(("here", {"rollout_length": 25})).rollout_length == 25
+
+
 def test_numbers_are_read_as_people_write_them():
     config = resolve(
         ("cli", {"critic_lr": "3e-4", "steps": 1e6, "beta": 2, "hidden_sizes": 64, "admm_iterations": None})

@@ -4,10 +4,17 @@ import pytest
 import torch
 
 from matrpo.critic import Critic
+from matrpo.sequences import Sequences
 
 
-def make_critic(seed=0):
-    return Critic(3, (16, 16), "selu", 1e-2, torch.Generator().manual_seed(seed))
+def make_critic(seed=0, recurrent_layers=0):
+    return Critic(3, (16, 16), "selu", 1e-2, torch.Generator().manual_seed(seed), recurrent_layers)
+
+
+def values_of(critic, observations):
+    """V of observations, (M, 3), by a critic without a memory."""
+    values, _ = critic.values(observations.unsqueeze(0), torch.zeros(1, len(observations)), critic.initial_state(1))
+    return values[0]
 
 
 def draw(samples=500, seed=1):
@@ -19,10 +26,10 @@ def test_new_moments_do_not_move_the_predictions():
     critic = make_critic()
     observations, targets = draw()
     critic.fit(observations, targets, epochs=1, batch_size=100)
-    before = critic.values(observations)
+    before = values_of(critic, observations)
     critic._track(1e3 * targets + 1e4)
     assert critic.std > 100.0
-    torch.testing.assert_close(critic.values(observations), before, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(values_of(critic, observations), before, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (1e-3, 5.0), (1e4, -1e5)])
@@ -33,7 +40,7 @@ def test_fits_targets_of_any_scale(scale, shift):
     for _ in range(5):
         loss = critic.fit(observations, targets, epochs=10, batch_size=50)
     assert loss < 0.05
-    error = (critic.values(observations) - targets).square().mean() / targets.var()
+    error = (values_of(critic, observations) - targets).square().mean() / targets.var()
     assert float(error) < 0.05
 
 
@@ -52,7 +59,7 @@ def test_constant_targets_stay_finite():
     critic = make_critic()
     observations, targets = draw()
     critic.fit(observations, torch.zeros_like(targets), epochs=2, batch_size=100)
-    assert torch.isfinite(critic.values(observations)).all()
+    assert torch.isfinite(values_of(critic, observations)).all()
 
 
 def test_fitting_depends_on_the_generator_alone():
@@ -60,4 +67,51 @@ def test_fitting_depends_on_the_generator_alone():
     first, second = make_critic(), make_critic()
     for critic in (first, second):
         critic.fit(observations, targets, epochs=2, batch_size=64)
-    assert torch.equal(first.values(observations), second.values(observations))
+    assert torch.equal(values_of(first, observations), values_of(second, observations))
+
+
+RUN, ENVS, CHUNK = 40, 20, 4
+
+
+def memory_task():
+    """Observations (RUN, ENVS, 3), starts, and targets: what the first entry was two steps before, 0 where unknown."""
+    generator = torch.Generator().manual_seed(3)
+    observations = torch.randn(RUN, ENVS, 3, generator=generator)
+    starts = torch.rand(RUN, ENVS, generator=generator) < 0.1
+    targets = torch.zeros(RUN, ENVS)
+    for t in range(2, RUN):
+        known = ~(starts[t] | starts[t - 1])
+        targets[t] = torch.where(known, observations[t - 2, :, 0], 0.0)
+    return observations, starts, targets
+
+
+@pytest.mark.parametrize(("recurrent_layers", "learns"), [(1, True), (0, False)])
+def test_a_critic_with_a_memory_fits_what_was_seen_earlier_in_the_episode(recurrent_layers, learns):
+    observations, starts, targets = memory_task()
+    critic = make_critic(recurrent_layers=recurrent_layers)
+    state = critic.initial_state(ENVS)
+    for _ in range(15):
+        values, states = critic.values(observations, starts, state)
+        sequences = Sequences(starts, states[:-1:CHUNK]) if recurrent_layers else None
+        critic.fit(observations.flatten(0, 1), targets.flatten(), epochs=10, batch_size=80, sequences=sequences)
+    values, _ = critic.values(observations, starts, state)
+    error = float((values - targets).square().mean() / targets.var())
+    assert (error < 0.2) == learns, error
+
+
+def test_minibatches_are_of_whole_segments_and_each_sample_is_seen_once_an_epoch(monkeypatch):
+    observations, starts, targets = memory_task()
+    critic = make_critic(recurrent_layers=1)
+    _, states = critic.values(observations, starts, critic.initial_state(ENVS))
+    seen, select = [], Sequences.select
+
+    def recorded(sequences, segments):
+        rows, part = select(sequences, segments)
+        seen.append(rows)
+        return rows, part
+
+    monkeypatch.setattr(Sequences, "select", recorded)
+    sequences = Sequences(starts, states[:-1:CHUNK])
+    critic.fit(observations.flatten(0, 1), targets.flatten(), epochs=1, batch_size=82, sequences=sequences)
+    assert {len(rows) for rows in seen} == {80}
+    assert sorted(torch.cat(seen).tolist()) == list(range(RUN * ENVS))

@@ -12,11 +12,23 @@ SPEC = TaskSpec("test", ("a",), (1,), (Discrete(2),))
 GAMMA, LAMBDA = 0.9, 0.8
 
 
-class IdentityCritic:
-    """V(o) = o."""
+class CountingCritic:
+    """V(o) = o + what is remembered, which is 100 times the number of earlier observations of the episode."""
 
-    def values(self, observations: torch.Tensor) -> torch.Tensor:
-        return observations[..., 0]
+    def values(self, observations: torch.Tensor, starts: torch.Tensor, state: torch.Tensor):
+        states, values = [state], []
+        for observation, start in zip(observations, starts, strict=True):
+            memory = states[-1].masked_fill(start.unsqueeze(1), 0.0)
+            values.append(observation[:, 0] + memory[:, 0])
+            states.append(memory + 100.0)
+        return torch.stack(values), torch.stack(states)
+
+
+class IdentityCritic:
+    """V(o) = o, without a memory."""
+
+    def values(self, observations: torch.Tensor, starts: torch.Tensor, state: torch.Tensor):  # noqa: ARG002
+        return observations[..., 0], state.expand(len(observations) + 1, *state.shape)
 
 
 def make_step(observation, reward=0.0, terminated=False, truncated=False, final=None):
@@ -32,14 +44,21 @@ def make_step(observation, reward=0.0, terminated=False, truncated=False, final=
     )
 
 
-def advantages_after(*steps):
-    rollout = Rollout(0, SPEC, len(steps), 1)
-    rollout.add_observation(make_step(1.0))
+def rollout_of(*steps, **memory):
+    """A rollout in which step t is the outcome of action t, and the policy's memory before it is t."""
+    rollout = Rollout(0, SPEC, len(steps), 1, **memory)
+    rollout.add_observation(make_step(1.0), torch.zeros(1, 1))
     for index, step in enumerate(steps):
         rollout.add_outcome(step)
         if index < len(steps) - 1:
-            rollout.add_observation(step)
-    return rollout.advantages(IdentityCritic(), GAMMA, LAMBDA)  # type: ignore[arg-type]
+            rollout.add_observation(step, torch.full((1, 1), index + 1.0))
+    return rollout
+
+
+def advantages_after(*steps):
+    rollout = rollout_of(*steps)
+    values = rollout.values(IdentityCritic(), torch.zeros(1, 0))  # type: ignore[arg-type]
+    return rollout.advantages(values, GAMMA, LAMBDA)
 
 
 @pytest.mark.parametrize(
@@ -57,3 +76,22 @@ def test_an_episode_that_goes_on_is_bootstrapped_from_the_next_observation():
     advantages, _ = advantages_after(make_step(7.0, 4.0), make_step(9.0, 6.0))
     last = 3.0 + GAMMA * 9.0 - 7.0
     assert advantages.tolist() == pytest.approx([2.0 + GAMMA * 7.0 - 1.0 + GAMMA * LAMBDA * last, last])
+
+
+@pytest.mark.parametrize("flag", ["truncated", "terminated"])
+def test_a_value_after_the_end_of_an_episode_remembers_it_and_later_ones_do_not(flag):
+    rollout = rollout_of(make_step(2.0), make_step(7.0, final=5.0, **{flag: True}), make_step(9.0), state_size=1)
+    values = rollout.values(CountingCritic(), torch.full((1, 1), 300.0))  # type: ignore[arg-type]
+    assert values.current.flatten().tolist() == [301.0, 402.0, 7.0]
+    assert values.following.flatten().tolist() == [402.0, 505.0, 109.0]
+    assert values.states.flatten().tolist() == [300.0, 400.0, 500.0, 100.0]
+
+
+def test_samples_follow_one_another_in_chunks_that_begin_with_the_memory_of_their_time():
+    steps = [make_step(2.0), make_step(7.0, truncated=True, final=5.0), make_step(9.0), make_step(3.0)]
+    rollout = rollout_of(*steps, state_size=1, chunk_length=2)
+    assert rollout.sequences.starts.flatten().tolist() == [False, False, True, False]
+    assert rollout.sequences.states.flatten().tolist() == [0.0, 2.0]
+    values = rollout.values(CountingCritic(), torch.zeros(1, 1))  # type: ignore[arg-type]
+    assert rollout.critic_sequences(values).states.flatten().tolist() == [0.0, 200.0]
+    assert rollout_of(*steps).sequences is None

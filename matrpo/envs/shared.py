@@ -26,7 +26,7 @@ class AgentStep:
             step and nothing later. An agent applies the latest one to a whole iteration, so that the scale does not
             change between its samples.
         terminated: (B,) bool, the task ended for this agent.
-        truncated: (B,) bool, a time limit cut this agent's episode.
+        truncated: (B,) bool, a time limit, or a reset of all environments, cut this agent's episode.
         final_observation: if an episode ended, (B, O) float32: its last observation in those rows,
             `observation` in the others; else None.
         joint_action: (B, W) float32, what all agents did in the step that led here.
@@ -41,6 +41,12 @@ class AgentStep:
     final_observation: np.ndarray | None
     joint_action: np.ndarray
     action_mask: np.ndarray | None
+
+    @property
+    def ended(self) -> np.ndarray:
+        """(B,) bool, the episode before `observation` is over for the agent: it need remember nothing of it."""
+        ended: np.ndarray = self.terminated | self.truncated
+        return ended
 
 
 class SharedEnvironment:
@@ -70,18 +76,18 @@ class SharedEnvironment:
         """Begin a new episode in every environment, dropping the unfinished ones.
 
         Returns:
-            One `AgentStep` for each agent, with zero reward, flags and joint action.
+            One `AgentStep` for each agent, with zero reward and joint action: the episodes before are truncated.
         """
         observations = self.env.reset()
         self._returns[...] = 0.0
         self._lengths[...] = 0
         if self._scale:
             self._scale.forget_episodes()
-        return self._initial(observations)
+        return self._initial(observations, truncated=True)
 
     def observe(self) -> list[AgentStep]:
-        """The current observations as `reset` returns them, with no step taken: where a resumed run begins."""
-        return self._initial(self.env.observe())
+        """The current observations with no step taken and all episodes going on: where a resumed run begins."""
+        return self._initial(self.env.observe(), truncated=False)
 
     def step(self, joint_action: np.ndarray) -> list[AgentStep]:
         """Advance all environments.
@@ -176,11 +182,11 @@ class SharedEnvironment:
         returns = np.concatenate([self._returns[:0], *self._finished_returns])
         return returns, np.concatenate([self._lengths[:0], *self._finished_lengths])
 
-    def _initial(self, observations: list[np.ndarray]) -> list[AgentStep]:
+    def _initial(self, observations: list[np.ndarray], truncated: bool) -> list[AgentStep]:
         shape = (self.env.num_envs, self.spec.num_agents)
-        flags = np.zeros(shape, dtype=bool)
-        rewards = np.zeros(shape, dtype=np.float32)
-        return self._split(observations, rewards, flags, flags, None, self.spec.noop(self.env.num_envs))
+        rewards, terminated = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=bool)
+        noop = self.spec.noop(self.env.num_envs)
+        return self._split(observations, rewards, terminated, np.full(shape, truncated), None, noop)
 
     def _split(
         self,

@@ -165,3 +165,10 @@ def test_a_task_without_a_state_has_none() -> None:
     assert shared.state_dict() is None
     with pytest.raises(NotImplementedError, match="countdown"):
         shared.env.load_state_dict({})
+
+
+def test_episodes_go_on_after_a_look_and_not_after_a_reset() -> None:
+    shared = SharedEnvironment(Countdown(3), gamma=0.9, reward_scaling=False)
+    assert [step.ended.tolist() for step in shared.reset()] == [[True] * 3] * 2
+    assert shared.step(shared.spec.noop(3))[0].ended.tolist() == [True, False, False]
+    assert [step.ended.tolist() for step in shared.observe()] == [[False] * 3] * 2

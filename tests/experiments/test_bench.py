@@ -55,6 +55,14 @@ def test_solver(tmp_path: Path) -> None:
     assert "recycled" in printed
 
 
+def test_solver_of_recurrent_networks(tmp_path: Path) -> None:
+    changes = ("-o", "recurrent_layers=1", "--training", "1")
+    document, _ = run("solver", "--agents", "3", "--activations", "6", *changes, path=tmp_path / "bench.json")
+    comparisons, products = document["tables"].values()
+    assert all(0 < row["kl_over_limit"] < 10 for row in comparisons)
+    assert all(row["gflops"] > 0 for row in products)
+
+
 def test_rollout(tmp_path: Path) -> None:
     document, _ = run("rollout", "--agents", "3", "--launched", "3", path=tmp_path / "bench.json")
     check_document(document, "rollout", tables=2)

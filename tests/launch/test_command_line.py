@@ -74,6 +74,7 @@ def assert_mistake(result: tuple[int, str, str], *words: str) -> None:
         (["--gamma", "1.5"], ["gamma", "at most 1"]),
         (["--seed", "-1"], ["seed", "at least 0"]),
         (["--hidden-sizes", "128,x"], ["hidden_sizes", "list of integers"]),
+        (["--recurrent-layers", "1", "--chunk-length", "7"], ["chunk_length", "7", "divisor of rollout_length, 100"]),
         (["--activation", "sela"], ["activation", "did you mean 'selu'"]),
         (["--steps", "[1"], ["--steps", "not valid YAML"]),
         (["-o", "kl_stp=1"], ["kl_stp", "did you mean 'kl_step'"]),

@@ -1,9 +1,13 @@
-"""The environment server crashes at any point and comes back: no sample is learnt from twice, or by one agent alone."""
+"""The environment server crashes at any point and comes back: no sample is learnt from twice, or by one agent alone.
+
+Nor is an episode that the crash ended remembered.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +33,37 @@ class CrashError(RuntimeError):
     """The server's end, as sudden as SIGKILL: no last word is said."""
 
 
+def create_run(folder: Path, **changes: Any) -> RunDirectory:
+    """A run of recurrent networks."""
+    sizes = {"agents": N, "num_envs": B, "rollout_length": T, "steps": ITERATIONS * B * T, "hidden_sizes": (8,)}
+    config = Config(**sizes, recurrent_layers=1, chunk_length=2, **changes)
+    return RunDirectory.create(folder / "run", config, {})
+
+
+def work_together(*workers: Callable[[], None]) -> None:
+    threads = [threading.Thread(target=work, daemon=True) for work in workers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+
+
 class Learnt:
-    """What each agent learnt from, by iteration."""
+    """What each agent learnt from, by iteration; how often each began one without a memory."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for module in (agent_process, env_server):
+            monkeypatch.setattr(module, "ignore_stops", lambda: None)
         self.samples: dict[int, list[bytes]] = defaultdict(list)
         prepare, act = Agent.prepare_update, Agent.act
         self.seen: dict[int, list[bytes]] = defaultdict(list)
+        self.fresh_starts: Counter[int] = Counter()
 
         def recorded_act(agent: Agent, step: AgentStep) -> Any:
             self.seen[agent.agent_id].append(step.observation.tobytes())
+            begins = agent._rollout.t in (0, T)
+            self.fresh_starts[agent.agent_id] += begins and not agent._actor.state.any()
             return act(agent, step)
 
         def recorded_prepare(agent: Agent, step: AgentStep) -> None:
@@ -58,8 +83,6 @@ def test_a_server_that_crashes_between_any_two_messages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, agent: int, label: tuple[int, int]
 ) -> None:
     """It crashes when it is about to send an observation to an agent: those with a smaller id have got theirs."""
-    for module in (agent_process, env_server):
-        monkeypatch.setattr(module, "ignore_stops", lambda: None)
     learnt = Learnt(monkeypatch)
     send, crashed = ServerLine.send, threading.Event()
 
@@ -71,8 +94,7 @@ def test_a_server_that_crashes_between_any_two_messages(
         return send(line, receiver, message)
 
     monkeypatch.setattr(ServerLine, "send", fragile_send)
-    config = Config(agents=N, num_envs=B, rollout_length=T, steps=ITERATIONS * B * T, hidden_sizes=(8,))
-    run = RunDirectory.create(tmp_path / "run", config, {})
+    run = create_run(tmp_path)
     cluster = make_cluster(run, make_graph("ring", N, 0), tmp_path)
 
     def serve() -> None:
@@ -81,21 +103,50 @@ def test_a_server_that_crashes_between_any_two_messages(
         except CrashError:
             EnvironmentServer(cluster, run, dict).run()
 
-    agents = [AgentProcess(cluster, run, q, task_spec(config.task, N)) for q in range(N)]
-    threads = [threading.Thread(target=work, daemon=True) for work in (serve, *(each.run for each in agents))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    agents = [AgentProcess(cluster, run, q, task_spec(run.config.task, N)) for q in range(N)]
+    work_together(serve, *(each.run for each in agents))
     assert crashed.is_set()
-    assert not any(thread.is_alive() for thread in threads)
     lines = {q: run.agent(q).read_metrics() for q in range(N)}
     learners: dict[int, set[bytes]] = defaultdict(set)
     for q in range(N):
         iterations = [line["iteration"] for line in lines[q]]
         assert iterations == sorted(set(iterations))
         assert iterations[-1] == ITERATIONS or label == (ITERATIONS, T)
+        assert learnt.fresh_starts[q] == 2 or label == (ITERATIONS, T)
         assert len(iterations) == len(learnt.samples[q]) == len(set(learnt.samples[q]))
         for iteration, samples in zip(iterations, learnt.samples[q], strict=True):
             learners[iteration].add(samples)
     assert all(len(samples) == 1 for samples in learners.values()), "all who learn in an iteration have its samples"
+
+
+def test_an_agent_that_crashes_and_is_back_does_not_take_up_the_episodes_of_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All wait for it, and begin the iteration again where the environment is."""
+    learnt = Learnt(monkeypatch)
+    run = create_run(tmp_path, checkpoint_every=1, on_agent_loss="wait")
+    cluster = make_cluster(run, make_graph("ring", N, 0), tmp_path)
+    spec = task_spec(run.config.task, N)
+    crashed = threading.Event()
+    act = Agent.act
+
+    def fragile_act(agent: Agent, step: AgentStep) -> Any:
+        if agent.agent_id == 1 and len(learnt.seen[1]) == 2 * T + 2 and not crashed.is_set():
+            crashed.set()
+            raise CrashError
+        return act(agent, step)
+
+    monkeypatch.setattr(Agent, "act", fragile_act)
+
+    def returning() -> None:
+        with pytest.raises(CrashError):
+            AgentProcess(cluster, run, 1, spec).run()
+        assert run.agent(1).load_checkpoint(2)[0]["memory.policy"].any()
+        AgentProcess(cluster, run, 1, spec).run()
+
+    others = [AgentProcess(cluster, run, q, spec).run for q in (0, 2)]
+    work_together(EnvironmentServer(cluster, run, dict).run, returning, *others)
+    assert crashed.is_set()
+    for q in range(N):
+        assert [line["iteration"] for line in run.agent(q).read_metrics()] == list(range(1, ITERATIONS + 1))
+        assert learnt.fresh_starts[q] == 2

@@ -94,6 +94,17 @@ def test_many_processes_on_a_random_graph_equal_one_process_bit_for_bit(folder: 
     assert metrics(single, without=TRAFFIC) == metrics(many, without=TRAFFIC)
 
 
+def test_recurrent_networks_are_the_same_in_many_processes_resumed_as_in_one(folder: Path) -> None:
+    """It stops in the middle of episodes: the memory goes through the checkpoint."""
+    recurrent = ("--agents", "3", "--recurrent-layers", "1", "--chunk-length", "5")
+    many = train(folder / "recurrent", *recurrent, "--steps", "200")
+    assert RunDirectory.open(many).agent(0).load_checkpoint(5)[0]["memory.policy"].any()
+    train(many, "--resume", "--steps", "480")
+    single = train(folder / "recurrent-single", *recurrent, "--in-process")
+    assert checkpoints(single) == checkpoints(many)
+    assert metrics(single, without=TRAFFIC) == metrics(many, without=TRAFFIC)
+
+
 @pytest.mark.parametrize("security", [[], ["--insecure"]], ids=["keys", "insecure"])
 def test_two_runs_are_equal_bit_for_bit_whatever_the_transport(folder: Path, ring: Path, security: list[str]) -> None:
     name = f"again-{len(security)}"

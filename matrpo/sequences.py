@@ -1,0 +1,80 @@
+"""How the samples of a rollout follow one another, for networks with a memory.
+
+Truncated backpropagation through time: a rollout of T steps is cut into chunks of L steps, and the memory that each
+chunk begins with is a constant, stored when the samples were drawn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """The order of M = T x B samples, sample m = t * B + b, cut into C chunks of L = T / C steps.
+
+    A *segment* is one environment's part of a chunk: segment c * B + b is environment b in chunk c.
+
+    Attributes:
+        starts: (T, B) booleans, samples that are the first of an episode: the memory is cleared before them.
+        states: (C, B, S), the memory before the first step of each chunk.
+    """
+
+    starts: Tensor
+    states: Tensor
+
+    @property
+    def num_segments(self) -> int:
+        """C * B."""
+        return self.states.shape[0] * self.states.shape[1]
+
+    @property
+    def length(self) -> int:
+        """L."""
+        return self.starts.shape[0] // self.states.shape[0]
+
+    @property
+    def segment_starts(self) -> Tensor:
+        """`starts`, segment by segment. Shape (L, C * B)."""
+        return self.by_segment(self.starts.flatten()).contiguous()
+
+    def by_segment(self, samples: Tensor) -> Tensor:
+        """Lay samples out as what a network steps through. Shapes (M, ...) -> (L, C * B, ...)."""
+        chunks, num_envs, _ = self.states.shape
+        parts = samples.view(chunks, self.length, num_envs, *samples.shape[1:])
+        return parts.transpose(0, 1).flatten(1, 2)
+
+    def by_sample(self, values: Tensor) -> Tensor:
+        """The inverse of `by_segment`. Shapes (L, C * B, ...) -> (M, ...)."""
+        chunks, num_envs, _ = self.states.shape
+        parts = values.view(self.length, chunks, num_envs, *values.shape[2:])
+        return parts.transpose(0, 1).flatten(0, 2)
+
+    def select(self, segments: Tensor) -> tuple[Tensor, Sequences]:
+        """Some segments alone, as one chunk: a minibatch.
+
+        Args:
+            segments: (k,), their numbers.
+
+        Returns:
+            The numbers of their samples, (L * k,), step by step, and how these follow one another.
+        """
+        num_envs = self.states.shape[1]
+        first = (segments // num_envs) * (self.length * num_envs) + segments % num_envs
+        rows = first + num_envs * torch.arange(self.length).unsqueeze(1)
+        starts = self.starts.flatten()[rows]
+        return rows.flatten(), Sequences(starts, self.states.flatten(0, 1)[segments].unsqueeze(0))
+
+    def split(self, limit: int) -> list[tuple[slice, Sequences]]:
+        """Pieces of whole chunks, of at most `limit` samples unless one chunk has more, and the rows of each."""
+        num_envs = self.states.shape[1]
+        chunks = max(1, limit // (self.length * num_envs))
+        pieces = []
+        for first in range(0, len(self.states), chunks):
+            times = slice(first * self.length, min(first + chunks, len(self.states)) * self.length)
+            piece = Sequences(self.starts[times], self.states[first : first + chunks])
+            pieces.append((slice(times.start * num_envs, times.stop * num_envs), piece))
+        return pieces
