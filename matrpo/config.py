@@ -41,7 +41,7 @@ class Config:
 
     # What to run
     algo: str = setting("matrpo", "Algorithm.", choices=("matrpo",))
-    task: str = setting("navigation", "Task; `matrpo list tasks` names them.")
+    task: str = setting("navigation", "Task; `matrpo list tasks` names them. Your own: path/to/file.py:factory.")
     agents: int | None = setting(None, "Number of agents (default: 12, or what the task fixes).", minimum=1)
     topology: str = setting("ring", "Communication graph; `matrpo list topologies` names them.")
     seed: int = setting(0, "Seed of everything random in the run.", minimum=0)

@@ -33,7 +33,8 @@ class Agents:
     def __init__(self, run: RunDirectory, cluster: Cluster, context: zmq.Context[Any]) -> None:
         self._cluster = cluster
         self._context = context
-        self._codec = EnvironmentCodec(cluster.run_id, task_spec(CONFIG.task, 2), CONFIG.num_envs)
+        config = run.config
+        self._codec = EnvironmentCodec(cluster.run_id, task_spec(config.task, config.agents), config.num_envs)
         self.incarnations = [1, 1]
         self.server = EnvironmentServer(cluster, run, dict)
         self.number = int(json.loads((run.env.path / "incarnation.json").read_text())["incarnation"])
