@@ -94,10 +94,12 @@ def resolve_layers(layers: list[Layer]) -> Config:
         ConfigError: an unknown key or a bad value.
     """
     config = resolve(*layers)
+    agents = resolve_num_agents(config.task, config.agents)
     topology = config.topology
+    if agents == 2 and not any("topology" in values for _, values in layers):
+        topology = "line"  # two agents make no ring
     if Path(topology).is_file():
         topology = str(Path(topology).resolve())
-    agents = resolve_num_agents(config.task, config.agents)
     return dataclasses.replace(config, task=canonical_name(config.task), agents=agents, topology=topology)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from importlib import import_module
 
 import numpy as np
@@ -22,11 +23,11 @@ _FAMILIES = {
     "pettingzoo": "matrpo.envs.installed",
     FILE: "matrpo.envs.task_file",
 }
-"""What a task's name begins with, up to the first slash, and the module whose `FAMILY` has it, in the order to show."""
+"""The first word of a task's name and the module whose `FAMILY` has it, in the order in which to show them."""
 
 
 def families() -> dict[str, Family]:
-    """Every family by the name that its tasks begin with."""
+    """Every family by the first word of its tasks' names."""
     return {key: _family(key) for key in _FAMILIES}
 
 
@@ -96,7 +97,7 @@ def stream_seed(seed: int, stream: int) -> int:
 
 def _find(name: str) -> tuple[Family, Task]:
     path = name.rpartition(":")[0] or name
-    key = FILE if path.endswith(".py") else name.partition("/")[0]
+    key = FILE if path.endswith(".py") else re.split(r"\W", name)[0]
     if key in _FAMILIES and (task := _family(key).find(name)):
         return _family(key), task
     names = [task.name for family in families().values() for task in family.tasks]
