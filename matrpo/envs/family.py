@@ -114,6 +114,40 @@ class KnownTask(Task):
         return num_agents
 
 
+def variant_name(name: str, continuous: bool) -> str:
+    """The name of a task that exists with discrete and with continuous actions."""
+    return f"{name}-continuous" if continuous else name
+
+
+def both_actions(
+    name: str,
+    description: str,
+    default_agents: int,
+    fixed: bool,
+    describe: Callable[[int, bool], TaskSpec],
+    build: Callable[[int, int, int, bool], VectorEnv],
+) -> tuple[KnownTask, KnownTask]:
+    """A task with discrete actions and, its name ending in `-continuous`, with continuous ones.
+
+    Args:
+        name, description, default_agents, fixed: as of a `KnownTask`.
+        describe: the spec, under its `variant_name`, for N and whether actions are continuous.
+        build: the environments, given N, B, the seed and whether actions are continuous.
+    """
+
+    def one(continuous: bool) -> KnownTask:
+        return KnownTask(
+            variant_name(name, continuous),
+            description,
+            default_agents,
+            fixed,
+            describe=lambda num_agents: describe(num_agents, continuous),
+            build=lambda num_agents, num_envs, seed: build(num_agents, num_envs, seed, continuous),
+        )
+
+    return one(False), one(True)
+
+
 @dataclass(frozen=True)
 class ForeignTask(Task):
     """A task that has to be built to know its agents and spaces, and tried out to know that it keeps to the interface.

@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from matrpo.envs.family import Family, KnownTask, packages, wrong_agents
+from matrpo.envs.family import Family, KnownTask, both_actions, packages, variant_name, wrong_agents
 from matrpo.envs.pettingzoo import PettingZooEnv
 from matrpo.envs.vector_env import VectorEnv
 from matrpo.spaces import ActionSpace, Box, Discrete, TaskSpec
 
 EPISODE_LENGTH = 25
-_CONTINUOUS = "-continuous"
 _MOVES = 5
 
 
@@ -67,20 +66,16 @@ class _Environment:
     roles: Callable[[int], tuple[_Role, ...]]
     options: Callable[[int], dict[str, int]] | None = None
 
-    def task(self, continuous: bool) -> KnownTask:
-        """The task with these actions."""
-        name = f"mpe2/{self.module}{_CONTINUOUS if continuous else ''}"
-        return KnownTask(
-            name,
-            self.description,
-            default_agents=self.default_agents,
-            fixed=self.options is None,
-            describe=partial(self._spec, name, continuous),
-            build=partial(self._make, name, continuous),
-        )
+    def tasks(self) -> tuple[KnownTask, KnownTask]:
+        """The task with discrete and with continuous actions."""
+        name, fixed = f"mpe2/{self.module}", self.options is None
+        return both_actions(name, self.description, self.default_agents, fixed, self._spec, self._make)
 
-    def _spec(self, name: str, continuous: bool, num_agents: int) -> TaskSpec:
-        roles = self.roles(num_agents)
+    def _name(self, continuous: bool) -> str:
+        return variant_name(f"mpe2/{self.module}", continuous)
+
+    def _spec(self, num_agents: int, continuous: bool) -> TaskSpec:
+        roles, name = self.roles(num_agents), self._name(continuous)
         if not all(role.count for role in roles):
             raise wrong_agents(name, num_agents, f"at least {len(roles)}")
         members = [(role, q) for role in roles for q in range(role.count)]
@@ -92,9 +87,9 @@ class _Environment:
             episode_length=EPISODE_LENGTH,
         )
 
-    def _make(self, name: str, continuous: bool, num_agents: int, num_envs: int, seed: int) -> VectorEnv:
+    def _make(self, num_agents: int, num_envs: int, seed: int, continuous: bool) -> VectorEnv:
         options: dict[str, Any] = dict(self.options(num_agents)) if self.options else {}
-        return make_mpe2(name, options | {"continuous_actions": continuous}, num_envs, seed)
+        return make_mpe2(self._name(continuous), options | {"continuous_actions": continuous}, num_envs, seed)
 
 
 def make_mpe2(name: str, options: dict[str, Any], num_envs: int, seed: int) -> PettingZooEnv:
@@ -108,7 +103,7 @@ def make_mpe2(name: str, options: dict[str, Any], num_envs: int, seed: int) -> P
     """
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-    module = importlib.import_module(name.removesuffix(_CONTINUOUS).replace("/", ".", 1))
+    module = importlib.import_module(name.removesuffix("-continuous").replace("/", ".", 1))
     return PettingZooEnv(name, partial(module.parallel_env, **options), num_envs, seed)
 
 
@@ -192,11 +187,11 @@ _ENVIRONMENTS = (
     ),
 )
 
-_TASKS = tuple(environment.task(continuous) for environment in _ENVIRONMENTS for continuous in (False, True))
+_TASKS = tuple(task for environment in _ENVIRONMENTS for task in environment.tasks())
 _BY_SHORT_NAME = {re.sub(r"_v\d+", "", task.name): task for task in _TASKS}
 
 FAMILY = Family(
-    pattern=f"mpe2/<environment>[{_CONTINUOUS}]",
+    pattern="mpe2/<environment>[-continuous]",
     description="multi-agent particle environments",
     needs=packages("mpe2", "mpe2"),
     tasks=_TASKS,
