@@ -55,11 +55,11 @@ def example(name: str, folder: Path) -> str:
 
 
 def test_the_guide_s_batch_trains_and_is_evaluated(tmp_path: Path) -> None:
-    """From another folder than the file's, and by its relative path."""
+    """By the file's relative path, in processes that have none of it in memory."""
     example("batch", tmp_path)
     matrpo = [sys.executable, "-m", "matrpo.launch.cli"]
     settings = ["--steps=80", "--num-envs=4", "--rollout-length=10", "--hidden-sizes=8", "--agents=4"]
-    launch = [*matrpo, "launch", "--task", "task.py:make", "--run", "run", "--in-process", *settings]
+    launch = [*matrpo, "launch", "--task", "task.py:make", "--run", "run", *settings]
     done = subprocess.run(launch, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert f"task: {tmp_path / 'task.py'}:make" in (tmp_path / "run" / "config.yaml").read_text()
