@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from matrpo.envs.family import Family, KnownTask
+from matrpo.envs.family import NOTHING, Family, KnownTask
 from matrpo.envs.registry import families
 
 _HEADINGS = ("task", "agents", "observations", "actions", "steps", "needs", "")
@@ -16,12 +16,14 @@ def entries() -> list[dict[str, Any]]:
 
 
 def lines(entries: list[dict[str, Any]]) -> list[str]:
-    """The same as a table, and the families whose tasks nobody can list."""
+    """The same as a table; then what to do for tasks that cannot be run here, and the families that nobody can list."""
     rows = [_HEADINGS, *map(_row, entries)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    others = [family for family in families().values() if not family.tasks]
-    return [*table, "", *(f"{family.pattern}  {family.description}" for family in others)]
+    known = list(families().values())
+    missing = [f"{family.pattern}  {problem}" for family in known if (problem := family.needs.problem())]
+    unlisted = [f"{family.pattern}  {family.description}" for family in known if not family.tasks]
+    return [*table, "", *missing, *unlisted]
 
 
 def _entry(task: KnownTask, family: Family) -> dict[str, Any]:
@@ -49,6 +51,6 @@ def _row(entry: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _needs(entry: dict[str, Any]) -> str:
-    if entry["problem"]:
-        return str(entry["problem"])
-    return "nothing" if entry["needs"] == "nothing" else f"{entry['needs']}: installed"
+    if entry["needs"] == NOTHING.text:
+        return NOTHING.text
+    return f"{entry['needs']}: {'installed' if entry['installed'] else 'not installed'}"

@@ -281,7 +281,9 @@ def test_a_list_of_tasks_says_what_to_install(matrpo: Matrpo, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "mpe2", None)
     entries = {entry["name"]: entry for entry in json.loads(matrpo("list", "tasks", "--json")[1])}
     assert not entries["mpe2/simple_v3"]["installed"]
-    assert "not installed: mpe2; pip install 'mpe2'" in matrpo("list", "tasks")[1]
+    lines = {line.split()[0]: line for line in matrpo("list", "tasks")[1].splitlines() if line}
+    assert "mpe2: not installed" in lines["mpe2/simple_v3"]
+    assert lines["mpe2/<environment>[-continuous]"].endswith("  not installed: mpe2; pip install 'mpe2'")
     assert_mistake(matrpo("launch", "--task", "mpe2/simple_spread_v3"), "not installed: mpe2", "pip install 'mpe2'")
 
 
