@@ -114,6 +114,8 @@ class OppositeHalves(Game):
 class GameEnv(VectorEnv):
     """B plays of a game. An episode is one step, which terminates it; agents observe nothing but the number 1.
 
+    Every agent is paid r: the team's return is N times that.
+
     Args:
         game: the rules.
         spec: `game_spec` of them.

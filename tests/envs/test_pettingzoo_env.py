@@ -201,6 +201,28 @@ def test_masks_are_known_from_the_reset_on_and_open_for_agents_that_ended() -> N
         env.step(env.spec.noop(2))
 
 
+def test_masks_may_come_with_the_infos() -> None:
+    class Informed(Relay):
+        def reset(self, seed: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+            observations, infos = super().reset(seed)
+            return observations, infos | {"short": {"action_mask": np.array([0, 1, 1], dtype=np.int8)}}
+
+        def step(self, actions: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+            *outcome, infos = super().step(actions)
+            return *outcome, infos | {"short": {"action_mask": np.array([1, 0, 1], dtype=np.int8)}}
+
+    env = PettingZooEnv("informed", lambda: Informed(), 2, seed=0)
+    env.reset()
+    allowed = []
+    for _ in range(5):
+        mask = env.action_masks()[0]
+        assert mask is not None
+        allowed.append(mask[1].tolist())
+        env.step(env.spec.noop(2))
+    first, later, gone = [False, True, True], [True, False, True], [True, True, True]
+    assert allowed == [first, later, gone, gone, first]
+
+
 def test_actions_are_clipped_shaped_and_shifted() -> None:
     env = relay(num_envs=1)
     assert env.spec.action_spaces == (Discrete(3), Discrete(3), Box(2, -1.0, 2.0))
