@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import resource
 import shutil
 import socket
@@ -16,6 +17,8 @@ import click
 import zmq
 
 from matrpo.config import Config, ConfigError
+from matrpo.envs.registry import families
+from matrpo.film import check_film_name
 from matrpo.launch.cluster import Cluster, check_host, host_of, port_of
 from matrpo.launch.key_making import everyone
 from matrpo.launch.keys import key_path
@@ -64,8 +67,35 @@ def _here() -> Iterator[Finding]:
         yield Finding("ok", f"ports {ports[0]} to {ports[-1]} of 127.0.0.1 are free")
     except ConfigError as error:
         yield Finding("note", str(error))
+    yield _cores()
+    yield from _tasks()
+    yield _films()
     yield _namespaces()
     yield _starcraft()
+
+
+def _cores() -> Finding:
+    cores = len(os.sched_getaffinity(0))
+    threads = Config.torch_threads
+    text = f"{cores} cores; an agent computes with {threads} thread{'' if threads == 1 else 's'} (torch_threads)"
+    if cores < _AGENTS:
+        return Finding("note", f"{text}, so that {_AGENTS} agents take turns")
+    return Finding("ok", text)
+
+
+def _tasks() -> Iterator[Finding]:
+    """Which families of tasks can be run here, and what to do for the others."""
+    for family in families().values():
+        problem = family.needs.problem()
+        yield Finding("note" if problem else "ok", f"tasks {family.pattern}: {problem or family.description}")
+
+
+def _films() -> Finding:
+    try:
+        check_film_name(Path("film.mp4"))
+        return Finding("ok", "matrpo eval --render makes .gif and .mp4")
+    except ConfigError as error:
+        return Finding("note", str(error))
 
 
 def _namespaces() -> Finding:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from matrpo.config import FIELDS, Config, ConfigError, load_file, parse_override, resolve
-from matrpo.envs.registry import resolve_num_agents
+from matrpo.envs.registry import canonical_name, resolve_num_agents
 
 _SECTIONS = {
     "algo": "What to run",
@@ -90,17 +90,19 @@ def setting_layers(
 
 
 def resolve_layers(layers: list[Layer]) -> Config:
-    """The settings, with the number of agents resolved and the path of a graph file made absolute.
+    """The settings with the number of agents resolved, the task's full name, and the path of a graph file absolute.
 
     Raises:
         ConfigError: an unknown key or a bad value.
     """
     config = resolve(*layers)
+    agents = resolve_num_agents(config.task, config.agents)
     topology = config.topology
+    if agents == 2 and not any("topology" in values for _, values in layers):
+        topology = "line"  # two agents make no ring
     if Path(topology).is_file():
         topology = str(Path(topology).resolve())
-    agents = resolve_num_agents(config.task, config.agents)
-    return dataclasses.replace(config, agents=agents, topology=topology)
+    return dataclasses.replace(config, task=canonical_name(config.task), agents=agents, topology=topology)
 
 
 def _parsed(name: str, value: Any) -> tuple[str, Any]:

@@ -24,15 +24,15 @@ _ALGORITHMS = {"matrpo": "decentralised multi-agent trust region policy optimisa
 @click.argument("run", type=_PATH)
 @click.option("--episodes", type=click.IntRange(min=1), default=100, show_default=True, help="New episodes to play.")
 @click.option("--stochastic", is_flag=True, help="Draw actions, as in training, instead of the most probable.")
-@click.option("--render", type=_PATH, metavar="FILE", help="Save one episode as an animated GIF.")
+@click.option("--render", type=_PATH, metavar="FILE", help="Save one episode as a film, .gif or .mp4.")
 @_JSON
 def evaluate_run(run: Path, episodes: int, stochastic: bool, render: Path | None, as_json: bool) -> None:
     """Play new episodes with a run's latest checkpoint: mean team return and its 95% confidence interval."""
     directory = RunDirectory.open(run)
-    from matrpo.evaluation import evaluate, render_gif
+    from matrpo.evaluation import evaluate, render_episode
 
     if render:
-        frames = render_gif(directory, render, deterministic=not stochastic)
+        frames = render_episode(directory, render, deterministic=not stochastic)
         click.echo(f"{render}: {frames} frames", err=True)
     result = evaluate(directory, episodes, deterministic=not stochastic)
     document = dataclasses.asdict(result)
@@ -118,15 +118,20 @@ def list_things(what: str, as_json: bool) -> None:
     if as_json:
         _print_json(entries)
         return
+    if what == "tasks":
+        from matrpo.launch.task_list import lines
+
+        click.echo("\n".join(lines(entries)))
+        return
     width = max(len(entry.get("usage", entry["name"])) for entry in entries)
     for entry in entries:
         click.echo(f"{entry.get('usage', entry['name']):{width}}  {entry['description']}")
 
 
 def _tasks() -> list[dict[str, Any]]:
-    from matrpo.envs.registry import TASKS
+    from matrpo.launch.task_list import entries
 
-    return [dataclasses.asdict(task) for task in TASKS]
+    return entries()
 
 
 def _algorithms() -> list[dict[str, Any]]:

@@ -199,8 +199,10 @@ def _launch_remotely(
 
 def _checked(config: Config, in_process: bool) -> CommunicationGraph:
     """Check whatever can be wrong with the settings together, before anything is made; the graph that they name."""
+    from matrpo.envs.registry import check_installed
     from matrpo.launch.supervisor import check_ports, local_ports
 
+    check_installed(config.task)
     assert config.agents is not None
     graph = build_graph(config)
     if config.transport == "tcp" and not in_process:

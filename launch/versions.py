@@ -5,7 +5,22 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 
-_VERSIONED = ("matrpo", "torch", "numpy", "pyzmq", "msgpack", "safetensors", "pettingzoo", "mpe2")
+_VERSIONED = (
+    "matrpo",
+    "torch",
+    "numpy",
+    "pyzmq",
+    "msgpack",
+    "safetensors",
+    "gymnasium",
+    "pettingzoo",
+    "mpe2",
+    "gymnasium-robotics",
+    "mujoco",
+    "jaxmarl",
+    "jax",
+    "imageio-ffmpeg",
+)
 
 
 def versions() -> dict[str, str]:

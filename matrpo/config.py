@@ -41,9 +41,9 @@ class Config:
 
     # What to run
     algo: str = setting("matrpo", "Algorithm.", choices=("matrpo",))
-    task: str = setting("navigation", "Task; `matrpo list tasks` names them.")
+    task: str = setting("navigation", "Task; `matrpo list tasks` names them. Your own: path/to/file.py:factory.")
     agents: int | None = setting(None, "Number of agents (default: 12, or what the task fixes).", minimum=1)
-    topology: str = setting("ring", "Communication graph; `matrpo list topologies` names them.")
+    topology: str = setting("ring", "Communication graph; `matrpo list topologies` names them. Two agents: line.")
     seed: int = setting(0, "Seed of everything random in the run.", minimum=0)
     steps: int = setting(1_000_000, "Environment steps, over all environments.", minimum=1)
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from matrpo.agent import Agent
 from matrpo.build import build_agent
 from matrpo.config import ConfigError
 from matrpo.envs.registry import make_env
 from matrpo.envs.vector_env import VectorEnv, VectorStep
+from matrpo.film import check_film_name, save_film
 from matrpo.graph_settings import build_graph
 from matrpo.policy import Actor
 from matrpo.run_directory import RunDirectory
@@ -23,7 +23,6 @@ from matrpo.run_directory import RunDirectory
 EVALUATION_SEED = 1_000_003
 """Added to the run's seed: evaluation never sees the episodes that training saw."""
 _MOST_ENVS = 100
-_FRAME_MILLISECONDS = 80
 
 
 @dataclass(frozen=True)
@@ -72,42 +71,37 @@ def evaluate(
     return EvaluationResult(iteration, episodes, mean, (mean - half, mean + half), per_agent)
 
 
-def render_gif(run: RunDirectory, path: Path, *, deterministic: bool = True) -> int:
-    """Save one episode as an animation.
+def render_episode(run: RunDirectory, path: Path, *, deterministic: bool = True) -> int:
+    """Save one episode as a film.
 
     Args:
         run: a run with a checkpoint.
-        path: the file to write, .gif.
+        path: the file to write, .gif or .mp4.
         deterministic: as in `evaluate`.
 
     Returns:
         The number of frames.
 
     Raises:
-        ConfigError: there is no checkpoint, or the file cannot be written.
+        ConfigError: there is no checkpoint, the task cannot be drawn, or the file cannot be written.
     """
-    if path.suffix.lower() != ".gif":
-        raise ConfigError(f"--render {path}: expected a file name that ends in .gif")
+    check_film_name(path)
     agents, _ = load_agents(run, None)
     env = make_env(run.config.task, run.num_agents, 1, run.config.seed + EVALUATION_SEED)
     try:
         env.reset()
-        frames = [env.render()]
-        for step in _steps(env, agents, deterministic):
-            if step.ended[0]:
-                break
-            frames.append(env.render())
+        return save_film(_frames(env, agents, deterministic), path)
     finally:
         env.close()
-    images = [Image.fromarray(frame) for frame in frames]
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        images[0].save(temporary, "GIF", save_all=True, append_images=images[1:], duration=_FRAME_MILLISECONDS, loop=0)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ConfigError(f"cannot write {path}: {error.strerror or error}") from None
-    return len(images)
+
+
+def _frames(env: VectorEnv, agents: list[Agent], deterministic: bool) -> Iterator[np.ndarray]:
+    """Pictures of an episode that has just begun, but for its last state, which the next episode's has replaced."""
+    yield env.render()
+    for step in _steps(env, agents, deterministic):
+        if step.ended[0]:
+            return
+        yield env.render()
 
 
 def load_agents(run: RunDirectory, iteration: int | None) -> tuple[list[Agent], int]:

@@ -21,6 +21,9 @@ class Discrete:
 
     n: int
 
+    def __str__(self) -> str:
+        return f"Discrete({self.n})"
+
     @property
     def width(self) -> int:
         """Columns of the joint action."""
@@ -37,6 +40,9 @@ class Box:
     size: int
     low: float
     high: float
+
+    def __str__(self) -> str:
+        return f"Box({self.size}, {self.low:g} to {self.high:g})"
 
     @property
     def width(self) -> int:
@@ -56,7 +62,7 @@ class TaskSpec:
         agents: the agents' names, in the order of their ids.
         observation_sizes: length of each agent's flat observation.
         action_spaces: each agent's action space.
-        episode_length: steps after which an episode is truncated, if fixed.
+        episode_length: steps after which an episode has ended at the latest, if known.
     """
 
     name: str

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from matrpo.envs.shared import AgentStep
+from matrpo.agent import Agent
+from matrpo.config import Config
+from matrpo.envs.shared import AgentStep, SharedEnvironment
+from matrpo.envs.vector_env import VectorEnv, VectorStep
 from matrpo.rollout import Rollout
 from matrpo.spaces import Discrete, TaskSpec
 
@@ -95,3 +98,50 @@ def test_samples_follow_one_another_in_chunks_that_begin_with_the_memory_of_thei
     values = rollout.values(CountingCritic(), torch.zeros(1, 1))  # type: ignore[arg-type]
     assert rollout.critic_sequences(values).states.flatten().tolist() == [0.0, 200.0]
     assert rollout_of(*steps).sequences is None
+
+
+class Corridor(VectorEnv):
+    """An agent walks 1, 2, 3, 4, each step pays 1; at 4 the first environment terminates and the second is cut."""
+
+    spec = TaskSpec("corridor", ("walker",), (1,), (Discrete(2),))
+    num_envs = 2
+
+    def reset(self):
+        self.place = 1
+        return self.observe()
+
+    def observe(self):
+        return [np.full((2, 1), self.place, np.float32)]
+
+    def step(self, joint_action):
+        self._check_action(joint_action)
+        self.place += 1
+        over = self.place == 4
+        last = self.observe()
+        observations = self.reset() if over else last
+        terminated, truncated = np.array([[over], [False]]), np.array([[False], [over]])
+        return VectorStep(observations, np.ones((2, 1)), terminated, truncated, last if over else None)
+
+
+def test_in_an_agent_s_rollout_a_truncated_episode_bootstraps_from_its_last_observation_and_a_terminated_one_does_not():
+    """The agent acts in the environment, through all that lies between them, for an episode and a third."""
+    length = 4
+    config = Config(agents=1, num_envs=2, rollout_length=length, hidden_sizes=(4,), gamma=GAMMA, gae_lambda=LAMBDA)
+    environment = SharedEnvironment(Corridor(), GAMMA, reward_scaling=False)
+    agent = Agent(0, 0.0, environment.spec, config)
+    step = environment.reset()[0]
+    for _ in range(length):
+        [step] = environment.step(agent.act(step))
+    agent.prepare_update(step)
+    values = agent._rollout.values(IdentityCritic(), torch.zeros(2, 0))  # type: ignore[arg-type]
+    advantages, _ = agent._rollout.advantages(values, GAMMA, LAMBDA)
+
+    def one_episode(end):
+        third = 1 + end - 3
+        second = 1 + GAMMA * 3 - 2 + GAMMA * LAMBDA * third
+        return [1 + GAMMA * 2 - 1 + GAMMA * LAMBDA * second, second, third]
+
+    next_episode = 1 + GAMMA * 2 - 1
+    terminated, truncated = advantages.reshape(length, 2).T.tolist()
+    assert terminated == pytest.approx([*one_episode(0.0), next_episode])
+    assert truncated == pytest.approx([*one_episode(GAMMA * 4), next_episode])

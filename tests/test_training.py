@@ -2,12 +2,14 @@
 
 import json
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
 
 from matrpo.config import ConfigError, resolve
-from matrpo.evaluation import evaluate, render_gif
+from matrpo.envs.games import GameEnv
+from matrpo.evaluation import evaluate, render_episode
 from matrpo.run_directory import RunDirectory
 from matrpo.training import InProcessTraining
 
@@ -97,6 +99,17 @@ def test_pettingzoo_tasks_train(tmp_path, task):
     assert evaluate(run, episodes=5).episodes == 5
 
 
+@pytest.mark.parametrize("task", ["game/differentiable", "game/miscoordination"])
+def test_a_resumed_run_of_a_game_equals_the_uninterrupted_one(tmp_path, task):
+    changes = {"task": task, "agents": 2, "topology": "line"}
+    whole, stopped = (create(tmp_path / name, **changes) for name in ("whole", "stopped"))
+    train(whole)
+    train(stopped, stop_after=2)
+    train(stopped, start=2)
+    assert whole.env.read_metrics()[-1]["episodes"] == 200
+    assert_same_states(arrays_at(whole, 4), arrays_at(stopped, 4))
+
+
 def test_evaluation_counts_whole_episodes_and_repeats(finished):
     result = evaluate(finished, episodes=7)
     assert result == evaluate(finished, episodes=7)
@@ -109,13 +122,24 @@ def test_evaluation_counts_whole_episodes_and_repeats(finished):
 
 def test_an_episode_is_rendered(finished, tmp_path):
     path = tmp_path / "episode.gif"
-    assert render_gif(finished, path) == 100
+    assert render_episode(finished, path) == 100
     with Image.open(path) as image:
         assert image.n_frames > 50
-    with pytest.raises(ConfigError, match=r"ends in \.gif"):
-        render_gif(finished, tmp_path / "episode.mp4")
+    assert render_episode(finished, path.with_suffix(".mp4")) == 100
+    assert imageio_ffmpeg.count_frames_and_secs(path.with_suffix(".mp4"))[0] == 100
+    with pytest.raises(ConfigError, match=r"ends in \.gif or \.mp4"):
+        render_episode(finished, tmp_path / "episode.avi")
     with pytest.raises(ConfigError, match="cannot write"):
-        render_gif(finished, tmp_path / "missing" / "episode.gif")
+        render_episode(finished, tmp_path / "missing" / "episode.gif")
+
+
+def test_a_task_that_cannot_be_drawn_is_a_mistake_before_anything_is_played(tmp_path, monkeypatch):
+    run = create(tmp_path / "run", task="game/differentiable", agents=2, topology="line", steps=200)
+    train(run)
+    monkeypatch.delattr(GameEnv, "step")
+    with pytest.raises(ConfigError, match="task 'game/differentiable' cannot be drawn"):
+        render_episode(run, tmp_path / "episode.mp4")
+    assert not (tmp_path / "episode.mp4").exists()
 
 
 def test_nothing_to_evaluate_is_an_error(tmp_path):

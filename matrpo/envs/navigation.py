@@ -6,6 +6,7 @@ import numpy as np
 
 from matrpo.envs import counter_rng
 from matrpo.envs.drawing import Canvas
+from matrpo.envs.family import NOTHING, Family, KnownTask
 from matrpo.envs.particle import NUM_MOVES, ParticleWorld, movement_forces
 from matrpo.envs.vector_env import VectorEnv, VectorStep
 from matrpo.spaces import Discrete, TaskSpec
@@ -147,3 +148,20 @@ def _observation_rows(num_agents: int) -> np.ndarray:
         seen = [num_agents + j for j in range(num_agents)] + [i for i in range(num_agents) if i != q]
         rows += [velocity[:, q], position[:, q], relative[:, q, seen].T.reshape(-1)]
     return np.concatenate(rows)
+
+
+FAMILY = Family(
+    pattern="navigation",
+    description="cooperative navigation with private rewards",
+    needs=NOTHING,
+    tasks=(
+        KnownTask(
+            "navigation",
+            "N agents cover N landmarks, only the first is paid for it",
+            default_agents=12,
+            fixed=False,
+            describe=navigation_spec,
+            build=NavigationEnv,
+        ),
+    ),
+)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +26,7 @@ class PettingZooEnv(VectorEnv):
 
     Args:
         name: the task's name.
-        make: builds a copy, given its `render_mode`.
+        make: builds a copy; to draw it, it is called with the keyword `render_mode="rgb_array"`.
         num_envs: B.
         seed: of the copies' resets.
 
@@ -37,11 +34,11 @@ class PettingZooEnv(VectorEnv):
         ConfigError: an agent's action or observation space cannot be used.
     """
 
-    def __init__(self, name: str, make: Callable[[str | None], ParallelEnv], num_envs: int, seed: int) -> None:
+    def __init__(self, name: str, make: Callable[..., ParallelEnv], num_envs: int, seed: int) -> None:
         self.num_envs = num_envs
         self._make = make
         self._seed = seed
-        self._copies = [make(None) for _ in range(num_envs)]
+        self._copies = [make() for _ in range(num_envs)]
         self._retired: list[ParallelEnv] = []
         first = self._copies[0]
         agents = tuple(first.possible_agents)
@@ -61,6 +58,7 @@ class PettingZooEnv(VectorEnv):
         self._masks: list[np.ndarray | None] = [None] * len(agents)
         self._observations: list[np.ndarray] = []
         self._history: list[dict[Any, Any]] = []
+        self._drawable = False
 
     def reset(self) -> list[np.ndarray]:
         """Begin the next episode in every copy."""
@@ -106,12 +104,9 @@ class PettingZooEnv(VectorEnv):
         Raises:
             ConfigError: the task cannot draw itself.
         """
-        if self._copies[0].render_mode != "rgb_array":
+        if not self._drawable:
             self._make_drawable()
-        frame = self._copies[0].render()
-        if frame is None:
-            raise ConfigError(f"task {self.spec.name!r} has no render mode 'rgb_array' to make pictures with")
-        return np.asarray(frame, dtype=np.uint8)
+        return np.asarray(self._copies[0].render(), dtype=np.uint8)
 
     def close(self) -> None:
         """Close every copy."""
@@ -122,7 +117,7 @@ class PettingZooEnv(VectorEnv):
     def _step_copy(self, b: int, joint_action: np.ndarray, rewards: np.ndarray) -> None:
         copy = self._copies[b]
         actions = {agent: self._action(self._agents[agent], joint_action) for agent in copy.agents}
-        if b == 0 and copy.render_mode is None:
+        if b == 0 and not self._drawable:
             self._history.append(actions)
         observations, rewarded, terminations, truncations, infos = copy.step(actions)
         for agent in actions:
@@ -170,7 +165,9 @@ class PettingZooEnv(VectorEnv):
         return np.clip(part.reshape(space.shape), space.low, space.high).astype(space.dtype)
 
     def _make_drawable(self) -> None:
-        drawable = self._make("rgb_array")
+        if "rgb_array" not in self._copies[0].metadata.get("render_modes", ()):
+            raise ConfigError(f"task {self.spec.name!r} has no render mode 'rgb_array' to make pictures with")
+        drawable = self._make(render_mode="rgb_array")
         if self._episodes[0] >= 0:
             drawable.reset(seed=self._episode_seed(0))
             for actions in self._history:
@@ -179,6 +176,7 @@ class PettingZooEnv(VectorEnv):
         self._retired.append(self._copies[0])
         self._copies[0] = drawable
         self._history = []
+        self._drawable = True
 
     def _episode_seed(self, b: int) -> int:
         words = counter_rng.bits(self._seed, np.array([b]), self._episodes[b : b + 1], draws=1)
@@ -189,20 +187,6 @@ class PettingZooEnv(VectorEnv):
 
     def _blank_masks(self) -> list[np.ndarray | None]:
         return [None if mask is None else np.ones_like(mask) for mask in self._masks]
-
-
-def make_mpe2(task: str, options: dict[str, Any], num_envs: int, seed: int) -> PettingZooEnv:
-    """Build the task `mpe2/<module>` with the module's own `options`, each of which may be left out."""
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-    parallel_env = importlib.import_module(task.replace("/", ".", 1)).parallel_env
-    return PettingZooEnv(task, partial(_make_copy, parallel_env, options), num_envs, seed)
-
-
-def _make_copy(
-    parallel_env: Callable[..., ParallelEnv], options: dict[str, Any], render_mode: str | None
-) -> ParallelEnv:
-    return parallel_env(render_mode=render_mode, **options)
 
 
 class _Flattener:

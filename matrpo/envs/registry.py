@@ -3,92 +3,86 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+import re
+from importlib import import_module
 
 import numpy as np
 
 from matrpo.config import ConfigError
-from matrpo.envs.navigation import NavigationEnv, navigation_spec
+from matrpo.envs.family import Family, Task
 from matrpo.envs.vector_env import VectorEnv
 from matrpo.spaces import TaskSpec
 
+FILE = "file"
+"""Key of the family of the user's own tasks, whose names are paths."""
 
-@dataclass(frozen=True)
-class TaskInfo:
-    """A task as `matrpo list tasks` shows it.
+_FAMILIES = {
+    "navigation": "matrpo.envs.navigation",
+    "game": "matrpo.envs.games",
+    "mpe2": "matrpo.envs.mpe2",
+    "pettingzoo": "matrpo.envs.installed",
+    FILE: "matrpo.envs.task_file",
+}
+"""The first word of a task's name and the module whose `FAMILY` has it, in the order in which to show them."""
 
-    Attributes:
-        name: what `--task` takes.
-        description: one line.
-        default_agents: N if `--agents` is not given.
-        fixed: whether the task has exactly that many agents.
+
+def families() -> dict[str, Family]:
+    """Every family by the first word of its tasks' names."""
+    return {key: _family(key) for key in _FAMILIES}
+
+
+def canonical_name(task: str) -> str:
+    """The one name of a task, whatever it was called by: with a version, and a file by its absolute path.
+
+    Raises:
+        ConfigError: there is no such task.
     """
-
-    name: str
-    description: str
-    default_agents: int
-    fixed: bool
-
-
-TASKS: tuple[TaskInfo, ...] = (
-    TaskInfo("navigation", "N agents cover N landmarks, only the first is paid for it; batched", 12, False),
-    TaskInfo("mpe2/simple_spread_v3", "N agents cover N landmarks, all are paid; PettingZoo", 3, False),
-    TaskInfo("mpe2/simple_speaker_listener_v4", "one tells the other where to go; PettingZoo", 2, True),
-    TaskInfo("mpe2/simple_reference_v3", "each tells the other where to go; PettingZoo", 2, True),
-)
-"""Every task, in the order in which to show them."""
-
-_BY_NAME = {info.name: info for info in TASKS}
+    return _find(task)[1].name
 
 
 def resolve_num_agents(task: str, agents: int | None) -> int:
     """The number of agents: `agents` if given, else the task's default.
 
     Raises:
-        ConfigError: the task is unknown, or has another, fixed number of agents.
+        ConfigError: the task is unknown, or cannot have so many.
     """
-    info = _find(task)
-    if agents is None:
-        return info.default_agents
-    if info.fixed and agents != info.default_agents:
-        raise ConfigError(f"bad value {agents} for 'agents': task {task!r} has exactly {info.default_agents}")
-    if agents < 1:
-        raise ConfigError(f"bad value {agents} for 'agents': expected at least 1")
-    return agents
+    return task_spec(task, agents).num_agents
 
 
 def task_spec(task: str, num_agents: int | None) -> TaskSpec:
     """The task's agents and spaces.
 
     Raises:
-        ConfigError: as `make_env`.
+        ConfigError: the task is unknown, or cannot have so many agents.
     """
-    num_agents = resolve_num_agents(task, num_agents)
-    if task == "navigation":
-        return navigation_spec(num_agents)
-    # Not closed: mpe2's close shuts pygame down under every other environment of the process.
-    return make_env(task, num_agents, num_envs=1, seed=0).spec
+    return _find(task)[1].spec(num_agents)
+
+
+def check_installed(task: str) -> None:
+    """Check that what a task needs is installed on this machine.
+
+    Raises:
+        ConfigError: it is not, or the task is unknown.
+    """
+    family, found = _find(task)
+    if problem := family.needs.problem():
+        raise ConfigError(f"task {found.name!r}: {problem}")
 
 
 def make_env(task: str, num_agents: int | None, num_envs: int, seed: int) -> VectorEnv:
     """Build `num_envs` environments of a task.
 
     Args:
-        task: a name in `TASKS`.
+        task: its name.
         num_agents: N, or None for the task's default.
         num_envs: B.
         seed: of everything random in them.
 
     Raises:
-        ConfigError: the task is unknown, or has another, fixed number of agents.
+        ConfigError: the task is unknown, cannot have so many agents, or needs what is not installed.
     """
-    num_agents = resolve_num_agents(task, num_agents)
-    if task == "navigation":
-        return NavigationEnv(num_agents, num_envs, seed)
-    from matrpo.envs.pettingzoo import make_mpe2
-
-    options = {} if _BY_NAME[task].fixed else {"N": num_agents}
-    return make_mpe2(task, options, num_envs, seed)
+    check_installed(task)
+    return _find(task)[1].make(num_agents, num_envs, seed)
 
 
 def stream_seed(seed: int, stream: int) -> int:
@@ -101,9 +95,17 @@ def stream_seed(seed: int, stream: int) -> int:
     return int(np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0]) if stream else seed
 
 
-def _find(task: str) -> TaskInfo:
-    if task in _BY_NAME:
-        return _BY_NAME[task]
-    close = difflib.get_close_matches(task, _BY_NAME, n=1, cutoff=0.4)
+def _find(name: str) -> tuple[Family, Task]:
+    path = name.rpartition(":")[0] or name
+    key = FILE if path.endswith(".py") else re.split(r"\W", name)[0]
+    if key in _FAMILIES and (task := _family(key).find(name)):
+        return _family(key), task
+    names = [task.name for family in families().values() for task in family.tasks]
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.55)
     hint = f"did you mean {close[0]!r}?" if close else "`matrpo list tasks` names them all"
-    raise ConfigError(f"unknown task {task!r} for 'task': {hint}")
+    raise ConfigError(f"unknown task {name!r} for 'task': {hint}")
+
+
+def _family(key: str) -> Family:
+    family: Family = import_module(_FAMILIES[key]).FAMILY
+    return family

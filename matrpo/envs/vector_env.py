@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from matrpo.config import ConfigError
 from matrpo.spaces import Discrete, TaskSpec
 
 
@@ -87,9 +88,13 @@ class VectorEnv(ABC):
         """
         raise NotImplementedError(f"the state of {self.spec.name} cannot be saved")
 
-    @abstractmethod
     def render(self) -> np.ndarray:
-        """A picture of environment 0 now: (H, W, 3) uint8, RGB."""
+        """A picture of environment 0 now: (H, W, 3) uint8, RGB.
+
+        Raises:
+            ConfigError: this task cannot be drawn.
+        """
+        raise ConfigError(f"task {self.spec.name!r} cannot be drawn")
 
     def close(self) -> None:  # noqa: B027 (most tasks hold nothing)
         """Release what the environments hold; calling it twice is harmless."""

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from matrpo.envs.mpe2 import make_mpe2
 from matrpo.envs.navigation import EPISODE_LENGTH, NavigationEnv
-from matrpo.envs.pettingzoo import make_mpe2
 from matrpo.envs.vector_env import VectorStep
 
 

@@ -1,11 +1,12 @@
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from gymnasium import spaces
 
 from matrpo.config import ConfigError
-from matrpo.envs.pettingzoo import PettingZooEnv, make_mpe2
+from matrpo.envs.mpe2 import make_mpe2
+from matrpo.envs.pettingzoo import PettingZooEnv
 from matrpo.spaces import Box, Discrete
 
 SPREAD = "mpe2/simple_spread_v3"
@@ -100,7 +101,7 @@ class Relay:
     """Three agents; `short` leaves at its second step, the episode ends at the fourth. Only `masked` is masked."""
 
     possible_agents = ("short", "masked", "steered")
-    render_mode = None
+    metadata: ClassVar[dict[str, Any]] = {}
 
     def __init__(self) -> None:
         self.agents: list[str] = []
@@ -155,7 +156,7 @@ class Relay:
 
 
 def relay(num_envs: int = 2) -> PettingZooEnv:
-    return PettingZooEnv("relay", lambda _: Relay(), num_envs, seed=0)
+    return PettingZooEnv("relay", lambda: Relay(), num_envs, seed=0)
 
 
 def test_an_agent_that_leaves_early_keeps_its_flag_until_the_episode_ends() -> None:
@@ -200,6 +201,28 @@ def test_masks_are_known_from_the_reset_on_and_open_for_agents_that_ended() -> N
         env.step(env.spec.noop(2))
 
 
+def test_masks_may_come_with_the_infos() -> None:
+    class Informed(Relay):
+        def reset(self, seed: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+            observations, infos = super().reset(seed)
+            return observations, infos | {"short": {"action_mask": np.array([0, 1, 1], dtype=np.int8)}}
+
+        def step(self, actions: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+            *outcome, infos = super().step(actions)
+            return *outcome, infos | {"short": {"action_mask": np.array([1, 0, 1], dtype=np.int8)}}
+
+    env = PettingZooEnv("informed", lambda: Informed(), 2, seed=0)
+    env.reset()
+    allowed = []
+    for _ in range(5):
+        mask = env.action_masks()[0]
+        assert mask is not None
+        allowed.append(mask[1].tolist())
+        env.step(env.spec.noop(2))
+    first, later, gone = [False, True, True], [True, False, True], [True, True, True]
+    assert allowed == [first, later, gone, gone, first]
+
+
 def test_actions_are_clipped_shaped_and_shifted() -> None:
     env = relay(num_envs=1)
     assert env.spec.action_spaces == (Discrete(3), Discrete(3), Box(2, -1.0, 2.0))
@@ -231,7 +254,7 @@ def test_what_cannot_be_used_is_named() -> None:
             return spaces.MultiDiscrete([2, 3]) if agent == "masked" else super().action_space(agent)
 
     with pytest.raises(ConfigError, match=r"'odd'.*'masked'.*MultiDiscrete") as caught:
-        PettingZooEnv("odd", lambda _: Odd(), 1, seed=0)
+        PettingZooEnv("odd", lambda: Odd(), 1, seed=0)
     assert "\n" not in str(caught.value)
 
     class Endless(Relay):
@@ -239,7 +262,7 @@ def test_what_cannot_be_used_is_named() -> None:
             return spaces.Sequence(spaces.Discrete(2)) if agent == "short" else super().observation_space(agent)
 
     with pytest.raises(ConfigError, match="'short'"):
-        PettingZooEnv("endless", lambda _: Endless(), 1, seed=0)
+        PettingZooEnv("endless", lambda: Endless(), 1, seed=0)
 
     with pytest.raises(ConfigError, match="rgb_array"):
         relay().render()

@@ -5,21 +5,37 @@ import numpy as np
 import pytest
 
 from matrpo.config import ConfigError
-from matrpo.envs.registry import TASKS, make_env, resolve_num_agents, task_spec
+from matrpo.envs.check import check_env
+from matrpo.envs.family import KnownTask, packages
+from matrpo.envs.registry import canonical_name, families, make_env, resolve_num_agents, task_spec
+
+QUICK = ("navigation", "treasure", "game", "mpe2")
+TASKS = [task for key, family in families().items() if key in QUICK for task in family.tasks]
+"""The others, which take long to build, are compared with their entries in the tests of their families."""
 
 
-@pytest.mark.parametrize("info", TASKS, ids=lambda info: info.name)
-def test_every_task_can_be_made_and_stepped(info: object) -> None:
-    name, default = info.name, info.default_agents  # type: ignore[attr-defined]
-    env = make_env(name, None, num_envs=2, seed=0)
-    assert env.spec == task_spec(name, None)
-    assert env.spec.name == name
-    assert env.spec.num_agents == resolve_num_agents(name, None) == default
-    for q, observation in enumerate(env.reset()):
-        assert observation.shape == (2, env.spec.observation_sizes[q])
-    step = env.step(env.spec.noop(2))
-    assert step.rewards.shape == (2, default)
-    assert env.render().shape[2] == 3
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+def test_every_task_is_as_its_entry_says(task: KnownTask) -> None:
+    env = make_env(task.name, None, num_envs=2, seed=0)
+    assert env.spec == task_spec(task.name, None)
+    assert env.spec.name == task.name == canonical_name(task.name)
+    assert env.spec.num_agents == resolve_num_agents(task.name, None) == task.default_agents
+    check_env(env, task.name)
+    if task.name.startswith("game/"):
+        with pytest.raises(ConfigError, match=f"'{task.name}' cannot be drawn"):
+            env.render()
+    else:
+        assert env.render().shape[2] == 3
+    env.close()
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if not task.fixed], ids=lambda task: task.name)
+@pytest.mark.parametrize("num_agents", [2, 6])
+def test_a_task_for_other_numbers_of_agents_is_as_its_entry_says(task: KnownTask, num_agents: int) -> None:
+    env = make_env(task.name, num_agents, num_envs=1, seed=0)
+    assert env.spec == task_spec(task.name, num_agents)
+    assert env.spec.num_agents == num_agents
+    env.close()
 
 
 @pytest.mark.parametrize("task", ["navigation", "mpe2/simple_spread_v3"])
@@ -43,6 +59,8 @@ def test_a_fixed_number_of_agents_is_kept() -> None:
         ("navigaton", "did you mean 'navigation'"),
         ("simple_spread_v3", "did you mean 'mpe2/simple_spread_v3'"),
         ("mpe2/simple_spred_v3", "did you mean 'mpe2/simple_spread_v3'"),
+        ("game/diferentiable", "did you mean 'game/differentiable'"),
+        ("mpe2", "matrpo list tasks"),
         ("zzz", "matrpo list tasks"),
     ],
 )
@@ -50,6 +68,43 @@ def test_an_unknown_task_is_an_error_with_a_hint(task: str, hint: str) -> None:
     with pytest.raises(ConfigError, match=hint) as caught:
         resolve_num_agents(task, None)
     assert "\n" not in str(caught.value)
+
+
+def test_an_mpe2_task_may_be_named_without_its_version() -> None:
+    assert canonical_name("mpe2/simple_spread") == "mpe2/simple_spread_v3"
+    assert canonical_name("mpe2/simple_tag-continuous") == "mpe2/simple_tag_v3-continuous"
+
+
+@pytest.mark.parametrize("task", ["mpe2/simple_adversary_v3", "mpe2/simple_tag_v3"])
+def test_adversaries_need_somebody_to_play_against(task: str) -> None:
+    with pytest.raises(ConfigError, match="at least 2"):
+        task_spec(task, 1)
+
+
+def test_a_family_without_its_packages_says_what_to_install() -> None:
+    assert packages("matrpo[x]", "numpy", "email").problem() is None
+    problem = packages("matrpo[x]", "numpy", "no_such_module", "nor_this").problem()
+    assert problem == "not installed: no_such_module, nor_this; pip install 'matrpo[x]'"
+
+
+def test_a_task_whose_packages_are_missing_is_refused_and_still_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mpe2", None)
+    with pytest.raises(ConfigError, match="not installed: mpe2"):
+        make_env("mpe2/simple_spread_v3", None, 1, 0)
+    assert task_spec("mpe2/simple_spread_v3", None).num_agents == 3
+
+
+def test_listing_and_describing_tasks_imports_nothing_that_they_need() -> None:
+    program = (
+        "import sys; from matrpo.envs.registry import families, make_env, task_spec;"
+        "loaded = {name for name in sys.modules if name.startswith('matrpo.envs.')};"
+        "assert not loaded - {'matrpo.envs.' + n for n in ('registry', 'family', 'check', 'vector_env')}, loaded;"
+        "[task.spec(None) for family in families().values() for task in family.tasks];"
+        "[family.needs.problem() for family in families().values()];"
+        "heavy = {'torch', 'gymnasium', 'pettingzoo', 'mpe2', 'pygame', 'jax', 'jaxmarl', 'mujoco', 'smac'};"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_sizes_of_navigation() -> None:

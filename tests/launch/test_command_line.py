@@ -18,9 +18,16 @@ import yaml
 
 from matrpo.config import FIELDS, Config
 from matrpo.launch import cli
+from matrpo.launch.options import resolve_layers
 from matrpo.run_directory import RunDirectory
 from matrpo.topology import TOPOLOGIES
 from matrpo.version import __version__
+
+
+def number(num_agents: int | None, num_envs: int, seed: int) -> int:
+    """The factory of a task that is none."""
+    del num_agents, num_envs
+    return seed
 
 
 class Matrpo(Protocol):
@@ -63,6 +70,16 @@ def assert_mistake(result: tuple[int, str, str], *words: str) -> None:
     [
         (["--task", "navigaton"], ["task", "navigaton", "did you mean 'navigation'"]),
         (["--task", "chess"], ["task", "matrpo list tasks"]),
+        (["--task", "mpe2/simple_tug_v3"], ["did you mean 'mpe2/simple_tag_v3'"]),
+        (["--task", "nowhere.py:make"], ["there is no file", "nowhere.py"]),
+        (["--task", "nowhere.py"], ["nowhere.py:make"]),
+        (["--task", f"{__file__}:nothing"], [__file__, "no function 'nothing'"]),
+        (["--task", f"{__file__}:number"], ["of type int", "expected a VectorEnv"]),
+        (["--task", "pettingzoo/no_such_module:parallel_env"], ["no_such_module"]),
+        (["--task", "pettingzoo/mpe2.simple_v3:nothing"], ["mpe2.simple_v3", "no constructor 'nothing'"]),
+        (["--task", "pettingzoo/mpe2.simple_v3:env"], ["act in turn (AEC)"]),
+        (["--task", "pettingzoo/mpe2.simple_v3"], ["pettingzoo/<module>:<name>"]),
+        (["--task", "game/opposite-halves", "--agents", "3"], ["agents", "an even number"]),
         (["--topology", "rings"], ["topology", "ring"]),
         (["--topology", "grid:5x5"], ["topology", "12"]),
         (["--topology", "nowhere.json"], ["topology", "nowhere.json"]),
@@ -243,6 +260,52 @@ def test_lists_are_json(matrpo: Matrpo, what: str) -> None:
         assert names == list(TOPOLOGIES)
     status, out, _ = matrpo("list", what)
     assert all(any(line.startswith(name) for line in out.splitlines()) for name in names)
+
+
+def test_a_list_of_tasks_says_what_each_is_and_needs(matrpo: Matrpo) -> None:
+    entries = {entry["name"]: entry for entry in json.loads(matrpo("list", "tasks", "--json")[1])}
+    entry = entries["mpe2/simple_speaker_listener_v4"]
+    assert (entry["default_agents"], entry["fixed"], entry["episode_length"]) == (2, True, 25)
+    assert entry["observation_sizes"] == [3, 11]
+    assert entry["action_spaces"] == ["Discrete(3)", "Discrete(5)"]
+    assert (entry["needs"], entry["installed"], entry["problem"]) == ("mpe2", True, None)
+    assert entries["navigation"]["needs"] == "nothing"
+    lines = {line.split()[0]: line for line in matrpo("list", "tasks")[1].splitlines() if line}
+    line = lines["mpe2/simple_speaker_listener_v4"]
+    assert line.endswith(f"  {entry['description']}")
+    assert "  Discrete(3), Discrete(5)  " in line
+    assert "  mpe2: installed  " in line
+    assert "12 or other" in lines["navigation"]
+    assert "pettingzoo/<module>:<name>" in lines
+    assert "path/to/file.py:factory" in lines
+
+
+def test_a_list_of_tasks_says_what_to_install(matrpo: Matrpo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mpe2", None)
+    entries = {entry["name"]: entry for entry in json.loads(matrpo("list", "tasks", "--json")[1])}
+    assert not entries["mpe2/simple_v3"]["installed"]
+    lines = {line.split()[0]: line for line in matrpo("list", "tasks")[1].splitlines() if line}
+    assert "mpe2: not installed" in lines["mpe2/simple_v3"]
+    assert lines["mpe2/<environment>[-continuous]"].endswith("  not installed: mpe2; pip install 'mpe2'")
+    assert_mistake(matrpo("launch", "--task", "mpe2/simple_spread_v3"), "not installed: mpe2", "pip install 'mpe2'")
+
+
+def test_the_doctor_says_which_tasks_can_be_run(matrpo: Matrpo, monkeypatch: pytest.MonkeyPatch) -> None:
+    status, _, err = matrpo("doctor")
+    assert status == 0
+    assert "ok   tasks navigation" in err
+    assert "ok   tasks mpe2/<environment>" in err
+    assert "cores; an agent computes with 1 thread" in err
+    assert "mpe2 1." in err.splitlines()[0]
+    monkeypatch.setitem(sys.modules, "mpe2", None)
+    assert "note tasks mpe2/<environment>[-continuous]: not installed: mpe2; pip install 'mpe2'" in matrpo("doctor")[2]
+
+
+def test_two_agents_are_on_a_line_unless_something_else_is_asked_for() -> None:
+    layers = [("command line", {"task": "game/differentiable"})]
+    assert (resolve_layers(layers).agents, resolve_layers(layers).topology) == (2, "line")
+    assert resolve_layers([*layers, ("-o", {"topology": "ring"})]).topology == "ring"
+    assert resolve_layers([("command line", {})]).topology == "ring"
 
 
 def test_topology_prints_links_and_saves_a_picture(matrpo: Matrpo) -> None:

@@ -14,7 +14,7 @@ import zmq
 
 from matrpo.config import Config
 from matrpo.envs.registry import make_env, task_spec
-from matrpo.envs.shared import SharedEnvironment
+from matrpo.envs.shared import AgentStep, SharedEnvironment
 from matrpo.launch import env_server
 from matrpo.launch.cluster import Cluster
 from matrpo.launch.env_server import EnvironmentServer
@@ -22,6 +22,7 @@ from matrpo.launch.lines import AgentLine
 from matrpo.launch.supervisor import make_cluster
 from matrpo.launch.wire import Action, Bye, EnvironmentCodec, Hello, Observation, Stop
 from matrpo.run_directory import RunDirectory
+from matrpo.spaces import Discrete, TaskSpec
 from matrpo.topology import make_graph
 
 CONFIG = Config(agents=2, topology="line", num_envs=3, rollout_length=2, steps=12, checkpoint_every=1)
@@ -33,7 +34,8 @@ class Agents:
     def __init__(self, run: RunDirectory, cluster: Cluster, context: zmq.Context[Any]) -> None:
         self._cluster = cluster
         self._context = context
-        self._codec = EnvironmentCodec(cluster.run_id, task_spec(CONFIG.task, 2), CONFIG.num_envs)
+        config = run.config
+        self._codec = EnvironmentCodec(cluster.run_id, task_spec(config.task, config.agents), config.num_envs)
         self.incarnations = [1, 1]
         self.server = EnvironmentServer(cluster, run, dict)
         self.number = int(json.loads((run.env.path / "incarnation.json").read_text())["incarnation"])
@@ -96,7 +98,9 @@ class Agents:
         return not (self.lines[agent].socket.poll(200) and self.lines[agent].receive())
 
     def act(self, agent: int, iteration: int, t: int, index: int = 1) -> None:
-        action = np.full((CONFIG.num_envs, 1), index, np.float32)
+        self.do(agent, iteration, t, np.full((CONFIG.num_envs, 1), index, np.float32))
+
+    def do(self, agent: int, iteration: int, t: int, action: np.ndarray) -> None:
         self.say(agent, Action(agent, self.number, iteration, t, action))
 
     def step(self, agents: Iterable[int], iteration: int, t: int) -> list[tuple[int, int]]:
@@ -171,6 +175,62 @@ def test_agents_receive_their_own_view_and_the_joint_action(agents: Agents) -> N
         np.testing.assert_array_equal(message.step.observation, second.observations[agent])
         np.testing.assert_array_equal(message.step.reward, second.rewards[:, agent].astype(np.float32))
         np.testing.assert_array_equal(message.step.joint_action, [[1, 2]] * CONFIG.num_envs)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        "navigation",
+        "game/differentiable",
+        "game/opposite-halves",
+        "mpe2/simple_spread_v3",
+        "mpe2/simple_speaker_listener_v4-continuous",
+    ],
+)
+def test_a_trajectory_is_bit_for_bit_that_of_the_task_stepped_directly(task: str, tmp_path: Path) -> None:
+    length = 110
+    config = dataclasses.replace(CONFIG, task=task, rollout_length=length, steps=length * CONFIG.num_envs)
+    direct = SharedEnvironment(make_env(task, 2, config.num_envs, config.seed), config.gamma, config.reward_scaling)
+    spec = direct.spec
+    actions = random_actions(spec, length, config.num_envs)
+    run = RunDirectory.create(tmp_path / "run", config, {})
+    expected = direct.reset()
+    with zmq.Context() as context:
+        agents = Agents(run, make_cluster(run, make_graph("line", 2, 0), tmp_path), context)
+        for agent in range(2):
+            agents.hello(agent)
+        for t in range(length + 1):
+            for agent in range(2):
+                message = agents.hear(agent)
+                assert isinstance(message, Observation)
+                assert message.t == t
+                agents.number = message.server
+                assert_same_bits(message.step, expected[agent])
+            if t < length:
+                for agent in range(2):
+                    agents.do(agent, 1, t, actions[t][:, spec.action_slices[agent]])
+                expected = direct.step(actions[t])
+        agents.finish()
+        for line in agents.lines:
+            line.close()
+
+
+def random_actions(spec: TaskSpec, length: int, num_envs: int) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    actions = np.empty((length, num_envs, spec.joint_action_width), np.float32)
+    for space, part in zip(spec.action_spaces, spec.action_slices, strict=True):
+        shape = actions[..., part].shape
+        actions[..., part] = rng.integers(0, space.n, shape) if isinstance(space, Discrete) else rng.normal(size=shape)
+    return actions
+
+
+def assert_same_bits(one: AgentStep, other: AgentStep) -> None:
+    for field in dataclasses.fields(AgentStep):
+        left, right = getattr(one, field.name), getattr(other, field.name)
+        assert (left is None) == (right is None), field.name
+        if left is not None:
+            assert (left.dtype, left.shape) == (right.dtype, right.shape), field.name
+            assert left.tobytes() == right.tobytes(), field.name
 
 
 def test_late_early_and_repeated_actions_change_nothing(agents: Agents) -> None:
