@@ -1,0 +1,130 @@
+"""`mpe2`'s collect_treasure_v1: collectors bring treasures to deposits."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from matrpo.config import ConfigError
+from matrpo.envs.particle_env import Controls, nearest_first
+from matrpo.envs.treasure_hunt import TreasureHuntEnv
+from matrpo.spaces import TaskSpec
+
+EPISODE_LENGTH = 25
+MAX_DEPOSITS = 6
+"""mpe2 has that many colours."""
+
+
+class CollectTreasureEnv(TreasureHuntEnv):
+    """Collectors and deposits, all of which are paid for every treasure taken or delivered, and for coming near.
+
+    Spaces, observations and rewards are those of `mpe2.collect_treasure_v1`, with as many treasures as collectors,
+    and so is the length of an episode, 25 steps, after which it is truncated. Of N agents, N // 4 and at least one
+    are deposits; 8 agents are mpe2's default.
+
+    An agent observes its position and velocity; a collector also what it holds (one-hot); then every other agent,
+    sorted by the distance from it: relative position, velocity, the colour that it accepts (one-hot, a deposit's)
+    and the colour that it holds (one-hot, a collector's); then every treasure, sorted likewise: relative position
+    and colour (one-hot), zeros for those that are away.
+
+    Everyone receives 5 for each treasure that was taken and each that was delivered in the step. A collector also
+    receives -5 for each other collector that it overlaps, and -0.1 of its distance to the nearest treasure if it is
+    empty, else to the deposit of what it holds. A deposit also receives -0.1 of its distance to the nearest
+    collector that holds its colour or, if there is none, to the mean position of all collectors.
+
+    Args:
+        num_agents: N, 2 to 27.
+        num_envs: B.
+        seed: of positions and colours.
+        continuous: whether actions are `Box`, as mpe2's `continuous_actions` are.
+    """
+
+    def __init__(self, num_agents: int, num_envs: int, seed: int, continuous: bool = False) -> None:
+        spec = collect_treasure_spec(num_agents, continuous)
+        collectors = num_agents - num_deposits(num_agents)
+        super().__init__(spec, collectors, _controls(num_agents, continuous), num_envs, seed)
+        self._others = np.zeros((num_agents, 4 + 2 * self._banks, num_envs))
+        for deposit in range(self._banks):
+            self._others[collectors + deposit, 4 + deposit] = 1.0
+
+    def _rewards(self) -> np.ndarray:
+        events = 5.0 * (self._taken + self._delivered.sum(axis=0))
+        rewards = np.concatenate([self._collector_rewards(), self._deposit_rewards()]) + events
+        return rewards.T
+
+    def _collector_rewards(self) -> np.ndarray:
+        collectors = np.arange(self._hunters)[:, None]
+        to_deposit = np.sqrt(self._world.squared[collectors, self._hunters + self._holding, self._envs])
+        to_treasure = self._nearest_treasure()
+        to_treasure[np.isinf(to_treasure)] = 0.0
+        distance = np.where(self._holding < 0, to_treasure, to_deposit)
+        rewards: np.ndarray = -5.0 * self._overlaps() - 0.1 * distance
+        return rewards
+
+    def _deposit_rewards(self) -> np.ndarray:
+        world, collectors = self._world, self._hunters
+        squared = world.squared[collectors : collectors + self._banks, :collectors]
+        carriers = self._holding == self._banks_column
+        to_carrier = np.sqrt(np.where(carriers, squared, np.inf).min(axis=1))
+        centre = world.positions[:, :collectors].mean(axis=1, keepdims=True)
+        to_centre = np.hypot(*(centre - world.positions[:, collectors : self.spec.num_agents]))
+        rewards: np.ndarray = -0.1 * np.where(np.isinf(to_carrier), to_centre, to_carrier)
+        return rewards
+
+    def _describe(self) -> None:
+        world, n, collectors = self._world, self.spec.num_agents, self._hunters
+        relative, colours = self._sorted_treasures()
+        others = self._sorted_others()
+        for block, agents in zip(self._table.blocks, (slice(0, collectors), slice(collectors, None)), strict=True):
+            block[:, 0:2] = world.positions[:, :n].transpose(1, 0, 2)[agents]
+            block[:, 2:4] = world.velocities.transpose(1, 0, 2)[agents]
+            split = block.shape[1] - self._treasures * (2 + self._banks)
+            start = split - others.shape[2] * (n - 1)
+            neighbours = block[:, start:split].reshape(len(block), n - 1, -1, self.num_envs)
+            neighbours[...] = others[agents]
+            treasures = block[:, split:].reshape(len(block), self._treasures, 2 + self._banks, self.num_envs)
+            treasures[:, :, :2] = relative[:, agents].transpose(1, 2, 0, 3)
+            treasures[:, :, 2:] = colours[:, agents].transpose(1, 2, 0, 3)
+        self._table.blocks[0][:, 4 : 4 + self._banks] = self._held()
+
+    def _sorted_others(self) -> np.ndarray:
+        """The other agents by their distance from each agent, (N, N - 1, 4 + 2K, B).
+
+        Relative position, velocity, accepted colour and held colour.
+        """
+        world, n = self._world, self.spec.num_agents
+        squared = world.squared[:, :n].copy()
+        squared[np.arange(n), np.arange(n)] = np.inf
+        order = nearest_first(squared)[:, :-1] * self.num_envs
+        described = self._others
+        described[:, 2:4] = world.velocities.transpose(1, 0, 2)
+        described[: self._hunters, 4 + self._banks :] = self._held()
+        features = described.shape[1]
+        offsets = np.arange(features)[:, None] * self.num_envs
+        others = described.reshape(-1).take(features * order[:, :, None] + offsets + self._envs)
+        others[:, :, :2] = world.relative.reshape(2, -1).take(order + self._agent_rows, axis=1).transpose(1, 2, 0, 3)
+        return others
+
+
+def collect_treasure_spec(num_agents: int, continuous: bool = False) -> TaskSpec:
+    """Agents and spaces of the task with `num_agents` agents (2 to 27)."""
+    deposits = num_deposits(num_agents)
+    if num_agents < 2 or deposits > MAX_DEPOSITS:
+        raise ConfigError(f"bad value {num_agents} for 'agents': task 'mpe2/collect_treasure_v1' has 2 to 27")
+    collectors = num_agents - deposits
+    common = 4 + (num_agents - 1) * (4 + 2 * deposits) + collectors * (2 + deposits)
+    return TaskSpec(
+        name="mpe2/collect_treasure_v1",
+        agents=tuple([f"collector_{j}" for j in range(collectors)] + [f"deposit_{i}" for i in range(deposits)]),
+        observation_sizes=(common + deposits,) * collectors + (common,) * deposits,
+        action_spaces=_controls(num_agents, continuous).spaces,
+        episode_length=EPISODE_LENGTH,
+    )
+
+
+def num_deposits(num_agents: int) -> int:
+    """How many of the agents are deposits."""
+    return max(1, num_agents // 4)
+
+
+def _controls(num_agents: int, continuous: bool) -> Controls:
+    return Controls([True] * num_agents, [0] * num_agents, continuous)

@@ -1,0 +1,97 @@
+"""Cooperative Treasure Collection, the paper's second task (its section VI.B.1, Table II and equation (23))."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from matrpo.config import ConfigError
+from matrpo.envs.coverage import other_agents
+from matrpo.envs.particle_env import Controls
+from matrpo.envs.treasure_hunt import TreasureHuntEnv
+from matrpo.spaces import TaskSpec
+
+EPISODE_LENGTH = 100
+
+
+class TreasureEnv(TreasureHuntEnv):
+    """Hunters collect coloured treasures and bring them to the banks, and only the banks are paid for it.
+
+    Of N agents, N // 4 and at least one are banks; the hunters come first, and there are as many treasures as
+    hunters: the paper's 8 agents are 6 hunters and 2 banks, as in the environment that it takes the task from.
+    An episode lasts 100 steps and is then truncated. The physics, and how treasures are taken, delivered and
+    reappear, are those of `mpe2`'s `collect_treasure_v1`; everything random depends on (seed, environment, episode,
+    number of the draw) alone.
+
+    An agent observes its position and its velocity; each treasure's position relative to it and colour (one-hot),
+    sorted by the distance from it, zeros for those that are away; the position relative to it of every other
+    agent in the order of ids; and a hunter also the colour that it holds (one-hot, zeros if none). Actions: stay,
+    left, right, down, up.
+
+    After each step every bank receives (23),
+
+        r_bank = 5 (sum_j 1_collect^j + sum_i 1_deposit^i) - 0.1 min_{j,k} {d(ht_j, tr_k) | hunter j is empty}
+
+    with 1_collect^j = 1 if hunter j took a treasure in this step, 1_deposit^i = 1 if bank i received any, and the
+    minimum over the hunters that are empty and the treasures that are not away after it, 0 if there are none.
+    Hunter q receives -c_q, with c_q = 1 if it overlaps another hunter, else 0.
+
+    Args:
+        num_agents: N, at least 2.
+        num_envs: B.
+        seed: of positions and colours.
+        continuous: whether actions are `Box`, as mpe2's `continuous_actions` are.
+    """
+
+    def __init__(self, num_agents: int, num_envs: int, seed: int, continuous: bool = False) -> None:
+        spec = treasure_spec(num_agents, continuous)
+        hunters = num_agents - _num_banks(num_agents)
+        super().__init__(spec, hunters, _controls(num_agents, continuous), num_envs, seed)
+        self._others = other_agents(num_agents, entities=num_agents + hunters)
+
+    def _rewards(self) -> np.ndarray:
+        rewards = np.empty((self.spec.num_agents, self.num_envs))
+        np.subtract(0.0, self._overlaps() > 0, out=rewards[: self._hunters])
+        nearest = np.where(self._holding < 0, self._nearest_treasure(), np.inf).min(axis=0)
+        nearest[np.isinf(nearest)] = 0.0
+        events = self._taken + (self._delivered > 0).sum(axis=0)
+        rewards[self._hunters :] = 5.0 * events - 0.1 * nearest
+        return rewards.T
+
+    def _describe(self) -> None:
+        world, hunters = self._world, self._hunters
+        relative, colours = self._sorted_treasures()
+        others = world.relative.reshape(2, -1, self.num_envs).take(self._others, axis=1)
+        split = 4 + self._treasures * (2 + self._banks)
+        for block, agents in zip(self._table.blocks, (slice(0, hunters), slice(hunters, None)), strict=True):
+            block[:, 0:2] = world.positions[:, : self.spec.num_agents].transpose(1, 0, 2)[agents]
+            block[:, 2:4] = world.velocities.transpose(1, 0, 2)[agents]
+            treasures = block[:, 4:split].reshape(len(block), self._treasures, 2 + self._banks, self.num_envs)
+            treasures[:, :, :2] = relative[:, agents].transpose(1, 2, 0, 3)
+            treasures[:, :, 2:] = colours[:, agents].transpose(1, 2, 0, 3)
+            places = block[:, split : split + 2 * self.spec.num_agents - 2]
+            places.reshape(len(block), -1, 2, self.num_envs)[...] = others[:, agents].transpose(1, 2, 0, 3)
+        self._table.blocks[0][:, -self._banks :] = self._held()
+
+
+def treasure_spec(num_agents: int, continuous: bool = False) -> TaskSpec:
+    """Agents and spaces of the task with `num_agents` agents (at least 2)."""
+    if num_agents < 2:
+        raise ConfigError(f"bad value {num_agents} for 'agents': task 'treasure' needs a hunter and a bank")
+    banks = _num_banks(num_agents)
+    hunters = num_agents - banks
+    common = 4 + hunters * (2 + banks) + 2 * (num_agents - 1)
+    return TaskSpec(
+        name="treasure",
+        agents=tuple([f"hunter_{j}" for j in range(hunters)] + [f"bank_{i}" for i in range(banks)]),
+        observation_sizes=(common + banks,) * hunters + (common,) * banks,
+        action_spaces=_controls(num_agents, continuous).spaces,
+        episode_length=EPISODE_LENGTH,
+    )
+
+
+def _num_banks(num_agents: int) -> int:
+    return max(1, num_agents // 4)
+
+
+def _controls(num_agents: int, continuous: bool) -> Controls:
+    return Controls([True] * num_agents, [0] * num_agents, continuous)
