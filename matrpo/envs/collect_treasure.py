@@ -48,7 +48,7 @@ class CollectTreasureEnv(TreasureHuntEnv):
 
     def _rewards(self) -> np.ndarray:
         events = 5.0 * (self._taken + self._delivered.sum(axis=0))
-        rewards = np.concatenate([self._collector_rewards(), self._deposit_rewards()]) + events
+        rewards: np.ndarray = np.concatenate([self._collector_rewards(), self._deposit_rewards()]) + events
         return rewards.T
 
     def _collector_rewards(self) -> np.ndarray:

@@ -13,9 +13,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MASK = 2**64 - 1
 
 
-def uniform(
-    seed: int, envs: np.ndarray, episodes: np.ndarray, draws: int, first: int | np.ndarray = 0
-) -> np.ndarray:
+def uniform(seed: int, envs: np.ndarray, episodes: np.ndarray, draws: int, first: int | np.ndarray = 0) -> np.ndarray:
     """Uniform numbers in [0, 1), with 53 random bits each.
 
     Args:

@@ -60,8 +60,9 @@ class CoverageEnv(ParticleEnv):
 
     def _uncovered(self) -> np.ndarray:
         """Distance of each landmark from its nearest agent, summed over the landmarks: (B,)."""
-        distances: np.ndarray = np.sqrt(self._world.squared[:, self.spec.num_agents :].min(axis=0))
-        return distances.sum(axis=0)
+        distances = np.sqrt(self._world.squared[:, self.spec.num_agents :].min(axis=0))
+        uncovered: np.ndarray = distances.sum(axis=0)
+        return uncovered
 
 
 def other_agents(num_agents: int, entities: int) -> np.ndarray:

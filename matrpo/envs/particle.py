@@ -112,7 +112,8 @@ class ParticleWorld:
         self._first, self._second = _colliding_pairs(agents, landmarks)
         self._mutual_pairs = int((self._second < num_agents).sum())
         self._pair_rows = self._first * entities + self._second
-        radii = np.array([body.radius for body in (*agents, *landmarks)])
+        bodies: list[Agent | Landmark] = [*agents, *landmarks]
+        radii = np.array([body.radius for body in bodies])
         self._touching = radii[self._first] + radii[self._second]
         self._near = (self._touching[:, None] + _REACH) ** 2
         self.contacts = self._find_contacts()
@@ -200,7 +201,8 @@ class ParticleWorld:
 def _colliding_pairs(agents: Sequence[Agent], landmarks: Sequence[Landmark]) -> tuple[np.ndarray, np.ndarray]:
     """The entities of every pair that may push one of its ends: the pairs of agents, then the others."""
     num_agents = len(agents)
-    collides = np.array([body.collides for body in (*agents, *landmarks)])
+    bodies: list[Agent | Landmark] = [*agents, *landmarks]
+    collides = np.array([body.collides for body in bodies])
     first, second = np.triu_indices(len(collides), k=1)
     counted = collides[first] & collides[second] & (first < num_agents)
     first, second = first[counted], second[counted]

@@ -42,7 +42,7 @@ class ParticleEnv(VectorEnv):
         self._draws = draws
         self._episode = -1
         self._time = 0
-        self._state = {"positions": world.positions, "velocities": world.velocities}
+        self._state: dict[str, np.ndarray] = {"positions": world.positions, "velocities": world.velocities}
         self._table = ObservationTable(spec.observation_sizes, world.num_envs)
 
     @abstractmethod
@@ -172,18 +172,21 @@ class Controls:
         """The agents' movements, (2, N, B) float64 in [-1, 1], fresh."""
         if self._continuous:
             weights = np.clip(joint_action.T, 0.0, 1.0)
-            return (weights[self._forwards] - weights[self._backwards]).astype(np.float64)
-        moves = joint_action.T.astype(np.intp)
+            difference: np.ndarray = weights[self._forwards] - weights[self._backwards]
+            return difference.astype(np.float64)
+        moves: np.ndarray = joint_action.T.astype(np.intp)
         if self._speakers.size:
             moves %= self._moves
-        return _MOVES.take(moves, axis=1)
+        thrust: np.ndarray = _MOVES.take(moves, axis=1)
+        return thrust
 
     def words(self, joint_action: np.ndarray) -> np.ndarray:
         """What the speakers say: (speakers, vocabulary, B) float32."""
         if self._continuous:
             return np.clip(joint_action.T[self._spoken], 0.0, 1.0)
-        words = joint_action.T[self._speakers].astype(np.intp) // self._moves[self._speakers]
-        return (words[:, None, :] == self._vocabulary).astype(np.float32)
+        indices = joint_action.T[self._speakers].astype(np.intp) // self._moves[self._speakers]
+        words: np.ndarray = indices[:, None, :] == self._vocabulary
+        return words.astype(np.float32)
 
 
 def _action_space(moves: bool, words: int, continuous: bool) -> ActionSpace:
@@ -204,7 +207,7 @@ def nearest_first(squared: np.ndarray) -> np.ndarray:
     ids = np.arange(squared.shape[1])
     id_bits = np.int64((1 << int(ids[-1]).bit_length()) - 1)
     # Doubles from 0 upwards sort like their bits: with the id in the last ones, sorting the keys sorts the ids.
-    keys = np.ascontiguousarray(squared.transpose(0, 2, 1)).view(np.int64)
+    keys = squared.transpose(0, 2, 1).copy().view(np.int64)
     keys &= ~id_bits
     keys |= ids
     keys.sort(axis=2)

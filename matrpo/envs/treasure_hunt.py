@@ -136,7 +136,8 @@ class TreasureHuntEnv(ParticleEnv):
     def _overlaps(self) -> np.ndarray:
         """How many other hunters each hunter overlaps: (H, B)."""
         near = self._world.squared[: self._hunters, : self._hunters] < (2 * HUNTER.radius) ** 2
-        return near.sum(axis=1) - 1
+        overlaps: np.ndarray = near.sum(axis=1) - 1
+        return overlaps
 
     def _nearest_treasure(self) -> np.ndarray:
         """Each hunter's distance to the nearest treasure that is not away: (H, B); infinite if all are."""

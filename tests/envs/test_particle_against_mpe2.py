@@ -131,9 +131,7 @@ def choose_actions(env: ParticleEnv, state: State, draws: np.random.Generator) -
             nearest = positions[:, n + (gaps**2).sum(axis=0).argmin(axis=0), envs]
             bank = positions[:, np.maximum(state["holding"][j], 0) + hunters, envs]
             targets[:, j] = np.where(state["holding"][j] < 0, nearest, bank)
-    columns = [
-        towards(targets[:, q] - positions[:, q], space, draws) for q, space in enumerate(env.spec.action_spaces)
-    ]
+    columns = [towards(targets[:, q] - positions[:, q], space, draws) for q, space in enumerate(env.spec.action_spaces)]
     return np.concatenate(columns, axis=1).astype(np.float32)
 
 
