@@ -183,10 +183,11 @@ class Controls:
     def words(self, joint_action: np.ndarray) -> np.ndarray:
         """What the speakers say: (speakers, vocabulary, B) float32."""
         if self._continuous:
-            return np.clip(joint_action.T[self._spoken], 0.0, 1.0)
+            weights: np.ndarray = joint_action.T[self._spoken]
+            return weights.clip(0.0, 1.0)
         indices = joint_action.T[self._speakers].astype(np.intp) // self._moves[self._speakers]
-        words: np.ndarray = indices[:, None, :] == self._vocabulary
-        return words.astype(np.float32)
+        words: np.ndarray = (indices[:, None, :] == self._vocabulary).astype(np.float32)
+        return words
 
 
 def _action_space(moves: bool, words: int, continuous: bool) -> ActionSpace:

@@ -9,6 +9,7 @@ import numpy as np
 
 from matrpo.config import ConfigError
 from matrpo.envs.navigation import NavigationEnv, navigation_spec
+from matrpo.envs.treasure import TreasureEnv, treasure_spec
 from matrpo.envs.vector_env import VectorEnv
 from matrpo.spaces import TaskSpec
 
@@ -32,6 +33,7 @@ class TaskInfo:
 
 TASKS: tuple[TaskInfo, ...] = (
     TaskInfo("navigation", "N agents cover N landmarks, only the first is paid for it; batched", 12, False),
+    TaskInfo("treasure", "hunters bring treasures to the banks, only the banks are paid for it; batched", 8, False),
     TaskInfo("mpe2/simple_spread_v3", "N agents cover N landmarks, all are paid; PettingZoo", 3, False),
     TaskInfo("mpe2/simple_speaker_listener_v4", "one tells the other where to go; PettingZoo", 2, True),
     TaskInfo("mpe2/simple_reference_v3", "each tells the other where to go; PettingZoo", 2, True),
@@ -66,6 +68,8 @@ def task_spec(task: str, num_agents: int | None) -> TaskSpec:
     num_agents = resolve_num_agents(task, num_agents)
     if task == "navigation":
         return navigation_spec(num_agents)
+    if task == "treasure":
+        return treasure_spec(num_agents)
     # Not closed: mpe2's close shuts pygame down under every other environment of the process.
     return make_env(task, num_agents, num_envs=1, seed=0).spec
 
@@ -85,6 +89,8 @@ def make_env(task: str, num_agents: int | None, num_envs: int, seed: int) -> Vec
     num_agents = resolve_num_agents(task, num_agents)
     if task == "navigation":
         return NavigationEnv(num_agents, num_envs, seed)
+    if task == "treasure":
+        return TreasureEnv(num_agents, num_envs, seed)
     from matrpo.envs.pettingzoo import make_mpe2
 
     options = {} if _BY_NAME[task].fixed else {"N": num_agents}
