@@ -42,9 +42,9 @@ class CollectTreasureEnv(TreasureHuntEnv):
         spec = collect_treasure_spec(num_agents, continuous)
         collectors = num_agents - num_deposits(num_agents)
         super().__init__(spec, collectors, _controls(num_agents, continuous), num_envs, seed)
-        self._others = np.zeros((num_agents, 4 + 2 * self._banks, num_envs))
-        for deposit in range(self._banks):
-            self._others[collectors + deposit, 4 + deposit] = 1.0
+        self._roles = np.empty((num_agents, num_envs), dtype=np.int8)
+        self._roles[collectors:] = np.arange(self._banks)[:, None]
+        self._role_column = np.arange(2 * self._banks, dtype=np.int8)[:, None]
 
     def _rewards(self) -> np.ndarray:
         events = 5.0 * (self._taken + self._delivered.sum(axis=0))
@@ -73,36 +73,36 @@ class CollectTreasureEnv(TreasureHuntEnv):
     def _describe(self) -> None:
         world, n, collectors = self._world, self.spec.num_agents, self._hunters
         relative, colours = self._sorted_treasures()
-        others = self._sorted_others()
+        places, velocities, roles = self._sorted_others()
         for block, agents in zip(self._table.blocks, (slice(0, collectors), slice(collectors, None)), strict=True):
             block[:, 0:2] = world.positions[:, :n].transpose(1, 0, 2)[agents]
             block[:, 2:4] = world.velocities.transpose(1, 0, 2)[agents]
             split = block.shape[1] - self._treasures * (2 + self._banks)
-            start = split - others.shape[2] * (n - 1)
-            neighbours = block[:, start:split].reshape(len(block), n - 1, -1, self.num_envs)
-            neighbours[...] = others[agents]
+            start = split - (n - 1) * (4 + 2 * self._banks)
+            others = block[:, start:split].reshape(len(block), n - 1, 4 + 2 * self._banks, self.num_envs)
+            others[:, :, 0:2] = places[:, agents].transpose(1, 2, 0, 3)
+            others[:, :, 2:4] = velocities[:, agents].transpose(1, 2, 0, 3)
+            others[:, :, 4:] = roles[agents, :, None] == self._role_column
             treasures = block[:, split:].reshape(len(block), self._treasures, 2 + self._banks, self.num_envs)
             treasures[:, :, :2] = relative[:, agents].transpose(1, 2, 0, 3)
             treasures[:, :, 2:] = colours[:, agents].transpose(1, 2, 0, 3)
         self._table.blocks[0][:, 4 : 4 + self._banks] = self._held()
 
-    def _sorted_others(self) -> np.ndarray:
-        """The other agents by their distance from each agent, (N, N - 1, 4 + 2K, B).
+    def _sorted_others(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The other agents by their distance from each agent.
 
-        Relative position, velocity, accepted colour and held colour.
+        Returns:
+            relative positions and velocities, each (2, N, N - 1, B), and roles, (N, N - 1, B): i of the deposit of
+            colour i, K + i of a collector that holds colour i, -1 of an empty one.
         """
         world, n = self._world, self.spec.num_agents
         squared = world.squared[:, :n].copy()
         squared[np.arange(n), np.arange(n)] = np.inf
         order = nearest_first(squared)[:, :-1] * self.num_envs
-        described = self._others
-        described[:, 2:4] = world.velocities.transpose(1, 0, 2)
-        described[: self._hunters, 4 + self._banks :] = self._held()
-        features = described.shape[1]
-        offsets = np.arange(features)[:, None] * self.num_envs
-        others = described.reshape(-1).take(features * order[:, :, None] + offsets + self._envs)
-        others[:, :, :2] = world.relative.reshape(2, -1).take(order + self._agent_rows, axis=1).transpose(1, 2, 0, 3)
-        return others
+        places = world.relative.reshape(2, -1).take(order + self._agent_rows, axis=1)
+        order += self._envs
+        self._roles[: self._hunters] = np.where(self._holding < 0, -1, self._banks + self._holding)
+        return places, world.velocities.reshape(2, -1).take(order, axis=1), self._roles.reshape(-1).take(order)
 
 
 def collect_treasure_spec(num_agents: int, continuous: bool = False) -> TaskSpec:

@@ -178,7 +178,10 @@ class ParticleWorld:
 
     def _limit_speed(self) -> None:
         speeds = np.sqrt(self.velocities[0] * self.velocities[0] + self.velocities[1] * self.velocities[1])
-        agent, env = np.nonzero(speeds > self._max_speeds)
+        exceeding = speeds > self._max_speeds
+        if not exceeding.any():
+            return
+        agent, env = np.nonzero(exceeding)
         directions = self.velocities[:, agent, env] / speeds[agent, env]
         self.velocities[:, agent, env] = directions * self._max_speeds[agent, 0]
 

@@ -50,13 +50,14 @@ class TreasureHuntEnv(ParticleEnv):
         self._state |= {"holding": self._holding, "colours": self._colours, "away": self._away}
         self._taken = np.zeros(num_envs, dtype=np.int64)
         self._delivered = np.zeros((self._banks, num_envs), dtype=np.int64)
+        self._touching = np.zeros((self._treasures, num_hunters, num_envs), dtype=bool)
         observers = np.arange(spec.num_agents)[:, None, None]
         envs = np.arange(num_envs)
         entities = spec.num_agents + self._treasures
         self._envs = envs
         self._agent_rows = observers * entities * num_envs + envs
         self._treasure_rows = self._agent_rows + spec.num_agents * num_envs
-        self._banks_column = np.arange(self._banks)[:, None, None]
+        self._banks_column = np.arange(self._banks, dtype=np.int8)[:, None, None]
 
     def render(self) -> np.ndarray:
         """Environment 0 now, (350, 350, 3) uint8.
@@ -97,8 +98,9 @@ class TreasureHuntEnv(ParticleEnv):
     def _take_treasures(self) -> None:
         """Each treasure in turn goes to the first empty hunter that touches it."""
         world = self._world
-        near = world.squared[: self._hunters, self.spec.num_agents :] < (HUNTER.radius + TREASURE.radius) ** 2
-        treasure, hunter, env = np.nonzero(near.transpose(1, 0, 2))
+        squared = world.squared[: self._hunters, self.spec.num_agents :].transpose(1, 0, 2)
+        np.less(squared, (HUNTER.radius + TREASURE.radius) ** 2, out=self._touching)
+        treasure, hunter, env = np.unravel_index(np.flatnonzero(self._touching), self._touching.shape)
         empty = self._holding[hunter, env] < 0
         treasure, hunter, env = treasure[empty], hunter[empty], env[empty]
         self._taken[...] = 0
@@ -154,7 +156,8 @@ class TreasureHuntEnv(ParticleEnv):
         """
         order = nearest_first(self._world.squared[:, self.spec.num_agents :]) * self.num_envs
         relative = self._world.relative.reshape(2, -1).take(order + self._treasure_rows, axis=1)
-        colours = np.where(self._away, _NOTHING, self._colours).reshape(-1).take(order + self._envs)
+        shown = np.where(self._away, _NOTHING, self._colours).astype(np.int8)
+        colours = shown.reshape(-1).take(order + self._envs)
         if self._away.any():
             relative[:, colours < 0] = 0.0
         return relative, colours == self._banks_column[:, :, :, None]
