@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from matrpo.config import ConfigError
-from matrpo.envs.collect_treasure import CollectTreasureEnv, num_deposits
+from matrpo.envs.collect_treasure import CollectTreasureEnv
 from matrpo.envs.navigation import NavigationEnv
 from matrpo.envs.particle_env import ParticleEnv
 from matrpo.envs.simple_reference import SimpleReferenceEnv
 from matrpo.envs.simple_speaker_listener import SimpleSpeakerListenerEnv
 from matrpo.envs.simple_spread import SimpleSpreadEnv
 from matrpo.envs.treasure import TreasureEnv
+from matrpo.envs.treasure_hunt import num_banks
 from matrpo.experiments.bench_report import Goal, Report, Row, Say
 from matrpo.spaces import Discrete
 
@@ -204,7 +205,7 @@ def _mpe2(task: Task, num_agents: int, steps: int) -> Work:
     if task.mpe2 == "simple_spread_v3":
         options = {"N": num_agents}
     if task.mpe2 == "collect_treasure_v1":
-        deposits = num_deposits(num_agents)
+        deposits = num_banks(num_agents)
         collectors = num_agents - deposits
         options = {"num_collectors": collectors, "num_deposits": deposits, "num_treasures": collectors}
     length = task.make(num_agents, 1).spec.episode_length

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from matrpo.config import ConfigError
-from matrpo.envs.particle_env import Controls, nearest_first
-from matrpo.envs.treasure_hunt import TreasureHuntEnv
+from matrpo.envs.particle_env import movement_controls, nearest_first
+from matrpo.envs.treasure_hunt import TreasureHuntEnv, num_banks
 from matrpo.spaces import TaskSpec
 
 EPISODE_LENGTH = 25
@@ -40,11 +40,11 @@ class CollectTreasureEnv(TreasureHuntEnv):
 
     def __init__(self, num_agents: int, num_envs: int, seed: int, continuous: bool = False) -> None:
         spec = collect_treasure_spec(num_agents, continuous)
-        collectors = num_agents - num_deposits(num_agents)
-        super().__init__(spec, collectors, _controls(num_agents, continuous), num_envs, seed)
+        collectors = num_agents - num_banks(num_agents)
+        super().__init__(spec, collectors, movement_controls(num_agents, continuous), num_envs, seed)
         self._roles = np.empty((num_agents, num_envs), dtype=np.int8)
-        self._roles[collectors:] = np.arange(self._banks)[:, None]
-        self._role_column = np.arange(2 * self._banks, dtype=np.int8)[:, None]
+        self._roles[collectors:] = np.arange(self._num_banks)[:, None]
+        self._role_column = np.arange(2 * self._num_banks, dtype=np.int8)[:, None]
 
     def _rewards(self) -> np.ndarray:
         events = 5.0 * (self._taken + self._delivered.sum(axis=0))
@@ -52,8 +52,8 @@ class CollectTreasureEnv(TreasureHuntEnv):
         return rewards.T
 
     def _collector_rewards(self) -> np.ndarray:
-        collectors = np.arange(self._hunters)[:, None]
-        to_deposit = np.sqrt(self._world.squared[collectors, self._hunters + self._holding, self._envs])
+        collectors = np.arange(self._num_hunters)[:, None]
+        to_deposit = np.sqrt(self._world.squared[collectors, self._num_hunters + self._holding, self._envs])
         to_treasure = self._nearest_treasure()
         to_treasure[np.isinf(to_treasure)] = 0.0
         distance = np.where(self._holding < 0, to_treasure, to_deposit)
@@ -61,9 +61,9 @@ class CollectTreasureEnv(TreasureHuntEnv):
         return rewards
 
     def _deposit_rewards(self) -> np.ndarray:
-        world, collectors = self._world, self._hunters
-        squared = world.squared[collectors : collectors + self._banks, :collectors]
-        carriers = self._holding == self._banks_column
+        world, collectors = self._world, self._num_hunters
+        squared = world.squared[collectors : collectors + self._num_banks, :collectors]
+        carriers = self._holding == self._bank_ids
         to_carrier = np.sqrt(np.where(carriers, squared, np.inf).min(axis=1))
         centre = world.positions[:, :collectors].mean(axis=1, keepdims=True)
         to_centre = np.hypot(*(centre - world.positions[:, collectors : self.spec.num_agents]))
@@ -71,22 +71,22 @@ class CollectTreasureEnv(TreasureHuntEnv):
         return rewards
 
     def _describe(self) -> None:
-        world, n, collectors = self._world, self.spec.num_agents, self._hunters
+        world, n, collectors = self._world, self.spec.num_agents, self._num_hunters
         relative, colours = self._sorted_treasures()
         places, velocities, roles = self._sorted_others()
         for block, agents in zip(self._table.blocks, (slice(0, collectors), slice(collectors, None)), strict=True):
             block[:, 0:2] = world.positions[:, :n].transpose(1, 0, 2)[agents]
             block[:, 2:4] = world.velocities.transpose(1, 0, 2)[agents]
-            split = block.shape[1] - self._treasures * (2 + self._banks)
-            start = split - (n - 1) * (4 + 2 * self._banks)
-            others = block[:, start:split].reshape(len(block), n - 1, 4 + 2 * self._banks, self.num_envs)
+            split = block.shape[1] - self._num_treasures * (2 + self._num_banks)
+            start = split - (n - 1) * (4 + 2 * self._num_banks)
+            others = block[:, start:split].reshape(len(block), n - 1, 4 + 2 * self._num_banks, self.num_envs)
             others[:, :, 0:2] = places[:, agents].transpose(1, 2, 0, 3)
             others[:, :, 2:4] = velocities[:, agents].transpose(1, 2, 0, 3)
             others[:, :, 4:] = roles[agents, :, None] == self._role_column
-            treasures = block[:, split:].reshape(len(block), self._treasures, 2 + self._banks, self.num_envs)
+            treasures = block[:, split:].reshape(len(block), self._num_treasures, 2 + self._num_banks, self.num_envs)
             treasures[:, :, :2] = relative[:, agents].transpose(1, 2, 0, 3)
             treasures[:, :, 2:] = colours[:, agents].transpose(1, 2, 0, 3)
-        self._table.blocks[0][:, 4 : 4 + self._banks] = self._held()
+        self._table.blocks[0][:, 4 : 4 + self._num_banks] = self._held()
 
     def _sorted_others(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The other agents by their distance from each agent.
@@ -101,13 +101,13 @@ class CollectTreasureEnv(TreasureHuntEnv):
         order = nearest_first(squared)[:, :-1] * self.num_envs
         places = world.relative.reshape(2, -1).take(order + self._agent_rows, axis=1)
         order += self._envs
-        self._roles[: self._hunters] = np.where(self._holding < 0, -1, self._banks + self._holding)
+        self._roles[: self._num_hunters] = np.where(self._holding < 0, -1, self._num_banks + self._holding)
         return places, world.velocities.reshape(2, -1).take(order, axis=1), self._roles.reshape(-1).take(order)
 
 
 def collect_treasure_spec(num_agents: int, continuous: bool = False) -> TaskSpec:
     """Agents and spaces of the task with `num_agents` agents (2 to 27)."""
-    deposits = num_deposits(num_agents)
+    deposits = num_banks(num_agents)
     if num_agents < 2 or deposits > MAX_DEPOSITS:
         raise ConfigError(f"bad value {num_agents} for 'agents': task 'mpe2/collect_treasure_v1' has 2 to 27")
     collectors = num_agents - deposits
@@ -116,15 +116,6 @@ def collect_treasure_spec(num_agents: int, continuous: bool = False) -> TaskSpec
         name="mpe2/collect_treasure_v1",
         agents=tuple([f"collector_{j}" for j in range(collectors)] + [f"deposit_{i}" for i in range(deposits)]),
         observation_sizes=(common + deposits,) * collectors + (common,) * deposits,
-        action_spaces=_controls(num_agents, continuous).spaces,
+        action_spaces=movement_controls(num_agents, continuous).spaces,
         episode_length=EPISODE_LENGTH,
     )
-
-
-def num_deposits(num_agents: int) -> int:
-    """How many of the agents are deposits."""
-    return max(1, num_agents // 4)
-
-
-def _controls(num_agents: int, continuous: bool) -> Controls:
-    return Controls([True] * num_agents, [0] * num_agents, continuous)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from matrpo.envs.coverage import CoverageEnv
-from matrpo.envs.particle_env import Controls
+from matrpo.envs.particle_env import movement_controls
 from matrpo.spaces import TaskSpec
 
 EPISODE_LENGTH = 100
@@ -37,7 +37,9 @@ class NavigationEnv(CoverageEnv):
     """
 
     def __init__(self, num_agents: int, num_envs: int, seed: int, continuous: bool = False) -> None:
-        super().__init__(navigation_spec(num_agents, continuous), _controls(num_agents, continuous), num_envs, seed)
+        super().__init__(
+            navigation_spec(num_agents, continuous), movement_controls(num_agents, continuous), num_envs, seed
+        )
 
     def _rewards(self) -> np.ndarray:
         rewards: np.ndarray = np.subtract(0.0, self._world.collisions() > 0)
@@ -51,10 +53,6 @@ def navigation_spec(num_agents: int, continuous: bool = False) -> TaskSpec:
         name="navigation",
         agents=tuple(f"agent_{q}" for q in range(num_agents)),
         observation_sizes=(4 * num_agents + 2,) * num_agents,
-        action_spaces=_controls(num_agents, continuous).spaces,
+        action_spaces=movement_controls(num_agents, continuous).spaces,
         episode_length=EPISODE_LENGTH,
     )
-
-
-def _controls(num_agents: int, continuous: bool) -> Controls:
-    return Controls([True] * num_agents, [0] * num_agents, continuous)

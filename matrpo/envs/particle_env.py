@@ -190,6 +190,11 @@ class Controls:
         return words
 
 
+def movement_controls(num_agents: int, continuous: bool) -> Controls:
+    """The controls of agents that all move and are silent."""
+    return Controls([True] * num_agents, [0] * num_agents, continuous)
+
+
 def _action_space(moves: bool, words: int, continuous: bool) -> ActionSpace:
     if continuous:
         return Box(NUM_MOVES * moves + words, 0.0, 1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from matrpo.envs.coverage import CoverageEnv
-from matrpo.envs.particle_env import Controls
+from matrpo.envs.particle_env import movement_controls
 from matrpo.spaces import TaskSpec
 
 EPISODE_LENGTH = 25
@@ -33,7 +33,7 @@ class SimpleSpreadEnv(CoverageEnv):
 
     def __init__(self, num_agents: int, num_envs: int, seed: int, continuous: bool = False) -> None:
         spec = simple_spread_spec(num_agents, continuous)
-        super().__init__(spec, _controls(num_agents, continuous), num_envs, seed)
+        super().__init__(spec, movement_controls(num_agents, continuous), num_envs, seed)
 
     def _rewards(self) -> np.ndarray:
         covering = (1 - LOCAL_RATIO) * self._uncovered()
@@ -47,10 +47,6 @@ def simple_spread_spec(num_agents: int, continuous: bool = False) -> TaskSpec:
         name="mpe2/simple_spread_v3",
         agents=tuple(f"agent_{q}" for q in range(num_agents)),
         observation_sizes=(4 * num_agents + 2 + SILENCE * (num_agents - 1),) * num_agents,
-        action_spaces=_controls(num_agents, continuous).spaces,
+        action_spaces=movement_controls(num_agents, continuous).spaces,
         episode_length=EPISODE_LENGTH,
     )
-
-
-def _controls(num_agents: int, continuous: bool) -> Controls:
-    return Controls([True] * num_agents, [0] * num_agents, continuous)

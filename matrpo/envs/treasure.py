@@ -6,8 +6,8 @@ import numpy as np
 
 from matrpo.config import ConfigError
 from matrpo.envs.coverage import other_agents
-from matrpo.envs.particle_env import Controls
-from matrpo.envs.treasure_hunt import TreasureHuntEnv
+from matrpo.envs.particle_env import movement_controls
+from matrpo.envs.treasure_hunt import TreasureHuntEnv, num_banks
 from matrpo.spaces import TaskSpec
 
 EPISODE_LENGTH = 100
@@ -44,54 +44,46 @@ class TreasureEnv(TreasureHuntEnv):
 
     def __init__(self, num_agents: int, num_envs: int, seed: int, continuous: bool = False) -> None:
         spec = treasure_spec(num_agents, continuous)
-        hunters = num_agents - _num_banks(num_agents)
-        super().__init__(spec, hunters, _controls(num_agents, continuous), num_envs, seed)
+        hunters = num_agents - num_banks(num_agents)
+        super().__init__(spec, hunters, movement_controls(num_agents, continuous), num_envs, seed)
         self._others = other_agents(num_agents, entities=num_agents + hunters)
 
     def _rewards(self) -> np.ndarray:
         rewards = np.empty((self.spec.num_agents, self.num_envs))
-        np.subtract(0.0, self._overlaps() > 0, out=rewards[: self._hunters])
+        np.subtract(0.0, self._overlaps() > 0, out=rewards[: self._num_hunters])
         nearest = np.where(self._holding < 0, self._nearest_treasure(), np.inf).min(axis=0)
         nearest[np.isinf(nearest)] = 0.0
         events = self._taken + (self._delivered > 0).sum(axis=0)
-        rewards[self._hunters :] = 5.0 * events - 0.1 * nearest
+        rewards[self._num_hunters :] = 5.0 * events - 0.1 * nearest
         return rewards.T
 
     def _describe(self) -> None:
-        world, hunters = self._world, self._hunters
+        world, hunters = self._world, self._num_hunters
         relative, colours = self._sorted_treasures()
         others = world.relative.reshape(2, -1, self.num_envs).take(self._others, axis=1)
-        split = 4 + self._treasures * (2 + self._banks)
+        split = 4 + self._num_treasures * (2 + self._num_banks)
         for block, agents in zip(self._table.blocks, (slice(0, hunters), slice(hunters, None)), strict=True):
             block[:, 0:2] = world.positions[:, : self.spec.num_agents].transpose(1, 0, 2)[agents]
             block[:, 2:4] = world.velocities.transpose(1, 0, 2)[agents]
-            treasures = block[:, 4:split].reshape(len(block), self._treasures, 2 + self._banks, self.num_envs)
+            treasures = block[:, 4:split].reshape(len(block), self._num_treasures, 2 + self._num_banks, self.num_envs)
             treasures[:, :, :2] = relative[:, agents].transpose(1, 2, 0, 3)
             treasures[:, :, 2:] = colours[:, agents].transpose(1, 2, 0, 3)
             places = block[:, split : split + 2 * self.spec.num_agents - 2]
             places.reshape(len(block), -1, 2, self.num_envs)[...] = others[:, agents].transpose(1, 2, 0, 3)
-        self._table.blocks[0][:, -self._banks :] = self._held()
+        self._table.blocks[0][:, -self._num_banks :] = self._held()
 
 
 def treasure_spec(num_agents: int, continuous: bool = False) -> TaskSpec:
     """Agents and spaces of the task with `num_agents` agents (at least 2)."""
     if num_agents < 2:
         raise ConfigError(f"bad value {num_agents} for 'agents': task 'treasure' needs a hunter and a bank")
-    banks = _num_banks(num_agents)
+    banks = num_banks(num_agents)
     hunters = num_agents - banks
     common = 4 + hunters * (2 + banks) + 2 * (num_agents - 1)
     return TaskSpec(
         name="treasure",
         agents=tuple([f"hunter_{j}" for j in range(hunters)] + [f"bank_{i}" for i in range(banks)]),
         observation_sizes=(common + banks,) * hunters + (common,) * banks,
-        action_spaces=_controls(num_agents, continuous).spaces,
+        action_spaces=movement_controls(num_agents, continuous).spaces,
         episode_length=EPISODE_LENGTH,
     )
-
-
-def _num_banks(num_agents: int) -> int:
-    return max(1, num_agents // 4)
-
-
-def _controls(num_agents: int, continuous: bool) -> Controls:
-    return Controls([True] * num_agents, [0] * num_agents, continuous)

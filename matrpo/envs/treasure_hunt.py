@@ -37,27 +37,27 @@ class TreasureHuntEnv(ParticleEnv):
     """
 
     def __init__(self, spec: TaskSpec, num_hunters: int, controls: Controls, num_envs: int, seed: int) -> None:
-        self._hunters = num_hunters
-        self._banks = spec.num_agents - num_hunters
-        self._treasures = num_hunters
-        bodies = [HUNTER] * num_hunters + [BANK] * self._banks
-        world = ParticleWorld(bodies, [TREASURE] * self._treasures, num_envs)
-        super().__init__(spec, world, seed, draws=2 * spec.num_agents + 3 * self._treasures)
+        self._num_hunters = num_hunters
+        self._num_banks = spec.num_agents - num_hunters
+        self._num_treasures = num_hunters
+        bodies = [HUNTER] * num_hunters + [BANK] * self._num_banks
+        world = ParticleWorld(bodies, [TREASURE] * self._num_treasures, num_envs)
+        super().__init__(spec, world, seed, draws=2 * spec.num_agents + 3 * self._num_treasures)
         self._controls = controls
         self._holding = np.full((num_hunters, num_envs), _NOTHING, dtype=np.int64)
-        self._colours = np.zeros((self._treasures, num_envs), dtype=np.int64)
-        self._away = np.zeros((self._treasures, num_envs), dtype=bool)
+        self._colours = np.zeros((self._num_treasures, num_envs), dtype=np.int64)
+        self._away = np.zeros((self._num_treasures, num_envs), dtype=bool)
         self._state |= {"holding": self._holding, "colours": self._colours, "away": self._away}
         self._taken = np.zeros(num_envs, dtype=np.int64)
-        self._delivered = np.zeros((self._banks, num_envs), dtype=np.int64)
-        self._touching = np.zeros((self._treasures, num_hunters, num_envs), dtype=bool)
+        self._delivered = np.zeros((self._num_banks, num_envs), dtype=np.int64)
+        self._touching = np.zeros((self._num_treasures, num_hunters, num_envs), dtype=bool)
         observers = np.arange(spec.num_agents)[:, None, None]
         envs = np.arange(num_envs)
-        entities = spec.num_agents + self._treasures
+        entities = spec.num_agents + self._num_treasures
         self._envs = envs
         self._agent_rows = observers * entities * num_envs + envs
         self._treasure_rows = self._agent_rows + spec.num_agents * num_envs
-        self._banks_column = np.arange(self._banks, dtype=np.int8)[:, None, None]
+        self._bank_ids = np.arange(self._num_banks, dtype=np.int16)[:, None, None]
 
     def render(self) -> np.ndarray:
         """Environment 0 now, (350, 350, 3) uint8.
@@ -68,9 +68,9 @@ class TreasureHuntEnv(ParticleEnv):
         agents, treasures = np.split(self._world.positions[:, :, 0], [n], axis=1)
         present = np.flatnonzero(~self._away[:, 0])
         canvas = self._canvas(np.concatenate([agents, treasures[:, present]], axis=1), BANK.radius + 0.05)
-        for bank in range(self._banks):
-            canvas.disc(agents[:, self._hunters + bank], BANK.radius, _COLOURS[bank % len(_COLOURS)])
-        for hunter in range(self._hunters):
+        for bank in range(self._num_banks):
+            canvas.disc(agents[:, self._num_hunters + bank], BANK.radius, _COLOURS[bank % len(_COLOURS)])
+        for hunter in range(self._num_hunters):
             held = self._holding[hunter, 0]
             canvas.disc(agents[:, hunter], HUNTER.radius, "grey" if held < 0 else _COLOURS[held % len(_COLOURS)])
         for treasure in present:
@@ -78,13 +78,13 @@ class TreasureHuntEnv(ParticleEnv):
         return canvas.image()
 
     def _begin(self, draws: np.ndarray) -> None:
-        n, treasures = self.spec.num_agents, self._treasures
+        n, treasures = self.spec.num_agents, self._num_treasures
         agents, places, colours = np.split(draws, [2 * n, 2 * (n + treasures)])
         positions = np.empty_like(self._world.positions)
         positions[:, :n] = 2 * agents.reshape(2, n, -1) - 1
         positions[:, n:] = TREASURE_BOUND * (2 * places.reshape(2, treasures, -1) - 1)
         self._world.place(positions)
-        self._colours[...] = self._banks * colours
+        self._colours[...] = self._num_banks * colours
         self._holding[...] = _NOTHING
         self._away[...] = False
 
@@ -98,7 +98,7 @@ class TreasureHuntEnv(ParticleEnv):
     def _take_treasures(self) -> None:
         """Each treasure in turn goes to the first empty hunter that touches it."""
         world = self._world
-        squared = world.squared[: self._hunters, self.spec.num_agents :].transpose(1, 0, 2)
+        squared = world.squared[: self._num_hunters, self.spec.num_agents :].transpose(1, 0, 2)
         np.less(squared, (HUNTER.radius + TREASURE.radius) ** 2, out=self._touching)
         treasure, hunter, env = np.unravel_index(np.flatnonzero(self._touching), self._touching.shape)
         empty = self._holding[hunter, env] < 0
@@ -119,17 +119,17 @@ class TreasureHuntEnv(ParticleEnv):
         """Put the treasures that were away, (M,) ids and environments, at new places in new colours."""
         if not env.size:
             return
-        first = self._draws + 3 * (self._time * self._treasures + treasure)
+        first = self._draws + 3 * (self._time * self._num_treasures + treasure)
         draws = counter_rng.uniform(self._seed, env, np.full_like(env, self._episode), 3, first)
         self._world.move_landmarks(treasure, env, TREASURE_BOUND * (2 * draws[:2] - 1))
-        self._colours[treasure, env] = self._banks * draws[2]
+        self._colours[treasure, env] = self._num_banks * draws[2]
         self._away[treasure, env] = False
 
     def _deliver(self) -> None:
         """Hunters that touch the bank of what they hold give it away."""
         hunter, env = np.nonzero(self._holding >= 0)
         bank = self._holding[hunter, env]
-        near = self._world.squared[hunter, self._hunters + bank, env] < (HUNTER.radius + BANK.radius) ** 2
+        near = self._world.squared[hunter, self._num_hunters + bank, env] < (HUNTER.radius + BANK.radius) ** 2
         hunter, bank, env = hunter[near], bank[near], env[near]
         self._holding[hunter, env] = _NOTHING
         self._delivered[...] = 0
@@ -137,13 +137,13 @@ class TreasureHuntEnv(ParticleEnv):
 
     def _overlaps(self) -> np.ndarray:
         """How many other hunters each hunter overlaps: (H, B)."""
-        near = self._world.squared[: self._hunters, : self._hunters] < (2 * HUNTER.radius) ** 2
+        near = self._world.squared[: self._num_hunters, : self._num_hunters] < (2 * HUNTER.radius) ** 2
         overlaps: np.ndarray = near.sum(axis=1) - 1
         return overlaps
 
     def _nearest_treasure(self) -> np.ndarray:
         """Each hunter's distance to the nearest treasure that is not away: (H, B); infinite if all are."""
-        squared = self._world.squared[: self._hunters, self.spec.num_agents :].min(axis=1)
+        squared = self._world.squared[: self._num_hunters, self.spec.num_agents :].min(axis=1)
         nearest: np.ndarray = np.sqrt(squared)
         nearest[:, self._away.all(axis=0)] = np.inf
         return nearest
@@ -156,16 +156,21 @@ class TreasureHuntEnv(ParticleEnv):
         """
         order = nearest_first(self._world.squared[:, self.spec.num_agents :]) * self.num_envs
         relative = self._world.relative.reshape(2, -1).take(order + self._treasure_rows, axis=1)
-        shown = np.where(self._away, _NOTHING, self._colours).astype(np.int8)
+        shown = np.where(self._away, _NOTHING, self._colours).astype(np.int16)
         colours = shown.reshape(-1).take(order + self._envs)
         if self._away.any():
             relative[:, colours < 0] = 0.0
-        return relative, colours == self._banks_column[:, :, :, None]
+        return relative, colours == self._bank_ids[:, :, :, None]
 
     def _held(self) -> np.ndarray:
         """What each hunter holds: (H, K, B) bool, true at its colour."""
-        held: np.ndarray = self._holding[:, None, :] == self._banks_column[:, :, 0]
+        held: np.ndarray = self._holding[:, None, :] == self._bank_ids[:, :, 0]
         return held
+
+
+def num_banks(num_agents: int) -> int:
+    """How many of the agents are banks: a quarter, and at least one."""
+    return max(1, num_agents // 4)
 
 
 def _first_of_each(values: np.ndarray) -> np.ndarray:
