@@ -71,22 +71,16 @@ class CollectTreasureEnv(TreasureHuntEnv):
         return rewards
 
     def _describe(self) -> None:
-        world, n, collectors = self._world, self.spec.num_agents, self._num_hunters
-        relative, colours = self._sorted_treasures()
+        n, width = self.spec.num_agents, 4 + 2 * self._num_banks
+        self._describe_selves(holding=4)
+        first = (4 + self._num_banks, 4)
+        self._describe_treasures([row + (n - 1) * width for row in first])
         places, velocities, roles = self._sorted_others()
-        for block, agents in zip(self._table.blocks, (slice(0, collectors), slice(collectors, None)), strict=True):
-            block[:, 0:2] = world.positions[:, :n].transpose(1, 0, 2)[agents]
-            block[:, 2:4] = world.velocities.transpose(1, 0, 2)[agents]
-            split = block.shape[1] - self._num_treasures * (2 + self._num_banks)
-            start = split - (n - 1) * (4 + 2 * self._num_banks)
-            others = block[:, start:split].reshape(len(block), n - 1, 4 + 2 * self._num_banks, self.num_envs)
+        for (block, agents), row in zip(self._kinds(), first, strict=True):
+            others = block[:, row : row + (n - 1) * width].reshape(len(block), n - 1, width, self.num_envs)
             others[:, :, 0:2] = places[:, agents].transpose(1, 2, 0, 3)
             others[:, :, 2:4] = velocities[:, agents].transpose(1, 2, 0, 3)
             others[:, :, 4:] = roles[agents, :, None] == self._role_column
-            treasures = block[:, split:].reshape(len(block), self._num_treasures, 2 + self._num_banks, self.num_envs)
-            treasures[:, :, :2] = relative[:, agents].transpose(1, 2, 0, 3)
-            treasures[:, :, 2:] = colours[:, agents].transpose(1, 2, 0, 3)
-        self._table.blocks[0][:, 4 : 4 + self._num_banks] = self._held()
 
     def _sorted_others(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The other agents by their distance from each agent.

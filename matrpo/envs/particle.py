@@ -35,7 +35,7 @@ class Agent:
         movable: whether forces move it.
         collides: whether it pushes, and is pushed by, other colliding bodies.
         mass: what forces are divided by.
-        acceleration: force of a full movement action.
+        force: of a full movement action.
         max_speed: what its speed is cut to after each step.
     """
 
@@ -43,7 +43,7 @@ class Agent:
     movable: bool = True
     collides: bool = True
     mass: float = 1.0
-    acceleration: float = 5.0
+    force: float = 5.0
     max_speed: float = math.inf
 
 
@@ -105,7 +105,7 @@ class ParticleWorld:
         self.relative = np.zeros((2, num_agents, entities, num_envs))
         self.squared = np.zeros((num_agents, entities, num_envs))
         self._squares = np.zeros((num_agents, entities, num_envs))
-        self._accelerations = np.array([agent.acceleration for agent in agents])[:, None]
+        self._forces = np.array([agent.force for agent in agents])[:, None]
         self._gains = np.array([TIME_STEP / agent.mass if agent.movable else 0.0 for agent in agents])[:, None]
         self._max_speeds = np.array([agent.max_speed for agent in agents])[:, None]
         self._limited = bool(np.isfinite(self._max_speeds).any())
@@ -126,7 +126,7 @@ class ParticleWorld:
 
     def advance(self, thrust: np.ndarray) -> None:
         """One time step; `thrust`, (2, N, B), is each agent's movement in units of its force, and is overwritten."""
-        thrust *= self._accelerations
+        thrust *= self._forces
         self._add_contact_forces(thrust)
         self.positions[:, : self.num_agents] += self.velocities * TIME_STEP
         self.velocities *= 1 - DAMPING

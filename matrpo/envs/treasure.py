@@ -58,19 +58,14 @@ class TreasureEnv(TreasureHuntEnv):
         return rewards.T
 
     def _describe(self) -> None:
-        world, hunters = self._world, self._num_hunters
-        relative, colours = self._sorted_treasures()
-        others = world.relative.reshape(2, -1, self.num_envs).take(self._others, axis=1)
-        split = 4 + self._num_treasures * (2 + self._num_banks)
-        for block, agents in zip(self._table.blocks, (slice(0, hunters), slice(hunters, None)), strict=True):
-            block[:, 0:2] = world.positions[:, : self.spec.num_agents].transpose(1, 0, 2)[agents]
-            block[:, 2:4] = world.velocities.transpose(1, 0, 2)[agents]
-            treasures = block[:, 4:split].reshape(len(block), self._num_treasures, 2 + self._num_banks, self.num_envs)
-            treasures[:, :, :2] = relative[:, agents].transpose(1, 2, 0, 3)
-            treasures[:, :, 2:] = colours[:, agents].transpose(1, 2, 0, 3)
-            places = block[:, split : split + 2 * self.spec.num_agents - 2]
-            places.reshape(len(block), -1, 2, self.num_envs)[...] = others[:, agents].transpose(1, 2, 0, 3)
-        self._table.blocks[0][:, -self._num_banks :] = self._held()
+        n = self.spec.num_agents
+        after_treasures = 4 + self._num_treasures * (2 + self._num_banks)
+        self._describe_selves(holding=after_treasures + 2 * (n - 1))
+        self._describe_treasures((4, 4))
+        others = self._world.relative.reshape(2, -1, self.num_envs).take(self._others, axis=1)
+        for block, agents in self._kinds():
+            rows = block[:, after_treasures : after_treasures + 2 * (n - 1)]
+            rows.reshape(len(block), n - 1, 2, self.num_envs)[...] = others[:, agents].transpose(1, 2, 0, 3)
 
 
 def treasure_spec(num_agents: int, continuous: bool = False) -> TaskSpec:

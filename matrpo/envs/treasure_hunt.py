@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from matrpo.envs import counter_rng
@@ -9,8 +11,8 @@ from matrpo.envs.particle import Agent, Landmark, ParticleWorld
 from matrpo.envs.particle_env import Controls, ParticleEnv, nearest_first
 from matrpo.spaces import TaskSpec
 
-HUNTER = Agent(radius=0.05, collides=False, acceleration=1.5, max_speed=1.0)
-BANK = Agent(radius=0.075, collides=False, mass=2.25, acceleration=1.5, max_speed=1.0)
+HUNTER = Agent(radius=0.05, collides=False, force=1.5, max_speed=1.0)
+BANK = Agent(radius=0.075, collides=False, mass=2.25, force=1.5, max_speed=1.0)
 TREASURE = Landmark(radius=0.025)
 TREASURE_BOUND = 0.95
 """Treasures appear in [-0.95, 0.95]^2."""
@@ -148,6 +150,30 @@ class TreasureHuntEnv(ParticleEnv):
         nearest[:, self._away.all(axis=0)] = np.inf
         return nearest
 
+    def _kinds(self) -> list[tuple[np.ndarray, slice]]:
+        """The table's blocks of the hunters and of the banks, and which agents those are."""
+        agents = (slice(0, self._num_hunters), slice(self._num_hunters, None))
+        return list(zip(self._table.blocks, agents, strict=True))
+
+    def _describe_selves(self, holding: int) -> None:
+        """Write each agent's position and velocity into rows 0 to 3, what a hunter holds from row `holding` on."""
+        own = slice(0, self.spec.num_agents)
+        for block, agents in self._kinds():
+            block[:, 0:2] = self._world.positions[:, own].transpose(1, 0, 2)[agents]
+            block[:, 2:4] = self._world.velocities.transpose(1, 0, 2)[agents]
+        held = self._table.blocks[0][:, holding : holding + self._num_banks]
+        held[...] = self._holding[:, None, :] == self._bank_ids[:, :, 0]
+
+    def _describe_treasures(self, first: Sequence[int]) -> None:
+        """Write the sorted treasures into the hunters' rows from `first[0]` on, and the banks' from `first[1]` on."""
+        relative, colours = self._sorted_treasures()
+        width = 2 + self._num_banks
+        for (block, agents), row in zip(self._kinds(), first, strict=True):
+            rows = block[:, row : row + self._num_treasures * width]
+            treasures = rows.reshape(len(block), self._num_treasures, width, self.num_envs)
+            treasures[:, :, :2] = relative[:, agents].transpose(1, 2, 0, 3)
+            treasures[:, :, 2:] = colours[:, agents].transpose(1, 2, 0, 3)
+
     def _sorted_treasures(self) -> tuple[np.ndarray, np.ndarray]:
         """The treasures by their distance from each agent, those that are away last and all zeros.
 
@@ -161,11 +187,6 @@ class TreasureHuntEnv(ParticleEnv):
         if self._away.any():
             relative[:, colours < 0] = 0.0
         return relative, colours == self._bank_ids[:, :, :, None]
-
-    def _held(self) -> np.ndarray:
-        """What each hunter holds: (H, K, B) bool, true at its colour."""
-        held: np.ndarray = self._holding[:, None, :] == self._bank_ids[:, :, 0]
-        return held
 
 
 def num_banks(num_agents: int) -> int:

@@ -24,7 +24,7 @@ AGENTS = st.lists(
         movable=st.booleans(),
         collides=st.booleans(),
         mass=st.floats(0.5, 4.0),
-        acceleration=st.floats(0.5, 6.0),
+        force=st.floats(0.5, 6.0),
         max_speed=st.one_of(st.just(math.inf), st.floats(0.05, 1.5)),
     ),
     min_size=1,
@@ -61,7 +61,7 @@ def test_bodies_of_every_kind_move_as_in_mpe2(agents: list[Agent], landmarks: li
         thrust = draws.uniform(-1, 1, world.velocities.shape)
         for b, original in enumerate(originals):
             for body, entity, push in zip(agents, original.agents, thrust[:, :, b].T, strict=True):
-                entity.action.u = push * body.acceleration
+                entity.action.u = push * body.force
             original.step()
         world.advance(thrust)
         for b, original in enumerate(originals):

@@ -150,11 +150,6 @@ def collect(num_agents: int) -> Callable[..., Any]:
     return lambda **options: collect_treasure_v1.parallel_env(**banks_of(num_agents), **options)
 
 
-def of_two(make: Callable[..., ParticleEnv]) -> Callable[..., ParticleEnv]:
-    """The maker of a task with two agents, called like the others."""
-    return lambda _, *arguments: make(*arguments)
-
-
 Follow = Callable[[Original, np.ndarray, State, State], tuple[list[np.ndarray], list[float]]]
 """Steps an mpe2 environment: (original, joint action, states before and after) to observations and rewards."""
 
@@ -244,39 +239,48 @@ def table_2_observation(agent: Any, world: Any, colours: int) -> np.ndarray:
     return np.concatenate(seen)
 
 
-CASES: list[Any] = []
-for n in (3, 6, 12):
-    CASES.append(pytest.param(NavigationEnv, n, spread(n), as_table_1, id=f"navigation-{n}"))
-    CASES.append(pytest.param(SimpleSpreadEnv, n, spread(n), as_mpe2, id=f"simple_spread-{n}"))
-for n in (8, 12):
-    CASES.append(pytest.param(TreasureEnv, n, collect(n), as_table_2, id=f"treasure-{n}"))
-    CASES.append(pytest.param(CollectTreasureEnv, n, collect(n), as_mpe2, id=f"collect_treasure-{n}"))
-for make, module in (
-    (SimpleReferenceEnv, simple_reference_v3),
-    (SimpleSpeakerListenerEnv, simple_speaker_listener_v4),
-):
-    name = module.__name__.rpartition(".")[2]
-    CASES.append(pytest.param(of_two(make), 2, module.parallel_env, as_mpe2, id=name))
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A task, the maker of the mpe2 environment with its world, and what to compare with.
+
+    `num_envs`: with two episodes each, in both action spaces and over the task's cases, 200 episodes or more.
+    """
+
+    name: str
+    make: Callable[..., ParticleEnv]
+    num_agents: int
+    make_original: Callable[..., Any]
+    follow: Follow
+    num_envs: int
 
 
-def compare(
-    make: Callable[..., ParticleEnv],
-    num_agents: int,
-    make_original: Callable[..., Any],
-    follow: Follow,
-    continuous: bool,
-    num_envs: int,
-    max_steps: int | None = None,
-) -> dict[str, float]:
-    """Follow two episodes of `num_envs` environments, at most `max_steps` in all; how much happened in them."""
-    env = make(num_agents, num_envs, 7, continuous)
+def of_two(make: Callable[..., ParticleEnv]) -> Callable[..., ParticleEnv]:
+    """The maker of a task with two agents, called like the others."""
+    return lambda _, *arguments: make(*arguments)
+
+
+CASES = [
+    *(Case("navigation", NavigationEnv, n, spread(n), as_table_1, 17) for n in (3, 6, 12)),
+    *(Case("simple_spread", SimpleSpreadEnv, n, spread(n), as_mpe2, 17) for n in (3, 6, 12)),
+    *(Case("treasure", TreasureEnv, n, collect(n), as_table_2, 25) for n in (8, 12)),
+    *(Case("collect_treasure", CollectTreasureEnv, n, collect(n), as_mpe2, 25) for n in (8, 12)),
+    Case("reference", of_two(SimpleReferenceEnv), 2, simple_reference_v3.parallel_env, as_mpe2, 50),
+    Case("speaker_listener", of_two(SimpleSpeakerListenerEnv), 2, simple_speaker_listener_v4.parallel_env, as_mpe2, 50),
+]
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.name}-{case.num_agents}")
+both_spaces = pytest.mark.parametrize("continuous", [False, True], ids=["discrete", "continuous"])
+
+
+def compare(case: Case, continuous: bool, num_envs: int, max_steps: int | None = None) -> None:
+    """Follow two episodes of `num_envs` environments, at most `max_steps` in all, and see that enough happened."""
+    env = case.make(case.num_agents, num_envs, 7, continuous)
     # A second batch that never ends an episode shows the state that one ends in.
-    endless = make(num_agents, num_envs, 7, continuous)
+    endless = case.make(case.num_agents, num_envs, 7, continuous)
     endless.spec = dataclasses.replace(endless.spec, episode_length=None)
     length = env.spec.episode_length
     assert length is not None
-    originals = [Original(make_original, continuous, length + 1, b) for b in range(num_envs)]
-    draws = np.random.default_rng(num_agents)
+    originals = [Original(case.make_original, continuous, length + 1, b) for b in range(num_envs)]
+    draws = np.random.default_rng(case.num_agents)
     env.reset()
     total = {"steps": 0.0, "collisions": 0.0, "exchanges": 0.0}
     for t in range(min(2 * length, max_steps or 2 * length)):
@@ -292,7 +296,7 @@ def compare(
         observations = step.final_observations or step.observations
         for b, original in enumerate(originals):
             parts = [joint_action[b, part] for part in env.spec.action_slices]
-            seen, rewards = follow(original, parts, before, after)
+            seen, rewards = case.follow(original, parts, before, after)
             original.check_state(after)
             assert_close(step.rewards[b], rewards)
             for ours, theirs in zip(observations, seen, strict=True):
@@ -301,30 +305,20 @@ def compare(
         total["collisions"] += float((endless._world.contacts.gap < 0).sum())
         if "holding" in after:
             total["exchanges"] += float((before["holding"] != after["holding"]).sum())
-    return total
-
-
-def check_much_happened(env_id: str, total: dict[str, float]) -> None:
-    if "navigation" in env_id or "spread" in env_id:
+    if case.name in ("navigation", "simple_spread"):
         assert total["collisions"] > 0.1 * total["steps"]
-    if "treasure" in env_id:
+    if "treasure" in case.name:
         assert total["exchanges"] > 0.1 * total["steps"]
 
 
-@pytest.mark.parametrize("continuous", [False, True], ids=["discrete", "continuous"])
-@pytest.mark.parametrize(("make", "num_agents", "make_original", "follow"), CASES)
-def test_every_step_equals_mpe2(
-    make: Any, num_agents: int, make_original: Any, follow: Follow, continuous: bool, request: pytest.FixtureRequest
-) -> None:
-    total = compare(make, num_agents, make_original, follow, continuous, num_envs=1, max_steps=110)
-    check_much_happened(request.node.callspec.id, total)
+@both_spaces
+@every_case
+def test_every_step_equals_mpe2(case: Case, continuous: bool) -> None:
+    compare(case, continuous, num_envs=1, max_steps=110)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("continuous", [False, True], ids=["discrete", "continuous"])
-@pytest.mark.parametrize(("make", "num_agents", "make_original", "follow"), CASES)
-def test_200_episodes_equal_mpe2(
-    make: Any, num_agents: int, make_original: Any, follow: Follow, continuous: bool, request: pytest.FixtureRequest
-) -> None:
-    total = compare(make, num_agents, make_original, follow, continuous, num_envs=50)
-    check_much_happened(request.node.callspec.id, total)
+@both_spaces
+@every_case
+def test_200_episodes_of_each_task_equal_mpe2(case: Case, continuous: bool) -> None:
+    compare(case, continuous, case.num_envs)
