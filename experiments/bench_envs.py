@@ -90,15 +90,15 @@ def run(quick: bool, say: Say) -> Report:
         ConfigError: vmas is not installed.
     """
     vmas = _import_vmas()
-    num_envs, steps, peer_steps = (5, 3, 3) if quick else (100, 200, 200)
+    num_envs, steps, peer_steps = (5, 3, 3) if quick else (100, 200, 100)
     batches = (4, 8) if quick else (64, 512)
     say(f"against mpe2, {num_envs} environments")
     beside_mpe2, mpe2_goals = _against_mpe2(num_envs, steps, peer_steps)
     say(f"against vmas, {' and '.join(map(str, batches))} environments")
-    beside_vmas, vmas_goals = _against_vmas(vmas, batches, steps)
+    beside_vmas, vmas_goals = _against_vmas(vmas, batches, steps, peer_steps)
     say("by the number of agents")
     by_agents, agent_goals = _by_agents(num_envs, steps)
-    settings: dict[str, Any] = {"num_envs": num_envs, "steps": steps, "mpe2_steps": peer_steps, "repeats": _REPEATS}
+    settings: dict[str, Any] = {"num_envs": num_envs, "steps": steps, "peer_steps": peer_steps, "repeats": _REPEATS}
     settings |= {"actions": "random, discrete", "vmas": importlib.metadata.version("vmas")}
     tables = {
         "against mpe2": beside_mpe2,
@@ -132,7 +132,7 @@ def _against_mpe2(num_envs: int, steps: int, peer_steps: int) -> tuple[list[Row]
     return rows, goals
 
 
-def _against_vmas(vmas: Any, batches: Sequence[int], steps: int) -> tuple[list[Row], list[Goal]]:
+def _against_vmas(vmas: Any, batches: Sequence[int], steps: int, peer_steps: int) -> tuple[list[Row], list[Goal]]:
     rows: list[Row] = []
     goals = []
     for task in TASKS:
@@ -140,7 +140,7 @@ def _against_vmas(vmas: Any, batches: Sequence[int], steps: int) -> tuple[list[R
             num_agents = task.fixed or (3 if task.vmas else 8)
             work = [_batch(task, num_agents, num_envs, steps)]
             if task.vmas:
-                work.append(_vmas(vmas, task, num_agents, num_envs, steps))
+                work.append(_vmas(vmas, task, num_agents, num_envs, peer_steps))
             measured = _measure(work)
             row: dict[str, str | int | float] = {
                 "task": task.name,
