@@ -100,6 +100,16 @@ def rollout(agents: tuple[int, ...], launched: int, path: Path | None, quick: bo
 
 
 @bench.command()
+@_shared
+def envs(path: Path | None, quick: bool) -> None:
+    """Batched particle tasks against mpe2 and vmas (extra: bench)."""
+    path = _target(path, "envs")
+    from matrpo.experiments.bench_envs import run
+
+    _finish(run(quick, _say), path, quick)
+
+
+@bench.command()
 @click.option("--agents", type=_COUNT, default=12, show_default=True, help="N of the messages.")
 @click.option("--samples", type=_COUNT, default=10_000, show_default=True, help="M of the messages.")
 @_shared

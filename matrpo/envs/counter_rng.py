@@ -13,7 +13,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MASK = 2**64 - 1
 
 
-def uniform(seed: int, envs: np.ndarray, episodes: np.ndarray, draws: int) -> np.ndarray:
+def uniform(seed: int, envs: np.ndarray, episodes: np.ndarray, draws: int, first: int | np.ndarray = 0) -> np.ndarray:
     """Uniform numbers in [0, 1), with 53 random bits each.
 
     Args:
@@ -21,21 +21,22 @@ def uniform(seed: int, envs: np.ndarray, episodes: np.ndarray, draws: int) -> np
         envs: (B,) indices of environments.
         episodes: (B,) episode number of each of them.
         draws: how many numbers each environment needs.
+        first: number of the first draw, at least 0, of all of them or of each, (B,) int64.
 
     Returns:
         (draws, B) float64.
     """
-    words = bits(seed, envs, episodes, draws)
+    words = bits(seed, envs, episodes, draws, first)
     return np.ldexp((words >> np.uint64(11)).astype(np.float64), -53)
 
 
-def bits(seed: int, envs: np.ndarray, episodes: np.ndarray, draws: int) -> np.ndarray:
+def bits(seed: int, envs: np.ndarray, episodes: np.ndarray, draws: int, first: int | np.ndarray = 0) -> np.ndarray:
     """Random 64-bit words, by the same key as `uniform`: (draws, B) uint64."""
     key = _mix(np.array([seed & _MASK], dtype=np.uint64) + _GOLDEN)
     key = _mix(key + _GOLDEN * (np.asarray(envs).astype(np.uint64) + np.uint64(1)))
     key = _mix(key + _GOLDEN * (np.asarray(episodes).astype(np.uint64) + np.uint64(1)))
-    counters = np.arange(1, draws + 1, dtype=np.uint64) * _GOLDEN
-    return _mix(key[None, :] + counters[:, None])
+    counters = np.arange(1, draws + 1, dtype=np.uint64)[:, None] + np.asarray(first).astype(np.uint64)
+    return _mix(key[None, :] + counters * _GOLDEN)
 
 
 def _mix(words: np.ndarray) -> np.ndarray:

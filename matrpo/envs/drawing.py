@@ -10,11 +10,19 @@ COLOURS = {
     "landmark": (45, 50, 62),
     "agent": (72, 122, 200),
     "leader": (232, 128, 46),
+    "grey": (150, 154, 163),
+    "blue": (54, 104, 198),
+    "orange": (241, 141, 0),
+    "green": (43, 160, 44),
+    "red": (214, 38, 40),
+    "purple": (148, 103, 189),
+    "brown": (140, 86, 75),
 }
 """RGB of everything that is drawn."""
 
 _SIZE = 350
 _OPACITY = {"landmark": 1.0, "agent": 0.72, "leader": 0.78}
+_USUAL_OPACITY = 0.85
 
 
 class Canvas:
@@ -32,7 +40,7 @@ class Canvas:
         """Draw a disc with a darker rim at `centre`, (2,), in the colour of `kind`."""
         colour = np.array(COLOURS[kind], dtype=np.float64)
         inside = (radius - np.hypot(self._x - centre[0], self._y - centre[1])) * self._scale + 0.5
-        self._blend(np.clip(inside, 0.0, 1.0) * _OPACITY[kind], colour)
+        self._blend(np.clip(inside, 0.0, 1.0) * _OPACITY.get(kind, _USUAL_OPACITY), colour)
         rim = np.clip(inside, 0.0, 1.0) - np.clip(inside - 1.5, 0.0, 1.0)
         self._blend(rim, 0.75 * colour)
 

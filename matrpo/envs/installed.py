@@ -10,7 +10,7 @@ from typing import Any
 
 from matrpo.config import ConfigError
 from matrpo.envs.check import kind_of
-from matrpo.envs.family import Family, ForeignTask, in_words, packages
+from matrpo.envs.family import NOTHING, Family, ForeignTask, in_words
 from matrpo.envs.pettingzoo import PettingZooEnv
 from matrpo.envs.vector_env import VectorEnv
 
@@ -71,6 +71,6 @@ def _constructor(task: str) -> Callable[..., Any]:
 FAMILY = Family(
     pattern=f"{_PREFIX}<module>:<name>",
     description="any PettingZoo parallel environment that is installed",
-    needs=packages("pettingzoo", "pettingzoo"),
+    needs=NOTHING,
     search=lambda name: ForeignTask(name, partial(_make, name)),
 )

@@ -1,4 +1,4 @@
-"""The tasks of the package `mpe2`, the Multi-agent Particle Environments.
+"""The tasks of the package `mpe2`, the Multi-agent Particle Environments: four of them batched, the others wrapped.
 
 Each is there with discrete actions and, its name ending in `-continuous`, with continuous ones. The version may be left
 out of a name. What agents observe and do is written down here: listing tasks, and an agent's process, need no `mpe2`,
@@ -15,13 +15,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from matrpo.envs.family import Family, KnownTask, both_actions, packages, variant_name, wrong_agents
+from matrpo.envs.collect_treasure import CollectTreasureEnv, collect_treasure_spec
+from matrpo.envs.family import NOTHING, Family, KnownTask, both_actions, variant_name, wrong_agents
+from matrpo.envs.particle_env import NUM_MOVES
 from matrpo.envs.pettingzoo import PettingZooEnv
+from matrpo.envs.simple_reference import SimpleReferenceEnv, simple_reference_spec
+from matrpo.envs.simple_speaker_listener import SimpleSpeakerListenerEnv, simple_speaker_listener_spec
+from matrpo.envs.simple_spread import SimpleSpreadEnv, simple_spread_spec
 from matrpo.envs.vector_env import VectorEnv
 from matrpo.spaces import ActionSpace, Box, Discrete, TaskSpec
 
 EPISODE_LENGTH = 25
-_MOVES = 5
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class _Role:
 
     def action_space(self, continuous: bool) -> ActionSpace:
         """A number for each movement and word, or the number of one of their combinations."""
-        moves = _MOVES if self.moves else 0
+        moves = NUM_MOVES if self.moves else 0
         return Box(moves + self.words, 0.0, 1.0) if continuous else Discrete(max(moves, 1) * max(self.words, 1))
 
 
@@ -109,31 +113,6 @@ def make_mpe2(name: str, options: dict[str, Any], num_envs: int, seed: int) -> P
 
 _ENVIRONMENTS = (
     _Environment(
-        "simple_spread_v3",
-        "N agents cover N landmarks, all are paid",
-        3,
-        lambda n: (_Role("agent", n, 6 * n),),
-        lambda n: {"N": n},
-    ),
-    _Environment(
-        "simple_reference_v3",
-        "each tells the other where to go",
-        2,
-        lambda _: (_Role("agent", 2, 21, words=10),),
-    ),
-    _Environment(
-        "simple_speaker_listener_v4",
-        "one tells the other where to go",
-        2,
-        lambda _: (_Role("speaker", 1, 3, moves=False, words=3), _Role("listener", 1, 11)),
-    ),
-    _Environment(
-        "collect_treasure_v1",
-        "collectors bring treasures to the deposits of their colours",
-        8,
-        lambda _: (_Role("collector", 6, 86), _Role("deposit", 2, 84)),
-    ),
-    _Environment(
         "simple_adversary_v3",
         "N-1 agents hide from an adversary which landmark they go to",
         3,
@@ -187,13 +166,50 @@ _ENVIRONMENTS = (
     ),
 )
 
-_TASKS = tuple(task for environment in _ENVIRONMENTS for task in environment.tasks())
+_BATCHED = (
+    both_actions(
+        "mpe2/simple_spread_v3",
+        "N agents cover N landmarks, all are paid; batched",
+        3,
+        False,
+        simple_spread_spec,
+        SimpleSpreadEnv,
+    ),
+    both_actions(
+        "mpe2/simple_reference_v3",
+        "each tells the other where to go; batched",
+        2,
+        True,
+        lambda _num_agents, continuous: simple_reference_spec(continuous),
+        lambda _num_agents, num_envs, seed, continuous: SimpleReferenceEnv(num_envs, seed, continuous),
+    ),
+    both_actions(
+        "mpe2/simple_speaker_listener_v4",
+        "one tells the other where to go; batched",
+        2,
+        True,
+        lambda _num_agents, continuous: simple_speaker_listener_spec(continuous),
+        lambda _num_agents, num_envs, seed, continuous: SimpleSpeakerListenerEnv(num_envs, seed, continuous),
+    ),
+    both_actions(
+        "mpe2/collect_treasure_v1",
+        "collectors bring treasures to the deposits of their colours; batched",
+        8,
+        False,
+        collect_treasure_spec,
+        CollectTreasureEnv,
+    ),
+)
+"""Those that step all environments at once in NumPy, as the package's own would; the others wrap the package."""
+
+_WRAPPED = tuple(environment.tasks() for environment in _ENVIRONMENTS)
+_TASKS = tuple(task for pair in _BATCHED + _WRAPPED for task in pair)
 _BY_SHORT_NAME = {re.sub(r"_v\d+", "", task.name): task for task in _TASKS}
 
 FAMILY = Family(
     pattern="mpe2/<environment>[-continuous]",
     description="multi-agent particle environments",
-    needs=packages("mpe2", "mpe2"),
+    needs=NOTHING,
     tasks=_TASKS,
     search=_BY_SHORT_NAME.get,
 )

@@ -18,6 +18,7 @@ FILE = "file"
 
 _FAMILIES = {
     "navigation": "matrpo.envs.navigation",
+    "treasure": "matrpo.envs.treasure",
     "game": "matrpo.envs.games",
     "mpe2": "matrpo.envs.mpe2",
     "pettingzoo": "matrpo.envs.installed",

@@ -104,8 +104,11 @@ class VectorEnv(ABC):
         if joint_action.shape != expected:
             raise ValueError(f"joint action of {self.spec.name} has shape {joint_action.shape}, not {expected}")
         columns, sizes = self._index_columns
-        indices = joint_action[:, columns]
-        if not ((indices >= 0) & (indices < sizes)).all():
+        if not len(sizes):
+            return
+        indices = joint_action if len(sizes) == expected[1] else joint_action[:, columns]
+        # The least index is NaN if any is, and then not at least 0.
+        if not (indices.min() >= 0 and (indices < sizes).all()):
             raise ValueError(f"joint action of {self.spec.name} holds an index outside its action space")
 
     @cached_property

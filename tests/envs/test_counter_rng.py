@@ -25,6 +25,16 @@ def test_changing_any_part_of_the_key_changes_the_draws(seed: int, env: int, epi
         assert not set(here) & set(other)
 
 
+@given(seed=KEYS, first=st.integers(0, 10_000))
+def test_draws_can_begin_anywhere(seed: int, first: int) -> None:
+    envs, episodes = np.array([4, 9]), np.array([2, 0])
+    whole = uniform(seed, envs, episodes, first + 3)
+    np.testing.assert_array_equal(uniform(seed, envs, episodes, 3, first), whole[first:])
+    each = uniform(seed, envs, episodes, 3, np.array([first, 0]))
+    np.testing.assert_array_equal(each[:, 0], whole[first:, 0])
+    np.testing.assert_array_equal(each[:, 1], whole[:3, 1])
+
+
 def test_the_generator_is_splitmix64() -> None:
     # The key of (seed, env, episode) is itself a chain of splitmix64 outputs; this is that chain in plain integers.
     golden, mask = 0x9E3779B97F4A7C15, 2**64 - 1

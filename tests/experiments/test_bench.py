@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,32 @@ def test_rollout(tmp_path: Path) -> None:
     stepping, whole = document["tables"].values()
     assert [row["agents"] for row in stepping] == [3]
     assert whole[0]["rollout_steps_per_second"] > 0
+
+
+def test_envs(tmp_path: Path) -> None:
+    document, printed = run("envs", path=tmp_path / "bench.json")
+    check_document(document, "envs", tables=3)
+    beside_mpe2, beside_vmas, by_agents = document["tables"].values()
+    tasks = {
+        "navigation",
+        "treasure",
+        "collect_treasure",
+        "simple_spread",
+        "simple_reference",
+        "simple_speaker_listener",
+    }
+    assert {row["task"] for row in beside_mpe2} == {row["task"] for row in beside_vmas} == tasks
+    assert [row["agents"] for row in beside_mpe2 if row["task"] == "treasure"] == [8, 12]
+    assert {row["task"] for row in beside_vmas if row["ratio"] == "not in vmas"} == {"treasure", "collect_treasure"}
+    assert all(row["mpe2_CPU_s_per_1000_steps"] > 0 for row in beside_mpe2)
+    assert len(by_agents) == 4
+    assert "not in vmas" in printed
+
+
+def test_a_missing_vmas_is_told_with_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vmas", None)
+    with pytest.raises(ConfigError, match=r"vmas: pip install 'matrpo\[bench\]'"):
+        CliRunner().invoke(bench, ["envs", "--json", str(tmp_path / "bench.json")], catch_exceptions=False)
 
 
 def test_wire(tmp_path: Path) -> None:
