@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import importlib
-import io
 import logging
 import os
 import tempfile
@@ -16,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from matrpo.config import ConfigError
+from matrpo.envs.extras import import_extra
 from matrpo.spaces import Box, TaskSpec
 
 PARTITIONS: dict[str, tuple[str, ...]] = {
@@ -167,17 +165,11 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _import() -> tuple[Any, Any]:
-    """The modules `mujoco` and gymnasium-robotics' `mujoco_multi`, without what they print."""
+    """The modules `mujoco` and gymnasium-robotics' `mujoco_multi`."""
     if "DISPLAY" not in os.environ:
         os.environ.setdefault("MUJOCO_GL", "egl")
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            mujoco = importlib.import_module("mujoco")
-            library = importlib.import_module("gymnasium_robotics.envs.multiagent_mujoco.mujoco_multi")
-    except ImportError as error:
-        raise ConfigError(
-            f"tasks of mamujoco/ need the extra 'mamujoco' ({error}): run pip install 'matrpo[mamujoco]'"
-        ) from None
+    mujoco = import_extra("mujoco", "mamujoco")
+    library = import_extra("gymnasium_robotics.envs.multiagent_mujoco.mujoco_multi", "mamujoco")
     # MuJoCo's own handler writes MUJOCO_LOG.TXT into the working directory.
     mujoco.set_mju_user_warning(_warn)
     return mujoco, library
