@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 import tempfile
@@ -14,6 +13,7 @@ import numpy as np
 
 from matrpo.config import ConfigError
 from matrpo.envs.extras import import_extra
+from matrpo.envs.task_names import unknown_task
 from matrpo.spaces import Box, TaskSpec
 
 PARTITIONS: dict[str, tuple[str, ...]] = {
@@ -158,10 +158,8 @@ def _split(name: str) -> tuple[str, str]:
     robot, _, partition = name.removeprefix("mamujoco/").partition("-")
     if partition in PARTITIONS.get(robot, ()):
         return robot, partition
-    tasks = [f"mamujoco/{robot}-{partition}" for robot, partitions in PARTITIONS.items() for partition in partitions]
-    close = difflib.get_close_matches(name, tasks, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else "expected one of " + ", ".join(tasks)
-    raise ConfigError(f"unknown task {name!r} for 'task': {hint}")
+    known = [f"{robot}-{partition}" for robot, partitions in PARTITIONS.items() for partition in partitions]
+    raise unknown_task("mamujoco/", name.removeprefix("mamujoco/"), known)
 
 
 def _import() -> tuple[Any, Any]:

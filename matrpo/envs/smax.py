@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from matrpo.config import ConfigError
 from matrpo.envs import counter_rng
 from matrpo.envs.drawing import Canvas
 from matrpo.envs.extras import import_extra
+from matrpo.envs.task_names import unknown_task
 from matrpo.envs.vector_env import VectorEnv, VectorStep
 from matrpo.spaces import Discrete, TaskSpec
 
@@ -270,9 +269,7 @@ def smax_spec(name: str) -> TaskSpec:
     """
     map_name = name.removeprefix("smax/")
     if map_name not in MAPS:
-        close = difflib.get_close_matches(map_name, MAPS, n=1)
-        hint = f"did you mean 'smax/{close[0]}'?" if close else "the maps are " + ", ".join(MAPS)
-        raise ConfigError(f"unknown task {name!r} for 'task': {hint}")
+        raise unknown_task("smax/", map_name, MAPS)
     allies, enemies = MAPS[map_name]
     return TaskSpec(
         name=name,

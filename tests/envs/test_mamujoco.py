@@ -181,7 +181,7 @@ def test_the_specification_says_who_moves_what() -> None:
     [
         ("mamujoco/HalfCheetah-2x4", "did you mean 'mamujoco/HalfCheetah-2x3'"),
         ("mamujoco/halfcheetah-2x3", "did you mean 'mamujoco/HalfCheetah-2x3'"),
-        ("zzzzz", "expected one of mamujoco/HalfCheetah-2x3, "),
+        ("mamujoco/zzzzz", "expected one of HalfCheetah-2x3, "),
     ],
 )
 def test_an_unknown_robot_or_partition_is_an_error_with_a_hint(task: str, hint: str) -> None:

@@ -1,0 +1,277 @@
+"""The StarCraft Multi-Agent Challenge (Samvelyan et al., 2019): oxwhirl's `smac`, B games stepped at once."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from matrpo.config import ConfigError
+from matrpo.envs import counter_rng
+from matrpo.envs.task_names import unknown_task
+from matrpo.envs.vector_env import VectorEnv, VectorStep
+from matrpo.spaces import Discrete, TaskSpec
+
+MAPS: dict[str, int] = {
+    "2s3z": 5,
+    "3s5z": 8,
+    "10m_vs_11m": 10,
+    "MMM2": 10,
+    "3m": 3,
+    "8m": 8,
+    "25m": 25,
+    "5m_vs_6m": 5,
+    "8m_vs_9m": 8,
+    "27m_vs_30m": 27,
+    "MMM": 10,
+    "1c3s5z": 9,
+    "3s5z_vs_3s6z": 8,
+    "3s_vs_3z": 3,
+    "3s_vs_4z": 3,
+    "3s_vs_5z": 3,
+    "2m_vs_1z": 2,
+    "corridor": 6,
+    "6h_vs_8z": 6,
+    "2s_vs_1sc": 2,
+    "so_many_baneling": 7,
+    "bane_vs_bane": 24,
+    "2c_vs_64zg": 2,
+}
+"""The allies, who are the agents, of each map."""
+
+_INSTALL = "run pip install 'matrpo[smac]', which takes it from https://github.com/oxwhirl/smac"
+
+
+class SmacEnv(VectorEnv):
+    """N allies against StarCraft II's own player, in B games of one map.
+
+    Actions are no-op, stop, four moves, then one for each enemy to attack (or ally to heal). A dead agent's mask leaves
+    it the no-op alone; it observes zeros and goes on being paid until the battle ends. An action that its mask forbids,
+    such as the zero that stands in for an absent agent, is replaced by the first that is allowed: stop, or the no-op.
+
+    A battle terminates for every agent when it is won, lost or drawn, and is truncated at the map's limit of steps, or
+    where the game itself broke down. The reward is SMAC's shaped one, at most 20 for a battle; each agent receives the
+    N-th part, so that the team return is the battle's. `win_rate` is the share of battles won.
+
+    The state for centralised critics is SMAC's own ("EP", environment-provided). `agent_states` is the
+    feature-pruned agent-specific one ("FP", Yu et al., MAPPO, 2022): the agent's observation and the state without what
+    of the agent's own unit the observation already says (health, shield and type).
+
+    Args:
+        name: the task, `smac/<map>`.
+        num_envs: B, each a process of the game.
+        seed: of the games.
+
+    Raises:
+        ConfigError: there is no such map, the package is missing or another one, or, from `reset`, the game is missing.
+    """
+
+    statistics = ("win_rate",)
+
+    def __init__(self, name: str, num_envs: int, seed: int) -> None:
+        map_name = _map_of(name)
+        game = _game_class()
+        words = counter_rng.bits(seed, np.arange(num_envs), np.zeros(num_envs, dtype=np.int64), draws=1)[0]
+        # With `continuing_episode` a game says whether it ended at its limit.
+        self._games = [
+            game(map_name=map_name, seed=int(word >> np.uint64(33)), continuing_episode=True) for word in words
+        ]
+        self.spec = _spec(name, self._games[0])
+        self.num_envs = num_envs
+        self._threads = ThreadPoolExecutor(num_envs)
+        self._frames: list[_Frame] = []
+
+    def reset(self) -> list[np.ndarray]:
+        """Begin a new battle in every game, each of which is launched by the first call."""
+        try:
+            self._frames = list(self._threads.map(_begin, self._games))
+        except Exception as error:
+            if self._frames:
+                raise
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ConfigError(
+                f"StarCraft II could not be started for {self.spec.name} ({reason}): install version 4.10 and SMAC's "
+                "maps as https://github.com/oxwhirl/smac says, and set SC2PATH to its folder"
+            ) from None
+        return self.observe()
+
+    def step(self, joint_action: np.ndarray) -> VectorStep:
+        """Advance every game by one step."""
+        self._check_action(joint_action)
+        if not self._frames:
+            raise RuntimeError("reset the environment before stepping it")
+        allowed = np.stack([frame.masks for frame in self._frames])
+        actions = joint_action.astype(np.intp)
+        forbidden = ~np.take_along_axis(allowed, actions[:, :, None], axis=2)[:, :, 0]
+        actions = np.where(forbidden, allowed.argmax(axis=2), actions)
+        turns = list(self._threads.map(_advance, self._games, self._frames, actions))
+        self._frames = [turn.frame for turn in turns]
+        rewards, over, cut = (
+            self._each(turns, "reward"),
+            self._each(turns, "terminated"),
+            self._each(turns, "truncated"),
+        )
+        step = VectorStep([], rewards / self.spec.num_agents, over, cut, None)
+        if step.ended.any():
+            step.final_observations, step.final_state = self.observe(), self.state()
+            step.statistics = np.array([[float(turn.won)] for turn in turns])
+            ended = np.flatnonzero(step.ended).tolist()
+            for b, frame in zip(ended, self._threads.map(_begin, [self._games[b] for b in ended]), strict=True):
+                self._frames[b] = frame
+        step.observations = self.observe()
+        return step
+
+    def observe(self) -> list[np.ndarray]:
+        """The current observations, (B, O) float32 for each agent."""
+        return [np.stack([frame.observations[q] for frame in self._frames]) for q in range(self.spec.num_agents)]
+
+    def state(self) -> np.ndarray:
+        """SMAC's own state, (B, S) float32."""
+        return np.stack([frame.state for frame in self._frames])
+
+    def agent_states(self, state: np.ndarray, observations: list[np.ndarray]) -> list[np.ndarray]:
+        """For each agent its observation, then the state without what that says of its own unit: float32."""
+        return [
+            np.concatenate([observation, state[:, kept]], axis=1)
+            for observation, kept in zip(observations, _kept_columns(self._games[0], state.shape[1]), strict=True)
+        ]
+
+    def action_masks(self) -> list[np.ndarray | None]:
+        """Each agent's allowed actions, (B, n) bool."""
+        return [np.stack([frame.masks[q] for frame in self._frames]) for q in range(self.spec.num_agents)]
+
+    def render(self) -> np.ndarray:
+        """SMAC's picture of game 0, (H, W, 3) uint8.
+
+        Raises:
+            ConfigError: the installed SMAC draws nothing.
+        """
+        frame = self._games[0].render(mode="rgb_array")
+        if frame is None:
+            raise ConfigError(f"task {self.spec.name!r} cannot be drawn: the installed SMAC makes no pictures")
+        return np.asarray(frame, dtype=np.uint8)
+
+    def close(self) -> None:
+        """End the games."""
+        for game in self._games:
+            game.close()
+        self._games = []
+        self._threads.shutdown()
+
+    def _each(self, turns: list[_Turn], field: str) -> np.ndarray:
+        return np.repeat([[getattr(turn, field)] for turn in turns], self.spec.num_agents, axis=1)
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What a game shows: observations (N, O) and state (S,) float32, masks (N, n) bool."""
+
+    observations: np.ndarray
+    state: np.ndarray
+    masks: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Turn:
+    frame: _Frame
+    reward: float
+    terminated: bool
+    truncated: bool
+    won: bool
+
+
+def smac_spec(name: str) -> TaskSpec:
+    """Agents and spaces of the task `smac/<map>`, for which the game itself is not needed.
+
+    Raises:
+        ConfigError: there is no such map, or the package is missing or another one.
+    """
+    map_name = _map_of(name)
+    return _spec(name, _game_class()(map_name=map_name))
+
+
+def make_smac(name: str, num_envs: int, seed: int) -> SmacEnv:
+    """Build `num_envs` games of the task `smac/<map>`; the game starts with the first `reset`.
+
+    Raises:
+        ConfigError: there is no such map, or the package is missing or another one.
+    """
+    return SmacEnv(name, num_envs, seed)
+
+
+def _map_of(name: str) -> str:
+    map_name = name.removeprefix("smac/")
+    if map_name not in MAPS:
+        raise unknown_task("smac/", map_name, MAPS)
+    return map_name
+
+
+def _game_class() -> Any:
+    """`smac.env.StarCraft2Env` of oxwhirl's package; the hyper-parameter optimiser of the same name is refused."""
+    found = importlib.util.find_spec("smac")
+    if found is None:
+        raise ConfigError(f"tasks of smac/ need the StarCraft Multi-Agent Challenge, which is not on PyPI: {_INSTALL}")
+    folders = list(found.submodule_search_locations or [])
+    if not any((Path(folder) / "env" / "starcraft2").is_dir() for folder in folders):
+        raise ConfigError(
+            f"the package 'smac' in {', '.join(folders)} is PyPI's, AutoML's optimiser, not the StarCraft Multi-Agent "
+            f"Challenge: run pip uninstall smac, then {_INSTALL}"
+        )
+    try:
+        return importlib.import_module("smac.env").StarCraft2Env
+    except (ImportError, TypeError) as error:
+        # Generated code that protobuf no longer accepts raises TypeError.
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"the StarCraft Multi-Agent Challenge cannot be imported ({reason}): {_INSTALL}") from None
+
+
+def _spec(name: str, game: Any) -> TaskSpec:
+    info = game.get_env_info()
+    agents = int(info["n_agents"])
+    return TaskSpec(
+        name=name,
+        agents=tuple(f"agent_{q}" for q in range(agents)),
+        observation_sizes=(int(info["obs_shape"]),) * agents,
+        action_spaces=(Discrete(int(info["n_actions"])),) * agents,
+        episode_length=int(info["episode_limit"]),
+    )
+
+
+def _begin(game: Any) -> _Frame:
+    game.reset()
+    return _look(game)
+
+
+def _advance(game: Any, before: _Frame, actions: np.ndarray) -> _Turn:
+    reward, ended, info = game.step(actions.tolist())
+    if "battle_won" not in info:
+        # The game broke down and was started anew: the battle is cut off where it was last seen.
+        return _Turn(before, 0.0, terminated=False, truncated=True, won=False)
+    cut = bool(info.get("episode_limit", False))
+    return _Turn(_look(game), float(reward), bool(ended) and not cut, cut, bool(info["battle_won"]))
+
+
+def _look(game: Any) -> _Frame:
+    return _Frame(
+        np.asarray(game.get_obs(), dtype=np.float32),
+        np.asarray(game.get_state(), dtype=np.float32),
+        np.asarray(game.get_avail_actions(), dtype=bool),
+    )
+
+
+def _kept_columns(game: Any, state_size: int) -> Iterator[np.ndarray]:
+    """For each agent, the state's columns that its observation does not hold.
+
+    The state begins with one row for each ally: health, cooldown or energy, x, y, then shield (if any) and type. An
+    agent observes its own unit's health, shield and type.
+    """
+    row = 4 + game.shield_bits_ally + game.unit_type_bits
+    observed = np.array([0, *range(4, row)])
+    for q in range(game.n_agents):
+        yield np.delete(np.arange(state_size), q * row + observed)
