@@ -11,7 +11,6 @@ from matrpo.envs import counter_rng
 from matrpo.envs.robots import Robot
 from matrpo.envs.vector_env import VectorEnv, VectorStep
 from matrpo.envs.worker import Worker
-from matrpo.spaces import TaskSpec
 
 
 class MamujocoEnv(VectorEnv):
@@ -204,17 +203,6 @@ class Share:
         seed = episode_seed(self._seed, self._first + k, int(self._episodes[k]))
         self._records["state"][k] = self._robots[k].reset(seed)
         self._robots[k].read(self._readings[k])
-
-
-def mamujoco_spec(name: str) -> TaskSpec:
-    """Agents and spaces of the task `mamujoco/<Robot>-<partition>`.
-
-    Raises:
-        ConfigError: there is no such task, or the extra `mamujoco` is not installed.
-    """
-    robot = Robot(name)
-    robot.close()
-    return robot.spec
 
 
 def make_mamujoco(name: str, num_envs: int, seed: int) -> MamujocoEnv:

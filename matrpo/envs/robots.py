@@ -16,17 +16,27 @@ from matrpo.envs.extras import import_extra
 from matrpo.envs.task_names import unknown_task
 from matrpo.spaces import Box, TaskSpec
 
-PARTITIONS: dict[str, tuple[str, ...]] = {
-    "HalfCheetah": ("2x3", "3x2", "6x1"),
-    "Ant": ("2x4", "4x2", "8x1"),
-    "Walker2d": ("2x3", "3x2", "6x1"),
-    "Hopper": ("3x1",),
-    "Swimmer": ("10x2",),
-    "Humanoid": ("9|8", "17x1"),
-    "HumanoidStandup": ("17x1",),
-}
-"""How each robot's joints may be dealt out: agents x joints of each, or the numbers of joints with bars between."""
+_SEEN_BY_HUMANOID_JOINTS = (92, 92, 92, 64, 64, 64, 61, 64, 64, 64, 61, 85, 85, 38, 85, 85, 38)
 
+PARTITIONS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "HalfCheetah-2x3": ((3, 3), (12, 12)),
+    "HalfCheetah-3x2": ((2, 2, 2), (10, 12, 11)),
+    "HalfCheetah-6x1": ((1,) * 6, (9, 9, 8, 9, 9, 8)),
+    "Ant-2x4": ((4, 4), (63, 63)),
+    "Ant-4x2": ((2,) * 4, (42,) * 4),
+    "Ant-8x1": ((1,) * 8, (29, 32) * 4),
+    "Walker2d-2x3": ((3, 3), (12, 12)),
+    "Walker2d-3x2": ((2, 2, 2), (10, 12, 11)),
+    "Walker2d-6x1": ((1,) * 6, (8, 9, 9, 8, 9, 9)),
+    "Hopper-3x1": ((1, 1, 1), (8, 9, 8)),
+    "Swimmer-10x2": ((2,) * 10, (5, *(6,) * 8, 5)),
+    "Humanoid-9|8": ((9, 8), (242, 170)),
+    "Humanoid-17x1": ((1,) * 17, _SEEN_BY_HUMANOID_JOINTS),
+    "HumanoidStandup-17x1": ((1,) * 17, _SEEN_BY_HUMANOID_JOINTS),
+}
+"""Each robot and partition: how many joints each agent moves, and how many numbers it observes."""
+
+EPISODE_LENGTH = 1000
 _DEALT_HERE = {"3x2", "8x1", "17x1", "Walker2d-6x1"}
 """Partitions that the library does not know, of any robot or of one."""
 _SCENARIOS = {"Swimmer": "ManySegmentSwimmer"}
@@ -41,14 +51,25 @@ _OUTCOMES = ("xpos", "xipos")
 _LOG = logging.getLogger(__name__)
 
 
-def num_agents(name: str) -> int:
-    """The agents of the task `mamujoco/<Robot>-<partition>`.
+def mamujoco_spec(name: str) -> TaskSpec:
+    """Agents and spaces of the task `mamujoco/<Robot>-<partition>`; nothing needs to be installed for it.
 
     Raises:
         ConfigError: there is no such task.
     """
-    partition = _split(name)[1]
-    return partition.count("|") + 1 if "|" in partition else int(partition.split("x")[0])
+    task = name.removeprefix("mamujoco/")
+    if task not in PARTITIONS:
+        raise unknown_task("mamujoco/", task, PARTITIONS)
+    joints, observation_sizes = PARTITIONS[task]
+    # The humanoids' bound is a float32.
+    bound = float(np.float32(0.4)) if task.startswith("Humanoid") else 1.0
+    return TaskSpec(
+        name=name,
+        agents=tuple(f"agent_{q}" for q in range(len(joints))),
+        observation_sizes=observation_sizes,
+        action_spaces=tuple(Box(size, -bound, bound) for size in joints),
+        episode_length=EPISODE_LENGTH,
+    )
 
 
 class Robot:
@@ -66,12 +87,12 @@ class Robot:
     """
 
     def __init__(self, name: str, drawable: bool = False) -> None:
-        scenario, partition = _split(name)
+        self.spec = mamujoco_spec(name)
+        robot, partition = name.removeprefix("mamujoco/").split("-")
         mujoco, library = _import()
         self._mujoco = mujoco
-        factored = _factored(library, scenario, partition, "rgb_array" if drawable else None)
+        factored = _factored(library, robot, partition, "rgb_array" if drawable else None)
         self._env = factored.single_agent_env.unwrapped
-        self.spec = _spec(name, factored)
         data = self._env.data
         self._fields = [getattr(data, field) for field in _FIELDS]
         self._outcomes = [getattr(data, outcome) for outcome in _OUTCOMES]
@@ -154,14 +175,6 @@ class Robot:
         self._env.close()
 
 
-def _split(name: str) -> tuple[str, str]:
-    robot, _, partition = name.removeprefix("mamujoco/").partition("-")
-    if partition in PARTITIONS.get(robot, ()):
-        return robot, partition
-    known = [f"{robot}-{partition}" for robot, partitions in PARTITIONS.items() for partition in partitions]
-    raise unknown_task("mamujoco/", name.removeprefix("mamujoco/"), known)
-
-
 def _import() -> tuple[Any, Any]:
     """The modules `mujoco` and gymnasium-robotics' `mujoco_multi`."""
     if "DISPLAY" not in os.environ:
@@ -203,19 +216,6 @@ def _many_segment_swimmer(library: Any, partition: str, render_mode: str | None)
         path = Path(directory) / "swimmer.xml"
         library.many_segment_swimmer.gen_asset(n_segs=agents * joints, asset_path=str(path))
         return library.gymnasium.make("Swimmer-v5", xml_file=str(path), render_mode=render_mode)
-
-
-def _spec(name: str, factored: Any) -> TaskSpec:
-    agents = factored.possible_agents
-    bounds = factored.single_agent_env.action_space
-    low, high = float(bounds.low[0]), float(bounds.high[0])
-    return TaskSpec(
-        name=name,
-        agents=tuple(agents),
-        observation_sizes=tuple(factored.observation_space(agent).shape[0] for agent in agents),
-        action_spaces=tuple(Box(factored.action_space(agent).shape[0], low, high) for agent in agents),
-        episode_length=factored.single_agent_env.spec.max_episode_steps,
-    )
 
 
 def _probe(library: Any, factored: Any, fields: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

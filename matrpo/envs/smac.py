@@ -18,32 +18,63 @@ from matrpo.envs.task_names import unknown_task
 from matrpo.envs.vector_env import VectorEnv, VectorStep
 from matrpo.spaces import Discrete, TaskSpec
 
-MAPS: dict[str, int] = {
-    "2s3z": 5,
-    "3s5z": 8,
-    "10m_vs_11m": 10,
-    "MMM2": 10,
-    "3m": 3,
-    "8m": 8,
-    "25m": 25,
-    "5m_vs_6m": 5,
-    "8m_vs_9m": 8,
-    "27m_vs_30m": 27,
-    "MMM": 10,
-    "1c3s5z": 9,
-    "3s5z_vs_3s6z": 8,
-    "3s_vs_3z": 3,
-    "3s_vs_4z": 3,
-    "3s_vs_5z": 3,
-    "2m_vs_1z": 2,
-    "corridor": 6,
-    "6h_vs_8z": 6,
-    "2s_vs_1sc": 2,
-    "so_many_baneling": 7,
-    "bane_vs_bane": 24,
-    "2c_vs_64zg": 2,
+
+@dataclass(frozen=True)
+class Map:
+    """A battle.
+
+    Attributes:
+        allies, enemies: units; the allies are the agents.
+        limit: steps after which it is cut off.
+        ally_shields, enemy_shields: whether a side's units have shields (Protoss), 0 or 1.
+        types: kinds of unit to tell apart, 0 if all are of one kind.
+    """
+
+    allies: int
+    enemies: int
+    limit: int
+    ally_shields: int
+    enemy_shields: int
+    types: int
+
+    @property
+    def observation_size(self) -> int:
+        """Moves, enemies, other allies, and the agent's own unit."""
+        others = (self.allies - 1) * (5 + self.ally_shields + self.types)
+        return 4 + self.enemies * (5 + self.enemy_shields + self.types) + others + 1 + self.ally_shields + self.types
+
+    @property
+    def num_actions(self) -> int:
+        """No-op, stop, four moves, and one for each enemy."""
+        return 6 + self.enemies
+
+
+MAPS: dict[str, Map] = {
+    "2s3z": Map(5, 5, 120, 1, 1, 2),
+    "3s5z": Map(8, 8, 150, 1, 1, 2),
+    "10m_vs_11m": Map(10, 11, 150, 0, 0, 0),
+    "MMM2": Map(10, 12, 180, 0, 0, 3),
+    "3m": Map(3, 3, 60, 0, 0, 0),
+    "8m": Map(8, 8, 120, 0, 0, 0),
+    "25m": Map(25, 25, 150, 0, 0, 0),
+    "5m_vs_6m": Map(5, 6, 70, 0, 0, 0),
+    "8m_vs_9m": Map(8, 9, 120, 0, 0, 0),
+    "27m_vs_30m": Map(27, 30, 180, 0, 0, 0),
+    "MMM": Map(10, 10, 150, 0, 0, 3),
+    "1c3s5z": Map(9, 9, 180, 1, 1, 3),
+    "3s5z_vs_3s6z": Map(8, 9, 170, 1, 1, 2),
+    "3s_vs_3z": Map(3, 3, 150, 1, 1, 0),
+    "3s_vs_4z": Map(3, 4, 200, 1, 1, 0),
+    "3s_vs_5z": Map(3, 5, 250, 1, 1, 0),
+    "2m_vs_1z": Map(2, 1, 150, 0, 1, 0),
+    "corridor": Map(6, 24, 400, 1, 0, 0),
+    "6h_vs_8z": Map(6, 8, 150, 0, 1, 0),
+    "2s_vs_1sc": Map(2, 1, 300, 1, 0, 0),
+    "so_many_baneling": Map(7, 32, 100, 1, 0, 0),
+    "bane_vs_bane": Map(24, 24, 200, 0, 0, 2),
+    "2c_vs_64zg": Map(2, 64, 400, 1, 0, 0),
 }
-"""The allies, who are the agents, of each map."""
+"""Every map of SMAC, those of the MATRPO paper first."""
 
 _INSTALL = "run pip install 'matrpo[smac]', which takes it from https://github.com/oxwhirl/smac"
 
@@ -75,14 +106,15 @@ class SmacEnv(VectorEnv):
     statistics = ("win_rate",)
 
     def __init__(self, name: str, num_envs: int, seed: int) -> None:
-        map_name = _map_of(name)
+        self.spec = smac_spec(name)
         game = _game_class()
         words = counter_rng.bits(seed, np.arange(num_envs), np.zeros(num_envs, dtype=np.int64), draws=1)[0]
         # With `continuing_episode` a game says whether it ended at its limit.
         self._games = [
-            game(map_name=map_name, seed=int(word >> np.uint64(33)), continuing_episode=True) for word in words
+            game(map_name=name.removeprefix("smac/"), seed=int(word >> np.uint64(33)), continuing_episode=True)
+            for word in words
         ]
-        self.spec = _spec(name, self._games[0])
+        _check_info(self.spec, self._games[0].get_env_info())
         self.num_envs = num_envs
         self._threads = ThreadPoolExecutor(num_envs)
         self._frames: list[_Frame] = []
@@ -187,13 +219,22 @@ class _Turn:
 
 
 def smac_spec(name: str) -> TaskSpec:
-    """Agents and spaces of the task `smac/<map>`, for which the game itself is not needed.
+    """Agents and spaces of the task `smac/<map>`; nothing needs to be installed for it.
 
     Raises:
-        ConfigError: there is no such map, or the package is missing or another one.
+        ConfigError: there is no such map.
     """
-    map_name = _map_of(name)
-    return _spec(name, _game_class()(map_name=map_name))
+    map_name = name.removeprefix("smac/")
+    if map_name not in MAPS:
+        raise unknown_task("smac/", map_name, MAPS)
+    battle = MAPS[map_name]
+    return TaskSpec(
+        name=name,
+        agents=tuple(f"agent_{q}" for q in range(battle.allies)),
+        observation_sizes=(battle.observation_size,) * battle.allies,
+        action_spaces=(Discrete(battle.num_actions),) * battle.allies,
+        episode_length=battle.limit,
+    )
 
 
 def make_smac(name: str, num_envs: int, seed: int) -> SmacEnv:
@@ -205,42 +246,44 @@ def make_smac(name: str, num_envs: int, seed: int) -> SmacEnv:
     return SmacEnv(name, num_envs, seed)
 
 
-def _map_of(name: str) -> str:
-    map_name = name.removeprefix("smac/")
-    if map_name not in MAPS:
-        raise unknown_task("smac/", map_name, MAPS)
-    return map_name
+def problem() -> str | None:
+    """Why the package is not there, and what to do, in one line; None if it is. It imports nothing."""
+    found = importlib.util.find_spec("smac")
+    if found is None:
+        return f"the StarCraft Multi-Agent Challenge is not installed, and not on PyPI: {_INSTALL}"
+    folders = list(found.submodule_search_locations or [])
+    if any((Path(folder) / "env" / "starcraft2").is_dir() for folder in folders):
+        return None
+    return (
+        f"the package 'smac' in {', '.join(folders)} is PyPI's, AutoML's optimiser, not the StarCraft Multi-Agent "
+        f"Challenge: run pip uninstall smac, then {_INSTALL}"
+    )
 
 
 def _game_class() -> Any:
-    """`smac.env.StarCraft2Env` of oxwhirl's package; the hyper-parameter optimiser of the same name is refused."""
-    found = importlib.util.find_spec("smac")
-    if found is None:
-        raise ConfigError(f"tasks of smac/ need the StarCraft Multi-Agent Challenge, which is not on PyPI: {_INSTALL}")
-    folders = list(found.submodule_search_locations or [])
-    if not any((Path(folder) / "env" / "starcraft2").is_dir() for folder in folders):
-        raise ConfigError(
-            f"the package 'smac' in {', '.join(folders)} is PyPI's, AutoML's optimiser, not the StarCraft Multi-Agent "
-            f"Challenge: run pip uninstall smac, then {_INSTALL}"
-        )
+    """`smac.env.StarCraft2Env` of oxwhirl's package."""
+    if reason := problem():
+        raise ConfigError(f"tasks of smac/: {reason}")
     try:
         return importlib.import_module("smac.env").StarCraft2Env
     except (ImportError, TypeError) as error:
         # Generated code that protobuf no longer accepts raises TypeError.
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"the StarCraft Multi-Agent Challenge cannot be imported ({reason}): {_INSTALL}") from None
+        text = " ".join(str(error).split())
+        raise ConfigError(f"the StarCraft Multi-Agent Challenge cannot be imported ({text}): {_INSTALL}") from None
 
 
-def _spec(name: str, game: Any) -> TaskSpec:
-    info = game.get_env_info()
-    agents = int(info["n_agents"])
-    return TaskSpec(
-        name=name,
-        agents=tuple(f"agent_{q}" for q in range(agents)),
-        observation_sizes=(int(info["obs_shape"]),) * agents,
-        action_spaces=(Discrete(int(info["n_actions"])),) * agents,
-        episode_length=int(info["episode_limit"]),
-    )
+def _check_info(spec: TaskSpec, info: dict[str, Any]) -> None:
+    space = spec.action_spaces[0]
+    assert isinstance(space, Discrete)
+    expected = {
+        "n_agents": spec.num_agents,
+        "obs_shape": spec.observation_sizes[0],
+        "n_actions": space.n,
+        "episode_limit": spec.episode_length,
+    }
+    for key, value in expected.items():
+        if info[key] != value:
+            raise ConfigError(f"the installed SMAC has {key} {info[key]} on {spec.name}, not {value}: {_INSTALL}")
 
 
 def _begin(game: Any) -> _Frame:

@@ -24,14 +24,14 @@ class Worker:
     """The parent's end.
 
     Args:
-        module: run as `python -m module`; its main is `serve`.
+        module: run as `python -P -m module`, so that no file of the working directory is imported; its main is `serve`.
         arguments: on its command line.
     """
 
     def __init__(self, module: str, arguments: list[str]) -> None:
         self._label = " ".join([module.rpartition(".")[2], *arguments])
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-P", "-m", module, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
 
     def send(self, order: bytes, content: np.ndarray | None = None) -> None:

@@ -11,12 +11,13 @@ import psutil
 import pytest
 
 from matrpo.config import ConfigError
-from matrpo.envs.mamujoco import MamujocoEnv, episode_seed, make_mamujoco, mamujoco_spec
-from matrpo.envs.robots import PARTITIONS, num_agents
+from matrpo.envs.mamujoco import MamujocoEnv, episode_seed, make_mamujoco
+from matrpo.envs.robots import PARTITIONS, mamujoco_spec
 from matrpo.envs.shared import SharedEnvironment
 from matrpo.envs.vector_env import VectorStep
+from matrpo.spaces import Box
 
-TASKS = [f"mamujoco/{robot}-{partition}" for robot, partitions in PARTITIONS.items() for partition in partitions]
+TASKS = [f"mamujoco/{partition}" for partition in PARTITIONS]
 HUMANOID_JOINTS = (
     "abdomen_x abdomen_y abdomen_z right_hip_x right_hip_y right_hip_z right_knee left_hip_x left_hip_y left_hip_z "
     "left_knee right_shoulder1 right_shoulder2 right_elbow left_shoulder1 left_shoulder2 left_elbow"
@@ -45,6 +46,13 @@ def original(task: str) -> Any:
         parts = [tuple(named[label] for label in part.split()) for part in JOINTS[task].split("|")]
         factorization = {"partition": parts, "edges": edges, "globals": common}
     return mamujoco_v1.parallel_env(scenario, partition, agent_factorization=factorization)
+
+
+def runs(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def random_actions(env: MamujocoEnv, steps: int) -> np.ndarray:
@@ -120,16 +128,18 @@ def test_an_episode_is_truncated_after_1000_steps_and_its_team_return_is_the_rob
     env.close()
 
 
-@pytest.mark.parametrize("task", ["mamujoco/HalfCheetah-6x1", "mamujoco/Ant-4x2", "mamujoco/Humanoid-9|8"])
-def test_a_restored_environment_continues_bit_for_bit(task: str) -> None:
-    env = make_mamujoco(task, num_envs=3, seed=1)
+@pytest.mark.parametrize(
+    ("task", "num_envs"), [("mamujoco/Hopper-3x1", 3), ("mamujoco/Ant-4x2", 1), ("mamujoco/Humanoid-9|8", 1)]
+)
+def test_a_restored_environment_continues_bit_for_bit(task: str, num_envs: int) -> None:
+    env = make_mamujoco(task, num_envs, seed=1)
     env.reset()
     actions = random_actions(env, 80)
     for joint_action in actions[:30]:
         env.step(joint_action)
     saved = env.state_dict()
     assert saved is not None
-    restored = make_mamujoco(task, num_envs=3, seed=1)
+    restored = make_mamujoco(task, num_envs, seed=1)
     restored.load_state_dict(saved)
     np.testing.assert_array_equal(restored.state(), env.state())
     for left, right in zip(env.observe(), restored.observe(), strict=True):
@@ -137,15 +147,15 @@ def test_a_restored_environment_continues_bit_for_bit(task: str) -> None:
     for joint_action in actions[30:]:
         assert_same_step(env.step(joint_action), restored.step(joint_action))
     with pytest.raises(ValueError, match="saved state"):
-        restored.load_state_dict({key: value[:2] for key, value in saved.items()})
+        restored.load_state_dict({key: value[:0] for key, value in saved.items()})
     env.close()
     restored.close()
 
 
 def test_an_environments_episodes_do_not_depend_on_the_batch() -> None:
-    alone, batch = (make_mamujoco("mamujoco/Hopper-3x1", num_envs, seed=3) for num_envs in (1, 5))
+    alone, batch = (make_mamujoco("mamujoco/Hopper-3x1", num_envs, seed=3) for num_envs in (1, 3))
     np.testing.assert_array_equal(alone.reset()[0][0], batch.reset()[0][0])
-    assert len(np.unique(batch.observe()[0], axis=0)) == 5
+    assert len(np.unique(batch.observe()[0], axis=0)) == 3
     for joint_action in random_actions(batch, 60):
         one, many = alone.step(joint_action[:1]), batch.step(joint_action)
         np.testing.assert_array_equal(one.observations[0][0], many.observations[0][0])
@@ -167,13 +177,15 @@ def test_returned_arrays_are_never_written_again() -> None:
     env.close()
 
 
-def test_the_specification_says_who_moves_what() -> None:
-    spec = mamujoco_spec("mamujoco/Ant-2x4")
-    assert spec.agents == ("agent_0", "agent_1")
-    assert [space.width for space in spec.action_spaces] == [4, 4]
-    assert spec.episode_length == 1000
-    for task in TASKS:
-        assert mamujoco_spec(task).num_agents == num_agents(task), task
+@pytest.mark.parametrize("task", TASKS)
+def test_the_table_of_partitions_agrees_with_the_original(task: str) -> None:
+    spec, copy = mamujoco_spec(task), original(task)
+    assert spec.agents == tuple(copy.possible_agents)
+    for agent, size, space in zip(spec.agents, spec.observation_sizes, spec.action_spaces, strict=True):
+        assert copy.observation_space(agent).shape == (size,)
+        bounds = copy.action_space(agent)
+        assert space == Box(bounds.shape[0], float(bounds.low[0]), float(bounds.high[0]))
+    assert spec.episode_length == copy.single_agent_env.spec.max_episode_steps
 
 
 @pytest.mark.parametrize(
@@ -200,7 +212,8 @@ def test_without_the_extra_it_says_what_to_install(module: str, monkeypatch: pyt
 
 def test_nothing_is_printed_and_no_file_is_left(tmp_path: Path) -> None:
     program = (
-        "from matrpo.envs.mamujoco import make_mamujoco;"
+        "import sys; from matrpo.envs.mamujoco import make_mamujoco; from matrpo.envs.robots import mamujoco_spec;"
+        "mamujoco_spec('mamujoco/HalfCheetah-2x3'); assert 'mujoco' not in sys.modules;"
         "env = make_mamujoco('mamujoco/HalfCheetah-2x3', 2, 0); env.reset(); env.step(env.spec.noop(2)); env.close()"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
@@ -238,9 +251,9 @@ def test_no_worker_outlives_its_parent() -> None:
     workers = [int(pid) for pid in done.stdout.split()]
     assert len(workers) == min(2, len(os.sched_getaffinity(0)))
     deadline = time.monotonic() + 10
-    while any(psutil.pid_exists(pid) for pid in workers) and time.monotonic() < deadline:
+    while any(map(runs, workers)) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not any(psutil.pid_exists(pid) for pid in workers)
+    assert not any(map(runs, workers))
 
 
 def test_a_picture_is_of_the_current_state_and_changes_no_trajectory() -> None:

@@ -9,7 +9,7 @@ import pytest
 from matrpo.config import ConfigError
 from matrpo.envs import smac
 from matrpo.envs.shared import SharedEnvironment
-from matrpo.envs.smac import MAPS, make_smac, smac_spec
+from matrpo.envs.smac import MAPS, Map, make_smac, smac_spec
 from matrpo.envs.vector_env import VectorStep
 from matrpo.spaces import Discrete
 
@@ -32,7 +32,7 @@ class FakeGame:
         self.received: list[list[int]] = []
 
     def get_env_info(self) -> dict[str, int]:
-        return {"state_shape": 20, "obs_shape": 9, "n_actions": 8, "n_agents": 2, "episode_limit": LIMIT}
+        return {"state_shape": 20, "obs_shape": 32, "n_actions": 8, "n_agents": 2, "episode_limit": LIMIT}
 
     def reset(self) -> tuple[list[np.ndarray], np.ndarray]:
         self.episodes += 1
@@ -56,7 +56,7 @@ class FakeGame:
         return 5.0 if event == "won" else 1.0, event is not None or self.time == LIMIT, info
 
     def get_obs(self) -> list[np.ndarray]:
-        return [np.full(9, 0.0 if q == 0 and self.time >= 2 else 10 * self.episodes + self.time) for q in range(2)]
+        return [np.full(32, 0.0 if q == 0 and self.time >= 2 else 10 * self.episodes + self.time) for q in range(2)]
 
     def get_state(self) -> np.ndarray:
         return np.arange(20) + 100.0 * self.episodes + 1000 * self.time
@@ -76,6 +76,7 @@ class FakeGame:
 def game(monkeypatch: pytest.MonkeyPatch) -> type[FakeGame]:
     fresh = type("FreshGame", (FakeGame,), {"script": {}})
     monkeypatch.setattr(smac, "_game_class", lambda: fresh)
+    monkeypatch.setitem(MAPS, "duel", Map(2, 2, LIMIT, 1, 1, 2))
     return fresh
 
 
@@ -100,28 +101,28 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def run(steps: int, num_envs: int = 2) -> tuple[Any, list[VectorStep]]:
-    env = make_smac("smac/MMM2", num_envs, seed=0)
+    env = make_smac("smac/duel", num_envs, seed=0)
     env.reset()
     return env, [env.step(np.ones((num_envs, 2), dtype=np.float32)) for _ in range(steps)]
 
 
 @pytest.mark.usefixtures("game")
 def test_the_specification_is_the_games() -> None:
-    spec = smac_spec("smac/MMM2")
-    assert spec == make_smac("smac/MMM2", 1, 0).spec
+    spec = smac_spec("smac/duel")
+    assert spec == make_smac("smac/duel", 1, 0).spec
     assert spec.agents == ("agent_0", "agent_1")
-    assert spec.observation_sizes == (9, 9)
+    assert spec.observation_sizes == (32, 32)
     assert spec.action_spaces == (Discrete(8), Discrete(8))
     assert spec.episode_length == LIMIT
 
 
 @pytest.mark.usefixtures("game")
 def test_every_game_has_its_own_seed_and_tells_its_limit_from_its_end() -> None:
-    env = make_smac("smac/3s5z", 3, seed=1)
+    env = make_smac("smac/duel", 3, seed=1)
     assert len({copy.seed for copy in env._games}) == 3
-    assert {copy.map_name for copy in env._games} == {"3s5z"}
+    assert {copy.map_name for copy in env._games} == {"duel"}
     assert all(copy.continuing_episode and 0 <= copy.seed < 2**31 for copy in env._games)
-    assert [copy.seed for copy in make_smac("smac/3s5z", 2, seed=1)._games] == [copy.seed for copy in env._games[:2]]
+    assert [copy.seed for copy in make_smac("smac/duel", 2, seed=1)._games] == [copy.seed for copy in env._games[:2]]
 
 
 @pytest.mark.usefixtures("game")
@@ -133,9 +134,9 @@ def test_a_battle_at_its_limit_is_truncated_and_its_end_is_kept() -> None:
     assert last.final_observations is not None
     assert last.final_state is not None
     assert last.statistics is not None
-    assert last.final_observations[1][0].tolist() == [16.0] * 9
+    assert last.final_observations[1][0].tolist() == [16.0] * 32
     assert last.final_state[0].tolist() == (np.arange(20) + 6100.0).tolist()
-    assert last.observations[1][0].tolist() == [20.0] * 9
+    assert last.observations[1][0].tolist() == [20.0] * 32
     assert last.statistics.tolist() == [[0.0], [0.0]]
     assert env.state()[0].tolist() == (np.arange(20) + 1200.0).tolist()
 
@@ -157,14 +158,14 @@ def test_a_game_that_breaks_down_truncates_the_battle_where_it_was_last_seen(gam
     assert not steps[3].terminated.any()
     assert not steps[3].rewards.any()
     assert steps[3].final_observations is not None
-    assert steps[3].final_observations[1][0].tolist() == [13.0] * 9
-    assert steps[3].observations[1][0].tolist() == [20.0] * 9
+    assert steps[3].final_observations[1][0].tolist() == [13.0] * 32
+    assert steps[3].observations[1][0].tolist() == [20.0] * 32
 
 
 def test_the_team_return_is_the_battles_and_the_win_rate_is_counted(game: type[FakeGame]) -> None:
     game.script = {2: "won"}
     for reward, paid in (("own", [0.5, 0.5]), ("one-agent", [1.0, 0.0])):
-        shared = SharedEnvironment(make_smac("smac/MMM2", 2, seed=0), 0.99, reward_scaling=False, reward=reward)
+        shared = SharedEnvironment(make_smac("smac/duel", 2, seed=0), 0.99, reward_scaling=False, reward=reward)
         shared.reset()
         for _ in range(3):
             steps = shared.step(np.ones((2, 2), dtype=np.float32))
@@ -177,7 +178,7 @@ def test_the_team_return_is_the_battles_and_the_win_rate_is_counted(game: type[F
 
 @pytest.mark.usefixtures("game")
 def test_masks_are_the_games_and_a_forbidden_action_becomes_the_first_allowed() -> None:
-    env = make_smac("smac/MMM2", 1, seed=0)
+    env = make_smac("smac/duel", 1, seed=0)
     env.reset()
     for _ in range(4):
         masks = env.action_masks()
@@ -198,9 +199,9 @@ def test_agent_states_hold_the_observation_and_of_the_state_what_it_does_not_say
     state, observations = env.state(), env.observe()
     first, second = env.agent_states(state, observations)
     # An ally's row: health, cooldown, x, y, shield, two types. The observation says health, shield and type.
-    assert first[0, 9:].tolist() == (100.0 + np.array([1, 2, 3, *range(7, 20)])).tolist()
-    assert second[0, 9:].tolist() == (100.0 + np.array([*range(7), 8, 9, 10, *range(14, 20)])).tolist()
-    np.testing.assert_array_equal(first[:, :9], observations[0])
+    assert first[0, 32:].tolist() == (100.0 + np.array([1, 2, 3, *range(7, 20)])).tolist()
+    assert second[0, 32:].tolist() == (100.0 + np.array([*range(7), 8, 9, 10, *range(14, 20)])).tolist()
+    np.testing.assert_array_equal(first[:, :32], observations[0])
     assert first.dtype == np.float32
 
 
@@ -227,7 +228,7 @@ def test_a_picture_is_the_games_and_closing_ends_all_games() -> None:
 
 @pytest.mark.usefixtures("game")
 def test_stepping_before_a_reset_and_actions_outside_the_space_are_refused() -> None:
-    env = make_smac("smac/MMM2", 1, seed=0)
+    env = make_smac("smac/duel", 1, seed=0)
     with pytest.raises(RuntimeError, match="reset"):
         env.step(env.spec.noop(1))
     env.reset()
@@ -248,7 +249,7 @@ def test_without_the_game_it_says_what_to_install(game: type[FakeGame], error: E
         raise error
 
     game.reset = reset  # type: ignore[assignment, method-assign]
-    env = make_smac("smac/MMM2", 2, seed=0)
+    env = make_smac("smac/duel", 2, seed=0)
     with pytest.raises(ConfigError, match=r"StarCraft II could not be started .*SC2PATH") as caught:
         env.reset()
     assert type(error).__name__ in str(caught.value)
@@ -275,7 +276,7 @@ def test_without_the_package_it_says_where_it_comes_from(monkeypatch: pytest.Mon
 def test_automls_optimiser_is_refused_without_being_imported(package: Any) -> None:
     folder = package({"__init__.py": "raise AssertionError('imported')", "facade/__init__.py": ""})
     with pytest.raises(ConfigError, match=r"AutoML's optimiser, not .*: run pip uninstall smac, then") as caught:
-        smac_spec("smac/3s5z")
+        make_smac("smac/3s5z", 1, 0)
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -310,6 +311,15 @@ def test_an_unknown_map_is_an_error_with_a_hint(task: str, hint: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_every_map_of_the_paper_is_known() -> None:
-    assert {"2s3z", "3s5z", "10m_vs_11m", "MMM2"} <= set(MAPS)
+def test_sizes_of_maps() -> None:
+    known = {"3m": (30, 9), "8m": (80, 14), "2s3z": (80, 11), "3s5z": (128, 14), "5m_vs_6m": (55, 12)}
+    known |= {"MMM2": (176, 18), "10m_vs_11m": (105, 17), "27m_vs_30m": (285, 36), "corridor": (156, 30)}
+    assert {name: (MAPS[name].observation_size, MAPS[name].num_actions) for name in known} == known
     assert len(MAPS) == 23
+
+
+@pytest.mark.usefixtures("game")
+def test_an_installed_package_with_another_map_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MAPS, "duel", Map(2, 2, 7, 1, 1, 2))
+    with pytest.raises(ConfigError, match="episode_limit 6 on smac/duel, not 7"):
+        make_smac("smac/duel", 1, 0)
