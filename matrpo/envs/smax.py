@@ -82,8 +82,7 @@ class SmaxEnv(VectorEnv):
     def reset(self) -> list[np.ndarray]:
         """Begin the next episode in every environment."""
         self._episodes += 1
-        self._state = self._battle.begin(self._keys())
-        self._view = self._battle.view(self._state)
+        self._go_on_from(self._battle.begin(self._keys()))
         return self.observe()
 
     def step(self, joint_action: np.ndarray) -> VectorStep:
@@ -132,8 +131,7 @@ class SmaxEnv(VectorEnv):
         if {key: value.shape for key, value in state.items()} != {**expected, "episodes": (self.num_envs,)}:
             raise ValueError(f"the saved state is not of {self.spec.name} with as many environments")
         self._episodes = state["episodes"].copy()
-        self._state = rebuild([state[name] for name in names])
-        self._view = self._battle.view(self._state)
+        self._go_on_from(rebuild([state[name] for name in names]))
 
     def render(self) -> np.ndarray:
         """Environment 0 now, (350, 350, 3) uint8: allies blue, enemies orange, who is alive."""
@@ -144,6 +142,15 @@ class SmaxEnv(VectorEnv):
             kind = "agent" if k < self.spec.num_agents else "leader"
             canvas.disc(np.asarray(units.unit_positions[0, k]) - half, float(radii[k]), kind)
         return canvas.image()
+
+    def _go_on_from(self, state: Any) -> None:
+        if self._view is None:
+            # Compile now all that a step needs: agents should not wait for it in the middle of an iteration.
+            keys, stop = self._keys(), np.zeros((self.num_envs, self.spec.num_agents), dtype=np.int32)
+            stepped, _ = self._battle.advance(keys, state, stop)
+            self._battle.restart(keys, stepped, np.ones(self.num_envs, dtype=bool))
+        self._state = state
+        self._view = self._battle.view(state)
 
     @property
     def _seen(self) -> _View:

@@ -187,6 +187,13 @@ def test_a_restored_battle_continues_bit_for_bit_and_compiles_nothing_anew(env: 
         env.load_state_dict({key: value[:1] for key, value in saved.items()})
 
 
+def test_no_step_waits_for_the_compiler(env: SmaxEnv) -> None:
+    battle = env._battle
+    env.reset()
+    compiled = [function._cache_size() for function in (battle._advance, battle._restart, battle._look)]
+    assert compiled == [1, 1, 1]
+
+
 def test_returned_arrays_are_never_written_again(env: SmaxEnv) -> None:
     kept = [(array, array.copy()) for array in env.reset()]
     rng = np.random.default_rng(0)
