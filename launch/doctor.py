@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import resource
 import shutil
@@ -71,7 +70,6 @@ def _here() -> Iterator[Finding]:
     yield from _tasks()
     yield _films()
     yield _namespaces()
-    yield _starcraft()
 
 
 def _cores() -> Finding:
@@ -107,17 +105,6 @@ def _namespaces() -> Finding:
         return Finding("note", f"no network namespaces: {made.stderr.strip()} (their test is skipped)")
     subprocess.run(["ip", "netns", "del", name], check=False)
     return Finding("ok", "network namespaces can be made")
-
-
-def _starcraft() -> Finding:
-    """PyPI's `smac` is another program than the StarCraft challenge."""
-    found = importlib.util.find_spec("smac")
-    if found is None:
-        return Finding("note", "no smac: StarCraft tasks are not available")
-    places = found.submodule_search_locations or []
-    if any((Path(place) / "env" / "starcraft2").is_dir() for place in places):
-        return Finding("ok", "smac is the StarCraft challenge")
-    return Finding("bad", "smac is AutoML's optimiser, not the StarCraft challenge: uninstall it, install oxwhirl/smac")
 
 
 def _cluster(file: Path) -> Iterator[Finding]:

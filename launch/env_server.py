@@ -68,7 +68,7 @@ class EnvironmentServer:
         self._newest = max(run.env.checkpoint_iterations(), default=0)
         self._stream = self._number if self._returns else run.episode_stream(self._newest)
         env = make_env(config.task, config.agents, config.num_envs, stream_seed(config.seed, self._stream))
-        self._shared = SharedEnvironment(env, config.gamma, config.reward_scaling)
+        self._shared = SharedEnvironment(env, config.gamma, config.reward_scaling, config.reward)
         self._steps = self._first_steps()
         self._recorder: Recorder | None = None
         self._attendance = Attendance(run.num_agents)

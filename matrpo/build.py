@@ -20,7 +20,7 @@ def build_environment(config: Config, stream: int = 0) -> SharedEnvironment:
         stream: which of the run's streams of episodes it draws from; no two have an episode in common.
     """
     env = make_env(config.task, config.agents, config.num_envs, stream_seed(config.seed, stream))
-    return SharedEnvironment(env, config.gamma, config.reward_scaling)
+    return SharedEnvironment(env, config.gamma, config.reward_scaling, config.reward)
 
 
 def build_agent(agent_id: int, graph: CommunicationGraph, spec: TaskSpec, config: Config) -> Agent:

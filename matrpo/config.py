@@ -50,6 +50,11 @@ class Config:
     # Sampling
     num_envs: int = setting(100, "Environments simulated in a batch (B).", minimum=1)
     rollout_length: int = setting(100, "Steps of each environment per iteration (T).", minimum=1)
+    reward: str = setting(
+        "own",
+        "Who is paid: each agent what the task pays it, or the first agent the team's reward and the others nothing.",
+        choices=("own", "one-agent"),
+    )
     reward_scaling: bool = setting(True, "Divide all rewards by one running scale, common to all agents.")
 
     # Networks

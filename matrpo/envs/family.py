@@ -114,6 +114,24 @@ class KnownTask(Task):
         return num_agents
 
 
+def fixed_task(spec: TaskSpec, description: str, build: Callable[[str, int, int], VectorEnv]) -> KnownTask:
+    """A task for one number of agents.
+
+    Args:
+        spec: its agents and spaces.
+        description: one line.
+        build: the environments, given the task's name, B and the seed.
+    """
+    return KnownTask(
+        spec.name,
+        description,
+        default_agents=spec.num_agents,
+        fixed=True,
+        describe=lambda _num_agents: spec,
+        build=lambda _num_agents, num_envs, seed: build(spec.name, num_envs, seed),
+    )
+
+
 def variant_name(name: str, continuous: bool) -> str:
     """The name of a task that exists with discrete and with continuous actions."""
     return f"{name}-continuous" if continuous else name

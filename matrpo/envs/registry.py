@@ -21,6 +21,9 @@ _FAMILIES = {
     "treasure": "matrpo.envs.treasure",
     "game": "matrpo.envs.games",
     "mpe2": "matrpo.envs.mpe2",
+    "mamujoco": "matrpo.envs.mamujoco",
+    "smax": "matrpo.envs.smax",
+    "smac": "matrpo.envs.smac",
     "pettingzoo": "matrpo.envs.installed",
     FILE: "matrpo.envs.task_file",
 }

@@ -56,16 +56,20 @@ class SharedEnvironment:
         env: the batch of environments.
         gamma: discount of the returns that the reward scale is measured on.
         reward_scaling: whether rewards are scaled at all; if not, the scale is 1.
+        reward: `own`, each agent receives what the task pays it, or `one-agent`, the first agent receives the team's
+            reward and the others nothing, as the MATRPO paper has it in its section VI.C. Team returns are the same.
     """
 
-    def __init__(self, env: VectorEnv, gamma: float, reward_scaling: bool) -> None:
+    def __init__(self, env: VectorEnv, gamma: float, reward_scaling: bool, reward: str = "own") -> None:
         self.env = env
         self.spec = env.spec
         self._scale = RewardScale(gamma, env.num_envs) if reward_scaling else None
+        self._one_agent = reward == "one-agent"
         self._returns = np.zeros((env.num_envs, env.spec.num_agents))
         self._lengths = np.zeros(env.num_envs, dtype=np.int64)
         self._finished_returns: list[np.ndarray] = []
         self._finished_lengths: list[np.ndarray] = []
+        self._finished_statistics: list[np.ndarray] = []
 
     @property
     def reward_scale(self) -> float:
@@ -101,13 +105,13 @@ class SharedEnvironment:
         joint_action = np.array(joint_action, dtype=np.float32)
         result = self.env.step(joint_action)
         ended = result.ended
+        rewards = _paid_to_the_first(result.rewards) if self._one_agent else result.rewards
         if self._scale:
-            self._scale.update(result.rewards.sum(axis=1), ended)
-        self._count(result.rewards, ended)
-        rewards = result.rewards.astype(np.float32)
+            self._scale.update(rewards.sum(axis=1), ended)
+        self._count(rewards, ended, result.statistics)
         return self._split(
             result.observations,
-            rewards,
+            rewards.astype(np.float32),
             result.terminated,
             result.truncated,
             result.final_observations,
@@ -118,10 +122,11 @@ class SharedEnvironment:
         """Statistics of the episodes that ended since the last call, as plain JSON values.
 
         Returns are undiscounted and in the task's own unit; a team return is summed over agents. Every key is
-        always there; statistics of no episode at all are None.
+        always there; statistics of no episode at all are None. What the task itself says of its episodes
+        (`VectorEnv.statistics`) is averaged over them.
         """
-        returns, lengths = self._finished()
-        self._finished_returns, self._finished_lengths = [], []
+        returns, lengths, statistics = self._finished()
+        self._finished_returns, self._finished_lengths, self._finished_statistics = [], [], []
         team = returns.sum(axis=1)
         return {
             "episodes": len(team),
@@ -131,6 +136,7 @@ class SharedEnvironment:
             "team_return_std": _statistic(np.std, team),
             "agent_return_mean": {name: _statistic(np.mean, returns[:, q]) for q, name in enumerate(self.spec.agents)},
             "episode_length_mean": _statistic(np.mean, lengths),
+            **{name: _statistic(np.mean, statistics[:, k]) for k, name in enumerate(self.env.statistics)},
             "reward_scale": self.reward_scale,
         }
 
@@ -144,7 +150,7 @@ class SharedEnvironment:
             state |= {f"scale.{key}": value for key, value in self._scale.state_dict().items()}
         state["returns"] = self._returns.copy()
         state["lengths"] = self._lengths.copy()
-        state["finished_returns"], state["finished_lengths"] = self._finished()
+        state["finished_returns"], state["finished_lengths"], state["finished_statistics"] = self._finished()
         return state
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
@@ -162,25 +168,29 @@ class SharedEnvironment:
         self._lengths = state["lengths"].copy()
         self._finished_returns = [state["finished_returns"].copy()]
         self._finished_lengths = [state["finished_lengths"].copy()]
+        self._finished_statistics = [state["finished_statistics"].copy()]
 
     def load_reward_scale(self, state: dict[str, np.ndarray]) -> None:
         """Take over the rewards that `state_dict` had seen, and nothing else."""
         if self._scale and (moments := _part(state, "scale.")):
             self._scale.load_state_dict(moments)
 
-    def _count(self, rewards: np.ndarray, ended: np.ndarray) -> None:
+    def _count(self, rewards: np.ndarray, ended: np.ndarray, statistics: np.ndarray | None) -> None:
         self._returns += rewards
         self._lengths += 1
         if ended.any():
             self._finished_returns.append(self._returns[ended])
             self._finished_lengths.append(self._lengths[ended])
+            if statistics is not None:
+                self._finished_statistics.append(statistics[ended])
             self._returns[ended] = 0.0
             self._lengths[ended] = 0
 
-    def _finished(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (episodes, N) and lengths (episodes,) of the episodes that ended since `take_metrics`."""
+    def _finished(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of the episodes since `take_metrics`: returns (E, N), lengths (E,) and the task's statistics (E, K)."""
         returns = np.concatenate([self._returns[:0], *self._finished_returns])
-        return returns, np.concatenate([self._lengths[:0], *self._finished_lengths])
+        lengths = np.concatenate([self._lengths[:0], *self._finished_lengths])
+        return returns, lengths, np.concatenate([np.empty((0, len(self.env.statistics))), *self._finished_statistics])
 
     def _initial(self, observations: list[np.ndarray], truncated: bool) -> list[AgentStep]:
         shape = (self.env.num_envs, self.spec.num_agents)
@@ -212,6 +222,12 @@ class SharedEnvironment:
             )
             for q in range(self.spec.num_agents)
         ]
+
+
+def _paid_to_the_first(rewards: np.ndarray) -> np.ndarray:
+    paid = np.zeros_like(rewards)
+    paid[:, 0] = rewards.sum(axis=1)
+    return paid
 
 
 def _statistic(function: Callable[[np.ndarray], Any], values: np.ndarray) -> float | None:

@@ -25,6 +25,10 @@ class VectorStep:
         truncated: (B, N) bool, true where a time limit cut the agent's episode.
         final_observations: None if no episode ended, else for each agent (B, O_q) float32: the last
             observation of the episodes that ended, and `observations` in the other rows.
+        final_state: (B, S) float32, `VectorEnv.state` of the episodes that ended at their last step, in the other rows
+            that of now. None if no episode ended, or if the task's state is its observations side by side.
+        statistics: (B, K) float64, the numbers that `VectorEnv.statistics` names, of the episodes that ended; the
+            other rows mean nothing. None if there are no such numbers or no episode ended.
     """
 
     observations: list[np.ndarray]
@@ -32,6 +36,8 @@ class VectorStep:
     terminated: np.ndarray
     truncated: np.ndarray
     final_observations: list[np.ndarray] | None
+    final_state: np.ndarray | None = None
+    statistics: np.ndarray | None = None
 
     @property
     def ended(self) -> np.ndarray:
@@ -46,10 +52,12 @@ class VectorEnv(ABC):
     Attributes:
         spec: the agents and their spaces.
         num_envs: B.
+        statistics: names of what the task says of an episode besides its return and length; metrics show their means.
     """
 
     spec: TaskSpec
     num_envs: int
+    statistics: tuple[str, ...] = ()
 
     @abstractmethod
     def reset(self) -> list[np.ndarray]:
@@ -70,6 +78,22 @@ class VectorEnv(ABC):
     @abstractmethod
     def observe(self) -> list[np.ndarray]:
         """The current observations again, without a step: for each agent, (B, O_q) float32."""
+
+    def state(self) -> np.ndarray:
+        """What a centralised critic sees now, (B, S) float32: unless the task knows better, all observations."""
+        return np.concatenate(self.observe(), axis=1)
+
+    def agent_states(self, state: np.ndarray, observations: list[np.ndarray]) -> list[np.ndarray]:
+        """The state as the centralised critic of each agent may see it, if critics differ between agents.
+
+        Args:
+            state: (B, S) float32, from `state` or `VectorStep.final_state`.
+            observations: for each agent, (B, O_q) float32, at the same step.
+
+        Returns:
+            For each agent, (B, S_q) float32: the same `state` for all, unless the task knows better.
+        """
+        return [state] * len(observations)
 
     def action_masks(self) -> list[np.ndarray | None]:
         """For each agent its allowed actions in the current state, (B, n) bool; None if all always are."""

@@ -14,6 +14,8 @@ from matrpo.spaces import Box, Discrete, TaskSpec
 class Countdown(VectorEnv):
     """Two agents with different spaces; environment b's episodes last b + 1 steps and pay (1, 10 b) each."""
 
+    statistics = ("even", "index")
+
     def __init__(self, num_envs: int) -> None:
         self.num_envs = num_envs
         self.spec = TaskSpec("countdown", ("first", "second"), (1, 2), (Discrete(3), Box(2, -1.0, 1.0)))
@@ -31,7 +33,9 @@ class Countdown(VectorEnv):
         final = self.observe() if ended.any() else None
         self.time[ended] = 0
         flags = np.repeat(ended[:, None], 2, axis=1)
-        return VectorStep(self.observe(), rewards, flags, np.zeros_like(flags), final)
+        index = np.arange(self.num_envs)
+        statistics = np.stack([index % 2 == 0, index], axis=1).astype(np.float64) if ended.any() else None
+        return VectorStep(self.observe(), rewards, flags, np.zeros_like(flags), final, statistics=statistics)
 
     def observe(self) -> list[np.ndarray]:
         time = self.time.astype(np.float32)[:, None]
@@ -95,10 +99,36 @@ def test_metrics_count_the_episodes_since_the_last_call() -> None:
     assert metrics["agent_return_mean"] == {"first": pytest.approx(8 / 5), "second": pytest.approx(80 / 5)}
     assert metrics["episode_length_mean"] == pytest.approx(8 / 5)
     assert metrics["reward_scale"] == 1.0
+    assert metrics["even"] == pytest.approx(4 / 5)
+    assert metrics["index"] == pytest.approx(3 / 5)
     again = shared.take_metrics()
     assert again["episodes"] == 0
     assert again["team_return_mean"] is None
+    assert again["even"] is None
     assert json.loads(json.dumps([metrics, again])) == [metrics, again]
+
+
+def test_one_agent_may_be_paid_for_all_and_the_team_return_stays() -> None:
+    shared = SharedEnvironment(Countdown(3), gamma=0.9, reward_scaling=True, reward="one-agent")
+    plain = SharedEnvironment(Countdown(3), gamma=0.9, reward_scaling=True)
+    shared.reset()
+    plain.reset()
+    for _ in range(3):
+        first, second = shared.step(shared.spec.noop(3))
+        assert first.reward.tolist() == [1, 11, 21]
+        assert not second.reward.any()
+        assert first.reward_scale == plain.step(plain.spec.noop(3))[0].reward_scale
+    metrics, own = shared.take_metrics(), plain.take_metrics()
+    assert metrics.pop("agent_return_mean") == {"first": own["team_return_mean"], "second": 0.0}
+    own.pop("agent_return_mean")
+    assert metrics == own
+
+
+def test_the_state_of_a_task_without_one_is_its_observations() -> None:
+    env = Countdown(3)
+    observations = env.reset()
+    assert env.state().shape == (3, 3)
+    assert env.agent_states(env.state(), observations)[1].shape == (3, 3)
 
 
 def test_a_reset_drops_unfinished_returns() -> None:

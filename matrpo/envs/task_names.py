@@ -1,0 +1,24 @@
+"""What to say of a task that a family does not have."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from matrpo.config import ConfigError
+
+
+def unknown_task(family: str, name: str, known: Iterable[str]) -> ConfigError:
+    """The error that names what may have been meant, or all that there is.
+
+    Args:
+        family: the task's prefix, with its slash.
+        name: what follows it, mistaken.
+        known: what may follow it.
+    """
+    lowered = {task.lower(): task for task in known}
+    close = difflib.get_close_matches(name.lower(), lowered, n=1)
+    hint = (
+        f"did you mean {family + lowered[close[0]]!r}?" if close else "expected one of " + ", ".join(lowered.values())
+    )
+    return ConfigError(f"unknown task {family + name!r} for 'task': {hint}")

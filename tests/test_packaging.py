@@ -1,0 +1,58 @@
+"""What installing the project brings, read from its metadata."""
+
+import importlib.metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+CONSTRAINTS = Path(__file__).parent.parent / "constraints.txt"
+HEAVY = {"jax", "jaxlib", "flax", "jaxmarl", "gymnax", "mujoco", "gymnasium-robotics", "smac", "pysc2"}
+
+
+def requirements(package: str, extra: str = "") -> list[Requirement]:
+    """What the package itself requires here, with an extra or without."""
+    declared = map(Requirement, importlib.metadata.requires(package) or [])
+    return [one for one in declared if one.marker is None or one.marker.evaluate({"extra": extra})]
+
+
+def brought_in(package: str) -> set[str]:
+    """Everything that installing the package brings, itself included."""
+    found: set[str] = set()
+    waiting = [(canonicalize_name(package), "")]
+    while waiting:
+        name, extra = waiting.pop()
+        for requirement in requirements(name, extra):
+            needed = canonicalize_name(requirement.name)
+            waiting += [(needed, also) for also in ["", *requirement.extras] if needed not in found or also]
+            found.add(needed)
+        found.add(name)
+    return found
+
+
+def test_the_base_install_is_light() -> None:
+    brought = brought_in("matrpo")
+    assert {"torch", "numpy", "pettingzoo", "gymnasium", "mpe2"} <= brought
+    assert not HEAVY & brought
+
+
+def test_the_tests_bring_every_extra_that_installs_from_pypi() -> None:
+    own = [requirement for requirement in requirements("matrpo", "test") if requirement.name == "matrpo"]
+    assert {extra for requirement in own for extra in requirement.extras} >= {"mamujoco", "smax"}
+
+
+def test_smac_is_oxwhirls() -> None:
+    (game,) = [one for one in requirements("matrpo", "smac") if canonicalize_name(one.name) == "smac"]
+    assert game.url == "git+https://github.com/oxwhirl/smac.git"
+
+
+@pytest.mark.parametrize("extra", ["", "mamujoco", "smax", "test"])
+def test_the_tested_set_pins_what_is_required(extra: str) -> None:
+    pins = dict(line.split("==") for line in CONSTRAINTS.read_text().splitlines() if not line.startswith("#"))
+    versions = {canonicalize_name(name): version for name, version in pins.items()}
+    for requirement in requirements("matrpo", extra):
+        if requirement.name != "matrpo":
+            pinned = versions.get(canonicalize_name(requirement.name))
+            assert pinned is not None, requirement.name
+            assert requirement.specifier.contains(pinned), requirement.name
