@@ -336,7 +336,7 @@ def _kept_columns(game: Any, state_size: int) -> Iterator[np.ndarray]:
 
 def _task(map_name: str) -> KnownTask:
     battle = MAPS[map_name]
-    description = f"{battle.allies} allies against {battle.enemies} enemies that StarCraft II plays"
+    description = f"{battle.allies} against {battle.enemies} that StarCraft II plays"
     return fixed_task(smac_spec(f"smac/{map_name}"), description, make_smac)
 
 

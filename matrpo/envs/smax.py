@@ -311,7 +311,7 @@ def _import() -> tuple[Any, Any]:
 
 def _task(map_name: str) -> KnownTask:
     allies, enemies = MAPS[map_name]
-    description = f"{allies} allies against {enemies} enemies that follow a rule"
+    description = f"{allies} against {enemies} that follow a rule"
     return fixed_task(smax_spec(f"smax/{map_name}"), description, make_smax)
 
 

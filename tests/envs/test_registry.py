@@ -5,13 +5,15 @@ import numpy as np
 import pytest
 
 from matrpo.config import ConfigError
+from matrpo.envs import smac, smax
 from matrpo.envs.check import check_env
 from matrpo.envs.family import KnownTask, packages
 from matrpo.envs.registry import canonical_name, families, make_env, resolve_num_agents, task_spec
+from matrpo.envs.robots import PARTITIONS
 
 QUICK = ("navigation", "treasure", "game", "mpe2")
 TASKS = [task for key, family in families().items() if key in QUICK for task in family.tasks]
-"""The others, which take long to build, are compared with their entries in the tests of their families."""
+"""The tables of the others, which take long to build, are compared with the originals in their families' tests."""
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
@@ -88,10 +90,27 @@ def test_a_family_without_its_packages_says_what_to_install() -> None:
 
 
 def test_a_task_whose_packages_are_missing_is_refused_and_still_described(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "mpe2", None)
-    with pytest.raises(ConfigError, match="not installed: mpe2"):
-        make_env("mpe2/simple_spread_v3", None, 1, 0)
-    assert task_spec("mpe2/simple_spread_v3", None).num_agents == 3
+    monkeypatch.setitem(sys.modules, "mujoco", None)
+    with pytest.raises(ConfigError, match="not installed: mujoco"):
+        make_env("mamujoco/Ant-4x2", None, 1, 0)
+    assert task_spec("mamujoco/Ant-4x2", None).num_agents == 4
+
+
+@pytest.mark.parametrize("task", ["mamujoco/Hopper-3x1", "smax/3s_vs_5z"])
+def test_a_task_of_an_extra_is_as_its_entry_says(task: str) -> None:
+    env = make_env(task, None, num_envs=2, seed=4)
+    assert env.spec == task_spec(task, None)
+    assert env.spec.name == task == canonical_name(task)
+    check_env(env, task)
+    with pytest.raises(ConfigError, match=f"exactly {env.spec.num_agents}"):
+        make_env(task, 2, num_envs=1, seed=0)
+    env.close()
+
+
+def test_every_robot_and_battle_that_is_known_is_listed() -> None:
+    listed = {task.name for family in families().values() for task in family.tasks}
+    known = {"mamujoco": PARTITIONS, "smax": smax.MAPS, "smac": smac.MAPS}
+    assert {f"{family}/{name}" for family, names in known.items() for name in names} <= listed
 
 
 def test_listing_and_describing_tasks_imports_nothing_that_they_need() -> None:
@@ -114,19 +133,22 @@ def test_sizes_of_navigation() -> None:
     assert spec.episode_length == 100
 
 
-def test_a_task_prints_nothing_and_the_native_one_loads_no_wrapper() -> None:
+def test_a_task_prints_nothing_and_the_native_ones_load_no_wrapper() -> None:
     program = (
-        "import sys; from matrpo.envs.registry import make_env; make_env('navigation', 2, 1, 0).reset();"
+        "import sys; from matrpo.envs.registry import make_env;"
+        "[make_env(task, 2, 1, 0).reset() for task in ('navigation', 'treasure', 'mpe2/simple_spread_v3')];"
         "assert not {'pettingzoo', 'mpe2', 'pygame', 'gymnasium', 'torch'} & set(sys.modules);"
-        "make_env('mpe2/simple_spread_v3', 2, 1, 0).reset()"
+        "make_env('mpe2/simple_adversary_v3', 2, 1, 0).reset()"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == ""
 
 
 def test_two_environments_of_one_task_do_not_disturb_each_other() -> None:
-    first = make_env("mpe2/simple_speaker_listener_v4", None, num_envs=1, seed=0)
+    first = make_env("mpe2/simple_push_v3", None, num_envs=1, seed=0)
     first.reset()
     first.render()
-    task_spec("mpe2/simple_speaker_listener_v4", None)
+    second = make_env("mpe2/simple_push_v3", None, num_envs=1, seed=0)
+    second.reset()
+    second.render()
     assert np.ptp(first.render()) > 0

@@ -29,19 +29,19 @@ CONFIG = Config(agents=2, topology="line", num_envs=3, rollout_length=2, steps=1
 
 
 class Agents:
-    """Two agents that do what the test says, and a server that serves them in a thread."""
+    """Agents that do what the test says, two unless the run has more, and a server that serves them in a thread."""
 
     def __init__(self, run: RunDirectory, cluster: Cluster, context: zmq.Context[Any]) -> None:
         self._cluster = cluster
         self._context = context
         config = run.config
         self._codec = EnvironmentCodec(cluster.run_id, task_spec(config.task, config.agents), config.num_envs)
-        self.incarnations = [1, 1]
+        self.incarnations = [1] * run.num_agents
         self.server = EnvironmentServer(cluster, run, dict)
         self.number = int(json.loads((run.env.path / "incarnation.json").read_text())["incarnation"])
         self.failure: BaseException | None = None
         self.thread = threading.Thread(target=self._serve, daemon=True)
-        self.lines = [self._dial(agent) for agent in range(2)]
+        self.lines = [self._dial(agent) for agent in range(run.num_agents)]
         self.thread.start()
 
     def _serve(self) -> None:
@@ -80,7 +80,7 @@ class Agents:
 
     def hear(self, agent: int) -> Observation | Stop:
         """The next message for an agent."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             if self.lines[agent].socket.poll(1000) and (messages := self.lines[agent].receive()):
                 [message] = messages
@@ -110,9 +110,10 @@ class Agents:
         return [self.observe(agent) for agent in agents]
 
     def finish(self) -> None:
-        for agent in range(2):
+        everyone = range(len(self.lines))
+        for agent in everyone:
             self.say(agent, Bye(agent))
-        assert [self.hear(agent) for agent in range(2)] == [Stop(True), Stop(True)]
+        assert [self.hear(agent) for agent in everyone] == [Stop(True)] * len(everyone)
         self.end()
 
     def end(self) -> None:
@@ -178,41 +179,58 @@ def test_agents_receive_their_own_view_and_the_joint_action(agents: Agents) -> N
 
 
 @pytest.mark.parametrize(
-    "task",
+    ("task", "agents", "reward"),
     [
-        "navigation",
-        "game/differentiable",
-        "game/opposite-halves",
-        "mpe2/simple_spread_v3",
-        "mpe2/simple_speaker_listener_v4-continuous",
+        ("navigation", 2, "own"),
+        ("treasure", 4, "own"),
+        ("game/differentiable", 2, "own"),
+        ("game/opposite-halves", 2, "own"),
+        ("mpe2/simple_spread_v3", 2, "own"),
+        ("mpe2/simple_speaker_listener_v4-continuous", 2, "own"),
+        ("mpe2/simple_push_v3", 2, "own"),
+        ("mamujoco/Hopper-3x1", 3, "own"),
+        ("smax/3s_vs_5z", 3, "one-agent"),
+        ("pettingzoo/mpe2.simple_crypto_v3:parallel_env", 3, "own"),
     ],
 )
-def test_a_trajectory_is_bit_for_bit_that_of_the_task_stepped_directly(task: str, tmp_path: Path) -> None:
-    length = 110
-    config = dataclasses.replace(CONFIG, task=task, rollout_length=length, steps=length * CONFIG.num_envs)
-    direct = SharedEnvironment(make_env(task, 2, config.num_envs, config.seed), config.gamma, config.reward_scaling)
+def test_a_trajectory_is_bit_for_bit_that_of_the_task_stepped_directly(
+    task: str, agents: int, reward: str, tmp_path: Path
+) -> None:
+    length, num_envs = 110, 2
+    config = dataclasses.replace(
+        CONFIG,
+        task=task,
+        agents=agents,
+        reward=reward,
+        num_envs=num_envs,
+        rollout_length=length,
+        steps=length * num_envs,
+    )
+    env = make_env(task, agents, num_envs, config.seed)
+    direct = SharedEnvironment(env, config.gamma, config.reward_scaling, reward)
     spec = direct.spec
-    actions = random_actions(spec, length, config.num_envs)
+    actions = random_actions(spec, length, num_envs)
     run = RunDirectory.create(tmp_path / "run", config, {})
     expected = direct.reset()
     with zmq.Context() as context:
-        agents = Agents(run, make_cluster(run, make_graph("line", 2, 0), tmp_path), context)
-        for agent in range(2):
-            agents.hello(agent)
+        peers = Agents(run, make_cluster(run, make_graph("line", agents, 0), tmp_path), context)
+        for agent in range(agents):
+            peers.hello(agent)
         for t in range(length + 1):
-            for agent in range(2):
-                message = agents.hear(agent)
+            for agent in range(agents):
+                message = peers.hear(agent)
                 assert isinstance(message, Observation)
                 assert message.t == t
-                agents.number = message.server
+                peers.number = message.server
                 assert_same_bits(message.step, expected[agent])
             if t < length:
-                for agent in range(2):
-                    agents.do(agent, 1, t, actions[t][:, spec.action_slices[agent]])
+                for agent in range(agents):
+                    peers.do(agent, 1, t, actions[t][:, spec.action_slices[agent]])
                 expected = direct.step(actions[t])
-        agents.finish()
-        for line in agents.lines:
+        peers.finish()
+        for line in peers.lines:
             line.close()
+    env.close()
 
 
 def random_actions(spec: TaskSpec, length: int, num_envs: int) -> np.ndarray:
