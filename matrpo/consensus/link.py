@@ -193,7 +193,9 @@ class Link:
 
     def fingerprints(self) -> dict[str, int]:
         """A checksum of each state that this end keeps, by the state's number: what I1 says is equal at both ends."""
-        return {str(state.number): crc32(state.ubar.tobytes(), crc32(state.y.tobytes())) for state in (self.base, self.tip)}
+        return {
+            str(state.number): crc32(state.ubar.tobytes(), crc32(state.y.tobytes())) for state in (self.base, self.tip)
+        }
 
     @property
     def pending(self) -> int | None:
