@@ -138,7 +138,7 @@ def run_one(settings: Mapping[str, Any], seed: int, path: Path) -> None:
 
 
 def summarize(results: Mapping[str, Sequence[Mapping[str, float]]]) -> list[dict[str, str]]:
-    """The rows of a study's table: means over seeds, with 95% confidence intervals of what is an outcome.
+    """The rows of a study's table: means over seeds, and how far outcomes are from certain (see `interval`).
 
     Args:
         results: the content of each run's `study.json`, a list by seed for each variant.
@@ -168,10 +168,10 @@ def gain(run: Mapping[str, float], other: Mapping[str, float]) -> float:
 
 
 def interval(values: Sequence[float], digits: str) -> str:
-    """Mean and half width of Student's 95% confidence interval, as text; of a single value the value."""
+    """Mean and half width of Student's 95% confidence interval, as text; of two values their range, of one the value."""
     mean = format(statistics.fmean(values), digits)
-    if len(values) < 2:
-        return mean
+    if len(values) < 3:
+        return mean if len(values) < 2 else f"{mean} ({min(values):{digits}} to {max(values):{digits}})"
     half = scipy.stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return f"{mean} ± {half:.1f}"
 
