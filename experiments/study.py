@@ -168,7 +168,7 @@ def gain(run: Mapping[str, float], other: Mapping[str, float]) -> float:
 
 
 def interval(values: Sequence[float], digits: str) -> str:
-    """Mean and half width of Student's 95% confidence interval, as text; of two values their range, of one the value."""
+    """Mean and half width of Student's 95% confidence interval, as text; of two values mean and range."""
     mean = format(statistics.fmean(values), digits)
     if len(values) < 3:
         return mean if len(values) < 2 else f"{mean} ({min(values):{digits}} to {max(values):{digits}})"
