@@ -18,7 +18,6 @@ import resource
 import shutil
 import statistics
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from rich.progress import track
 
 from matrpo.config import ConfigError, load_file, resolve
 from matrpo.envs.registry import resolve_num_agents
+from matrpo.experiments.matrpo_command import MATRPO
 from matrpo.graph_settings import build_graph
 from matrpo.launch.fault_script import FaultScript
 from matrpo.run_directory import RunDirectory, write_atomically
@@ -199,7 +199,7 @@ def _train_as_processes(settings: Mapping[str, Any], path: Path) -> None:
     options = [part for key, value in settings.items() if key != "faults" for part in ("-o", f"{key}={value}")]
     if settings["faults"]:
         options += ["--faults", settings["faults"]]
-    command = [sys.executable, "-m", "matrpo.launch.cli", "launch", "--run", str(path), *options]
+    command = [*MATRPO, "launch", "--run", str(path), *options]
     path.parent.mkdir(parents=True, exist_ok=True)
     log = path.with_name(f"{path.name}.log")
     with open(log, "wb") as file:
