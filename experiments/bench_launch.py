@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +14,9 @@ from typing import Any
 import psutil
 
 from matrpo.experiments.isolated_hosts import IsolatedHosts
+from matrpo.experiments.matrpo_command import MATRPO
 from matrpo.run_directory import ProcessDirectory, RunDirectory
 
-_COMMAND = "from matrpo.launch.cli import main; main()"
 _READY = "all agents are here"
 _POLL = 0.01
 _PATIENCE = 30.0
@@ -43,7 +42,7 @@ class LaunchedRun:
         self._folder = tempfile.TemporaryDirectory(prefix="matrpo-bench-")
         self._path = Path(self._folder.name) / "run"
         settings = [part for name, value in self._settings.items() for part in ("-o", f"{name}={value}")]
-        command = [sys.executable, "-c", _COMMAND, "launch", "--run", str(self._path), *self._flags, *settings]
+        command = [*MATRPO, "launch", "--run", str(self._path), *self._flags, *settings]
         self._errors = open(self._path.with_name("errors.txt"), "w+")
         self._launched_at = time.perf_counter()
         self._process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=self._errors)
@@ -138,7 +137,7 @@ class ClusterRun:
         options = [part for name, value in self._settings.items() for part in ("-o", f"{name}={value}")]
         options += [part for address in agents for part in ("--host", address)]
         options += ["--agents", str(len(agents)), "--env-host", server, "--out", str(path)]
-        command = [sys.executable, "-c", _COMMAND, "cluster", "init", *options]
+        command = [*MATRPO, "cluster", "init", *options]
         subprocess.run(command, check=True, capture_output=True)
         run = RunDirectory.open(path)
         self.environment = run.env

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from types import TracebackType
+
+from matrpo.experiments.matrpo_command import MATRPO
 
 
 class HostsError(RuntimeError):
@@ -55,7 +56,7 @@ class IsolatedHosts:
 
     def start(self, host: int, *arguments: str) -> subprocess.Popen[str]:
         """Run `matrpo` with these arguments on a machine; its standard error is piped."""
-        command = ["ip", "netns", "exec", self._names[host], sys.executable, "-m", "matrpo.launch.cli", *arguments]
+        command = ["ip", "netns", "exec", self._names[host], *MATRPO, *arguments]
         return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
     def _make(self) -> None:

@@ -18,7 +18,6 @@ import resource
 import shutil
 import statistics
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from rich.progress import track
 
 from matrpo.config import ConfigError, load_file, resolve
 from matrpo.envs.registry import resolve_num_agents
+from matrpo.experiments.matrpo_command import MATRPO
 from matrpo.graph_settings import build_graph
 from matrpo.launch.fault_script import FaultScript
 from matrpo.run_directory import RunDirectory, write_atomically
@@ -138,7 +138,7 @@ def run_one(settings: Mapping[str, Any], seed: int, path: Path) -> None:
 
 
 def summarize(results: Mapping[str, Sequence[Mapping[str, float]]]) -> list[dict[str, str]]:
-    """The rows of a study's table: means over seeds, with 95% confidence intervals of what is an outcome.
+    """The rows of a study's table: means over seeds, and how far outcomes are from certain (see `interval`).
 
     Args:
         results: the content of each run's `study.json`, a list by seed for each variant.
@@ -168,10 +168,10 @@ def gain(run: Mapping[str, float], other: Mapping[str, float]) -> float:
 
 
 def interval(values: Sequence[float], digits: str) -> str:
-    """Mean and half width of Student's 95% confidence interval, as text; of a single value the value."""
+    """Mean and half width of Student's 95% confidence interval, as text; of two values mean and range."""
     mean = format(statistics.fmean(values), digits)
-    if len(values) < 2:
-        return mean
+    if len(values) < 3:
+        return mean if len(values) < 2 else f"{mean} ({min(values):{digits}} to {max(values):{digits}})"
     half = scipy.stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return f"{mean} ± {half:.1f}"
 
@@ -199,7 +199,7 @@ def _train_as_processes(settings: Mapping[str, Any], path: Path) -> None:
     options = [part for key, value in settings.items() if key != "faults" for part in ("-o", f"{key}={value}")]
     if settings["faults"]:
         options += ["--faults", settings["faults"]]
-    command = [sys.executable, "-m", "matrpo.launch.cli", "launch", "--run", str(path), *options]
+    command = [*MATRPO, "launch", "--run", str(path), *options]
     path.parent.mkdir(parents=True, exist_ok=True)
     log = path.with_name(f"{path.name}.log")
     with open(log, "wb") as file:

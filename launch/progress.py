@@ -54,10 +54,15 @@ class Progress:
     def absent(self) -> set[int]:
         """The agents that did not take part in the last rollout.
 
-        Lock step keeps those that did within an iteration of the environment server.
+        Lock step keeps those that did within an iteration of the environment server; and who has written of a later
+        iteration will write no more of this one.
         """
         sampled = self.environment.get("iteration", 0)
-        behind = {agent for agent, line in enumerate(self.agents) if line.get("iteration", 0) < sampled - 1}
+        behind = set()
+        for agent, (line, lines) in enumerate(zip(self.agents, self._agent_lines, strict=True)):
+            missed = line.get("iteration", 0) < sampled < lines.newest
+            if missed or lines.newest < self._environment_lines.newest - 1:
+                behind.add(agent)
         return behind if len(behind) < len(self.agents) else set()
 
     @property
@@ -149,14 +154,21 @@ class Progress:
 
 
 class _Lines:
-    """The lines of a metrics file that nobody has asked for yet."""
+    """The lines of a metrics file that nobody has asked for yet.
+
+    Attributes:
+        newest: the iteration of the last line in the file; 0 without any.
+    """
 
     def __init__(self, tail: MetricsTail) -> None:
         self._tail = tail
         self._waiting: deque[dict[str, Any]] = deque()
+        self.newest = 0
 
     def take(self, last: float) -> Iterator[dict[str, Any]]:
         """Those up to an iteration, each once."""
         self._waiting.extend(self._tail.poll())
+        if self._waiting:
+            self.newest = int(self._waiting[-1]["iteration"])
         while self._waiting and self._waiting[0]["iteration"] <= last:
             yield self._waiting.popleft()

@@ -151,8 +151,8 @@ class LinkTransport:
         now = time.monotonic()
         for other, frames in gate.due(now):
             self._put(other, frames)
-        for other in gate.cut_off(now):
-            self._lose(other)
+        for other in gate.cut_off(now):  # The connection itself lasts: its route will serve again.
+            self._report_lost(other)
 
     def close(self) -> None:
         """Close the sockets; what was sent has a second to leave."""
@@ -223,6 +223,9 @@ class LinkTransport:
         if neighbour in self._routes:
             # The last messages that came that way may be read after the first ones of another connection.
             self._former_routes[neighbour] = self._routes.pop(neighbour)
+        self._report_lost(neighbour)
+
+    def _report_lost(self, neighbour: int) -> None:
         if self._watches[neighbour].lose():
             self._events.append(Lost(neighbour))
 

@@ -67,10 +67,11 @@ def test_rows_compare_with_the_first_variant():
         rest = dict.fromkeys(("return_stochastic", "kl", "consensus_residual", "fisher_products", "cpu_seconds"), 1.0)
         return [{"return": value, **rest} for value in returns]
 
-    rows = summarize({"first": runs(-100.0, -200.0), "second": runs(-90.0, -190.0)})
-    # Student's quantile for two seeds is 12.706: 12.706 * 70.71 / sqrt(2) and 12.706 * 3.536 / sqrt(2).
-    assert rows[0]["evaluated return"] == "-150.0 ± 635.3"
-    assert rows[1]["better than the first by"] == "+7.5 ± 31.8 %"
+    rows = summarize({"first": runs(-100.0, -200.0, -300.0), "second": runs(-90.0, -180.0, -330.0)})
+    # Student's quantile for three seeds is 4.303: 4.303 * 100 / sqrt(3) and 4.303 * 11.547 / sqrt(3).
+    assert rows[0]["evaluated return"] == "-200.0 ± 248.4"
+    assert rows[1]["better than the first by"] == "+3.3 ± 28.7 %"
+    assert interval([2.0, 4.0], ".1f") == "3.0 (2.0 to 4.0)"
     assert interval([2.0], ".1f") == "2.0"
 
 

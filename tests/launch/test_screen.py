@@ -112,6 +112,23 @@ def test_plain_lines_appear_once_each(run: RunDirectory, capsys: pytest.CaptureF
     assert shown == ["iteration 3/10", "iteration 4/10", "iteration 5/10", "hello"]
 
 
+@pytest.mark.parametrize("returns_at", [4, None])
+def test_plain_lines_go_on_without_an_agent_that_misses_iterations(
+    run: RunDirectory, capsys: pytest.CaptureFixture[str], returns_at: int | None
+) -> None:
+    """Agent 3 misses iterations 2 and 3, or all after the first."""
+    screen = PlainScreen(run)
+    for iteration in range(1, 7):
+        line = {"iteration": iteration, "time": 20.0 * iteration}
+        run.env.log_metrics(line | {"team_return_mean": -1.0, "steps_per_second": 1.0})
+        for agent in range(12):
+            if agent != 3 or iteration == 1 or (returns_at and iteration >= returns_at):
+                run.agent(agent).log_metrics(line | AGENT)
+        screen.tick()
+    shown = [line.split()[1] for line in capsys.readouterr().err.splitlines()]
+    assert shown == [f"{iteration}/10" for iteration in range(1, 7)]
+
+
 def test_the_live_screen_survives_words_and_ticks(run: RunDirectory) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, highlight=False, width=80, height=24)
     with LiveScreen(run, console) as screen:

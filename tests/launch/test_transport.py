@@ -13,7 +13,9 @@ import zmq
 from matrpo.config import ConfigError
 from matrpo.consensus.message import LinkMessage
 from matrpo.envs.shared import AgentStep
-from matrpo.launch import watch
+from matrpo.launch import fault_gate, watch
+from matrpo.launch.fault_gate import FaultGate
+from matrpo.launch.fault_script import Fault, Moment, Position
 from matrpo.launch.lines import AgentLine, ServerLine
 from matrpo.launch.security import PLAIN
 from matrpo.launch.transport import LinkTransport, Lost
@@ -99,6 +101,33 @@ def test_bytes_are_counted_where_they_are_sent(context: zmq.Context[Any], endpoi
     until(lambda: a.receive() or (sent(a, 1) == received(b, 0) and sent(b, 0) == received(a, 1)))
     assert sent(a, 1)[1] >= sum(map(len, LINKS.encode(ratios(0, 0))))
     assert sent(b, 0)[0] >= 1, "its answer to a probe"
+    a.close()
+    b.close()
+
+
+def test_a_scripted_partition_is_noticed_and_heals_in_both_directions(
+    context: zmq.Context[Any], endpoints: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fault_gate, "NOTICED_AFTER", 0.2)
+    fault = Fault(0, "partition", directions=frozenset({(0, 1), (1, 0)}), amounts={}, begin=Moment(2), end=Moment(3))
+    gates = [FaultGate([fault], agent, [1 - agent], seed=0) for agent in (0, 1)]
+    a, b = (LinkTransport(agent, LINE, endpoints, LINKS, context, PLAIN, gate) for agent, gate in enumerate(gates))
+
+    def move(iteration: int) -> None:
+        for gate in gates:
+            gate.activity.move(Position(iteration, "rollout", 0, float(iteration)))
+
+    move(1)
+    connect(a, b)
+    move(2)
+    until(lambda: Lost(1) in a.receive())
+    until(lambda: Lost(0) in b.receive())
+    move(3)
+    connect(a, b)
+    for sender, receiver in ((a, b), (b, a)):
+        me = 0 if sender is a else 1
+        assert sender.send(1 - me, ratios(me, 0))
+        assert until(lambda receiver=receiver: messages(receiver))
     a.close()
     b.close()
 
