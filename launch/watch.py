@@ -12,7 +12,7 @@ import zmq
 from matrpo.launch.sockets import Socket
 from matrpo.recorder import LinkState
 
-PROBE_EVERY = 0.5
+PROBE_EVERY = 0.25
 """Seconds between two looks at a connection that was dialled by the other side."""
 
 _REDIAL_AFTER = 2.0
