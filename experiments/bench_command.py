@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,8 @@ def bench() -> None:
     Everything runs on one thread per process.
     """
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
+    # As Ctrl-C does, so that no launched run outlives its benchmark.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @bench.command()
