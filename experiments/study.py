@@ -14,10 +14,10 @@ import json
 import math
 import multiprocessing
 import os
-import resource
 import shutil
 import statistics
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,18 +118,18 @@ def run_one(settings: Mapping[str, Any], seed: int, path: Path) -> None:
 
     os.environ["OMP_NUM_THREADS"] = "1"
     settings = {**settings, "seed": seed, "tensorboard": False}
-    before = _cpu_seconds()
+    began = time.process_time()
     if "faults" in settings:
         _train_as_processes(settings, path)
     else:
         _train_in_process(settings, path)
-    seconds = _cpu_seconds() - before
+    seconds = time.process_time() - began
     run = RunDirectory.open(path)
-    result = {
+    result: dict[str, float | None] = {
         "return": evaluate(run, _EPISODES).return_mean,
         "return_stochastic": evaluate(run, _EPISODES, deterministic=False).return_mean,
         "return_training": _tail_mean(run.env.read_metrics(), "team_return_mean"),
-        "cpu_seconds": seconds,
+        "cpu_seconds": None if "faults" in settings else seconds,
     }
     agents = [run.agent(q).read_metrics() for q in range(run.num_agents)]
     for key in ("kl", "consensus_residual", "fisher_products", "step_fraction", "explained_variance"):
@@ -137,7 +137,7 @@ def run_one(settings: Mapping[str, Any], seed: int, path: Path) -> None:
     write_atomically(path / _RESULT, json.dumps(result).encode())
 
 
-def summarize(results: Mapping[str, Sequence[Mapping[str, float]]]) -> list[dict[str, str]]:
+def summarize(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, str]]:
     """The rows of a study's table: means over seeds, and how far outcomes are from certain (see `interval`).
 
     Args:
@@ -162,9 +162,9 @@ def summarize(results: Mapping[str, Sequence[Mapping[str, float]]]) -> list[dict
     ]
 
 
-def gain(run: Mapping[str, float], other: Mapping[str, float]) -> float:
+def gain(run: Mapping[str, Any], other: Mapping[str, Any]) -> float:
     """By how many percent of the other's absolute return a run's evaluated return is higher."""
-    return 100 * (run["return"] - other["return"]) / abs(other["return"])
+    return float(100 * (run["return"] - other["return"]) / abs(other["return"]))
 
 
 def interval(values: Sequence[float], digits: str) -> str:
@@ -208,14 +208,10 @@ def _train_as_processes(settings: Mapping[str, Any], path: Path) -> None:
         raise click.ClickException(f"{path} ended with status {status}: see {log}")
 
 
-def _cpu_seconds() -> float:
-    """CPU time of this process and of all its children that have ended."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in used)
-
-
-def _mean(runs: Sequence[Mapping[str, float]], key: str, digits: int) -> str:
-    return f"{statistics.fmean(run[key] for run in runs):.{digits}f}"
+def _mean(runs: Sequence[Mapping[str, Any]], key: str, digits: int) -> str:
+    """The mean over runs, as text; a dash where it was not measured."""
+    values = [run[key] for run in runs if run[key] is not None]
+    return f"{statistics.fmean(values):.{digits}f}" if values else "-"
 
 
 def _tail_mean(lines: list[dict[str, Any]], key: str) -> float:
@@ -227,6 +223,6 @@ def _is_done(path: Path) -> bool:
     return (path / _RESULT).is_file()
 
 
-def _read(path: Path) -> dict[str, float]:
-    result: dict[str, float] = json.loads((path / _RESULT).read_text())
+def _read(path: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((path / _RESULT).read_text())
     return result

@@ -57,7 +57,7 @@ def test_lost_messages_change_no_result(studied):
     """The lossy run is one of processes, the other one of a single process."""
     runs = studied[0] / "runs"
     lossy, ring = (json.loads((runs / name / "study.json").read_text()) for name in ("lossy_s0", "ring_s0"))
-    assert {**lossy, "cpu_seconds": 0} == {**ring, "cpu_seconds": 0}
+    assert lossy == {**ring, "cpu_seconds": None}
     metrics = RunDirectory.open(runs / "lossy_s0").agent(0).read_metrics()
     assert sum(link["resends"] for line in metrics for link in line["links"].values()) > 0
 
