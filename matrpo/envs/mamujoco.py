@@ -178,9 +178,10 @@ class Share:
             records["state"][k] = state
             robot.read(self._readings[k])
         records["observation"] = self._robots[0].observations(self._readings)
+        # Always, since an episode may end in another worker's share.
+        records["final_observation"], records["final_state"] = records["observation"], records["state"]
         ended = np.flatnonzero(records["terminated"] | records["truncated"])
         if ended.size:
-            records["final_observation"], records["final_state"] = records["observation"], records["state"]
             for k in ended.tolist():
                 self._begin_episode(k)
             records["observation"][ended] = self._robots[0].observations(self._readings[ended])
