@@ -184,13 +184,13 @@ def markdown_table(rows: list[dict[str, str]]) -> str:
 
 
 def _train_in_process(settings: Mapping[str, Any], path: Path) -> None:
-    from matrpo.training import InProcessTraining
+    from matrpo.training import make_training
 
     config = resolve(("study", settings))
     run = RunDirectory.open(path) if path.exists() else RunDirectory.create(path, config, {})
     start = run.latest_common_iteration()
     run.rewind(start)
-    InProcessTraining(run, start).run(lambda: False, lambda _: None)
+    make_training(run, start).run(lambda: False, lambda _: None)
 
 
 def _train_as_processes(settings: Mapping[str, Any], path: Path) -> None:

@@ -18,6 +18,7 @@ _SECTIONS = {
     "hidden_sizes": "Networks",
     "gamma": "Critic and advantage",
     "kl_step": "Trust region",
+    "state_type": "Policy gradient",
     "beta": "Consensus",
     "link_deadline": "Links",
     "torch_threads": "Bookkeeping",

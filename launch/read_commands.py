@@ -10,14 +10,15 @@ from typing import Any
 
 import click
 
-from matrpo.config import FIELDS, ConfigError
+from matrpo import tuned
+from matrpo.algorithms.registry import ALGORITHMS
+from matrpo.config import ConfigError
 from matrpo.process_directory import StorageError, write_atomically
 from matrpo.run_directory import RunDirectory
 
 _PATH = click.Path(path_type=Path)
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 _PICTURES = (".png", ".svg")
-_ALGORITHMS = {"matrpo": "decentralised multi-agent trust region policy optimisation (Li & He)"}
 
 
 @click.command("eval")
@@ -135,7 +136,10 @@ def _tasks() -> list[dict[str, Any]]:
 
 
 def _algorithms() -> list[dict[str, Any]]:
-    return [{"name": name, "description": _ALGORITHMS[name]} for name in FIELDS["algo"].metadata["choices"]]
+    return [
+        {"name": name, "description": entry.description, "tuned_for": tuned.families(name)}
+        for name, entry in ALGORITHMS.items()
+    ]
 
 
 def _topologies() -> list[dict[str, Any]]:

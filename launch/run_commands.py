@@ -13,6 +13,7 @@ from typing import Any
 import click
 from setproctitle import setproctitle
 
+from matrpo.algorithms import registry
 from matrpo.config import Config, ConfigError, to_dict
 from matrpo.graph_settings import build_graph
 from matrpo.launch.cluster import Cluster
@@ -57,7 +58,7 @@ class Prepared:
     """A run whose settings have all been checked, and that exists on disk."""
 
     run: RunDirectory
-    graph: CommunicationGraph
+    graph: CommunicationGraph | None
     start: int
     laggards: dict[int, int]
 
@@ -93,7 +94,7 @@ def launch(
     remote_matrpo: str | None,
     **settings: Any,
 ) -> int:
-    """Train: one process for each agent, one for the environment they share.
+    """Train: one process for each agent, one for the environment they share; by other algorithms all in one.
 
     Without any option: 12 agents on a ring learn cooperative navigation. Settings come from the defaults,
     --preset, --config, and the options below, the later ones winning.
@@ -112,6 +113,8 @@ def launch(
     layers = setting_layers(settings, file, preset, overrides)
     if not resume:
         config = resolve_layers(layers)
+        if registry.is_central(config.algo) and (faults or restart):
+            raise ConfigError(f"--faults and --restart are for processes: {config.algo} trains in one process")
         graph = _checked(config, in_process)
         script = _script(faults, graph, in_process)
         run = RunDirectory.create(path, config, versions())
@@ -160,9 +163,9 @@ def env_server(file: Path, insecure: bool, until_eof: bool) -> int:
     return run_alone(TITLE, run.env, lambda: serve(cluster), until_eof)
 
 
-def _script(name: str | None, graph: CommunicationGraph, in_process: bool) -> bytes | None:
+def _script(name: str | None, graph: CommunicationGraph | None, in_process: bool) -> bytes | None:
     """The text of a fault script that fits the graph."""
-    if name is None:
+    if name is None or graph is None:
         return None
     if in_process:
         raise ConfigError("--faults: in one process there are no messages to lose: leave --in-process out")
@@ -197,17 +200,36 @@ def _launch_remotely(
     return RemoteRun(cluster, site, lambda line: print(line, file=sys.stderr, flush=True)).run()
 
 
-def _checked(config: Config, in_process: bool) -> CommunicationGraph:
-    """Check whatever can be wrong with the settings together, before anything is made; the graph that they name."""
+def _checked(config: Config, in_process: bool) -> CommunicationGraph | None:
+    """Check whatever can be wrong with the settings together, before anything is made.
+
+    Returns:
+        The graph that they name; None for an algorithm that trains centrally.
+    """
     from matrpo.envs.registry import check_installed
     from matrpo.launch.supervisor import check_ports, local_ports
 
     check_installed(config.task)
     assert config.agents is not None
+    if registry.is_central(config.algo):
+        _check_central(config)
+        return None
     graph = build_graph(config)
     if config.transport == "tcp" and not in_process:
         check_ports(local_ports(config.port, config.agents))
     return graph
+
+
+def _check_central(config: Config) -> None:
+    """Build what an algorithm that trains centrally builds, so that it refuses what it cannot handle."""
+    from matrpo.build import build_algorithm
+    from matrpo.envs.registry import make_env
+
+    env = make_env(config.task, config.agents, 1, 0)
+    try:
+        build_algorithm(env, config)
+    finally:
+        env.close()
 
 
 def _continued(run: RunDirectory, layers: list[Layer], in_process: bool) -> Prepared:
@@ -247,7 +269,7 @@ def _train(prepared: Prepared, in_process: bool, restart: bool) -> int:
         state = f"its checkpoint of iteration {newest}" if newest else "a new policy"
         screen.say(f"agent {agent} has no checkpoint of iteration {start}: it joins with {state}")
     with screen:
-        if in_process:
+        if in_process or prepared.graph is None:
             status = _train_in_process(run, start, screen)
         else:
             from matrpo.launch.supervisor import Supervisor
@@ -261,9 +283,9 @@ def _train(prepared: Prepared, in_process: bool, restart: bool) -> int:
 
 
 def _train_in_process(run: RunDirectory, start: int, screen: Any) -> int:
-    from matrpo.training import InProcessTraining
+    from matrpo.training import make_training
 
-    training = InProcessTraining(run, start)
+    training = make_training(run, start)
     try:
         stop_at(signal.SIGINT, signal.SIGTERM)
         training.run(lambda: False, lambda _iteration: screen.tick())

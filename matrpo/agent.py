@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from matrpo.config import Config, ConfigError
-from matrpo.critic import Critic
+from matrpo.critic import Critic, ValueLoss
 from matrpo.envs.shared import AgentStep
 from matrpo.networks import set_flat_parameters
 from matrpo.policy import Actor, JointPolicy, LinearizedPolicy
 from matrpo.preconditioner import KroneckerPreconditioner
 from matrpo.rollout import Rollout
 from matrpo.spaces import TaskSpec
-from matrpo.trust_region import ConjugateGradientSolver, RecycledSolver, Solver, StepRule
+from matrpo.state import load_module, load_optimizer, module_tensors, optimizer_tensors, to_arrays, to_tensors
+from matrpo.trust_region import ConjugateGradientSolver, RecycledSolver, Solver, StepRule, backtrack
 
 
 class Agent:
@@ -47,15 +48,9 @@ class Agent:
             config.initial_log_std,
             self._generator,
             config.recurrent_layers,
+            config.feature_normalization,
         )
-        self.critic = Critic(
-            spec.observation_sizes[agent_id],
-            config.hidden_sizes,
-            config.activation,
-            config.critic_lr,
-            self._generator,
-            config.recurrent_layers,
-        )
+        self.critic = make_critic(spec.observation_sizes[agent_id], config, self._generator)
         self._actor = Actor(self.policy, config.num_envs)
         self._critic_state = self.critic.initial_state(config.num_envs)
         self._rollout = make_rollout(self.policy, spec, config)
@@ -126,7 +121,7 @@ class Agent:
 
     @torch.no_grad()
     def finish_update(self) -> dict[str, float]:
-        """Apply x^q, halved until the true KL fits the trust region, and say how the iteration went.
+        """Apply x^q, shortened until the true KL fits the trust region, and say how the iteration went.
 
         The surrogate is the mean over this agent's samples of A^q times the new policy's joint ratio.
         """
@@ -135,23 +130,23 @@ class Agent:
         samples = (rollout.observations, rollout.action_masks, rollout.sequences)
         old = self.policy.distribution(*samples)
         old_log_prob = old.log_prob(rollout.joint_actions).sum(1)
-        kl = surrogate = fraction = 0.0
-        for halvings in range(config.backtrack_limit + 1):
-            fraction = 0.5**halvings
+        reached = {"kl": 0.0, "surrogate": 0.0}
+
+        def fits(fraction: float) -> bool:
             set_flat_parameters(parameters, update.model.parameters + fraction * update.solver.x)
             new = self.policy.distribution(*samples)
             kl = float(old.kl_to(new).sum(1).mean())
             log_ratio = new.log_prob(rollout.joint_actions).sum(1) - old_log_prob
-            surrogate = float((log_ratio.exp() * update.advantages).mean())
-            if kl <= config.backtrack_kl * config.kl_step:
-                break
-        else:
+            reached.update(kl=kl, surrogate=float((log_ratio.exp() * update.advantages).mean()))
+            return kl <= config.backtrack_kl * config.kl_step
+
+        fraction = backtrack(fits, config.backtrack_limit, config.backtrack_factor)
+        if not fraction:
             set_flat_parameters(parameters, update.model.parameters)
-            kl = surrogate = fraction = 0.0
+            reached.update(kl=0.0, surrogate=0.0)
         own = self.policy.own_head(*samples)
         metrics = {
-            "kl": kl,
-            "surrogate": surrogate,
+            **reached,
             "step_fraction": fraction,
             "entropy": float(own.entropy().mean()),
             "advantage_std": float(update.advantages.std()),
@@ -164,14 +159,12 @@ class Agent:
 
     def state_dict(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Everything that the next iteration depends on: arrays, and what says whom they belong to."""
-        tensors: dict[str, Tensor] = {"generator": self._generator.get_state()}
-        tensors |= {f"policy.{name}": value for name, value in self.policy.state_dict().items()}
-        tensors |= {f"critic.{name}": value for name, value in self.critic.state_dict().items()}
-        for index, state in self.critic.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+        tensors = {"generator": self._generator.get_state()}
+        tensors |= module_tensors("policy", self.policy) | module_tensors("critic", self.critic)
+        tensors |= optimizer_tensors("optimizer", self.critic.optimizer)
         if self._critic_state.numel():
             tensors |= {"memory.policy": self._actor.state, "memory.critic": self._critic_state}
-        return {name: value.numpy().copy() for name, value in tensors.items()}, self._identity()
+        return to_arrays(tensors), self._identity()
 
     def load_state_dict(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
         """Restore `state_dict`.
@@ -182,23 +175,14 @@ class Agent:
         for key, value in self._identity().items():
             if meta.get(key) != value:
                 raise ConfigError(f"checkpoint is for {key} {meta.get(key)!r}, this run has {value!r}")
-        tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
-        optimizer = self.critic.optimizer.state_dict()
-        try:
-            self._generator.set_state(tensors["generator"])
-            self.policy.load_state_dict(_under(tensors, "policy."))
-            self.critic.load_state_dict(_under(tensors, "critic."))
-            if self._critic_state.numel():
-                self._actor.state = _like(self._actor.state, tensors["memory.policy"])
-                self._critic_state = _like(self._critic_state, tensors["memory.critic"])
-        except (KeyError, RuntimeError) as error:
-            reason = str(error).splitlines()[-1].strip()
-            raise ConfigError(f"checkpoint does not fit the networks of this run: {reason}") from None
-        optimizer["state"] = {}
-        for name, value in _under(tensors, "optimizer.").items():
-            index, key = name.split(".")
-            optimizer["state"].setdefault(int(index), {})[key] = value
-        self.critic.optimizer.load_state_dict(optimizer)
+        tensors = to_tensors(arrays)
+        load_module("policy", self.policy, tensors)
+        load_module("critic", self.critic, tensors)
+        load_optimizer("optimizer", self.critic.optimizer, tensors)
+        self._generator.set_state(tensors["generator"])
+        if self._critic_state.numel():
+            self._actor.state = _like(self._actor.state, tensors.get("memory.policy"))
+            self._critic_state = _like(self._critic_state, tensors.get("memory.critic"))
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -230,6 +214,20 @@ def make_rollout(policy: JointPolicy, spec: TaskSpec, config: Config) -> Rollout
     return Rollout(policy.agent_id, spec, config.rollout_length, config.num_envs, state_size, chunk_length)
 
 
+def make_critic(input_size: int, config: Config, generator: torch.Generator) -> Critic:
+    """A critic with the configured networks and loss."""
+    return Critic(
+        input_size,
+        config.hidden_sizes,
+        config.activation,
+        config.critic_lr,
+        generator,
+        config.recurrent_layers,
+        config.feature_normalization,
+        ValueLoss(config.huber_delta, config.value_clip, config.max_grad_norm),
+    )
+
+
 def make_step_rule(penalty: float, config: Config) -> StepRule:
     """The step length of an agent with that penalty |E(q)| beta."""
     return StepRule(config.kl_step, penalty, config.step_rule == "paper")
@@ -251,11 +249,8 @@ def make_solver(model: LinearizedPolicy, rule: StepRule, config: Config) -> Solv
     )
 
 
-def _like(old: Tensor, new: Tensor) -> Tensor:
-    if new.shape != old.shape:
-        raise RuntimeError(f"it remembers {tuple(new.shape)} numbers, not {tuple(old.shape)}")
+def _like(old: Tensor, new: Tensor | None) -> Tensor:
+    if new is None or new.shape != old.shape:
+        found = "nothing" if new is None else tuple(new.shape)
+        raise ConfigError(f"checkpoint does not fit the networks of this run: it remembers {found}")
     return new
-
-
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from matrpo.agent import Agent
+from matrpo.algorithms import registry
+from matrpo.algorithms.algorithm import Algorithm
 from matrpo.config import Config
 from matrpo.consensus.peer import Peer
 from matrpo.envs.registry import make_env, stream_seed
 from matrpo.envs.shared import SharedEnvironment
+from matrpo.envs.vector_env import VectorEnv
 from matrpo.graph_settings import agent_penalty, link_activations, link_penalty
 from matrpo.spaces import TaskSpec
 from matrpo.topology.graph import CommunicationGraph
@@ -21,6 +24,14 @@ def build_environment(config: Config, stream: int = 0) -> SharedEnvironment:
     """
     env = make_env(config.task, config.agents, config.num_envs, stream_seed(config.seed, stream))
     return SharedEnvironment(env, config.gamma, config.reward_scaling, config.reward)
+
+
+def state_sizes(env: VectorEnv, state_type: str) -> tuple[int, ...]:
+    """Length of each state that centralised critics see: of one for all agents (`ep`), or one for each (`fp`)."""
+    env.reset()
+    state = env.state()
+    views = env.agent_states(state, env.observe()) if state_type == "fp" else [state]
+    return tuple(view.shape[1] for view in views)
 
 
 def build_agent(agent_id: int, graph: CommunicationGraph, spec: TaskSpec, config: Config) -> Agent:
@@ -42,3 +53,12 @@ def build_peer(agent_id: int, graph: CommunicationGraph, config: Config, incarna
         resend=config.link_resend,
         incarnation=incarnation,
     )
+
+
+def build_algorithm(env: VectorEnv, config: Config) -> Algorithm:
+    """The algorithm that trains all agents of a task centrally, with fresh networks.
+
+    Raises:
+        ConfigError: there is none of that name, or it cannot handle the task or the settings.
+    """
+    return registry.load(config.algo)(env.spec, state_sizes(env, config.state_type), config)

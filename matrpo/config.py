@@ -1,6 +1,7 @@
 """Every setting of a run: one frozen dataclass, its checks, and where each value came from.
 
-Values are resolved in this order, the later winning: defaults, preset, config file, command line.
+Values are resolved in this order, the later winning: defaults, what is tuned for the algorithm and the task (`tuned`),
+preset, config file, command line.
 """
 
 from __future__ import annotations
@@ -9,16 +10,16 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-
-class ConfigError(ValueError):
-    """A user's mistake in a setting. Its text is one line that names the key, the allowed values and the origin."""
+from matrpo import tuned
+from matrpo.algorithms import registry
+from matrpo.errors import ConfigError as ConfigError
 
 
 def setting(
@@ -29,10 +30,20 @@ def setting(
     minimum: float | None = None,
     maximum: float | None = None,
     above: float | None = None,
+    check: Callable[[str], None] | None = None,
 ) -> Any:
-    """A dataclass field with its help text and its allowed values (`above` is an open lower bound)."""
-    metadata = {"help": help, "choices": choices, "minimum": minimum, "maximum": maximum, "above": above}
-    return field(default=default, metadata=metadata)
+    """A dataclass field with its help text and its allowed values.
+
+    Args:
+        default: the value if none is given.
+        help: what it is.
+        choices: the allowed texts, if there are only these.
+        minimum, maximum: bounds that are allowed themselves.
+        above: a bound that is not.
+        check: raises `ConfigError` for a text that is not allowed.
+    """
+    limits = {"choices": choices, "minimum": minimum, "maximum": maximum, "above": above, "check": check}
+    return field(default=default, metadata={"help": help, **limits})
 
 
 @dataclass(frozen=True)
@@ -40,7 +51,11 @@ class Config:
     """The settings of a run. Field metadata holds the help text and bounds that `validate` checks."""
 
     # What to run
-    algo: str = setting("matrpo", "Algorithm.", choices=("matrpo",))
+    algo: str = setting(
+        "matrpo",
+        "Algorithm; `matrpo list algorithms` names them. Your own: path/to/file.py:Class.",
+        check=registry.check,
+    )
     task: str = setting("navigation", "Task; `matrpo list tasks` names them. Your own: path/to/file.py:factory.")
     agents: int | None = setting(None, "Number of agents (default: 12, or what the task fixes).", minimum=1)
     topology: str = setting("ring", "Communication graph; `matrpo list topologies` names them. Two agents: line.")
@@ -52,19 +67,22 @@ class Config:
     rollout_length: int = setting(100, "Steps of each environment per iteration (T).", minimum=1)
     reward: str = setting(
         "own",
-        "Who is paid: each agent what the task pays it, or the first agent the team's reward and the others nothing.",
-        choices=("own", "one-agent"),
+        "Who is paid: each agent what the task pays it, every agent the sum of what all earn, or the first agent that "
+        "sum and the others nothing.",
+        choices=("own", "shared", "one-agent"),
     )
     reward_scaling: bool = setting(True, "Divide all rewards by one running scale, common to all agents.")
 
     # Networks
     hidden_sizes: tuple[int, ...] = setting((128, 128), "Hidden layers of policy and critic.", minimum=1)
+    feature_normalization: bool = setting(False, "Bring each observation's mean to 0 and its variance to 1.")
     activation: str = setting("selu", "Activation of the hidden layers.", choices=("selu", "tanh", "relu", "elu"))
     recurrent_layers: int = setting(
         0, "GRU layers after the hidden ones, in policy and critic; 0: feedforward networks.", minimum=0
     )
     chunk_length: int = setting(10, "Steps that backpropagation through GRU layers goes back.", minimum=1)
     initial_log_std: float = setting(-0.5, "Initial log standard deviation of Gaussian policies.")
+    share_parameters: bool = setting(False, "One policy for all agents (algorithms that train centrally).")
 
     # Critic and advantage
     gamma: float = setting(0.95, "Discount.", minimum=0.0, maximum=1.0)
@@ -72,6 +90,9 @@ class Config:
     critic_epochs: int = setting(6, "Passes over the samples when fitting the critic.", minimum=1)
     critic_batch: int = setting(250, "Samples in a critic minibatch.", minimum=1)
     critic_lr: float = setting(1e-3, "Adam's learning rate for the critic.", above=0.0)
+    huber_delta: float | None = setting(None, "Errors beyond this count linearly (default: squared).", above=0.0)
+    value_clip: float | None = setting(None, "Furthest that values may move in a fit (default: anywhere).", above=0.0)
+    max_grad_norm: float | None = setting(None, "Longest gradient, of policy or critic (default: any).", above=0.0)
 
     # Trust region
     kl_step: float = setting(0.012, "Each agent's share of the KL trust region (delta/N).", above=0.0)
@@ -86,8 +107,27 @@ class Config:
         "Step length: the KKT point, or always the boundary as printed in the paper.",
         choices=("kkt", "paper"),
     )
-    backtrack_limit: int = setting(10, "Halvings of the step before it is given up.", minimum=0)
+    backtrack_limit: int = setting(10, "Times that the step is shortened before it is given up.", minimum=0)
+    backtrack_factor: float = setting(0.5, "What a step is shortened by.", above=0.0, maximum=0.99)
     backtrack_kl: float = setting(1.5, "Largest accepted true KL, as a multiple of kl_step.", above=0.0)
+    accept_ratio: float = setting(
+        0.5, "Least accepted gain, as a multiple of the linear model's (algorithms that train centrally).", minimum=0.0
+    )
+
+    # Policy gradient
+    state_type: str = setting(
+        "ep", "What the centralised critic sees: the environment's state, or one for each agent.", choices=("ep", "fp")
+    )
+    actor_lr: float = setting(5e-4, "Adam's learning rate for policies.", above=0.0)
+    lr_decay: bool = setting(False, "Let learning rates fall linearly to zero.")
+    policy_epochs: int = setting(5, "Passes over the samples when a policy ascends its gradient.", minimum=1)
+    policy_batch: int = setting(4000, "Samples in a policy's minibatch.", minimum=1)
+    clip_range: float = setting(0.2, "How far from 1 a policy's ratio counts.", above=0.0)
+    clip_scaling: str = setting(
+        "none", "Divide the clip range by the number of agents, or not.", choices=("none", "per-agent")
+    )
+    entropy_coef: float = setting(0.01, "Weight of the entropy in a policy's objective.", minimum=0.0)
+    agent_order: str = setting("random", "Order in which agents update one after another.", choices=("random", "fixed"))
 
     # Consensus
     beta: float | None = setting(None, "ADMM penalty (default: 0.005 times 1 + the graph's diameter).", above=0.0)
@@ -145,6 +185,9 @@ def resolve(*layers: tuple[str, Mapping[str, Any]]) -> Config:
         for key, value in layer.items():
             values[key] = _checked(key, value, origin)
             origins[key] = origin
+    named = Config(**values)
+    for key, value in tuned.load(named.algo, named.task).items():
+        values.setdefault(key, _checked(key, value, f"tuned for {named.algo}"))
     config = Config(**values)
     _check_recurrence(config, origins)
     return config
@@ -238,6 +281,8 @@ def _convert(key: str, value: Any, origin: str) -> Any:
 
 def _check_range(key: str, value: Any, origin: str) -> None:
     limits = FIELDS[key].metadata
+    if limits["check"]:
+        limits["check"](value)
     if limits["choices"] and value not in limits["choices"]:
         close = difflib.get_close_matches(str(value), limits["choices"], n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""

@@ -4,12 +4,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from matrpo.recurrent import make_network
-from matrpo.sequences import Sequences
+from matrpo.sequences import Sequences, minibatches
+
+
+@dataclass(frozen=True)
+class ValueLoss:
+    """What a critic's fit minimises, in normalised values.
+
+    Attributes:
+        huber_delta: errors beyond this count linearly (Huber); None: squared errors.
+        clip: values that have moved further than this do not improve the loss (the larger of both losses counts, as in
+            PPO); None: they may move anywhere.
+        max_grad_norm: a longer gradient is shortened to this; None: never.
+    """
+
+    huber_delta: float | None = None
+    clip: float | None = None
+    max_grad_norm: float | None = None
+
+    def __call__(self, values: Tensor, before: Tensor | None, targets: Tensor) -> Tensor:
+        """The mean loss of values whose fit began at `before`, which is needed with `clip` alone."""
+        if self.clip is None:
+            return self._of(values, targets, "mean")
+        assert before is not None
+        held = before + (values - before).clamp(-self.clip, self.clip)
+        return torch.maximum(self._of(values, targets, "none"), self._of(held, targets, "none")).mean()
+
+    def _of(self, values: Tensor, targets: Tensor, reduction: str) -> Tensor:
+        if self.huber_delta is None:
+            return nn.functional.mse_loss(values, targets, reduction=reduction)
+        return nn.functional.huber_loss(values, targets, reduction=reduction, delta=self.huber_delta)
 
 
 class Critic(nn.Module):
@@ -25,6 +55,8 @@ class Critic(nn.Module):
         lr: Adam's learning rate.
         generator: source of the initial weights and of the order of samples.
         recurrent_layers: GRU layers after the hidden ones.
+        normalize_inputs: as of `networks.MLP`.
+        value_loss: what a fit minimises.
     """
 
     forgetting = 0.2
@@ -38,10 +70,14 @@ class Critic(nn.Module):
         lr: float,
         generator: torch.Generator,
         recurrent_layers: int = 0,
+        normalize_inputs: bool = False,
+        value_loss: ValueLoss | None = None,
     ) -> None:
         super().__init__()
         self._generator = generator
-        self.network = make_network((observation_size, *hidden_sizes, 1), activation, generator, recurrent_layers)
+        self._value_loss = value_loss or ValueLoss()
+        sizes = (observation_size, *hidden_sizes, 1)
+        self.network = make_network(sizes, activation, generator, recurrent_layers, normalize_inputs=normalize_inputs)
         self.optimizer = torch.optim.Adam(self.parameters(), lr=lr, fused=True)
         self.mean: Tensor
         self.square: Tensor
@@ -83,28 +119,29 @@ class Critic(nn.Module):
             observations: (M, observation size).
             targets: (M,), in the rewards' units.
             epochs: passes over the samples.
-            batch_size: samples of a minibatch; a last one smaller than half of it is left out of the epoch.
-            sequences: how the observations follow one another, for a critic with a memory: a minibatch is then of as
-                many whole segments as have that many samples, but at least one.
+            batch_size: samples of a minibatch; see `sequences.minibatches`.
+            sequences: how the observations follow one another, for a critic with a memory.
 
         Returns:
-            Mean squared error of the last epoch, normalised: 1 is no better than the mean.
+            Mean loss of the last epoch; for squared errors, 1 is no better than the mean.
         """
         self._track(targets)
         normalised = ((targets - float(self.mean)) / self.std).unsqueeze(-1)
+        before = None
+        if self._value_loss.clip is not None:
+            with torch.no_grad():
+                before = self.network(observations, sequences)
         loss_sum, batches = 0.0, 0
-        units = sequences.num_segments if sequences else len(targets)
-        batch_units = max(1, batch_size // sequences.length) if sequences else batch_size
         for _ in range(epochs):
-            order = torch.randperm(units, generator=self._generator)
             loss_sum, batches = 0.0, 0
-            for chosen in torch.split(order, batch_units):
-                if 2 * len(chosen) < batch_units and batches:
-                    continue
-                rows, part = sequences.select(chosen) if sequences else (chosen, None)
-                loss = nn.functional.mse_loss(self.network(observations[rows], part), normalised[rows])
+            for rows, part in minibatches(len(targets), batch_size, self._generator, sequences):
+                chosen = slice(None) if rows is None else rows
+                values = self.network(observations[chosen], part)
+                loss = self._value_loss(values, None if before is None else before[chosen], normalised[chosen])
                 self.optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
+                if self._value_loss.max_grad_norm is not None:
+                    nn.utils.clip_grad_norm_(self.parameters(), self._value_loss.max_grad_norm)
                 self.optimizer.step()
                 loss_sum += float(loss.detach())
                 batches += 1

@@ -31,6 +31,10 @@ class CategoricalBlock:
         self.log_probs = torch.log_softmax(logits, dim=-1)
         self.probs = self.log_probs.exp()
 
+    def select(self, rows: Tensor) -> CategoricalBlock:
+        """The distributions of some samples alone."""
+        return CategoricalBlock(self.log_probs[rows], self._no_free)
+
     def sample(self, generator: torch.Generator) -> Tensor:
         """Draw by inverting the cumulative distribution. Shape (batch, heads, 1)."""
         cumulative = self.probs.cumsum(-1)
@@ -82,6 +86,10 @@ class GaussianBlock:
         self.mean = mean
         self.log_std = log_std
         self.precision = torch.exp(-2.0 * log_std)
+
+    def select(self, rows: Tensor) -> GaussianBlock:
+        """The distributions of some samples alone."""
+        return GaussianBlock(self.mean[rows], self.log_std)
 
     def sample(self, generator: torch.Generator) -> Tensor:
         """Draw actions. Shape (batch, heads, size)."""

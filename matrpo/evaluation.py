@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from matrpo.agent import Agent
-from matrpo.build import build_agent
+from matrpo.algorithms import registry
+from matrpo.algorithms.algorithm import Player
+from matrpo.build import build_agent, build_algorithm
 from matrpo.config import ConfigError
 from matrpo.envs.registry import make_env
 from matrpo.envs.vector_env import VectorEnv, VectorStep
 from matrpo.film import check_film_name, save_film
 from matrpo.graph_settings import build_graph
-from matrpo.policy import Actor
+from matrpo.policy import Actors
 from matrpo.run_directory import RunDirectory
 
 EVALUATION_SEED = 1_000_003
@@ -58,10 +59,10 @@ def evaluate(
     Raises:
         ConfigError: there is no checkpoint, or it does not fit the task.
     """
-    agents, iteration = load_agents(run, iteration)
     env = make_env(run.config.task, run.num_agents, min(episodes, _MOST_ENVS), run.config.seed + EVALUATION_SEED)
     try:
-        returns = np.concatenate(list(_episode_returns(env, agents, episodes, deterministic)))[:episodes]
+        player, iteration = load_player(run, env, iteration)
+        returns = np.concatenate(list(_episode_returns(env, player, episodes, deterministic)))[:episodes]
     finally:
         env.close()
     team = returns.sum(axis=1)
@@ -86,46 +87,57 @@ def render_episode(run: RunDirectory, path: Path, *, deterministic: bool = True)
         ConfigError: there is no checkpoint, the task cannot be drawn, or the file cannot be written.
     """
     check_film_name(path)
-    agents, _ = load_agents(run, None)
     env = make_env(run.config.task, run.num_agents, 1, run.config.seed + EVALUATION_SEED)
     try:
+        player, _ = load_player(run, env, None)
         env.reset()
-        return save_film(_frames(env, agents, deterministic), path)
+        return save_film(_frames(env, player, deterministic), path)
     finally:
         env.close()
 
 
-def _frames(env: VectorEnv, agents: list[Agent], deterministic: bool) -> Iterator[np.ndarray]:
+def _frames(env: VectorEnv, player: Player, deterministic: bool) -> Iterator[np.ndarray]:
     """Pictures of an episode that has just begun, but for its last state, which the next episode's has replaced."""
     yield env.render()
-    for step in _steps(env, agents, deterministic):
+    for step in _steps(env, player, deterministic):
         if step.ended[0]:
             return
         yield env.render()
 
 
-def load_agents(run: RunDirectory, iteration: int | None) -> tuple[list[Agent], int]:
-    """The run's agents as of a checkpoint, by default the latest common one, and its iteration."""
+def load_player(run: RunDirectory, env: VectorEnv, iteration: int | None) -> tuple[Player, int]:
+    """Who acts for the run's agents as of a checkpoint, by default the latest that all have, and its iteration.
+
+    Args:
+        run: a run with a checkpoint.
+        env: where they will act.
+        iteration: which checkpoint.
+
+    Raises:
+        ConfigError: there is no checkpoint, or it does not fit the task.
+    """
     iteration = run.latest_common_iteration() if iteration is None else iteration
     if not iteration:
         raise ConfigError(f"{run.path} has no checkpoint yet: nothing to evaluate")
-    env = make_env(run.config.task, run.num_agents, 1, 0)
-    env.close()
     run.check_checkpoints(iteration, env.spec)
+    if registry.is_central(run.config.algo):
+        algorithm = build_algorithm(env, run.config)
+        algorithm.load_checkpoint(run, iteration)
+        return algorithm.player(env.num_envs), iteration
     graph = build_graph(run.config)
     agents = [build_agent(q, graph, env.spec, run.config) for q in range(run.num_agents)]
     for q, agent in enumerate(agents):
         agent.load_state_dict(*run.agent(q).load_checkpoint(iteration))
-    return agents, iteration
+    return Actors([agent.policy for agent in agents], env.num_envs), iteration
 
 
-def _episode_returns(env: VectorEnv, agents: list[Agent], episodes: int, deterministic: bool) -> Iterator[np.ndarray]:
+def _episode_returns(env: VectorEnv, player: Player, episodes: int, deterministic: bool) -> Iterator[np.ndarray]:
     """Per-agent returns, (episodes, N), of whole episodes, the same number from every environment."""
     env.reset()
     wanted = -(-episodes // env.num_envs)
     finished = np.zeros(env.num_envs, dtype=np.int64)
     returns = np.zeros((env.num_envs, env.spec.num_agents))
-    for step in _steps(env, agents, deterministic):
+    for step in _steps(env, player, deterministic):
         returns += step.rewards
         counted = step.ended & (finished < wanted)
         yield returns[counted]
@@ -135,17 +147,11 @@ def _episode_returns(env: VectorEnv, agents: list[Agent], episodes: int, determi
             return
 
 
-def _steps(env: VectorEnv, agents: list[Agent], deterministic: bool) -> Iterator[VectorStep]:
+def _steps(env: VectorEnv, player: Player, deterministic: bool) -> Iterator[VectorStep]:
     observations = env.observe()
     generator = torch.Generator().manual_seed(EVALUATION_SEED)
-    actors = [Actor(agent.policy, env.num_envs) for agent in agents]
-    ended = np.zeros((env.num_envs, len(agents)), dtype=bool)
+    ended = np.zeros((env.num_envs, env.spec.num_agents), dtype=bool)
     while True:
-        masks = env.action_masks()
-        actions = [
-            actor.act(observation, mask, ended[:, q].copy(), generator, deterministic)
-            for q, (actor, observation, mask) in enumerate(zip(actors, observations, masks, strict=True))
-        ]
-        step = env.step(np.concatenate(actions, axis=1))
+        step = env.step(player.act(observations, env.action_masks(), ended, generator, deterministic))
         observations, ended = step.observations, step.terminated | step.truncated
         yield step

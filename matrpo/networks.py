@@ -47,6 +47,7 @@ class MLP(nn.Module):
         activation: a key of `ACTIVATIONS`.
         generator: source of the initial weights.
         output_gain: scale of the last layer's initial weights, relative to variance-preserving ones.
+        normalize_inputs: bring the mean of each sample's inputs to 0 and their variance to 1 first.
 
     Attributes:
         state_size: length of its memory, 0: it has none. `recurrent.RecurrentNetwork` is its counterpart that has one.
@@ -55,9 +56,15 @@ class MLP(nn.Module):
     state_size = 0
 
     def __init__(
-        self, sizes: Sequence[int], activation: str, generator: torch.Generator, output_gain: float = 1.0
+        self,
+        sizes: Sequence[int],
+        activation: str,
+        generator: torch.Generator,
+        output_gain: float = 1.0,
+        normalize_inputs: bool = False,
     ) -> None:
         super().__init__()
+        self._normalize_inputs = normalize_inputs
         self.activation = ACTIVATIONS[activation]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         for index, layer in enumerate(self.linear_layers):
@@ -76,8 +83,13 @@ class MLP(nn.Module):
         """The last layer."""
         return self.linear_layers[-1]
 
+    def prepared(self, inputs: Tensor) -> Tensor:
+        """What the first layer is given for these inputs."""
+        return nn.functional.layer_norm(inputs, inputs.shape[-1:]) if self._normalize_inputs else inputs
+
     def forward(self, inputs: Tensor, sequences: Sequences | None = None) -> Tensor:  # noqa: ARG002
         """Map (batch, inputs) to (batch, outputs), whatever order the samples have."""
+        inputs = self.prepared(inputs)
         *hidden, last = self.linear_layers
         for layer in hidden:
             inputs = self.activation.function(layer(inputs))
@@ -110,7 +122,7 @@ class LinearizedMLP:
 
     def __init__(self, network: MLP, inputs: Tensor) -> None:
         self._weights = [layer.weight.detach().clone() for layer in network.linear_layers]
-        self._inputs = [inputs]
+        self._inputs = [network.prepared(inputs)]
         self._slopes: list[Tensor] = []
         with torch.no_grad():
             *hidden, last = network.linear_layers

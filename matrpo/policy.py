@@ -108,6 +108,7 @@ class JointPolicy(nn.Module):
         generator: source of the initial weights.
         recurrent_layers: GRU layers after the hidden ones; with any, the policy has a memory, and whatever takes the
             samples of a rollout must be given their `Sequences`.
+        normalize_inputs: as of `networks.MLP`.
     """
 
     def __init__(
@@ -119,13 +120,14 @@ class JointPolicy(nn.Module):
         initial_log_std: float,
         generator: torch.Generator,
         recurrent_layers: int = 0,
+        normalize_inputs: bool = False,
     ) -> None:
         super().__init__()
         self.agent_id = agent_id
         self.groups = group_heads(spec.action_spaces)
         self.own_group = next(i for i, g in enumerate(self.groups) if g.first <= agent_id < g.first + g.count)
         sizes = (spec.observation_sizes[agent_id], *hidden_sizes, self.groups[-1].outputs.stop)
-        self.network = make_network(sizes, activation, generator, recurrent_layers, output_gain=0.01)
+        self.network = make_network(sizes, activation, generator, recurrent_layers, 0.01, normalize_inputs)
         self.free = nn.ParameterList(
             nn.Parameter(torch.full((g.count, g.free_size), initial_log_std)) for g in self.groups
         )
@@ -211,6 +213,45 @@ class Actor:
         actions = head.mode() if deterministic else head.sample(generator)
         chosen: np.ndarray = actions[:, 0].numpy()
         return chosen
+
+
+class Actors:
+    """Agents that act each by its own policy, on its own observations.
+
+    Args:
+        policies: each agent's, in the order of their ids.
+        num_envs: B.
+    """
+
+    def __init__(self, policies: Sequence[JointPolicy], num_envs: int) -> None:
+        self.members = [Actor(policy, num_envs) for policy in policies]
+
+    def act(
+        self,
+        observations: Sequence[np.ndarray],
+        action_masks: Sequence[np.ndarray | None],
+        ended: np.ndarray,
+        generator: torch.Generator,
+        deterministic: bool,
+    ) -> np.ndarray:
+        """Choose every agent's action; arguments as of `Actor.act`, one for each agent.
+
+        Args:
+            observations: for each agent, (B, its size).
+            action_masks: for each agent, (B, n) or None.
+            ended: (B, N) booleans.
+            generator: what drawn actions are drawn from.
+            deterministic: take the most probable actions.
+
+        Returns:
+            (B, W) float32, the joint action.
+        """
+        ended = np.ascontiguousarray(ended.T)
+        inputs = zip(self.members, observations, action_masks, ended, strict=True)
+        actions = [
+            actor.act(observation, mask, over, generator, deterministic) for actor, observation, mask, over in inputs
+        ]
+        return np.concatenate(actions, axis=1)
 
 
 class LinearizedPolicy:

@@ -77,12 +77,13 @@ class RecurrentNetwork(nn.Module):
         generator: torch.Generator,
         recurrent_layers: int,
         output_gain: float = 1.0,
+        normalize_inputs: bool = False,
     ) -> None:
         super().__init__()
         *encoder_sizes, outputs = sizes
         width = encoder_sizes[-1]
         self.activation = ACTIVATIONS[activation]
-        self.encoder = MLP(encoder_sizes, activation, generator, output_gain=self.activation.gain)
+        self.encoder = MLP(encoder_sizes, activation, generator, self.activation.gain, normalize_inputs)
         self.layers = nn.ModuleList(GRU(width, width, generator) for _ in range(recurrent_layers))
         self.output_layer = nn.Linear(width, outputs)
         nn.init.normal_(self.output_layer.weight, std=output_gain / math.sqrt(width), generator=generator)
@@ -287,11 +288,12 @@ def make_network(
     generator: torch.Generator,
     recurrent_layers: int,
     output_gain: float = 1.0,
+    normalize_inputs: bool = False,
 ) -> Network:
     """A feedforward network if `recurrent_layers` is 0, else a recurrent one."""
     if recurrent_layers:
-        return RecurrentNetwork(sizes, activation, generator, recurrent_layers, output_gain)
-    return MLP(sizes, activation, generator, output_gain)
+        return RecurrentNetwork(sizes, activation, generator, recurrent_layers, output_gain, normalize_inputs)
+    return MLP(sizes, activation, generator, output_gain, normalize_inputs)
 
 
 def _where_any(starts: Tensor) -> list[Tensor | None]:

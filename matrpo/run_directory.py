@@ -5,6 +5,7 @@
       cluster.yaml          where the processes are
       agents/03/            metrics.jsonl, log.txt, checkpoint-000120.safetensors and .json
       env/                  the same, of the environment server
+      trainer/              the same, of an algorithm that trains centrally: what is needed to go on learning
       tensorboard/          one folder per process
 
 Iterations count from 1; iteration 0 is the untrained state and has no checkpoint.
@@ -25,12 +26,16 @@ from typing import Any
 
 import yaml
 
+from matrpo.algorithms import registry
 from matrpo.config import Config, ConfigError, load_file, resolve, to_dict
 from matrpo.graph_settings import resolve_graph_settings
 from matrpo.process_directory import ProcessDirectory as ProcessDirectory
 from matrpo.process_directory import StorageError as StorageError
 from matrpo.process_directory import write_atomically as write_atomically
 from matrpo.spaces import TaskSpec
+
+TRAINER = "trainer"
+"""The name of an algorithm that trains centrally among the processes of a run."""
 
 SERVER = "env-server"
 """The name of the environment server among the processes of a run."""
@@ -76,7 +81,8 @@ class RunDirectory:
             ConfigError: the folder exists, or the disk is full or read-only, or there is no such graph. Nothing is
                 left behind.
         """
-        config = resolve_graph_settings(config)
+        if registry.entry(config.algo).graph:
+            config = resolve_graph_settings(config)
         path = path or _default_path(config)
         created = _missing_parents(path)
         try:
@@ -119,18 +125,24 @@ class RunDirectory:
         """The environment server's files."""
         return ProcessDirectory(self.path / "env")
 
+    @property
+    def trainer(self) -> ProcessDirectory:
+        """The files of an algorithm that trains centrally."""
+        return ProcessDirectory(self.path / TRAINER)
+
     def agent(self, agent: int) -> ProcessDirectory:
         """The files of agent number `agent`."""
         return ProcessDirectory(self.path / "agents" / f"{agent:02d}")
 
     def processes(self) -> dict[str, ProcessDirectory]:
-        """Every process's files, by its name: `env-server`, `agent 0`, ..."""
+        """Every process's files, by its name: `env-server`, `agent 0`, ..., as if each of these were a process."""
         agents = {f"agent {i}": self.agent(i) for i in range(self.num_agents)}
-        return {SERVER: self.env, **agents}
+        trainer = {TRAINER: self.trainer} if registry.is_central(self.config.algo) else {}
+        return {SERVER: self.env, **trainer, **agents}
 
     def tensorboard(self, process: ProcessDirectory) -> Path:
         """The folder of event files of one process."""
-        name = "env" if process.path.parent == self.path else f"agent-{process.path.name}"
+        name = process.path.name if process.path.parent == self.path else f"agent-{process.path.name}"
         return self.path / "tensorboard" / name
 
     def store_config(self, versions: Mapping[str, str]) -> None:
@@ -239,8 +251,9 @@ def identity(spec: TaskSpec, config: Config) -> dict[str, Any]:
 
 def _default_path(config: Config) -> Path:
     date = datetime.date.today().isoformat()
-    topology = Path(config.topology).stem
-    name = f"{date}_{config.task}_{config.algo}_{topology}-{config.agents}_s{config.seed}"
+    topology = f"{Path(config.topology).stem}-" if registry.entry(config.algo).graph else ""
+    algo = config.algo.rpartition("/")[2]
+    name = f"{date}_{config.task}_{algo}_{topology}{config.agents}_s{config.seed}"
     stem = Path("runs") / re.sub(r"[^\w.-]+", "-", name)
     path, number = stem, 2
     while path.exists():

@@ -6,6 +6,7 @@ chunk begins with is a constant, stored when the samples were drawn.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,11 @@ class Sequences:
 
     starts: Tensor
     states: Tensor
+
+    @classmethod
+    def merge(cls, parts: Sequence[Sequences]) -> Sequences:
+        """The sequences of several agents as if they were one agent's in more environments; see `side_by_side`."""
+        return cls(torch.cat([part.starts for part in parts], dim=1), torch.cat([part.states for part in parts], dim=1))
 
     @property
     def num_segments(self) -> int:
@@ -78,3 +84,43 @@ class Sequences:
             piece = Sequences(self.starts[times], self.states[first : first + chunks])
             pieces.append((slice(times.start * num_envs, times.stop * num_envs), piece))
         return pieces
+
+
+def side_by_side(parts: Sequence[Tensor], length: int) -> Tensor:
+    """The samples of several agents as if they were one agent's in more environments.
+
+    Args:
+        parts: for each agent (T * B, ...).
+        length: T.
+
+    Returns:
+        (T * B * agents, ...), step by step.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat([part.reshape(length, -1, *part.shape[1:]) for part in parts], dim=1).flatten(0, 1)
+
+
+def minibatches(
+    num_samples: int, batch_size: int, generator: torch.Generator, sequences: Sequences | None
+) -> Iterator[tuple[Tensor | None, Sequences | None]]:
+    """Random parts of M samples, each once: the numbers of a part's samples, and how these follow one another.
+
+    Args:
+        num_samples: M.
+        batch_size: samples of a part; a last one smaller than half of it is left out. Where it is M or more, the one
+            part is all samples in their order, as None.
+        generator: of the order.
+        sequences: how the samples follow one another, for a network with a memory: a part is then of as many whole
+            segments as have that many samples, but at least one.
+    """
+    if batch_size >= num_samples:
+        yield None, sequences
+        return
+    units = sequences.num_segments if sequences else num_samples
+    batch_units = max(1, batch_size // sequences.length) if sequences else batch_size
+    order = torch.randperm(units, generator=generator)
+    for number, chosen in enumerate(torch.split(order, batch_units)):
+        if 2 * len(chosen) < batch_units and number:
+            continue
+        yield sequences.select(chosen) if sequences else (chosen, None)

@@ -1,26 +1,31 @@
-"""All agents and the environment of a run in one process: the same agents, the same state machines, no sockets.
+"""Training in one process: MATRPO's agents without sockets, and the algorithms that train centrally.
 
-For debugging, and the reference that a run of many processes must equal bit for bit.
+The first is for debugging, and the reference that a run of many processes must equal bit for bit.
 """
 
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 
-from matrpo.build import build_agent, build_environment, build_peer
+from matrpo.algorithms import registry
+from matrpo.build import build_agent, build_algorithm, build_environment, build_peer
 from matrpo.config import Config
 from matrpo.consensus.bus import run_in_process
+from matrpo.envs.central import CentralEnvironment, CentralStep
 from matrpo.envs.shared import AgentStep
 from matrpo.graph_settings import build_graph
 from matrpo.recorder import PhaseClock, Recorder, agent_metrics, environment_metrics
 from matrpo.run_directory import RunDirectory
+from matrpo.state import to_arrays
 
 
-class InProcessTraining:
+class Training(ABC):
     """A run in one process, which leaves the same files as a run of many.
 
     Args:
@@ -35,19 +40,17 @@ class InProcessTraining:
         config = run.config
         torch.set_num_threads(config.torch_threads)
         self.config: Config = config
-        self.graph = build_graph(config)
+        self.iteration = start
         self._stream = run.episode_stream(start)
         self.environment = build_environment(config, self._stream)
-        self.iteration = start
         spec = self.environment.spec
-        ids = range(run.num_agents)
-        self.agents = [build_agent(q, self.graph, spec, config) for q in ids]
-        self.peers = [build_peer(q, self.graph, config) for q in ids]
-        self._clocks = [PhaseClock() for _ in ids]
-        self._recorders = [Recorder(run, run.agent(q), spec, start) for q in ids]
+        self._recorders = [Recorder(run, run.agent(q), spec, start) for q in range(run.num_agents)]
         self._environment_recorder = Recorder(run, run.env, spec, start)
-        self._steps = self._restore(run, start) if start else self.environment.reset()
         self._iteration_began = time.perf_counter()
+
+    @abstractmethod
+    def iterate(self) -> None:
+        """One iteration: sample, learn, and write down what happened."""
 
     def run(self, stop: Callable[[], bool], on_iteration: Callable[[int], None]) -> None:
         """Train to the last iteration, or until `stop` says so after an iteration.
@@ -61,6 +64,87 @@ class InProcessTraining:
             on_iteration(self.iteration)
         if self.iteration < self.config.iterations:
             self.save()
+
+    def save(self) -> None:
+        """Write checkpoints of the last state, where they are not on disk yet."""
+        for recorder in (*self._recorders, self._environment_recorder):
+            recorder.save()
+
+    def _environment_state(self) -> dict[str, np.ndarray]:
+        """The environment's part of a checkpoint; empty for a task whose state cannot be saved."""
+        return self.environment.state_dict() or {}
+
+    def _record_environment(self, rollout: float) -> None:
+        now = time.perf_counter()
+        seconds, self._iteration_began = now - self._iteration_began, now
+        metrics = environment_metrics(self.environment.take_metrics(), self.config.samples, seconds, rollout)
+        state = self._environment_state(), {"stream": self._stream}
+        self._environment_recorder.record(self.iteration, metrics, state)
+
+
+def make_training(run: RunDirectory, start: int = 0) -> Training:
+    """The training in one process of whatever algorithm a run has; arguments as of `Training`."""
+    return (CentralTraining if registry.is_central(run.config.algo) else InProcessTraining)(run, start)
+
+
+class CentralTraining(Training):
+    """A run of an algorithm that trains centrally; arguments as of `Training`."""
+
+    def __init__(self, run: RunDirectory, start: int = 0) -> None:
+        super().__init__(run, start)
+        config = self.config
+        self._central = CentralEnvironment(self.environment, config.state_type)
+        self.algorithm = build_algorithm(self.environment.env, config)
+        self._trainer_recorder = Recorder(run, run.trainer, self.environment.spec, start)
+        self._clock = PhaseClock()
+        self._step = self._restore(run, start) if start else self._central.reset()
+
+    def iterate(self) -> None:
+        """Sample, then learn from it."""
+        self.iteration += 1
+        began = time.perf_counter()
+        for _ in range(self.config.rollout_length):
+            self._step = self._central.step(self.algorithm.act(self._step))
+            self.algorithm.observe(self._step)
+        rollout = time.perf_counter() - began
+        with self._clock.phase("update"):
+            report = self.algorithm.update(self.iteration)
+        self._record_environment(rollout)
+        state = self.algorithm.state_dict()
+        timed: dict[str, Any] = self._clock.take({})
+        for recorder, metrics, tensors in zip(self._recorders, report.agents, state.agents, strict=True):
+            recorder.record(self.iteration, metrics, (to_arrays(tensors), {}))
+        self._trainer_recorder.record(self.iteration, report.trainer | timed, (to_arrays(state.trainer), {}))
+
+    def save(self) -> None:
+        """Write checkpoints of the last state, where they are not on disk yet."""
+        super().save()
+        self._trainer_recorder.save()
+
+    def _environment_state(self) -> dict[str, np.ndarray]:
+        return self._central.state_dict() or {}
+
+    def _restore(self, run: RunDirectory, iteration: int) -> CentralStep:
+        self.algorithm.load_checkpoint(run, iteration)
+        arrays, _ = run.env.load_checkpoint(iteration)
+        if not arrays:
+            return self._central.reset()
+        self._central.load_state_dict(arrays)
+        return self._central.observe()
+
+
+class InProcessTraining(Training):
+    """All of MATRPO's agents and their environment; arguments as of `Training`."""
+
+    def __init__(self, run: RunDirectory, start: int = 0) -> None:
+        super().__init__(run, start)
+        config, spec = self.config, self.environment.spec
+        self.graph = build_graph(config)
+        ids = range(run.num_agents)
+        self.agents = [build_agent(q, self.graph, spec, config) for q in ids]
+        self.peers = [build_peer(q, self.graph, config) for q in ids]
+        self._clocks = [PhaseClock() for _ in ids]
+        self._steps = self._restore(run, start) if start else self.environment.reset()
 
     def iterate(self) -> None:
         """One iteration of Algorithm 1: sample, estimate advantages, agree, step."""
@@ -80,23 +164,11 @@ class InProcessTraining:
                 metrics = agent.finish_update()
             recorder.record(self.iteration, agent_metrics(metrics, peer, clock), agent.state_dict())
 
-    def save(self) -> None:
-        """Write checkpoints of the last state, where they are not on disk yet."""
-        for recorder in (*self._recorders, self._environment_recorder):
-            recorder.save()
-
     def _reach_consensus(self) -> None:
         shape = (self.graph.num_agents, self.config.samples)
         for agent, peer in zip(self.agents, self.peers, strict=True):
             peer.begin(self.iteration, agent.step, shape, now=0.0)
         run_in_process(self.peers)
-
-    def _record_environment(self, rollout: float) -> None:
-        now = time.perf_counter()
-        seconds, self._iteration_began = now - self._iteration_began, now
-        metrics = environment_metrics(self.environment.take_metrics(), self.config.samples, seconds, rollout)
-        state = (self.environment.state_dict() or {}, {"stream": self._stream})
-        self._environment_recorder.record(self.iteration, metrics, state)
 
     def _restore(self, run: RunDirectory, iteration: int) -> list[AgentStep]:
         for q, agent in enumerate(self.agents):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from matrpo.envs.reward_scale import RewardScale
-from matrpo.envs.vector_env import VectorEnv
+from matrpo.envs.vector_env import VectorEnv, VectorStep
 
 
 @dataclass
@@ -56,15 +56,20 @@ class SharedEnvironment:
         env: the batch of environments.
         gamma: discount of the returns that the reward scale is measured on.
         reward_scaling: whether rewards are scaled at all; if not, the scale is 1.
-        reward: `own`, each agent receives what the task pays it, or `one-agent`, the first agent receives the team's
-            reward and the others nothing, as the MATRPO paper has it in its section VI.C. Team returns are the same.
+        reward: `own`, each agent receives what the task pays it; `shared`, every agent receives the sum of that; or
+            `one-agent`, the first agent receives the sum and the others nothing, as the MATRPO paper has it in its
+            section VI.C. Team returns are the same.
+
+    Attributes:
+        last: the latest step, as the task made it.
     """
 
     def __init__(self, env: VectorEnv, gamma: float, reward_scaling: bool, reward: str = "own") -> None:
         self.env = env
         self.spec = env.spec
         self._scale = RewardScale(gamma, env.num_envs) if reward_scaling else None
-        self._one_agent = reward == "one-agent"
+        self._reward = reward
+        self.last: VectorStep | None = None
         self._returns = np.zeros((env.num_envs, env.spec.num_agents))
         self._lengths = np.zeros(env.num_envs, dtype=np.int64)
         self._finished_returns: list[np.ndarray] = []
@@ -104,11 +109,14 @@ class SharedEnvironment:
         """
         joint_action = np.array(joint_action, dtype=np.float32)
         result = self.env.step(joint_action)
+        self.last = result
         ended = result.ended
-        rewards = _paid_to_the_first(result.rewards) if self._one_agent else result.rewards
+        rewards = _paid_to_the_first(result.rewards) if self._reward == "one-agent" else result.rewards
         if self._scale:
             self._scale.update(rewards.sum(axis=1), ended)
         self._count(rewards, ended, result.statistics)
+        if self._reward == "shared":
+            rewards = np.repeat(rewards.sum(axis=1, keepdims=True), rewards.shape[1], axis=1)
         return self._split(
             result.observations,
             rewards.astype(np.float32),

@@ -1,0 +1,1 @@
+"""Algorithms that train centrally, in one process, through the same harness; MATRPO itself is `matrpo.agent`."""

@@ -1,0 +1,14 @@
+"""HAA2C: heterogeneous-agent advantage actor-critic (Zhong et al., section 3.5.1 and Algorithm 5)."""
+
+from __future__ import annotations
+
+from matrpo.algorithms.haml import HAML
+from matrpo.algorithms.mirror import Mirror, NoDrift, PolicySpace
+
+
+class HAA2C(HAML):
+    """Agents ascend the gradient of E[r M] in turn, for `policy_epochs` passes: eq. (13)."""
+
+    def mirror(self) -> Mirror:
+        """No drift, among all policies."""
+        return Mirror(NoDrift(), PolicySpace())

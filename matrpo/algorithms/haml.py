@@ -1,0 +1,46 @@
+"""Heterogeneous-agent mirror learning: agents improve one after another, each knowing what those before it did.
+
+Algorithm Template 2 of HARL (Zhong et al.). A new algorithm is a subclass that says what its `mirror` is;
+docs/own-algorithm.md writes one.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from matrpo.algorithms.mirror import Mirror, Objective
+from matrpo.algorithms.on_policy import OnPolicy, Samples
+
+
+class HAML(OnPolicy):
+    """The template. In each iteration a new random order of agents (Theorem 14 needs every order to be possible)."""
+
+    @abstractmethod
+    def mirror(self) -> Mirror:
+        """The drift functional, the neighbourhood operator and the sampling distribution."""
+
+    def improve(self, samples: list[Samples], advantages: list[Tensor]) -> list[dict[str, Any]]:
+        """Let agent i_m maximise E[r^{i_m} M] less its drift, M = A * prod_{j<m} r^{i_j}: eq. (10)."""
+        mirror = self.mirror()
+        with torch.no_grad():
+            old = [part.head(policy) for part, policy in zip(samples, self.policies, strict=True)]
+        reports: list[dict[str, Any]] = [{} for _ in samples]
+        compound = torch.ones_like(advantages[0])
+        for agent in self._order():
+            part, learner = samples[agent], self.learner(agent)
+            objective = Objective(learner, part, old[agent], compound * advantages[agent], mirror)
+            reports[agent] = mirror.neighbourhood.maximise(objective, learner)
+            with torch.no_grad():
+                new_log_prob = part.log_prob(part.head(learner.policy))
+            compound = compound * (new_log_prob - objective.old_log_prob).exp()
+        return reports
+
+    def _order(self) -> list[int]:
+        if self.config.agent_order == "fixed":
+            return list(range(self.spec.num_agents))
+        order: list[int] = torch.randperm(self.spec.num_agents, generator=self.generator).tolist()
+        return order

@@ -1,0 +1,14 @@
+"""HAPPO: heterogeneous-agent proximal policy optimisation (Zhong et al., section 3.2.2 and Algorithm 4)."""
+
+from __future__ import annotations
+
+from matrpo.algorithms.haml import HAML
+from matrpo.algorithms.mirror import ClipDrift, Mirror, PolicySpace, clip_range
+
+
+class HAPPO(HAML):
+    """Agents maximise min(r M, clip(r, 1 +- epsilon) M) in turn: mirror learning with the drift of eq. (30)."""
+
+    def mirror(self) -> Mirror:
+        """Clipping as a drift, among all policies."""
+        return Mirror(ClipDrift(clip_range(self.config, self.spec.num_agents)), PolicySpace())

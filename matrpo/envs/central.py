@@ -1,0 +1,99 @@
+"""The shared environment as a centralised trainer sees it: what every agent sees, and the state and reward of all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from matrpo.envs.shared import AgentStep, SharedEnvironment
+
+
+@dataclass(frozen=True)
+class CentralStep:
+    """What a centralised trainer receives at one tick.
+
+    Attributes:
+        agents: what each agent receives.
+        states: what centralised critics see, as if each were an agent: the state in the place of an observation, the
+            sum of all rewards, and the end of the episode for everyone. One for all agents, or one for each.
+        alive: (B, N) booleans, agents that the episode is not over for: what the others do changes nothing.
+    """
+
+    agents: list[AgentStep]
+    states: list[AgentStep]
+    alive: np.ndarray
+
+
+class CentralEnvironment:
+    """Adds the state and the team's reward to the steps of a shared environment.
+
+    Args:
+        shared: the environment.
+        state_type: `ep`, the environment's state for all agents alike, or `fp`, each agent's own view of it.
+    """
+
+    def __init__(self, shared: SharedEnvironment, state_type: str) -> None:
+        self.shared = shared
+        self.spec = shared.spec
+        self._per_agent = state_type == "fp"
+        self._alive = np.ones((shared.env.num_envs, shared.spec.num_agents), dtype=bool)
+
+    def reset(self) -> CentralStep:
+        """Begin new episodes, as `SharedEnvironment.reset` does."""
+        self._alive[...] = True
+        return self._initial(self.shared.reset())
+
+    def observe(self) -> CentralStep:
+        """Where a resumed run begins, as `SharedEnvironment.observe`."""
+        return self._initial(self.shared.observe())
+
+    def step(self, joint_action: np.ndarray) -> CentralStep:
+        """Advance all environments; see `SharedEnvironment.step`."""
+        agents = self.shared.step(joint_action)
+        last = self.shared.last
+        assert last is not None
+        ended = last.ended
+        self._alive = ~last.terminated | ended[:, np.newaxis]
+        truncated = ended & last.truncated.any(axis=1)
+        final_observations = last.final_observations
+        final = last.final_state
+        if final is None and final_observations is not None:
+            final = np.concatenate(final_observations, axis=1)
+        finals: Sequence[np.ndarray | None] = [None] * len(self._states(last.observations))
+        if final is not None and final_observations is not None:
+            finals = self._views(final, final_observations)
+        reward = last.rewards.sum(axis=1).astype(np.float32)
+        states = [
+            AgentStep(view, reward, agents[0].reward_scale, ended & ~truncated, truncated, end, joint_action, None)
+            for view, end in zip(self._states(last.observations), finals, strict=True)
+        ]
+        return CentralStep(agents, states, self._alive)
+
+    def state_dict(self) -> dict[str, np.ndarray] | None:
+        """As `SharedEnvironment.state_dict`."""
+        state = self.shared.state_dict()
+        return None if state is None else {**state, "alive": self._alive.copy()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self._alive = state["alive"].copy()
+        self.shared.load_state_dict({key: value for key, value in state.items() if key != "alive"})
+
+    def _initial(self, agents: list[AgentStep]) -> CentralStep:
+        first = agents[0]
+        none = np.zeros_like(first.terminated)
+        views = self._states([agent.observation for agent in agents])
+        states = [
+            AgentStep(view, first.reward, first.reward_scale, none, first.truncated, None, first.joint_action, None)
+            for view in views
+        ]
+        return CentralStep(agents, states, self._alive)
+
+    def _states(self, observations: list[np.ndarray]) -> list[np.ndarray]:
+        return self._views(self.shared.env.state(), observations)
+
+    def _views(self, state: np.ndarray, observations: list[np.ndarray]) -> list[np.ndarray]:
+        return self.shared.env.agent_states(state, observations) if self._per_agent else [state]
