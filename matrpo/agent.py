@@ -49,6 +49,7 @@ class Agent:
             self._generator,
             config.recurrent_layers,
             config.feature_normalization,
+            config.orthogonal_initialization,
         )
         self.critic = make_critic(spec.observation_sizes[agent_id], config, self._generator)
         self._actor = Actor(self.policy, config.num_envs)
@@ -224,6 +225,7 @@ def make_critic(input_size: int, config: Config, generator: torch.Generator) -> 
         generator,
         config.recurrent_layers,
         config.feature_normalization,
+        config.orthogonal_initialization,
         ValueLoss(config.huber_delta, config.value_clip, config.max_grad_norm),
     )
 

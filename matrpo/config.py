@@ -75,8 +75,11 @@ class Config:
 
     # Networks
     hidden_sizes: tuple[int, ...] = setting((128, 128), "Hidden layers of policy and critic.", minimum=1)
-    feature_normalization: bool = setting(False, "Bring each observation's mean to 0 and its variance to 1.")
+    feature_normalization: bool = setting(
+        False, "Bring each observation, and the values of each hidden layer, to mean 0 and variance 1."
+    )
     activation: str = setting("selu", "Activation of the hidden layers.", choices=("selu", "tanh", "relu", "elu"))
+    orthogonal_initialization: bool = setting(False, "Begin with orthogonal matrices, not with normal weights.")
     recurrent_layers: int = setting(
         0, "GRU layers after the hidden ones, in policy and critic; 0: feedforward networks.", minimum=0
     )

@@ -55,7 +55,7 @@ class Critic(nn.Module):
         lr: Adam's learning rate.
         generator: source of the initial weights and of the order of samples.
         recurrent_layers: GRU layers after the hidden ones.
-        normalize_inputs: as of `networks.MLP`.
+        normalize, orthogonal: as of `networks.MLP`.
         value_loss: what a fit minimises.
     """
 
@@ -70,14 +70,17 @@ class Critic(nn.Module):
         lr: float,
         generator: torch.Generator,
         recurrent_layers: int = 0,
-        normalize_inputs: bool = False,
+        normalize: bool = False,
+        orthogonal: bool = False,
         value_loss: ValueLoss | None = None,
     ) -> None:
         super().__init__()
         self._generator = generator
         self._value_loss = value_loss or ValueLoss()
         sizes = (observation_size, *hidden_sizes, 1)
-        self.network = make_network(sizes, activation, generator, recurrent_layers, normalize_inputs=normalize_inputs)
+        self.network = make_network(
+            sizes, activation, generator, recurrent_layers, normalize=normalize, orthogonal=orthogonal
+        )
         self.optimizer = torch.optim.Adam(self.parameters(), lr=lr, fused=True)
         self.mean: Tensor
         self.square: Tensor

@@ -39,6 +39,64 @@ ACTIVATIONS = {
 """The activations of `Config.activation`. SELU is the papers' (section VI.A)."""
 
 
+@dataclass(frozen=True)
+class HiddenFunction:
+    """What is done to the outputs of a hidden linear layer.
+
+    Attributes:
+        activation: comes first.
+        normalize: whether a layer's values are then brought to mean 0 and variance 1, sample by sample.
+    """
+
+    activation: Activation
+    normalize: bool
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Shapes (..., size) -> (..., size)."""
+        return self.normalized(self.activation.function(values))
+
+    def normalized(self, values: Tensor) -> Tensor:
+        """The values as the next layer is given them."""
+        return nn.functional.layer_norm(values, values.shape[-1:]) if self.normalize else values
+
+    def linearize(self, values: Tensor) -> tuple[Tensor, HiddenSlope]:
+        """The function's values, and its derivative there."""
+        activated = self.activation.function(values)
+        slopes = self.activation.derivative(activated)
+        if not self.normalize:
+            return activated, HiddenSlope(slopes)
+        outputs, _, inverse_std = torch.native_layer_norm(activated, activated.shape[-1:], None, None, 1e-5)
+        return outputs, HiddenSlope(slopes, (outputs, inverse_std))
+
+
+@dataclass(frozen=True)
+class HiddenSlope:
+    """The derivative of a `HiddenFunction` at some values.
+
+    Attributes:
+        slopes: of the activation, (..., size).
+        normal: the normalised values and the inverse of what they were divided by; None without normalisation.
+    """
+
+    slopes: Tensor
+    normal: tuple[Tensor, Tensor] | None = None
+
+    def jvp(self, tangent: Tensor) -> Tensor:
+        """The change of the outputs along a change of the inputs, which is overwritten."""
+        return self._normalize(tangent.mul_(self.slopes))
+
+    def vjp(self, cotangent: Tensor) -> Tensor:
+        """Transpose of `jvp`. The derivative of the normalisation is a symmetric matrix."""
+        return self._normalize(cotangent).mul_(self.slopes)
+
+    def _normalize(self, change: Tensor) -> Tensor:
+        if self.normal is None:
+            return change
+        outputs, inverse_std = self.normal
+        along = (outputs * change).mean(-1, keepdim=True)
+        return (change - change.mean(-1, keepdim=True) - outputs * along).mul_(inverse_std)
+
+
 class MLP(nn.Module):
     """Linear layers with one activation between them.
 
@@ -47,7 +105,8 @@ class MLP(nn.Module):
         activation: a key of `ACTIVATIONS`.
         generator: source of the initial weights.
         output_gain: scale of the last layer's initial weights, relative to variance-preserving ones.
-        normalize_inputs: bring the mean of each sample's inputs to 0 and their variance to 1 first.
+        normalize: bring each sample's inputs, and the values of each hidden layer, to mean 0 and variance 1.
+        orthogonal: begin with orthogonal matrices, not with independent normal weights.
 
     Attributes:
         state_size: length of its memory, 0: it has none. `recurrent.RecurrentNetwork` is its counterpart that has one.
@@ -61,16 +120,19 @@ class MLP(nn.Module):
         activation: str,
         generator: torch.Generator,
         output_gain: float = 1.0,
-        normalize_inputs: bool = False,
+        normalize: bool = False,
+        orthogonal: bool = False,
     ) -> None:
         super().__init__()
-        self._normalize_inputs = normalize_inputs
-        self.activation = ACTIVATIONS[activation]
+        self.hidden = HiddenFunction(ACTIVATIONS[activation], normalize)
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         for index, layer in enumerate(self.linear_layers):
             last = index == len(self.layers) - 1
-            gain = output_gain if last else self.activation.gain
-            nn.init.normal_(layer.weight, std=gain / math.sqrt(layer.in_features), generator=generator)
+            gain = output_gain if last else self.hidden.activation.gain
+            if orthogonal:
+                nn.init.orthogonal_(layer.weight, gain, generator)
+            else:
+                nn.init.normal_(layer.weight, std=gain / math.sqrt(layer.in_features), generator=generator)
             nn.init.zeros_(layer.bias)
 
     @property
@@ -83,16 +145,12 @@ class MLP(nn.Module):
         """The last layer."""
         return self.linear_layers[-1]
 
-    def prepared(self, inputs: Tensor) -> Tensor:
-        """What the first layer is given for these inputs."""
-        return nn.functional.layer_norm(inputs, inputs.shape[-1:]) if self._normalize_inputs else inputs
-
     def forward(self, inputs: Tensor, sequences: Sequences | None = None) -> Tensor:  # noqa: ARG002
         """Map (batch, inputs) to (batch, outputs), whatever order the samples have."""
-        inputs = self.prepared(inputs)
+        inputs = self.hidden.normalized(inputs)
         *hidden, last = self.linear_layers
         for layer in hidden:
-            inputs = self.activation.function(layer(inputs))
+            inputs = self.hidden(layer(inputs))
         output: Tensor = last(inputs)
         return output
 
@@ -122,14 +180,14 @@ class LinearizedMLP:
 
     def __init__(self, network: MLP, inputs: Tensor) -> None:
         self._weights = [layer.weight.detach().clone() for layer in network.linear_layers]
-        self._inputs = [network.prepared(inputs)]
-        self._slopes: list[Tensor] = []
+        self._inputs = [network.hidden.normalized(inputs)]
+        self._slopes: list[HiddenSlope] = []
         with torch.no_grad():
             *hidden, last = network.linear_layers
             for layer in hidden:
-                outputs = network.activation.function(layer(self._inputs[-1]))
+                outputs, slope = network.hidden.linearize(layer(self._inputs[-1]))
                 self._inputs.append(outputs)
-                self._slopes.append(network.activation.derivative(outputs))
+                self._slopes.append(slope)
             self.outputs: Tensor = last(self._inputs[-1])
 
     @property
@@ -146,7 +204,7 @@ class LinearizedMLP:
                 through_parameters.addmm_(tangent, self._weights[layer].T)
             tangent = through_parameters
             if layer < len(self._slopes):
-                tangent.mul_(self._slopes[layer])
+                tangent = self._slopes[layer].jvp(tangent)
         assert tangent is not None
         return tangent
 
@@ -157,7 +215,7 @@ class LinearizedMLP:
             pieces.append(cotangent.sum(0))
             pieces.append((cotangent.T @ self._inputs[layer]).reshape(-1))
             if layer:
-                cotangent = (cotangent @ self._weights[layer]).mul_(self._slopes[layer - 1])
+                cotangent = self._slopes[layer - 1].vjp(cotangent @ self._weights[layer])
         return torch.cat(pieces[::-1])
 
     def kronecker_factors(self, cotangent: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -175,7 +233,7 @@ class LinearizedMLP:
             inputs = nn.functional.pad(self._inputs[layer], (0, 1), value=1.0)
             factors.append((inputs.T @ inputs, cotangent.T @ cotangent))
             if layer:
-                cotangent = (cotangent @ self._weights[layer]).mul_(self._slopes[layer - 1])
+                cotangent = self._slopes[layer - 1].vjp(cotangent @ self._weights[layer])
         return factors[::-1]
 
     def _split(self, direction: Tensor) -> list[tuple[Tensor, Tensor]]:

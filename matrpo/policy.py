@@ -108,7 +108,7 @@ class JointPolicy(nn.Module):
         generator: source of the initial weights.
         recurrent_layers: GRU layers after the hidden ones; with any, the policy has a memory, and whatever takes the
             samples of a rollout must be given their `Sequences`.
-        normalize_inputs: as of `networks.MLP`.
+        normalize, orthogonal: as of `networks.MLP`.
     """
 
     def __init__(
@@ -120,14 +120,15 @@ class JointPolicy(nn.Module):
         initial_log_std: float,
         generator: torch.Generator,
         recurrent_layers: int = 0,
-        normalize_inputs: bool = False,
+        normalize: bool = False,
+        orthogonal: bool = False,
     ) -> None:
         super().__init__()
         self.agent_id = agent_id
         self.groups = group_heads(spec.action_spaces)
         self.own_group = next(i for i, g in enumerate(self.groups) if g.first <= agent_id < g.first + g.count)
         sizes = (spec.observation_sizes[agent_id], *hidden_sizes, self.groups[-1].outputs.stop)
-        self.network = make_network(sizes, activation, generator, recurrent_layers, 0.01, normalize_inputs)
+        self.network = make_network(sizes, activation, generator, recurrent_layers, 0.01, normalize, orthogonal)
         self.free = nn.ParameterList(
             nn.Parameter(torch.full((g.count, g.free_size), initial_log_std)) for g in self.groups
         )

@@ -77,13 +77,13 @@ class RecurrentNetwork(nn.Module):
         generator: torch.Generator,
         recurrent_layers: int,
         output_gain: float = 1.0,
-        normalize_inputs: bool = False,
+        normalize: bool = False,
+        orthogonal: bool = False,
     ) -> None:
         super().__init__()
         *encoder_sizes, outputs = sizes
         width = encoder_sizes[-1]
-        self.activation = ACTIVATIONS[activation]
-        self.encoder = MLP(encoder_sizes, activation, generator, self.activation.gain, normalize_inputs)
+        self.encoder = MLP(encoder_sizes, activation, generator, ACTIVATIONS[activation].gain, normalize, orthogonal)
         self.layers = nn.ModuleList(GRU(width, width, generator) for _ in range(recurrent_layers))
         self.output_layer = nn.Linear(width, outputs)
         nn.init.normal_(self.output_layer.weight, std=output_gain / math.sqrt(width), generator=generator)
@@ -113,7 +113,7 @@ class RecurrentNetwork(nn.Module):
         Returns:
             The outputs, (T, B, outputs), and the memory before each step and after the last, (T + 1, B, state_size).
         """
-        features = self.activation.function(self.encoder(inputs))
+        features = self.encoder.hidden(self.encoder(inputs))
         states = []
         for layer, before in zip(self.recurrent_layers, state.chunk(len(self.layers), dim=1), strict=True):
             features = layer(features, starts, before)
@@ -143,8 +143,7 @@ class LinearizedRecurrentNetwork:
         self._time = starts.shape
         with torch.no_grad():
             self._encoder = LinearizedMLP(network.encoder, sequences.by_segment(inputs).flatten(0, 1))
-            features = network.activation.function(self._encoder.outputs)
-            self._slopes = network.activation.derivative(features)
+            features, self._slope = network.encoder.hidden.linearize(self._encoder.outputs)
             self._layers = []
             states = sequences.states.flatten(0, 1).chunk(len(network.layers), dim=1)
             for layer, state in zip(network.recurrent_layers, states, strict=True):
@@ -162,7 +161,7 @@ class LinearizedRecurrentNetwork:
     def jvp(self, direction: Tensor) -> Tensor:
         """Change of the outputs along a parameter direction. Shapes: (parameters,) -> (M, outputs)."""
         encoder, *layers, last = torch.split(direction, self._sizes())
-        tangent = self._encoder.jvp(encoder).mul_(self._slopes)
+        tangent = self._slope.jvp(self._encoder.jvp(encoder))
         for layer, part in zip(self._layers, layers, strict=True):
             tangent = layer.jvp(part, tangent)
         weight, bias = _split_linear(last, self._weight.shape)
@@ -196,7 +195,7 @@ class LinearizedRecurrentNetwork:
             through_input, through_state = layer.pull_back(cotangent)
             pairs = [(layer.inputs, through_input), (layer.states, through_state), *pairs]
             cotangent = through_input @ layer.input_weight
-        return pairs, cotangent.mul_(self._slopes)
+        return pairs, self._slope.vjp(cotangent)
 
     def _by_sample(self, values: Tensor) -> Tensor:
         return self._sequences.by_sample(values.view(*self._time, -1))
@@ -288,12 +287,13 @@ def make_network(
     generator: torch.Generator,
     recurrent_layers: int,
     output_gain: float = 1.0,
-    normalize_inputs: bool = False,
+    normalize: bool = False,
+    orthogonal: bool = False,
 ) -> Network:
     """A feedforward network if `recurrent_layers` is 0, else a recurrent one."""
     if recurrent_layers:
-        return RecurrentNetwork(sizes, activation, generator, recurrent_layers, output_gain, normalize_inputs)
-    return MLP(sizes, activation, generator, output_gain, normalize_inputs)
+        return RecurrentNetwork(sizes, activation, generator, recurrent_layers, output_gain, normalize, orthogonal)
+    return MLP(sizes, activation, generator, output_gain, normalize, orthogonal)
 
 
 def _where_any(starts: Tensor) -> list[Tensor | None]:

@@ -26,10 +26,11 @@ def make_policy(
     activation: str = "selu",
     hidden: tuple[int, ...] = (6, 5),
     recurrent_layers: int = 0,
+    normalize: bool = False,
 ) -> JointPolicy:
     """A float64 policy with weights large enough that its distributions differ between observations."""
     generator = torch.Generator().manual_seed(seed)
-    policy = JointPolicy(agent_id, spec, hidden, activation, -0.3, generator, recurrent_layers).double()
+    policy = JointPolicy(agent_id, spec, hidden, activation, -0.3, generator, recurrent_layers, normalize).double()
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter += 0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)

@@ -22,6 +22,13 @@ def test_layers_keep_the_scale_of_their_inputs(name):
     assert 0.5 < float(outputs.detach().std()) < 2.0
 
 
+def test_orthogonal_matrices_keep_lengths():
+    network = MLP((32, 32, 32), "tanh", torch.Generator().manual_seed(0), orthogonal=True)
+    first, last = (layer.weight.detach() for layer in network.linear_layers)
+    torch.testing.assert_close(first.T @ first, (5.0 / 3.0) ** 2 * torch.eye(32))
+    torch.testing.assert_close(last.T @ last, torch.eye(32))
+
+
 def test_flat_parameters_round_trip():
     network = MLP((3, 4, 2), "tanh", torch.Generator().manual_seed(0))
     parameters = list(network.parameters())

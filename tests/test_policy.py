@@ -10,17 +10,17 @@ from matrpo.policy import LinearizedPolicy, group_heads
 from matrpo.spaces import Box, Discrete
 
 
-@pytest.fixture(params=sorted(ACTIVATIONS))
-def activation(request):
+@pytest.fixture(params=[(name, False) for name in sorted(ACTIVATIONS)] + [("tanh", True), ("relu", True)], ids=str)
+def hidden_function(request):
     return request.param
 
 
 @pytest.fixture(params=[MIXED, (Discrete(5),) * 3, (Box(2, -1.0, 1.0),) * 2], ids=["mixed", "discrete", "box"])
-def linearised(request, activation, monkeypatch):
+def linearised(request, hidden_function, monkeypatch):
     """A linearisation over several chunks, with its dense J (N, M, D) and H (D, D)."""
     monkeypatch.setattr(matrpo.policy, "CHUNK", 7)
     spec = make_spec(request.param, 4)
-    policy = make_policy(spec, agent_id=1, seed=3, activation=activation)
+    policy = make_policy(spec, agent_id=1, seed=3, activation=hidden_function[0], normalize=hidden_function[1])
     observations, actions = draw_samples(spec, policy, samples=17, seed=5)
     model = LinearizedPolicy(policy, observations, actions)
     return model, dense_jacobian(policy, observations, actions), dense_hessian(policy, observations)

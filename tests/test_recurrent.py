@@ -30,9 +30,11 @@ def make_sequences(state_size: int) -> Sequences:
 class Case:
     """A recurrent policy, samples, its linearisation, and autograd's dense J (N, M, D) and H (D, D)."""
 
-    def __init__(self, layers: int, activation: str = "selu", hidden: tuple[int, ...] = (5, 4)) -> None:
+    def __init__(
+        self, layers: int, activation: str = "selu", hidden: tuple[int, ...] = (5, 4), normalize: bool = False
+    ) -> None:
         spec = make_spec(MIXED, 3)
-        self.policy = make_policy(spec, 1, seed=3, activation=activation, hidden=hidden, recurrent_layers=layers)
+        self.policy = make_policy(spec, 1, 3, activation, hidden, layers, normalize)
         self.sequences = make_sequences(self.policy.network.state_size)
         observations, actions = draw_samples(spec, self.policy, STEPS * ENVS, 5, self.sequences)
         self.samples = observations, actions
@@ -42,8 +44,8 @@ class Case:
 
 
 @pytest.fixture(
-    params=[(1, "selu", (5, 4), 1000), (1, "tanh", (4,), 12), (2, "relu", (4,), 1)],
-    ids=["one layer, all chunks at once", "chunk by chunk", "two layers"],
+    params=[(1, "selu", (5, 4), False, 1000), (1, "tanh", (4,), True, 12), (2, "relu", (4,), False, 1)],
+    ids=["one layer, all chunks at once", "chunk by chunk, normalised", "two layers"],
 )
 def case(request, monkeypatch):
     *network, limit = request.param

@@ -250,6 +250,7 @@ class OnPolicy(Algorithm):
             self.generator,
             config.recurrent_layers,
             config.feature_normalization,
+            config.orthogonal_initialization,
         )
 
     def _make_rollout(self, agent: int, spec: TaskSpec, state_size: int) -> Rollout:
