@@ -34,6 +34,7 @@ from matrpo.envs.registry import resolve_num_agents
 from matrpo.experiments.matrpo_command import MATRPO
 from matrpo.graph_settings import build_graph
 from matrpo.launch.fault_script import FaultScript
+from matrpo.launch.options import resolve_layers
 from matrpo.run_directory import RunDirectory, write_atomically
 
 _RESULT = "study.json"
@@ -186,7 +187,7 @@ def markdown_table(rows: list[dict[str, str]]) -> str:
 def _train_in_process(settings: Mapping[str, Any], path: Path) -> None:
     from matrpo.training import make_training
 
-    config = resolve(("study", settings))
+    config = resolve_layers([("study", settings)])
     run = RunDirectory.open(path) if path.exists() else RunDirectory.create(path, config, {})
     start = run.latest_common_iteration()
     run.rewind(start)
