@@ -89,7 +89,8 @@ class GaussianBlock:
 
     def __init__(self, mean: Tensor, log_std: Tensor) -> None:
         self.mean = mean
-        self.log_std = log_std
+        # A copy: an old policy's distributions are kept while its parameters are changed in place.
+        self.log_std = log_std.clone()
         self.precision = torch.exp(-2.0 * log_std)
 
     def select(self, rows: Tensor) -> GaussianBlock:

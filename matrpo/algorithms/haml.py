@@ -36,7 +36,8 @@ class HAML(OnPolicy):
             reports[agent] = mirror.neighbourhood.maximise(objective, learner)
             with torch.no_grad():
                 new_log_prob = part.log_prob(part.head(learner.policy))
-            compound = compound * (new_log_prob - objective.old_log_prob).exp()
+            log_ratio = new_log_prob - objective.old_log_prob
+            compound = compound * log_ratio.masked_fill(~part.alive, 0.0).exp()
         return reports
 
     def _order(self) -> list[int]:

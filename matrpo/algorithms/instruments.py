@@ -16,7 +16,6 @@ from torch import Tensor
 from matrpo.distributions import Head
 from matrpo.policy import JointDistribution
 
-
 Distributions = TypeVar("Distributions", Head, JointDistribution)
 
 
