@@ -1,5 +1,7 @@
 """Distributions against torch's own, and samples against their probabilities."""
 
+import math
+
 import pytest
 import torch
 

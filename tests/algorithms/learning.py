@@ -37,7 +37,7 @@ class Learning:
 
     def __init__(self, algo: str | type[Algorithm], task: str | VectorEnv, **settings: Any) -> None:
         name = algo if isinstance(algo, str) else "happo"
-        named = {"task": task} if isinstance(task, str) else {}
+        named = {"task": task} if isinstance(task, str) else {"agents": task.spec.num_agents}
         self.config = resolve(("test", {**TINY, "algo": name, **named, **settings}))
         if isinstance(task, str):
             shared = build_environment(self.config)

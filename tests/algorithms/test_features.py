@@ -38,7 +38,7 @@ def vectors(algorithm):
 @pytest.mark.parametrize("algo", [a for a in ON_POLICY if a != "ctrpo"])
 @pytest.mark.parametrize("memory", [0, 1])
 def test_what_the_dead_do_changes_nothing(algo, memory):
-    settings = {"agents": 3, "recurrent_layers": memory, "topology": "ring"}
+    settings = {"agents": 3, "recurrent_layers": memory, "topology": "ring", "solver": "cg"}
     outcomes = []
     for actions_of_the_dead in (0.0, 2.0):
         algorithm, samples, advantages = prepared(algo, SPREAD, **settings)
@@ -83,16 +83,15 @@ def test_an_agent_that_is_never_alive_is_left_as_it_is(algo):
 @pytest.mark.parametrize("algo", ON_POLICY)
 def test_forbidden_actions_are_neither_done_nor_counted(algo):
     """The task raises on a forbidden action; of three actions two are allowed, so entropy is that of two."""
-    learning = Learning(algo, Duel(8), topology="line", actor_lr=0.02, kl_step=0.05)
-    learning.algorithm.config  # noqa: B018
+    learning = Learning(algo, Duel(), topology="line", actor_lr=0.02, kl_step=0.05)
     first = learning.iterate()
     for line in first.agents:
         assert line["entropy"] <= math.log(2) + 1e-5
     for _ in range(3):
         learning.iterate()
-    player = learning.algorithm.player(8)
+    player = learning.algorithm.player(4)
     env = learning.central.shared.env
-    observations, ended = env.reset(), np.zeros((8, 2), dtype=bool)
+    observations, ended = env.reset(), np.zeros((4, 2), dtype=bool)
     for deterministic in (True, False, True):
         action = player.act(observations, env.action_masks(), ended, learning.algorithm.generator, deterministic)
         observations = env.step(action).observations
@@ -104,21 +103,18 @@ def test_a_policy_with_a_memory_is_improved_on_what_it_acted_by(algo):
     learning = Learning(algo, RecallEnv(4, 0), recurrent_layers=1, chunk_length=5, rollout_length=10)
     algorithm = learning.algorithm
     policy, seen, starts = algorithm.policies[0], [], []
-    frozen = algorithm.improve
-    algorithm.improve = lambda samples, old, weights: [{} for _ in range(2)]
+    algorithm.improve = lambda *_: [{}, {}]
     for _ in range(2):
         learning.sample()
         samples, chunks = algorithm._samples(0), learning.steps[:-1]
-        seen += [samples.observations.view(10, 4, -1)]
+        seen += [samples.observations.view(10, 4, -1).clone()]
         starts += [torch.stack([torch.from_numpy(step.agents[0].ended) for step in chunks])]
         learning.algorithm.update(1)
-    assert frozen is not algorithm.improve
     with torch.no_grad():
-        outputs, _ = policy.network.unroll(
-            torch.cat(seen), torch.cat(starts), torch.zeros(4, policy.network.state_size)
-        )
+        empty = torch.zeros(4, policy.network.state_size)
+        outputs, _ = policy.network.unroll(torch.cat(seen), torch.cat(starts), empty)
         expected = policy.own_head_of(outputs[10:].flatten(0, 1))
-        wrong = policy.own_head_of(policy.network.unroll(seen[1], starts[1], torch.zeros(4, 4))[0].flatten(0, 1))
+        wrong = policy.own_head_of(policy.network.unroll(seen[1], starts[1], empty)[0].flatten(0, 1))
         found = samples.head(policy)
     torch.testing.assert_close(samples.log_prob(found), samples.log_prob(expected))
     assert not torch.equal(samples.log_prob(wrong), samples.log_prob(expected)), "no episode crosses the iterations"
@@ -145,7 +141,8 @@ def test_learning_rates_fall_linearly_to_zero():
 
 
 def norm_of(module):
-    return float(torch.cat([parameter.grad.flatten() for parameter in module.parameters()]).norm())
+    gradients = [parameter.grad.flatten() for parameter in module.parameters() if parameter.grad is not None]
+    return float(torch.cat(gradients).norm())
 
 
 @pytest.mark.parametrize("algo", ["happo", "jrppo"])
@@ -231,12 +228,13 @@ def test_every_algorithm_has_the_instruments(algo, task):
     assert report.trainer["joint_total_variation_mean"] < report.trainer["joint_total_variation_max"]
 
 
-def test_the_steps_of_trust_regions_are_as_long_as_they_may_be():
-    for algo, agents in (("hatrpo", 1), ("itrpo", 1), ("ctrpo", 3)):
-        settings = {"kl_step": 0.01, "damping": 1e-6, "accept_ratio": 0.0, "solver_tolerance": 1e-4}
-        report = Learning(algo, SPREAD, agents=3, num_envs=16, cg_iterations=60, **settings).iterate()
-        spent = sum(line["kl"] for line in report.agents) / 3
-        assert spent == pytest.approx(0.01, rel=0.2), (algo, agents)
+def test_the_team_may_spend_every_agents_share_of_the_trust_region():
+    settings = {"kl_step": 0.001, "damping": 1e-3, "accept_ratio": 0.0, "backtrack_kl": 1.2, "num_envs": 32}
+    for algo in ("itrpo", "ctrpo"):
+        report = Learning(algo, SPREAD, agents=3, **settings).iterate()
+        spent = [line["kl"] for line in report.agents]
+        assert sum(spent) == pytest.approx(0.003, rel=0.3)
+        assert (max(spent) <= 0.0012) == (algo == "itrpo")
 
 
 @pytest.mark.parametrize("algo", ["happo", "mappo", "ippo"])
