@@ -43,6 +43,12 @@ ALGORITHMS = {
     "hatrpo": Entry("heterogeneous-agent TRPO (Zhong et al.)", _TRUST_REGION, "hatrpo:HATRPO"),
     "haa2c": Entry("heterogeneous-agent A2C (Zhong et al.)", _GRADIENT, "haa2c:HAA2C"),
     "mappo": Entry("multi-agent PPO with a centralised critic (Yu et al.)", _GRADIENT, "mappo:MAPPO"),
+    "ippo": Entry("independent PPO (Schröder de Witt et al.)", _GRADIENT, "ippo:IPPO"),
+    "jrppo": Entry("PPO that clips the ratio of the joint policy", _GRADIENT, "jrppo:JRPPO"),
+    "maa2c": Entry("multi-agent A2C with a centralised critic (Papoudakis et al.)", _GRADIENT, "maa2c:MAA2C"),
+    "itrpo": Entry("independent TRPO (Li & He's baseline)", _TRUST_REGION, "itrpo:ITRPO"),
+    "ctrpo": Entry("TRPO of one policy for all agents (Li & He's baseline)", _TRUST_REGION, "ctrpo:CTRPO"),
+    "fdmarl": Entry("actor-critics that average their critics (Zhang et al.)", _GRADIENT, "fdmarl:FDMARL", graph=True),
 }
 
 
