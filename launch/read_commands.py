@@ -126,7 +126,8 @@ def list_things(what: str, as_json: bool) -> None:
         return
     width = max(len(entry.get("usage", entry["name"])) for entry in entries)
     for entry in entries:
-        click.echo(f"{entry.get('usage', entry['name']):{width}}  {entry['description']}")
+        fitted = f"; tuned for {', '.join(entry['tuned_for'])}" if entry.get("tuned_for") else ""
+        click.echo(f"{entry.get('usage', entry['name']):{width}}  {entry['description']}{fitted}")
 
 
 def _tasks() -> list[dict[str, Any]]:
