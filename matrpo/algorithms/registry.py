@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _CONSENSUS = frozenset({"Trust region", "Consensus", "Links"})
 _GRADIENT = frozenset({"Policy gradient"})
 _TRUST_REGION = frozenset({"Policy gradient", "Trust region"})
+_CLIPPING = frozenset({"clip_range", "clip_scaling"})
+_ASCENT = _CLIPPING | {"actor_lr", "policy_epochs", "policy_batch", "entropy_coef"}
 
 
 @dataclass(frozen=True)
@@ -29,20 +31,39 @@ class Entry:
         sections: headings of the settings that it uses besides those that all use.
         target: `module:Class` in this package; empty for the decentralised algorithm, which is no `Algorithm`.
         graph: whether its agents talk along a communication graph.
+        unused: settings that it does not use all the same.
     """
 
     description: str
     sections: frozenset[str]
     target: str = ""
     graph: bool = False
+    unused: frozenset[str] = frozenset()
+
+    def uses(self, setting: str, heading: str) -> bool:
+        """Whether a setting under such a heading changes what the algorithm does."""
+        if setting == "topology":
+            return self.graph
+        particular = frozenset[str]().union(*(entry.sections for entry in ALGORITHMS.values()))
+        return setting not in self.unused and (heading in self.sections or heading not in particular)
 
 
 ALGORITHMS = {
-    "matrpo": Entry("decentralised multi-agent trust region policy optimisation (Li & He)", _CONSENSUS, graph=True),
+    "matrpo": Entry(
+        "decentralised multi-agent trust region policy optimisation (Li & He)",
+        _CONSENSUS,
+        graph=True,
+        unused=frozenset({"share_parameters", "accept_ratio"}),
+    ),
     "happo": Entry("heterogeneous-agent PPO (Zhong et al.)", _GRADIENT, "happo:HAPPO"),
-    "hatrpo": Entry("heterogeneous-agent TRPO (Zhong et al.)", _TRUST_REGION, "hatrpo:HATRPO"),
-    "haa2c": Entry("heterogeneous-agent A2C (Zhong et al.)", _GRADIENT, "haa2c:HAA2C"),
-    "mappo": Entry("multi-agent PPO with a centralised critic (Yu et al.)", _GRADIENT, "mappo:MAPPO"),
+    "hatrpo": Entry("heterogeneous-agent TRPO (Zhong et al.)", _TRUST_REGION, "hatrpo:HATRPO", unused=_ASCENT),
+    "haa2c": Entry("heterogeneous-agent A2C (Zhong et al.)", _GRADIENT, "haa2c:HAA2C", unused=_CLIPPING),
+    "mappo": Entry(
+        "multi-agent PPO with a centralised critic (Yu et al.)",
+        _GRADIENT,
+        "mappo:MAPPO",
+        unused=frozenset({"agent_order"}),
+    ),
 }
 
 
