@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from matrpo.algorithms import registry
 from matrpo.config import FIELDS, HEADINGS, Config, ConfigError, check_used, load_file, parse_override, resolve
 from matrpo.envs.registry import canonical_name, resolve_num_agents
 
@@ -78,7 +79,7 @@ def setting_layers(
 
 
 def resolve_layers(layers: list[Layer]) -> Config:
-    """The settings with the number of agents resolved, the task's full name, and the path of a graph file absolute.
+    """The settings with the number of agents resolved, the task's full name, and paths of files absolute.
 
     Raises:
         ConfigError: an unknown key or a bad value, or the user has typed a setting that the algorithm does not use.
@@ -93,7 +94,8 @@ def resolve_layers(layers: list[Layer]) -> Config:
         topology = "line"  # two agents make no ring
     if Path(topology).is_file():
         topology = str(Path(topology).resolve())
-    return dataclasses.replace(config, task=canonical_name(config.task), agents=agents, topology=topology)
+    names = {"algo": registry.canonical_name(config.algo), "task": canonical_name(config.task)}
+    return dataclasses.replace(config, **names, agents=agents, topology=topology)
 
 
 def _parsed(name: str, value: Any) -> tuple[str, Any]:

@@ -66,7 +66,8 @@ def status(run: Path, as_json: bool) -> None:
 
     console = Console(highlight=False)
     console.print(draw(progress, console.width, height=1 << 20))
-    console.print(draw_links(progress.links))
+    if not progress.is_central:
+        console.print(draw_links(progress.links))
     summary = progress.summary()
     ages = [process["seconds_since_last_line"] for process in summary["processes"]]
     known = [age for age in ages if age is not None]

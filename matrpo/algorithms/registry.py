@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import sys
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from matrpo.errors import ConfigError
+from matrpo.user_file import UserFile
 
 if TYPE_CHECKING:
     from matrpo.algorithms.algorithm import Algorithm
@@ -73,7 +71,7 @@ def check(name: str) -> None:
     Raises:
         ConfigError: there is none of that name, and it is no file.
     """
-    if name not in ALGORITHMS and ".py:" not in name:
+    if name not in ALGORITHMS and not _is_file(name):
         close = difflib.get_close_matches(name, ALGORITHMS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         expected = ", ".join(ALGORITHMS)
@@ -83,6 +81,24 @@ def check(name: str) -> None:
 def entry(name: str) -> Entry:
     """What is known of an algorithm; of one from a user's file, that it may use every setting."""
     return ALGORITHMS.get(name) or Entry(f"from {name}", _TRUST_REGION | {"Replay"})
+
+
+def canonical_name(name: str) -> str:
+    """The one name of an algorithm, whatever it was called by: a file by its absolute path.
+
+    Raises:
+        ConfigError: the name is of a file alone.
+    """
+    return str(user_file(name) or name)
+
+
+def user_file(name: str) -> UserFile | None:
+    """The user's file that an algorithm is from; None for those of this package.
+
+    Raises:
+        ConfigError: the name is of a file alone.
+    """
+    return UserFile.parse("algo", name, "class", "Mine") if _is_file(name) else None
 
 
 def is_central(name: str) -> bool:
@@ -96,31 +112,23 @@ def load(name: str) -> type[Algorithm]:
     Raises:
         ConfigError: a user's file cannot be imported, or has no such class.
     """
-    from matrpo.algorithms.algorithm import Algorithm
-
-    if name in ALGORITHMS:
-        module, _, target = ALGORITHMS[name].target.partition(":")
-        found: Any = getattr(import_module(f"matrpo.algorithms.{module}"), target)
-    else:
-        found = _from_file(name)
-    if not (isinstance(found, type) and issubclass(found, Algorithm)):
-        raise ConfigError(f"algo {name!r}: it is no subclass of matrpo.algorithms.algorithm.Algorithm")
+    if file := user_file(name):
+        return _from_file(file)
+    module, _, target = ALGORITHMS[name].target.partition(":")
+    found: type[Algorithm] = getattr(import_module(f"matrpo.algorithms.{module}"), target)
     return found
 
 
-def _from_file(name: str) -> Any:
-    path, _, target = name.rpartition(":")
-    key = f"matrpo algorithm {Path(path).resolve()}"
-    if key not in sys.modules:
-        spec = spec_from_file_location(key, path)
-        if spec is None or spec.loader is None or not Path(path).is_file():
-            raise ConfigError(f"algo {name!r}: there is no file {path}")
-        module = module_from_spec(spec)
-        sys.modules[key] = module
-        try:
-            spec.loader.exec_module(module)
-        except Exception as error:
-            del sys.modules[key]
-            reason = str(error).splitlines()[:1]
-            raise ConfigError(f"algo: importing {path} raised {type(error).__name__}: {' '.join(reason)}") from error
-    return getattr(sys.modules[key], target, None)
+def _from_file(file: UserFile) -> type[Algorithm]:
+    from matrpo.algorithms.algorithm import Algorithm
+
+    found = file.load("class")
+    if not (isinstance(found, type) and issubclass(found, Algorithm)):
+        raise ConfigError(f"algo '{file}': it is no subclass of matrpo.algorithms.algorithm.Algorithm")
+    if missing := sorted(found.__abstractmethods__):
+        raise ConfigError(f"algo '{file}': the class has no method {', '.join(missing)}")
+    return found
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith(".py") or ".py:" in name
