@@ -122,15 +122,12 @@ def test_central_training_shows_what_there_is_of_it(central: Progress, width: in
     assert len(lines) <= height
     assert all(len(line) <= width for line in lines)
     text = "\n".join(lines)
-    for fact in (
-        "navigation, 12 agents, hatrpo",
-        "training    critic 0  explained variance 0.8",
-        "rollout and update 4",
-    ):
-        assert fact in text
+    assert "navigation, 12 agents, hatrpo" in text
+    assert "training    critic 0  explained variance 0.8" in text
+    assert ("rollout and update 4" in text) == (width >= 80)
     for word in ("ring", "residual", "sent", "links", "step "):
         assert word not in text
-    header = next(line.split() for line in lines if line.startswith("agent"))
+    header = next(line.split() for line in lines if line.strip().startswith("agent"))
     assert header == ["agent", "iteration", "KL", "entropy", "max", "ratio", "surrogate", "Fisher"]
 
 
