@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from matrpo.agent import Agent
 from matrpo.algorithms import registry
 from matrpo.algorithms.algorithm import Algorithm
@@ -61,4 +63,6 @@ def build_algorithm(env: VectorEnv, config: Config) -> Algorithm:
     Raises:
         ConfigError: there is none of that name, or it cannot handle the task or the settings.
     """
-    return registry.load(config.algo)(env.spec, state_sizes(env, config.state_type), config)
+    kind, file = registry.load(config.algo), registry.user_file(config.algo)
+    with file.blamed("its constructor") if file else nullcontext():
+        return kind(env.spec, state_sizes(env, config.state_type), config)

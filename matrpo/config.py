@@ -10,8 +10,9 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,23 @@ class Config:
 FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(Config)}
 """The fields of `Config` by name, for whoever builds an interface from them."""
 
+_FIRST_OF_SECTIONS = {
+    "algo": "What to run",
+    "num_envs": "Sampling",
+    "hidden_sizes": "Networks",
+    "gamma": "Critic and advantage",
+    "kl_step": "Trust region",
+    "state_type": "Policy gradient",
+    "beta": "Consensus",
+    "link_deadline": "Links",
+    "torch_threads": "Bookkeeping",
+}
+"""The heading of a section by the setting that it begins with."""
+
+_STARTS = accumulate(FIELDS, lambda first, name: name if name in _FIRST_OF_SECTIONS else first)
+HEADINGS = {name: _FIRST_OF_SECTIONS[first] for name, first in zip(FIELDS, _STARTS, strict=True)}
+"""The heading that each setting stands under: in help pages, and in what an algorithm says that it uses."""
+
 _TYPES = typing.get_type_hints(Config)
 
 
@@ -194,6 +212,18 @@ def resolve(*layers: tuple[str, Mapping[str, Any]]) -> Config:
     config = Config(**values)
     _check_recurrence(config, origins)
     return config
+
+
+def check_used(algo: str, settings: Iterable[str], origin: str) -> None:
+    """Check that an algorithm uses the settings that someone took the trouble to give.
+
+    Raises:
+        ConfigError: one of them changes nothing.
+    """
+    entry = registry.entry(algo)
+    for key in settings:
+        if not entry.uses(key, HEADINGS[key]):
+            raise ConfigError(f"{algo} does not use the setting {key!r} ({origin}): leave it out")
 
 
 def load_file(path: Path) -> dict[str, Any]:
