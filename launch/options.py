@@ -19,6 +19,7 @@ _SECTIONS = {
     "gamma": "Critic and advantage",
     "kl_step": "Trust region",
     "state_type": "Policy gradient",
+    "buffer_size": "Replay",
     "beta": "Consensus",
     "link_deadline": "Links",
     "torch_threads": "Bookkeeping",

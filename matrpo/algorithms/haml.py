@@ -30,7 +30,7 @@ class HAML(OnPolicy):
             old = [part.head(policy) for part, policy in zip(samples, self.policies, strict=True)]
         reports: list[dict[str, Any]] = [{} for _ in samples]
         compound = torch.ones_like(advantages[0])
-        for agent in self._order():
+        for agent in self.update_order():
             part, learner = samples[agent], self.learner(agent)
             objective = Objective(learner, part, old[agent], compound * advantages[agent], mirror)
             reports[agent] = mirror.neighbourhood.maximise(objective, learner)
@@ -38,9 +38,3 @@ class HAML(OnPolicy):
                 new_log_prob = part.log_prob(part.head(learner.policy))
             compound = compound * (new_log_prob - objective.old_log_prob).exp()
         return reports
-
-    def _order(self) -> list[int]:
-        if self.config.agent_order == "fixed":
-            return list(range(self.spec.num_agents))
-        order: list[int] = torch.randperm(self.spec.num_agents, generator=self.generator).tolist()
-        return order

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _CONSENSUS = frozenset({"Trust region", "Consensus", "Links"})
 _GRADIENT = frozenset({"Policy gradient"})
 _TRUST_REGION = frozenset({"Policy gradient", "Trust region"})
+_REPLAY = frozenset({"Policy gradient", "Replay"})
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,12 @@ ALGORITHMS = {
     "hatrpo": Entry("heterogeneous-agent TRPO (Zhong et al.)", _TRUST_REGION, "hatrpo:HATRPO"),
     "haa2c": Entry("heterogeneous-agent A2C (Zhong et al.)", _GRADIENT, "haa2c:HAA2C"),
     "mappo": Entry("multi-agent PPO with a centralised critic (Yu et al.)", _GRADIENT, "mappo:MAPPO"),
+    "haddpg": Entry("heterogeneous-agent DDPG (Zhong et al.)", _REPLAY, "haddpg:HADDPG"),
+    "hatd3": Entry("heterogeneous-agent TD3 (Zhong et al.)", _REPLAY, "hatd3:HATD3"),
+    "had3qn": Entry("heterogeneous-agent dueling double Q-network (Zhong et al.)", _REPLAY, "had3qn:HAD3QN"),
+    "maddpg": Entry("multi-agent DDPG (Lowe et al.)", _REPLAY, "maddpg:MADDPG"),
+    "matd3": Entry("multi-agent TD3 (Ackermann et al.)", _REPLAY, "matd3:MATD3"),
+    "qmix": Entry("monotonic value function factorisation (Rashid et al.)", _REPLAY, "qmix:QMIX"),
 }
 
 
