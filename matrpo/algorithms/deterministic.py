@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from matrpo.algorithms.off_policy import Masks, OffPolicy, target_of
+from matrpo.algorithms.off_policy import Masks, OffPolicy
 from matrpo.algorithms.replay import Batch, Moment
 from matrpo.config import Config, ConfigError
 from matrpo.networks import MLP
@@ -61,18 +61,16 @@ class DeterministicGradient(OffPolicy):
         super().__init__(spec, state_sizes, config)
         pairs = list(zip(spec.observation_sizes, spec.action_spaces, strict=True))
         self.actors = [Policy(*pair, config, self.generator) for pair in pairs]
-        self.target_actors = [target_of(actor) for actor in self.actors]
+        self.target_actors = [self.make_target(f"policy.{q}", actor) for q, actor in enumerate(self.actors)]
         sizes = (state_sizes[0] + sum(map(encoded_size, spec.action_spaces)), *config.hidden_sizes, 1)
         self.value_networks = [
             MLP(sizes, config.activation, self.generator, normalize_inputs=config.feature_normalization)
             for _ in range(self.num_critics)
         ]
-        self.target_values = [target_of(network) for network in self.value_networks]
-        self.critics = {f"critic.{j}": network for j, network in enumerate(self.value_networks)}
-        self.critics |= {f"target_critic.{j}": network for j, network in enumerate(self.target_values)}
-        self.critics |= {f"target_policy.{q}": network for q, network in enumerate(self.target_actors)}
+        self.critics |= {f"critic.{j}": network for j, network in enumerate(self.value_networks)}
+        self.target_values = [self.make_target(f"critic.{j}", network) for j, network in enumerate(self.value_networks)]
         parameters = [parameter for network in self.value_networks for parameter in network.parameters()]
-        self.optimizers = {"critic": torch.optim.Adam(parameters, lr=config.critic_lr, fused=True)}
+        self.optimizers["critic"] = torch.optim.Adam(parameters, lr=config.critic_lr, fused=True)
         for q, actor in enumerate(self.actors):
             self.optimizers[f"policy.{q}"] = torch.optim.Adam(actor.parameters(), lr=config.actor_lr, fused=True)
 
@@ -85,10 +83,7 @@ class DeterministicGradient(OffPolicy):
         metrics = self._fit(batch)
         if self.policies_are_due():
             self.improve(batch)
-            for slow, fast in zip(
-                (*self.target_values, *self.target_actors), (*self.value_networks, *self.actors), strict=True
-            ):
-                self.follow(slow, fast)
+            self.move_targets()
         return metrics
 
     def policies_are_due(self) -> bool:

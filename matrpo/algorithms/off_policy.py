@@ -26,7 +26,7 @@ class OffPolicy(Algorithm):
     """Stores what happens, and learns `updates_per_step` times as many batches from it as there were vector steps.
 
     The first `warmup_steps` environment steps take random actions, and nothing is learned before they are over. A
-    subclass fills `actors`, `critics` and `optimizers` in its `__init__`.
+    subclass fills `actors`, `critics` and `optimizers` in its `__init__`, in which it calls `make_target`.
 
     Attributes:
         actors: each agent's network, by which it acts.
@@ -36,8 +36,6 @@ class OffPolicy(Algorithm):
     """
 
     actors: list[nn.Module]
-    critics: dict[str, nn.Module]
-    optimizers: dict[str, torch.optim.Adam]
 
     def __init__(self, spec: TaskSpec, state_sizes: tuple[int, ...], config: Config) -> None:
         if config.recurrent_layers:
@@ -47,6 +45,9 @@ class OffPolicy(Algorithm):
         if config.buffer_size < config.num_envs:
             raise ConfigError(f"buffer_size {config.buffer_size}: expected at least num_envs, {config.num_envs}")
         super().__init__(spec, state_sizes, config)
+        self.critics: dict[str, nn.Module] = {}
+        self.optimizers: dict[str, torch.optim.Adam] = {}
+        self._followers: list[tuple[nn.Module, nn.Module]] = []
         self.loss = ValueLoss(config.huber_delta)
         self._layout = Layout(spec, state_sizes[0], self.handles_masks)
         self._replay: Replay | None = None
@@ -143,11 +144,19 @@ class OffPolicy(Algorithm):
             nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
         optimizer.step()
 
+    def make_target(self, name: str, network: nn.Module) -> nn.Module:
+        """A copy of a network that follows it, as one of `critics`."""
+        target = copy.deepcopy(network).requires_grad_(False)
+        self.critics[f"target_{name}"] = target
+        self._followers.append((target, network))
+        return target
+
     @torch.no_grad()
-    def follow(self, target: nn.Module, source: nn.Module) -> None:
-        """Move a target network towards its source: tau theta + (1 - tau) theta^ with tau = `polyak`."""
-        for slow, fast in zip(target.parameters(), source.parameters(), strict=True):
-            slow.lerp_(fast, self.config.polyak)
+    def move_targets(self) -> None:
+        """Let every target network follow: theta^ = tau theta + (1 - tau) theta^ with tau = `polyak`."""
+        for target, network in self._followers:
+            for slow, fast in zip(target.parameters(), network.parameters(), strict=True):
+                slow.lerp_(fast, self.config.polyak)
 
     def player(self, num_envs: int) -> _Player:  # noqa: ARG002
         """The agents, each with its own network and observations."""
@@ -213,11 +222,6 @@ def random_actions(space: ActionSpace, mask: Tensor | None, count: int, generato
         weights = torch.ones(count, space.n) if mask is None else mask.float()
         return torch.multinomial(weights, 1, generator=generator).float()
     return space.low + (space.high - space.low) * torch.rand(count, space.size, generator=generator)
-
-
-def target_of(module: nn.Module) -> nn.Module:
-    """A copy that only `OffPolicy.follow` changes."""
-    return copy.deepcopy(module).requires_grad_(False)
 
 
 def _joint(actions: Sequence[Tensor]) -> np.ndarray:
