@@ -14,11 +14,10 @@ class HADDPG(DeterministicGradient):
     def improve(self, batch: Batch) -> None:
         """Agent i_m ascends Q(s, mu_new^{i_1:m-1}, mu^{i_m}, mu_old^{i_m+1:n}): eq. (14)."""
         observations = batch.now.observations
-        with torch.no_grad():
-            actions = [actor(seen, self.generator) for actor, seen in zip(self.actors, observations, strict=True)]
+        old = [actor(seen, self.generator) for actor, seen in zip(self.actors, observations, strict=True)]
+        actions = [action.detach() for action in old]
         for agent in self.update_order():
-            actor, seen = self.actors[agent], observations[agent]
-            actions[agent] = actor(seen, self.generator)
+            actions[agent] = old[agent]
             self.ascend(agent, batch, actions)
             with torch.no_grad():
-                actions[agent] = actor(seen, self.generator)
+                actions[agent] = self.actors[agent](observations[agent], self.generator)

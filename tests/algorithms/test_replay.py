@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from matrpo.algorithms.replay import Layout, Replay
@@ -106,6 +106,7 @@ def test_a_known_three_step_return_ends_with_the_episode_or_bootstraps_where_it_
     }
 
 
+@settings(max_examples=40)
 @given(
     st.lists(st.text("..TC", min_size=1, max_size=7), min_size=1, max_size=3),
     st.integers(1, 6),
