@@ -30,7 +30,7 @@ class HAML(OnPolicy):
         mirror = self.mirror()
         reports: list[dict[str, Any]] = [{} for _ in samples]
         compound = torch.ones_like(advantages[0])
-        for agent in self._order():
+        for agent in self.update_order():
             part, learner = samples[agent], self.learner(agent)
             objective = Objective(learner, part, old[agent], compound * advantages[agent], mirror)
             reports[agent] = mirror.neighbourhood.maximise(objective, learner)
@@ -39,9 +39,3 @@ class HAML(OnPolicy):
             log_ratio = new_log_prob - objective.old_log_prob
             compound = compound * log_ratio.masked_fill(~part.alive, 0.0).exp()
         return reports
-
-    def _order(self) -> list[int]:
-        if self.config.agent_order == "fixed":
-            return list(range(self.spec.num_agents))
-        order: list[int] = torch.randperm(self.spec.num_agents, generator=self.generator).tolist()
-        return order

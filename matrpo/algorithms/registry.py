@@ -20,6 +20,8 @@ _CLIPPING = frozenset({"clip_range", "clip_scaling"})
 _ORDER = frozenset({"agent_order"})
 _STATE = frozenset({"state_type"})
 _ASCENT = _CLIPPING | {"actor_lr", "policy_epochs", "policy_batch", "entropy_coef"}
+_REPLAY = frozenset({"Policy gradient", "Replay"})
+_OFF = _ASCENT - {"actor_lr"} | _ORDER | _STATE
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,14 @@ ALGORITHMS = {
         graph=True,
         unused=_ORDER | _STATE | _CLIPPING,
     ),
+    "haddpg": Entry("heterogeneous-agent DDPG (Zhong et al.)", _REPLAY, "haddpg:HADDPG", unused=_OFF),
+    "hatd3": Entry("heterogeneous-agent TD3 (Zhong et al.)", _REPLAY, "hatd3:HATD3", unused=_OFF),
+    "had3qn": Entry(
+        "heterogeneous-agent dueling double Q-network (Zhong et al.)", _REPLAY, "had3qn:HAD3QN", unused=_OFF
+    ),
+    "maddpg": Entry("multi-agent DDPG (Lowe et al.)", _REPLAY, "maddpg:MADDPG", unused=_OFF),
+    "matd3": Entry("multi-agent TD3 (Ackermann et al.)", _REPLAY, "matd3:MATD3", unused=_OFF),
+    "qmix": Entry("monotonic value function factorisation (Rashid et al.)", _REPLAY, "qmix:QMIX", unused=_OFF),
 }
 
 
