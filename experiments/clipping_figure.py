@@ -20,9 +20,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from matrpo.algorithms.learner import Learner
 from matrpo.algorithms.mappo import MAPPO
 from matrpo.algorithms.mirror import ClipDrift, Mirror, NoDrift, Objective, PolicySpace
-from matrpo.algorithms.on_policy import Learner
 from matrpo.build import build_environment, state_sizes
 from matrpo.config import Config, ConfigError, resolve
 from matrpo.envs.central import CentralEnvironment
@@ -78,7 +78,7 @@ class _Watch:
                 new = objective.samples.head(learner.policy)
                 ratio = (objective.samples.log_prob(new) - objective.old_log_prob).exp()
                 ratios.append((float(ratio.min()), float(ratio.max())))
-                variations.append(_total_variation(objective.old.probs, new.probs).squeeze(1).numpy())
+                variations.append(objective.old.total_variation_to(new).squeeze(1).numpy())
         self.ratios.append(np.array(ratios))
         self.variations.append(np.array(variations))
         return {}
@@ -155,10 +155,6 @@ def first_update(agents: int, clip_range: float | None, epochs: int, samples: in
     extremes = np.array(watch.ratios)
     ratios = np.stack([extremes[:, :, 0].min(axis=0), extremes[:, :, 1].max(axis=0)], axis=1)
     return Update(ratios, np.array(watch.variations).transpose(1, 0, 2))
-
-
-def _total_variation(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    return 0.5 * (one - other).abs().sum(-1)
 
 
 _Curves = dict[str, dict[str, np.ndarray]]

@@ -160,7 +160,7 @@ class TeamPlayer:
     ) -> np.ndarray:
         """As `policy.Actors.act`."""
         seen, mask = np.concatenate(observations, axis=1), _joint_mask(action_masks, self._spaces)
-        over: np.ndarray = ended.all(axis=1)
+        over = np.asarray(ended.all(axis=1))
         return self._team.act([seen], [mask], over[:, np.newaxis], generator, deterministic)
 
 
@@ -178,7 +178,7 @@ def _as_one(step: CentralStep, spaces: Sequence[ActionSpace]) -> CentralStep:
         joint_action=state.joint_action,
         action_mask=_joint_mask([agent.action_mask for agent in agents], spaces),
     )
-    alive: np.ndarray = step.alive.any(axis=1)
+    alive = np.asarray(step.alive.any(axis=1))
     return CentralStep([team], step.states, alive[:, np.newaxis])
 
 

@@ -30,7 +30,7 @@ class Policy(nn.Module):
         super().__init__()
         self._space = space
         sizes = (observation_size, *config.hidden_sizes, encoded_size(space))
-        self._network = MLP(sizes, config.activation, generator, 0.01, config.feature_normalization)
+        self._network = MLP(sizes, config.activation, generator, 0.01, *_shape(config))
 
     def forward(self, observations: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Actions, (batch, encoded size); choices are drawn by Gumbel-softmax if there is a generator."""
@@ -64,8 +64,7 @@ class DeterministicGradient(OffPolicy):
         self.target_actors = [self.make_target(f"policy.{q}", actor) for q, actor in enumerate(self.actors)]
         sizes = (state_sizes[0] + sum(map(encoded_size, spec.action_spaces)), *config.hidden_sizes, 1)
         self.value_networks = [
-            MLP(sizes, config.activation, self.generator, normalize_inputs=config.feature_normalization)
-            for _ in range(self.num_critics)
+            MLP(sizes, config.activation, self.generator, 1.0, *_shape(config)) for _ in range(self.num_critics)
         ]
         self.critics |= {f"critic.{j}": network for j, network in enumerate(self.value_networks)}
         self.target_values = [self.make_target(f"critic.{j}", network) for j, network in enumerate(self.value_networks)]
@@ -201,3 +200,8 @@ def gumbel_softmax(logits: Tensor, generator: torch.Generator) -> Tensor:
     scores = logits - exponential.log()
     soft = scores.softmax(-1)
     return one_hot(scores) + (soft - soft.detach())
+
+
+def _shape(config: Config) -> tuple[bool, bool]:
+    """`normalize` and `orthogonal` of `networks.MLP`."""
+    return config.feature_normalization, config.orthogonal_initialization

@@ -115,13 +115,14 @@ class DuelingNetwork(nn.Module):
         super().__init__()
         *hidden, features = config.hidden_sizes
         sizes = (input_size, *hidden, features)
-        self._base = MLP(sizes, config.activation, generator, math.sqrt(2.0), config.feature_normalization)
+        shape = config.feature_normalization, config.orthogonal_initialization
+        self._base = MLP(sizes, config.activation, generator, math.sqrt(2.0), *shape)
         self._value = _Head((features, *config.dueling_sizes, 1), "relu", generator)
         self._advantage = _Head((features, *config.dueling_sizes, num_actions), "relu", generator)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Shapes (M, input size) -> (M, num_actions)."""
-        features = self._base.activation.function(self._base(inputs))
+        features = self._base.hidden(self._base(inputs))
         advantages: Tensor = self._advantage(features)
         values: Tensor = self._value(features)
         return values + advantages - advantages.mean(-1, keepdim=True)

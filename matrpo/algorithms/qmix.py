@@ -76,7 +76,8 @@ class QMIX(ValueBased):
                 (observation_size + shared * len(sizes), *config.hidden_sizes, count),
                 config.activation,
                 self.generator,
-                normalize_inputs=config.feature_normalization,
+                normalize=config.feature_normalization,
+                orthogonal=config.orthogonal_initialization,
             )
             for observation_size, count in (sizes[:1] if shared else sizes)
         ]

@@ -21,7 +21,7 @@ _ORDER = frozenset({"agent_order"})
 _STATE = frozenset({"state_type"})
 _ASCENT = _CLIPPING | {"actor_lr", "policy_epochs", "policy_batch", "entropy_coef"}
 _REPLAY = frozenset({"Policy gradient", "Replay"})
-_OFF = _ASCENT - {"actor_lr"} | _ORDER | _STATE
+_OFF = _ASCENT - {"actor_lr"} | _STATE
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,9 @@ ALGORITHMS = {
     "had3qn": Entry(
         "heterogeneous-agent dueling double Q-network (Zhong et al.)", _REPLAY, "had3qn:HAD3QN", unused=_OFF
     ),
-    "maddpg": Entry("multi-agent DDPG (Lowe et al.)", _REPLAY, "maddpg:MADDPG", unused=_OFF),
-    "matd3": Entry("multi-agent TD3 (Ackermann et al.)", _REPLAY, "matd3:MATD3", unused=_OFF),
-    "qmix": Entry("monotonic value function factorisation (Rashid et al.)", _REPLAY, "qmix:QMIX", unused=_OFF),
+    "maddpg": Entry("multi-agent DDPG (Lowe et al.)", _REPLAY, "maddpg:MADDPG", unused=_OFF | _ORDER),
+    "matd3": Entry("multi-agent TD3 (Ackermann et al.)", _REPLAY, "matd3:MATD3", unused=_OFF | _ORDER),
+    "qmix": Entry("monotonic value function factorisation (Rashid et al.)", _REPLAY, "qmix:QMIX", unused=_OFF | _ORDER),
 }
 
 

@@ -120,7 +120,7 @@ def test_the_compound_advantage_is_the_advantage_times_the_ratios_of_those_befor
 
 def test_every_order_of_agents_occurs():
     learning = Learning(Recording, "mpe2/simple_spread_v3", agents=3)
-    orders = {tuple(learning.algorithm._order()) for _ in range(100)}
+    orders = {tuple(learning.algorithm.update_order()) for _ in range(100)}
     assert orders == set(permutations(range(3)))
 
 

@@ -296,7 +296,7 @@ def test_rewards_count_in_the_units_of_the_running_scale(tmp_path):
         ("had3qn", DISCRETE, {"share_parameters": True}, "a network of its own"),
         ("haddpg", "game/differentiable", {}, "its actions have no bounds"),
         ("hatd3", CONTINUOUS, {"share_parameters": True}, "a policy of its own"),
-        ("qmix", "mpe2/simple_speaker_listener_v4", {}, "differ in what they see or do"),
+        ("qmix", "mpe2/simple_speaker_listener_v4", {"share_parameters": True}, "differ in what they see or do"),
         *[(algo, DISCRETE, {"recurrent_layers": 1}, "leave recurrent_layers at 0") for algo in ("maddpg", "qmix")],
         ("matd3", DISCRETE, {"state_type": "fp"}, "leave state_type at ep"),
         ("matd3", DISCRETE, {"buffer_size": 2}, "expected at least num_envs"),

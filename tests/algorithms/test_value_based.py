@@ -200,7 +200,7 @@ def test_a_dueling_networks_advantages_have_mean_zero():
     config = resolve(("test", {"algo": "had3qn", "task": "navigation", "hidden_sizes": [8]}))
     network = DuelingNetwork(3, 4, config, torch.Generator().manual_seed(0))
     inputs = torch.randn(6, 3)
-    values = network._value(network._base.activation.function(network._base(inputs))).squeeze(1)
+    values = network._value(network._base.hidden(network._base(inputs))).squeeze(1)
     torch.testing.assert_close(network(inputs).mean(1), values)
 
 
