@@ -14,6 +14,7 @@ from matrpo.algorithms.mirror import ClipDrift, clip_range
 from matrpo.config import ConfigError, resolve
 from matrpo.critic import ValueLoss
 from matrpo.networks import flat_parameters
+from matrpo.run_directory import RunDirectory
 from matrpo.sequences import side_by_side
 
 ON_POLICY = ("happo", "hatrpo", "haa2c", "mappo", "ippo", "jrppo", "maa2c", "itrpo", "ctrpo", "fdmarl")
@@ -289,9 +290,14 @@ def test_neighbours_average_their_critics_values():
 
 
 def test_a_central_algorithm_with_a_graph_keeps_no_settings_of_admm(tmp_path):
-    from matrpo.run_directory import RunDirectory
-
     config = resolve(("test", {"algo": "fdmarl", "agents": 3, "task": SPREAD}))
     run = RunDirectory.create(tmp_path / "run", config, {})
     assert run.config.beta is None
     assert run.config.admm_iterations is None
+
+
+def test_the_name_of_a_run_tells_its_graph_where_there_is_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for algo, named in (("fdmarl", True), ("ippo", False)):
+        config = resolve(("test", {"algo": algo, "agents": 3, "task": SPREAD, "topology": "line"}))
+        assert ("line-3" in RunDirectory.create(None, config, {}).path.name) == named

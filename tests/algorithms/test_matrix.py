@@ -69,7 +69,7 @@ def assert_same_checkpoints(left, right, iteration):
             np.testing.assert_array_equal(first[name], second[name], err_msg=name)
 
 
-@pytest.mark.parametrize(("algo", "family"), pairs())
+@pytest.mark.parametrize(("algo", "family"), list(pairs()))
 def test_an_algorithm_trains_resumes_and_evaluates_or_refuses(algo, family, tmp_path):
     whole = create(tmp_path / "whole", algo, family)
     if family in UNSUPPORTED.get(algo, ()):
