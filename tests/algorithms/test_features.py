@@ -121,6 +121,19 @@ def test_a_policy_with_a_memory_is_improved_on_what_it_acted_by(algo):
     assert not torch.equal(samples.log_prob(wrong), samples.log_prob(expected)), "no episode crosses the iterations"
 
 
+@pytest.mark.parametrize("algo", ["mappo", "ippo"])
+def test_nothing_is_remembered_of_an_episode_that_is_over_for_the_agent(algo):
+    """After 10 steps of episodes of 4 the second agent is out in the odd environments, and nobody else anywhere."""
+    algorithm = Learning(algo, Duel(), recurrent_layers=1, chunk_length=5)
+    algorithm.iterate()
+    first, second = (actor.state for actor in algorithm.algorithm._actors.members)
+    assert first.any(dim=1).all()
+    assert second.any(dim=1).tolist() == [True, False, True, False]
+    memories = algorithm.algorithm._memories
+    assert memories[0].any(dim=1).all()
+    assert memories[-1].any(dim=1).tolist() == [True, algo == "mappo", True, algo == "mappo"]
+
+
 def test_merged_samples_with_a_memory_have_the_heads_of_each_agent():
     algorithm, samples, _ = prepared(
         "mappo", RecallEnv(4, 0), recurrent_layers=1, chunk_length=5, share_parameters=True
