@@ -160,8 +160,8 @@ class TeamPlayer:
     ) -> np.ndarray:
         """As `policy.Actors.act`."""
         seen, mask = np.concatenate(observations, axis=1), _joint_mask(action_masks, self._spaces)
-        over = np.asarray(ended.all(axis=1))
-        return self._team.act([seen], [mask], over[:, np.newaxis], generator, deterministic)
+        over = np.all(ended, axis=1, keepdims=True)
+        return self._team.act([seen], [mask], over, generator, deterministic)
 
 
 def _as_one(step: CentralStep, spaces: Sequence[ActionSpace]) -> CentralStep:
@@ -178,8 +178,7 @@ def _as_one(step: CentralStep, spaces: Sequence[ActionSpace]) -> CentralStep:
         joint_action=state.joint_action,
         action_mask=_joint_mask([agent.action_mask for agent in agents], spaces),
     )
-    alive = np.asarray(step.alive.any(axis=1))
-    return CentralStep([team], step.states, alive[:, np.newaxis])
+    return CentralStep([team], step.states, np.any(step.alive, axis=1, keepdims=True))
 
 
 def _joint_mask(masks: Sequence[np.ndarray | None], spaces: Sequence[ActionSpace]) -> np.ndarray | None:

@@ -17,6 +17,7 @@ from matrpo.config import Config, ConfigError
 from matrpo.critic import Critic
 from matrpo.distributions import Head
 from matrpo.envs.central import CentralStep
+from matrpo.envs.shared import AgentStep
 from matrpo.policy import Actors, JointPolicy
 from matrpo.rollout import Rollout, Values
 from matrpo.sequences import Sequences, side_by_side
@@ -59,7 +60,7 @@ class OnPolicy(Algorithm):
             self._views = [self._make_rollout(0, view, state_size) for _ in sizes]
         self._memories = [self.critic(v).initial_state(config.num_envs) for v in range(len(self._views))]
         self._alive = torch.ones(config.rollout_length, config.num_envs, spec.num_agents, dtype=torch.bool)
-        self._ended = torch.zeros(config.num_envs, dtype=torch.bool)
+        self._last: CentralStep | None = None
 
     @abstractmethod
     def improve(self, samples: list[Samples], old: list[Head], advantages: list[Tensor]) -> list[dict[str, Any]]:
@@ -102,7 +103,7 @@ class OnPolicy(Algorithm):
         if self.central_critic:
             for view, seen in zip(self._views, step.states, strict=True):
                 view.add_outcome(seen)
-        self._ended = torch.from_numpy(step.states[0].ended)
+        self._last = step
 
     def update(self, iteration: int) -> UpdateReport:
         """Estimate advantages, improve the policies, fit the critics: the order of HARL's Algorithms 3 to 5."""
@@ -239,10 +240,13 @@ class OnPolicy(Algorithm):
 
     def _forget_ended(self, values: list[Values]) -> None:
         """Carry memories over to the next iteration, but not those of episodes that are over."""
-        ended = self._ended.unsqueeze(1)
-        self._memories = [value.states[-1].masked_fill(ended, 0.0) for value in values]
-        for actor in self._actors.members:
-            actor.state = actor.state.masked_fill(ended, 0.0)
+        assert self._last is not None
+        views = self._last.states if self.central_critic else self._last.agents
+        self._memories = [
+            value.states[-1].masked_fill(_over(seen), 0.0) for value, seen in zip(values, views, strict=True)
+        ]
+        for actor, seen in zip(self._actors.members, self._last.agents, strict=True):
+            actor.state = actor.state.masked_fill(_over(seen), 0.0)
 
     def _set_learning_rates(self, iteration: int) -> None:
         if not self.config.lr_decay:
@@ -252,6 +256,11 @@ class OnPolicy(Algorithm):
             learner.optimizer.param_groups[0]["lr"] = self.config.actor_lr * left
         for critic in self.critics:
             critic.optimizer.param_groups[0]["lr"] = self.config.critic_lr * left
+
+
+def _over(seen: AgentStep) -> Tensor:
+    """Environments whose episode is over for who sees this, (B, 1)."""
+    return torch.from_numpy(seen.ended).unsqueeze(1)
 
 
 def _standardized(advantages: Tensor, samples: Samples) -> Tensor:

@@ -14,6 +14,7 @@ from matrpo.algorithms.mirror import ClipDrift, clip_range
 from matrpo.config import ConfigError, resolve
 from matrpo.critic import ValueLoss
 from matrpo.networks import flat_parameters
+from matrpo.run_directory import RunDirectory
 from matrpo.sequences import side_by_side
 
 ON_POLICY = ("happo", "hatrpo", "haa2c", "mappo", "ippo", "jrppo", "maa2c", "itrpo", "ctrpo", "fdmarl")
@@ -118,6 +119,19 @@ def test_a_policy_with_a_memory_is_improved_on_what_it_acted_by(algo):
         found = samples.head(policy)
     torch.testing.assert_close(samples.log_prob(found), samples.log_prob(expected))
     assert not torch.equal(samples.log_prob(wrong), samples.log_prob(expected)), "no episode crosses the iterations"
+
+
+@pytest.mark.parametrize("algo", ["mappo", "ippo"])
+def test_nothing_is_remembered_of_an_episode_that_is_over_for_the_agent(algo):
+    """After 10 steps of episodes of 4 the second agent is out in the odd environments, and nobody else anywhere."""
+    algorithm = Learning(algo, Duel(), recurrent_layers=1, chunk_length=5)
+    algorithm.iterate()
+    first, second = (actor.state for actor in algorithm.algorithm._actors.members)
+    assert first.any(dim=1).all()
+    assert second.any(dim=1).tolist() == [True, False, True, False]
+    memories = algorithm.algorithm._memories
+    assert memories[0].any(dim=1).all()
+    assert memories[-1].any(dim=1).tolist() == [True, algo == "mappo", True, algo == "mappo"]
 
 
 def test_merged_samples_with_a_memory_have_the_heads_of_each_agent():
@@ -289,9 +303,14 @@ def test_neighbours_average_their_critics_values():
 
 
 def test_a_central_algorithm_with_a_graph_keeps_no_settings_of_admm(tmp_path):
-    from matrpo.run_directory import RunDirectory
-
     config = resolve(("test", {"algo": "fdmarl", "agents": 3, "task": SPREAD}))
     run = RunDirectory.create(tmp_path / "run", config, {})
     assert run.config.beta is None
     assert run.config.admm_iterations is None
+
+
+def test_the_name_of_a_run_tells_its_graph_where_there_is_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for algo, named in (("fdmarl", True), ("ippo", False)):
+        config = resolve(("test", {"algo": algo, "agents": 3, "task": SPREAD, "topology": "line"}))
+        assert ("line-3" in RunDirectory.create(None, config, {}).path.name) == named
