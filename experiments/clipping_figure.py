@@ -25,6 +25,7 @@ from matrpo.algorithms.mirror import ClipDrift, Mirror, NoDrift, Objective, Poli
 from matrpo.algorithms.on_policy import Learner
 from matrpo.build import build_environment, state_sizes
 from matrpo.config import Config, ConfigError, resolve
+from matrpo.distributions import CategoricalBlock
 from matrpo.envs.central import CentralEnvironment
 from matrpo.experiments.plot import COLOURS, STYLES
 from matrpo.run_directory import write_atomically
@@ -78,7 +79,7 @@ class _Watch:
                 new = objective.samples.head(learner.policy)
                 ratio = (objective.samples.log_prob(new) - objective.old_log_prob).exp()
                 ratios.append((float(ratio.min()), float(ratio.max())))
-                variations.append(_total_variation(objective.old.probs, new.probs).squeeze(1).numpy())
+                variations.append(_total_variation(objective.old, new))
         self.ratios.append(np.array(ratios))
         self.variations.append(np.array(variations))
         return {}
@@ -157,8 +158,12 @@ def first_update(agents: int, clip_range: float | None, epochs: int, samples: in
     return Update(ratios, np.array(watch.variations).transpose(1, 0, 2))
 
 
-def _total_variation(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    return 0.5 * (one - other).abs().sum(-1)
+def _total_variation(old: object, new: object) -> np.ndarray:
+    """Half the sum of the probabilities' differences, between heads of one agent. (M,)."""
+    assert isinstance(old, CategoricalBlock)
+    assert isinstance(new, CategoricalBlock)
+    variation: np.ndarray = 0.5 * (new.probs - old.probs).abs().sum((-1, -2)).numpy()
+    return variation
 
 
 _Curves = dict[str, dict[str, np.ndarray]]
@@ -197,7 +202,7 @@ def _draw(by_range: Mapping[float | None, Update], curves: _Curves, agents: int,
     ranges.set_yticks([0.2, 0.5, 0.7, 1.0, 1.5, 2.0, 5.0], labels=["0.2", "0.5", "0.7", "1", "1.5", "2", "5"])
     ranges.minorticks_off()
     ranges.set_title(f"(a) ratios of {agents} agents")
-    ranges.legend(frameon=False)
+    ranges.legend(frameon=False, loc="center right", ncols=2)
     summed = "total variation, summed over agents"
     _cumulative(own, curves["b"], f"(b) each of {agents} agents, {epochs} epochs", "total variation")
     _cumulative(joint, curves["c"], f"(c) clip range {_CLIP_RANGE}, {epochs} epochs", summed)

@@ -94,8 +94,8 @@ def resolve_layers(layers: list[Layer]) -> Config:
         topology = "line"  # two agents make no ring
     if Path(topology).is_file():
         topology = str(Path(topology).resolve())
-    names = {"algo": registry.canonical_name(config.algo), "task": canonical_name(config.task)}
-    return dataclasses.replace(config, **names, agents=agents, topology=topology)
+    algo, task = registry.canonical_name(config.algo), canonical_name(config.task)
+    return dataclasses.replace(config, algo=algo, task=task, agents=agents, topology=topology)
 
 
 def _parsed(name: str, value: Any) -> tuple[str, Any]:

@@ -12,7 +12,6 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -184,8 +183,15 @@ _FIRST_OF_SECTIONS = {
 }
 """The heading of a section by the setting that it begins with."""
 
-_STARTS = accumulate(FIELDS, lambda first, name: name if name in _FIRST_OF_SECTIONS else first)
-HEADINGS = {name: _FIRST_OF_SECTIONS[first] for name, first in zip(FIELDS, _STARTS, strict=True)}
+
+def _headings() -> dict[str, str]:
+    heading, found = "", {}
+    for name in FIELDS:
+        heading = found[name] = _FIRST_OF_SECTIONS.get(name, heading)
+    return found
+
+
+HEADINGS = _headings()
 """The heading that each setting stands under: in help pages, and in what an algorithm says that it uses."""
 
 _TYPES = typing.get_type_hints(Config)
