@@ -188,25 +188,27 @@ def _draw(by_range: Mapping[float | None, Update], curves: _Curves, agents: int,
         numbers = np.arange(1, epochs + 1)
         ranges.plot(numbers, update.ratios[:, 1], label=_label(clip_range), **style)
         ranges.plot(numbers, update.ratios[:, 0], **style)
-    ranges.set(yscale="log", xlabel="epochs", ylabel="smallest and largest ratio")
+    # Without clipping the smallest ratio leaves the picture.
+    ranges.set(yscale="log", ylim=(0.15, 6.5), xlabel="epochs", ylabel="smallest and largest ratio")
     ranges.set_yticks([0.2, 0.5, 0.7, 1.0, 1.5, 2.0, 5.0], labels=["0.2", "0.5", "0.7", "1", "1.5", "2", "5"])
     ranges.minorticks_off()
     ranges.set_title(f"(a) ratios of {agents} agents")
-    ranges.legend(frameon=False)
-    _cumulative(own, curves["b"], f"(b) each of {agents} agents, {epochs} epochs")
-    _cumulative(joint, curves["c"], f"(c) all agents together, clip range {_CLIP_RANGE}, {epochs} epochs")
-    _cumulative(by_epoch, curves["d"], f"(d) {agents} agents together, clip range {_CLIP_RANGE}")
+    ranges.legend(frameon=False, loc="center right", ncols=2)
+    summed = "total variation, summed over agents"
+    _cumulative(own, curves["b"], f"(b) each of {agents} agents, {epochs} epochs", "total variation")
+    _cumulative(joint, curves["c"], f"(c) clip range {_CLIP_RANGE}, {epochs} epochs", summed)
+    _cumulative(by_epoch, curves["d"], f"(d) {agents} agents, clip range {_CLIP_RANGE}", summed)
     for axes in (ranges, own, joint, by_epoch):
         axes.grid(alpha=0.3)
     return figure
 
 
-def _cumulative(axes: Axes, curves: Mapping[str, np.ndarray], title: str) -> None:
-    """Draw how many percent of the samples have at most so much total variation."""
+def _cumulative(axes: Axes, curves: Mapping[str, np.ndarray], title: str, quantity: str) -> None:
+    """Draw how many percent of the samples have at most so much of a quantity."""
     for index, (label, values) in enumerate(curves.items()):
         style = STYLES[index % len(STYLES)]
         axes.plot(values, _PERCENTILES, color=COLOURS[index], linestyle=style, label=label)
-    axes.set(title=title, xlabel="total variation", ylabel="percent of observations", xlim=(0, None), ylim=(0, 101))
+    axes.set(title=title, xlabel=quantity, ylabel="percent of observations", xlim=(0, None), ylim=(0, 101))
     axes.legend(frameon=False)
 
 
