@@ -28,7 +28,7 @@ class QMIX(ValueBased):
         copies = spec.num_agents // len(networks)
         self.actors = networks * copies
         self.target_actors = [self.make_target(f"policy.{q}", network) for q, network in enumerate(networks)] * copies
-        self.mixer = Mixer(spec.num_agents, state_sizes[0], config.mixer_size, self.generator)
+        self.mixer = Mixer(spec.num_agents, state_sizes[0], config, self.generator)
         self.critics["mixer"] = self.mixer
         self.target_mixer = self.make_target("mixer", self.mixer)
         parameters = [parameter for network in (*networks, self.mixer) for parameter in network.parameters()]
@@ -76,8 +76,9 @@ class QMIX(ValueBased):
                 (observation_size + shared * len(sizes), *config.hidden_sizes, count),
                 config.activation,
                 self.generator,
-                normalize=config.feature_normalization,
-                orthogonal=config.orthogonal_initialization,
+                0.01,
+                config.feature_normalization,
+                config.orthogonal_initialization,
             )
             for observation_size, count in (sizes[:1] if shared else sizes)
         ]
@@ -92,17 +93,19 @@ class Mixer(nn.Module):
     Args:
         num_agents: N.
         state_size: S.
-        size: hidden units.
+        config: the run's settings.
         generator: source of the initial weights.
     """
 
-    def __init__(self, num_agents: int, state_size: int, size: int, generator: torch.Generator) -> None:
+    def __init__(self, num_agents: int, state_size: int, config: Config, generator: torch.Generator) -> None:
         super().__init__()
+        size, normalize = config.mixer_size, config.feature_normalization
         self._shape = (num_agents, size)
-        self._first_weights = MLP((state_size, num_agents * size), "relu", generator)
-        self._first_bias = MLP((state_size, size), "relu", generator)
-        self._last_weights = MLP((state_size, size), "relu", generator)
-        self._last_bias = MLP((state_size, size, 1), "relu", generator)
+        self._first_weights = MLP((state_size, num_agents * size), "relu", generator, 1.0, normalize)
+        self._first_bias = MLP((state_size, size), "relu", generator, 1.0, normalize)
+        # By the gain, the joint value is at first of its utilities' size and not `size` times theirs.
+        self._last_weights = MLP((state_size, size), "relu", generator, 1.0 / size, normalize)
+        self._last_bias = MLP((state_size, size, 1), "relu", generator, 1.0, normalize)
 
     def forward(self, utilities: Tensor, states: Tensor) -> Tensor:
         """Shapes (M, N), (M, S) -> (M,)."""

@@ -89,7 +89,8 @@ def random_batch():
 )
 def test_the_mixer_is_monotonic_in_every_utility(num_agents, size, seed, scale):
     generator = torch.Generator().manual_seed(seed)
-    mixer = Mixer(num_agents, 4, size, generator)
+    config = resolve(("test", {"algo": "qmix", "task": "navigation", "mixer_size": size}))
+    mixer = Mixer(num_agents, 4, config, generator)
     utilities = (scale * torch.randn(16, num_agents, generator=generator)).requires_grad_()
     states = scale * torch.randn(16, 4, generator=generator)
     (gradient,) = torch.autograd.grad(mixer(utilities, states).sum(), utilities)
