@@ -27,6 +27,8 @@ class HAD3QN(ValueBased):
     def __init__(self, spec: TaskSpec, state_sizes: tuple[int, ...], config: Config) -> None:
         if config.share_parameters:
             raise ConfigError("had3qn: every agent has a network of its own: leave share_parameters out")
+        if not config.hidden_sizes:
+            raise ConfigError("had3qn: values and advantages have hidden layers in common: set hidden_sizes")
         super().__init__(spec, state_sizes, config)
         count = math.prod(self.num_actions)
         if count > _MOST_JOINT_ACTIONS:

@@ -294,6 +294,7 @@ def test_rewards_count_in_the_units_of_the_running_scale(tmp_path):
         ("had3qn", CONTINUOUS, {}, "had3qn needs discrete actions"),
         ("had3qn", DISCRETE, {"agents": 7}, "one output for each of 78125 joint actions"),
         ("had3qn", DISCRETE, {"share_parameters": True}, "a network of its own"),
+        ("had3qn", DISCRETE, {"hidden_sizes": []}, "set hidden_sizes"),
         ("haddpg", "game/differentiable", {}, "its actions have no bounds"),
         ("hatd3", CONTINUOUS, {"share_parameters": True}, "a policy of its own"),
         ("qmix", "mpe2/simple_speaker_listener_v4", {"share_parameters": True}, "differ in what they see or do"),
