@@ -257,6 +257,8 @@ def _columns(progress: Progress) -> tuple[_Column, ...]:
 
 def _agents(progress: Progress, width: int, height: int) -> RenderableType:
     columns = _columns(progress)
+    if not columns:
+        return Text()
     table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim", expand=width >= _WIDE)
     for column in ("agent", *(title for title, _, _ in columns)):
         table.add_column(column, justify="right", no_wrap=True)
