@@ -249,10 +249,11 @@ def _central_facts(progress: Progress) -> list[str]:
 
 
 def _columns(progress: Progress) -> tuple[_Column, ...]:
-    """Of an algorithm that trains centrally, what the agents' lines have."""
+    """Of an algorithm that trains centrally, what the agents' lines have; nothing if that is the iteration alone."""
     if not progress.is_central:
         return _COLUMNS
-    return tuple(column for column in _CENTRAL_COLUMNS if any(column[1] in line for line in progress.agents))
+    columns = tuple(column for column in _CENTRAL_COLUMNS if any(column[1] in line for line in progress.agents))
+    return columns if len(columns) > 1 else ()
 
 
 def _agents(progress: Progress, width: int, height: int) -> RenderableType:
@@ -354,6 +355,8 @@ _PLAIN = (("kl", "kl"), ("entropy", "entropy"), ("ratio", "ratio_max"))
 _TRAINER: tuple[_Column, ...] = (
     ("critic", "critic_loss", _number),
     ("explained variance", "explained_variance", _number),
+    ("value", "value_mean", _number),
+    ("epsilon", "epsilon", _number),
     ("update", "seconds_update", _seconds),
 )
 """What there is to say of the whole."""
