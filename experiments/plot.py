@@ -15,8 +15,8 @@ from matrpo.config import ConfigError
 from matrpo.run_directory import RunDirectory, write_atomically
 
 # Okabe and Ito's palette: distinct for colour-blind readers and in grey print.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_STYLES = ("-", "--", "-.", ":")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STYLES = ("-", "--", "-.", ":")
 
 
 class Curve:
@@ -64,7 +64,7 @@ def draw(curves: list[Curve], title: str) -> Figure:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for index, curve in enumerate(curves):
-        colour, style = _COLOURS[index % len(_COLOURS)], _STYLES[index % len(_STYLES)]
+        colour, style = COLOURS[index % len(COLOURS)], STYLES[index % len(STYLES)]
         seeds = "1 seed" if curve.runs == 1 else f"{curve.runs} seeds"
         steps = np.array(curve.steps) / 1e6
         axes.plot(steps, curve.returns.mean(0), style, color=colour, label=f"{curve.label} ({seeds})", linewidth=1.6)
