@@ -1,4 +1,4 @@
-"""What an experiment leaves: learning curves, the table of final performance, and who beats whom, each with its data."""
+"""What an experiment leaves: learning curves, final performance, and who beats whom, each with its data."""
 
 from __future__ import annotations
 
@@ -91,8 +91,9 @@ def latex(table: Table) -> str:
     """A table in LaTeX, for booktabs."""
     body = " \\\\\n".join(" & ".join(map(_escaped, row.values())) for row in table)
     head = " & ".join(map(_escaped, table[0]))
-    columns = "l" * len(table[0])
-    return f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{head} \\\\\n\\midrule\n{body} \\\\\n\\bottomrule\n\\end{{tabular}}\n"
+    begin = f"\\begin{{tabular}}{{{'l' * len(table[0])}}}"
+    rows = rf"{head} \\", r"\midrule", rf"{body} \\"
+    return "\n".join((begin, r"\toprule", *rows, r"\bottomrule", r"\end{tabular}", ""))
 
 
 Curves = dict[str, tuple[int, list[tuple[int, Estimate]]]]

@@ -1,7 +1,7 @@
 """Runs of an experiment as a queue of processes over the cores: resumable, each failure by itself.
 
-Each run is `matrpo launch` in a process of its own, then `matrpo eval`, whose outcome in the run directory (`result.json`) says that
-the run is done. A run that was interrupted goes on from its last checkpoint.
+Each run is `matrpo launch` in a process of its own, then `matrpo eval`, whose outcome in the run directory
+(`result.json`) says that the run is done. A run that was interrupted goes on from its last checkpoint.
 """
 
 from __future__ import annotations
