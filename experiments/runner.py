@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import click
 import yaml
 
 from matrpo.experiments.experiment import PlannedRun
@@ -87,7 +88,8 @@ class Job:
         if self._process is None or (status := self._process.poll()) is None:
             return
         if status:
-            self.state, self.reason = "failed", f"exit status {status}: see {self.log_path}"
+            last = self.log_path.read_text(errors="replace").strip().splitlines()[-1:]
+            self.state, self.reason = "failed", f"{' '.join(last)} (status {status}, {self.log_path})"
         elif self.state == "running":
             self._run("eval", str(self.planned.path), "--episodes", str(EPISODES))
             self.state = "evaluating"
@@ -158,7 +160,7 @@ def calibrate(run: PlannedRun, folder: Path) -> tuple[float, int]:
         folder: where to; it is left as it is.
 
     Raises:
-        RuntimeError: the run failed.
+        ClickException: the run failed.
     """
     config = run.config
     path = folder / run.path.name
@@ -168,7 +170,7 @@ def calibrate(run: PlannedRun, folder: Path) -> tuple[float, int]:
     command = [*MATRPO, "launch", "--in-process", "--config", str(file), "--run", str(path)]
     finished = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
     if finished.returncode:
-        raise RuntimeError(f"{run.name}: {finished.stderr.decode().strip().splitlines()[-1]}")
+        raise click.ClickException(f"{run.name}: {finished.stderr.decode().strip().splitlines()[-1]}")
     directory = RunDirectory.open(path)
     times = [line["time"] for line in directory.env.read_metrics()]
     sizes = {file: file.stat().st_size for file in path.rglob("*") if file.is_file()}
