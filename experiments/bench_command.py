@@ -161,6 +161,18 @@ def recovery(agents: int, trials: int, path: Path | None, quick: bool) -> None:
     _finish(run(agents, trials, quick, _say), path, quick)
 
 
+@bench.command()
+@click.option("--repeats", type=_COUNT, default=3, show_default=True, help="Runs of each algorithm.")
+@click.option("--iterations", type=_COUNT, default=10, show_default=True, help="Measured iterations of a run.")
+@_shared
+def throughput(repeats: int, iterations: int, path: Path | None, quick: bool) -> None:
+    """CPU seconds and memory of whole training by HAPPO, HATRPO and MAPPO against HARL's own code."""
+    path = _target(path, "throughput")
+    from matrpo.experiments.bench_throughput import run
+
+    _finish(run(repeats, iterations, quick, _say), path, quick)
+
+
 def _say(line: str) -> None:
     click.echo(line, err=True)
 

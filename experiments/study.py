@@ -29,13 +29,14 @@ import yaml
 from rich.console import Console
 from rich.progress import track
 
+from matrpo.algorithms import registry
 from matrpo.config import ConfigError, load_file, resolve
 from matrpo.envs.registry import resolve_num_agents
 from matrpo.experiments.matrpo_command import MATRPO
 from matrpo.graph_settings import build_graph
 from matrpo.launch.fault_script import FaultScript
 from matrpo.launch.options import resolve_layers
-from matrpo.run_directory import RunDirectory, write_atomically
+from matrpo.run_directory import SERVER, RunDirectory, write_atomically
 
 _RESULT = "study.json"
 _EPISODES = 100
@@ -74,6 +75,8 @@ class Study:
             settings = {key: value for key, value in changes.items() if key != "faults"}
             config = resolve((f"{path}, base", study.base), (f"{path}, variant {name}", settings))
             agents = resolve_num_agents(config.task, config.agents)
+            if "faults" in changes and registry.is_central(config.algo):
+                raise ConfigError(f"{path}, variant {name}: faults are for processes, {config.algo} trains in one")
             if changes.get("faults"):
                 FaultScript.load(changes["faults"], build_graph(dataclasses.replace(config, agents=agents)))
         return study
@@ -132,9 +135,10 @@ def run_one(settings: Mapping[str, Any], seed: int, path: Path) -> None:
         "return_training": _tail_mean(run.env.read_metrics(), "team_return_mean"),
         "cpu_seconds": None if "faults" in settings else seconds,
     }
-    agents = [run.agent(q).read_metrics() for q in range(run.num_agents)]
+    learners = [process.read_metrics() for name, process in run.processes().items() if name != SERVER]
     for key in ("kl", "consensus_residual", "fisher_products", "step_fraction", "explained_variance"):
-        result[key] = statistics.fmean(_tail_mean(lines, key) for lines in agents)
+        means = [mean for lines in learners if (mean := _tail_mean(lines, key)) is not None]
+        result[key] = statistics.fmean(means) if means else None
     write_atomically(path / _RESULT, json.dumps(result).encode())
 
 
@@ -215,9 +219,10 @@ def _mean(runs: Sequence[Mapping[str, Any]], key: str, digits: int) -> str:
     return f"{statistics.fmean(values):.{digits}f}" if values else "-"
 
 
-def _tail_mean(lines: list[dict[str, Any]], key: str) -> float:
+def _tail_mean(lines: list[dict[str, Any]], key: str) -> float | None:
+    """The mean over the last iterations; None where it was not measured."""
     values = [line[key] for line in lines[-_TAIL:] if line.get(key) is not None]
-    return statistics.fmean(values) if values else float("nan")
+    return statistics.fmean(values) if values else None
 
 
 def _is_done(path: Path) -> bool:

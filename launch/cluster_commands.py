@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from matrpo.algorithms import registry
 from matrpo.config import Config, ConfigError
 from matrpo.graph_settings import build_graph
 from matrpo.launch.cluster import FILE_NAME, Cluster, host_of, is_host, port_of
@@ -62,8 +63,12 @@ def init(
     """
     layers = [("cluster init", {"transport": "tcp"}), *setting_layers(settings, file, preset, overrides)]
     config = resolve_layers(layers)
+    if registry.is_central(config.algo):
+        raise ConfigError(f"--algo {config.algo}: it trains in one process; `matrpo launch` runs it")
     if config.transport != "tcp":
         raise ConfigError(f"--transport {config.transport}: machines talk over tcp")
+    if registry.is_central(config.algo):
+        raise ConfigError(f"cluster init: {config.algo} trains in one process: start it with matrpo launch")
     graph = build_graph(config)
     endpoints = _endpoints(config, hosts, env_host)
     run = RunDirectory.create(out, config, versions())

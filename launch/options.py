@@ -9,23 +9,14 @@ from typing import Any
 
 import click
 
-from matrpo.config import FIELDS, Config, ConfigError, load_file, parse_override, resolve
+from matrpo.algorithms import registry
+from matrpo.config import FIELDS, HEADINGS, Config, ConfigError, check_used, load_file, parse_override, resolve
 from matrpo.envs.registry import canonical_name, resolve_num_agents
 
-_SECTIONS = {
-    "algo": "What to run",
-    "num_envs": "Sampling",
-    "hidden_sizes": "Networks",
-    "gamma": "Critic and advantage",
-    "kl_step": "Trust region",
-    "state_type": "Policy gradient",
-    "beta": "Consensus",
-    "link_deadline": "Links",
-    "torch_threads": "Bookkeeping",
-}
-"""Headings of the help page, each before the setting that it begins with."""
-
 Layer = tuple[str, Mapping[str, Any]]
+
+_TYPED = ("command line", "-o")
+"""Origins of settings that the user has typed: only these must all be of use to the algorithm."""
 
 
 class SectionedCommand(click.Command):
@@ -33,17 +24,13 @@ class SectionedCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the command's own options, then the settings, section by section."""
-        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
-        heading = "Options"
-        records = {param.name: param.get_help_record(ctx) for param in self.get_params(ctx)}
-        sections["Options"] = [record for name, record in records.items() if name not in FIELDS and record]
-        for name in FIELDS:
-            heading = _SECTIONS.get(name, heading)
-            if record := records.get(name):
-                sections.setdefault(heading, []).append(record)
-        for title in (*_SECTIONS.values(), "Options"):
+        sections: dict[str, list[tuple[str, str]]] = {heading: [] for heading in (*HEADINGS.values(), "Options")}
+        for param in self.get_params(ctx):
+            if record := param.get_help_record(ctx):
+                sections[HEADINGS.get(param.name or "", "Options")].append(record)
+        for title, records in sections.items():
             with formatter.section(title):
-                formatter.write_dl(sections[title])
+                formatter.write_dl(records)
 
 
 def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,8 +64,9 @@ def setting_layers(
     layers: list[Layer] = []
     if file:
         layers.append((str(file), load_file(file)))
-    layers.append(("command line", dict(_parsed(name, value) for name, value in given.items() if value is not None)))
-    layers.append(("-o", dict(map(parse_override, overrides))))
+    flags, changes = _TYPED
+    layers.append((flags, dict(_parsed(name, value) for name, value in given.items() if value is not None)))
+    layers.append((changes, dict(map(parse_override, overrides))))
     if preset:
         from matrpo import presets
 
@@ -91,19 +79,23 @@ def setting_layers(
 
 
 def resolve_layers(layers: list[Layer]) -> Config:
-    """The settings with the number of agents resolved, the task's full name, and the path of a graph file absolute.
+    """The settings with the number of agents resolved, the task's full name, and paths of files absolute.
 
     Raises:
-        ConfigError: an unknown key or a bad value.
+        ConfigError: an unknown key or a bad value, or the user has typed a setting that the algorithm does not use.
     """
     config = resolve(*layers)
+    for origin, layer in layers:
+        if origin in _TYPED:
+            check_used(config.algo, layer, origin)
     agents = resolve_num_agents(config.task, config.agents)
     topology = config.topology
     if agents == 2 and not any("topology" in values for _, values in layers):
         topology = "line"  # two agents make no ring
     if Path(topology).is_file():
         topology = str(Path(topology).resolve())
-    return dataclasses.replace(config, task=canonical_name(config.task), agents=agents, topology=topology)
+    algo, task = registry.canonical_name(config.algo), canonical_name(config.task)
+    return dataclasses.replace(config, algo=algo, task=task, agents=agents, topology=topology)
 
 
 def _parsed(name: str, value: Any) -> tuple[str, Any]:

@@ -10,9 +10,10 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
+from matrpo.algorithms import registry
 from matrpo.launch.link_table import link_table
 from matrpo.process_directory import MetricsTail
-from matrpo.run_directory import RunDirectory
+from matrpo.run_directory import SERVER, TRAINER, RunDirectory
 
 _RECENT = 5
 
@@ -28,6 +29,7 @@ class Progress:
         returns: mean team return of each iteration, None where no episode ended.
         environment: the environment server's last line; empty before the first.
         agents: every agent's last line; empty before the first.
+        trainer: the last line of an algorithm that trains centrally; empty before the first, and for one that does not.
     """
 
     def __init__(self, run: RunDirectory) -> None:
@@ -35,6 +37,8 @@ class Progress:
         self.returns: dict[int, float | None] = {}
         self.environment: dict[str, Any] = {}
         self.agents: list[dict[str, Any]] = [{} for _ in range(run.num_agents)]
+        self.trainer: dict[str, Any] = {}
+        self._trainer_lines = _Lines(MetricsTail(run.trainer.metrics_path))
         self._environment_lines = _Lines(MetricsTail(run.env.metrics_path))
         self._agent_lines = [_Lines(MetricsTail(run.agent(agent).metrics_path)) for agent in range(run.num_agents)]
         self._ends: deque[tuple[int, float]] = deque(maxlen=_RECENT + 1)
@@ -49,6 +53,19 @@ class Progress:
                 self.agents[agent] = line
                 if agent == min(set(range(len(self.agents))) - self.absent, default=agent):
                     self._ends.append((line["iteration"], line["time"]))
+        for line in self._trainer_lines.take(last):
+            self.trainer = line
+
+    @property
+    def is_central(self) -> bool:
+        """Whether one process trains all agents."""
+        return registry.is_central(self.run.config.algo)
+
+    @property
+    def topology(self) -> str | None:
+        """The graph that the agents talk along, if they do."""
+        config = self.run.config
+        return config.topology if registry.entry(config.algo).graph else None
 
     @property
     def absent(self) -> set[int]:
@@ -109,6 +126,8 @@ class Progress:
         sampled = self.environment.get("iteration", 0)
         if self.finished:
             return "finished"
+        if self.is_central:
+            return f"rollout and update {self.iteration + 1}"
         if sampled == self.iteration:
             return f"rollout {sampled + 1}"
         ready = sum(line.get("iteration", 0) >= sampled for line in self.agents)
@@ -128,13 +147,15 @@ class Progress:
     def summary(self) -> dict[str, Any]:
         """The state of the run as JSON values: what `matrpo status --json` prints."""
         now = time.time()
-        lines = {"env-server": self.environment} | {f"agent {i}": line for i, line in enumerate(self.agents)}
+        trainer = {TRAINER: self.trainer} if self.is_central else {}
+        agents = {f"agent {i}": line for i, line in enumerate(self.agents)}
+        lines = {SERVER: self.environment, **trainer, **agents}
         ages = {name: now - line["time"] if "time" in line else None for name, line in lines.items()}
         return {
             "run": str(self.run.path),
             "task": self.run.config.task,
             "algo": self.run.config.algo,
-            "topology": self.run.config.topology,
+            **({"topology": self.topology} if self.topology else {}),
             "agents": self.run.num_agents,
             "iteration": self.iteration,
             "iterations": self.run.config.iterations,
@@ -147,8 +168,7 @@ class Progress:
             "steps_per_second": self.steps_per_second,
             "checkpoint": self.run.latest_common_iteration(),
             "running": self.run.is_locked(),
-            "absent": sorted(self.absent),
-            "links": self.links,
+            **({} if self.is_central else {"absent": sorted(self.absent), "links": self.links}),
             "processes": [{"name": name, "seconds_since_last_line": ages[name], "last": lines[name]} for name in lines],
         }
 

@@ -66,7 +66,8 @@ def status(run: Path, as_json: bool) -> None:
 
     console = Console(highlight=False)
     console.print(draw(progress, console.width, height=1 << 20))
-    console.print(draw_links(progress.links))
+    if not progress.is_central:
+        console.print(draw_links(progress.links))
     summary = progress.summary()
     ages = [process["seconds_since_last_line"] for process in summary["processes"]]
     known = [age for age in ages if age is not None]
@@ -126,7 +127,8 @@ def list_things(what: str, as_json: bool) -> None:
         return
     width = max(len(entry.get("usage", entry["name"])) for entry in entries)
     for entry in entries:
-        click.echo(f"{entry.get('usage', entry['name']):{width}}  {entry['description']}")
+        fitted = f"; tuned for {', '.join(entry['tuned_for'])}" if entry.get("tuned_for") else ""
+        click.echo(f"{entry.get('usage', entry['name']):{width}}  {entry['description']}{fitted}")
 
 
 def _tasks() -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -114,19 +115,15 @@ class LiveScreen:
 
 def plain_line(progress: Progress) -> str:
     """An iteration in one line."""
-    lines = progress.agents
-    trouble = link_trouble(progress)
     return "  ".join(
         (
             f"iteration {progress.iteration}/{progress.run.config.iterations}",
             f"steps {progress.steps:,}",
             f"return {_number(progress.latest_return)}",
-            f"kl {_number(_mean(lines, 'kl'))}",
-            f"residual {_number(_mean(lines, 'consensus_residual'))}",
-            f"sent {_bytes(_total(lines, 'bytes_sent'))}",
+            *(_central_facts(progress) if progress.is_central else _consensus_facts(progress)),
             f"{_count(progress.steps_per_second)} steps/s",
             f"left {_duration(progress.seconds_left)}",
-            *([f"links {trouble}"] if trouble else []),
+            *([f"links {trouble}"] if (trouble := link_trouble(progress)) else []),
         )
     )
 
@@ -148,7 +145,8 @@ def draw(progress: Progress, width: int, height: int) -> RenderableType:
         width: columns of the terminal.
         height: its rows.
     """
-    parts = (_title(progress, width), _bar(progress), _returns(progress, width), _links(progress))
+    whole = _trainer(progress) if progress.is_central else _links(progress)
+    parts = (_title(progress, width), _bar(progress), _returns(progress, width), whole)
     return Group(*parts, _agents(progress, width, height))
 
 
@@ -180,7 +178,8 @@ def _title(progress: Progress, width: int) -> RenderableType:
     config = progress.run.config
     what = Text(no_wrap=True, overflow="ellipsis")
     what.append("matrpo ", "bold")
-    what.append(f"{config.task}, {config.agents} agents, {config.topology}, {config.algo}, seed {config.seed}")
+    topology = f"{progress.topology}, " if progress.topology else ""
+    what.append(f"{config.task}, {config.agents} agents, {topology}{config.algo}, seed {config.seed}")
     where = Text(str(progress.run.path), "dim", no_wrap=True, overflow="ellipsis")
     if what.cell_len + where.cell_len + 2 > width:
         return Group(what, where)
@@ -229,26 +228,50 @@ def _links(progress: Progress) -> RenderableType:
     return Group(line, Text())
 
 
+def _trainer(progress: Progress) -> RenderableType:
+    if not progress.trainer:
+        return Text()
+    facts = [f"{title} {show(progress.trainer[name])}" for title, name, show in _TRAINER if name in progress.trainer]
+    return Group(Text("training    " + "  ".join(facts), no_wrap=True, overflow="ellipsis"), Text())
+
+
+def _consensus_facts(progress: Progress) -> list[str]:
+    lines = progress.agents
+    kl, residual = (_number(_mean(lines, name)) for name in ("kl", "consensus_residual"))
+    return [f"kl {kl}", f"residual {residual}", f"sent {_bytes(_total(lines, 'bytes_sent'))}"]
+
+
+def _central_facts(progress: Progress) -> list[str]:
+    """The agents' means and the critic's loss, as far as the algorithm reports them."""
+    means = [(title, _mean(progress.agents, name)) for title, name in _PLAIN]
+    facts = [*means, ("critic", progress.trainer.get("critic_loss"))]
+    return [f"{title} {_number(value)}" for title, value in facts if value is not None]
+
+
+def _columns(progress: Progress) -> tuple[_Column, ...]:
+    """Of an algorithm that trains centrally, what the agents' lines have; nothing if that is the iteration alone."""
+    if not progress.is_central:
+        return _COLUMNS
+    columns = tuple(column for column in _CENTRAL_COLUMNS if any(column[1] in line for line in progress.agents))
+    return columns if len(columns) > 1 else ()
+
+
 def _agents(progress: Progress, width: int, height: int) -> RenderableType:
+    columns = _columns(progress)
+    if not columns:
+        return Text()
     table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim", expand=width >= _WIDE)
-    for column in ("agent", *(title for title, _, _ in _COLUMNS)):
+    for column in ("agent", *(title for title, _, _ in columns)):
         table.add_column(column, justify="right", no_wrap=True)
     room = max(1, height - _FIXED_LINES)
     lines = list(enumerate(progress.agents))
     hidden = lines[room - 1 :] if len(lines) > room else []
     for agent, line in lines[: len(lines) - len(hidden)]:
-        table.add_row(str(agent), *_cells(line))
+        table.add_row(str(agent), *(show(line.get(name)) for _, name, show in columns))
     if hidden:
-        table.add_row(f"+{len(hidden)}", *_cells(_means([line for _, line in hidden])), style="dim")
+        means = (show(_mean([line for _, line in hidden], name)) for _, name, show in columns)
+        table.add_row(f"+{len(hidden)}", *means, style="dim")
     return table
-
-
-def _cells(line: dict[str, float]) -> list[str]:
-    return [show(line.get(name)) for _, name, show in _COLUMNS]
-
-
-def _means(lines: list[dict[str, float]]) -> dict[str, float]:
-    return {name: mean for _, name, _ in _COLUMNS if (mean := _mean(lines, name)) is not None}
 
 
 def _values(lines: list[dict[str, float]], name: str) -> list[float]:
@@ -287,6 +310,10 @@ def _bytes(value: float | None) -> str:
     return f"{value:.3g} GB"
 
 
+def _seconds(value: float | None) -> str:
+    return f"{_number(value)} s"
+
+
 def _duration(seconds: float | None) -> str:
     if seconds is None:
         return "-"
@@ -295,7 +322,9 @@ def _duration(seconds: float | None) -> str:
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
-_COLUMNS = (
+_Column = tuple[str, str, Callable[[float | None], str]]
+
+_COLUMNS: tuple[_Column, ...] = (
     ("iteration", "iteration", _count),
     ("KL", "kl", _number),
     ("surrogate", "surrogate", _number),
@@ -306,3 +335,28 @@ _COLUMNS = (
     ("step", "step_fraction", _number),
 )
 """The table of agents: title, name in the metrics, and how to show it."""
+
+_CENTRAL_COLUMNS: tuple[_Column, ...] = (
+    ("iteration", "iteration", _count),
+    ("KL", "kl", _number),
+    ("entropy", "entropy", _number),
+    ("max ratio", "ratio_max", _number),
+    ("max TV", "total_variation_max", _number),
+    ("critic", "critic_loss", _number),
+    ("surrogate", "surrogate", _number),
+    ("Fisher", "fisher_products", _count),
+    ("step", "step_fraction", _number),
+)
+"""The same where one process trains all agents, and algorithms differ in what they report."""
+
+_PLAIN = (("kl", "kl"), ("entropy", "entropy"), ("ratio", "ratio_max"))
+"""What the plain line says of the agents then: title and name in the metrics."""
+
+_TRAINER: tuple[_Column, ...] = (
+    ("critic", "critic_loss", _number),
+    ("explained variance", "explained_variance", _number),
+    ("value", "value_mean", _number),
+    ("epsilon", "epsilon", _number),
+    ("update", "seconds_update", _seconds),
+)
+"""What there is to say of the whole."""

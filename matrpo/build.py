@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from matrpo.agent import Agent
 from matrpo.algorithms import registry
 from matrpo.algorithms.algorithm import Algorithm
-from matrpo.config import Config
+from matrpo.config import Config, ConfigError
 from matrpo.consensus.peer import Peer
 from matrpo.envs.registry import make_env, stream_seed
 from matrpo.envs.shared import SharedEnvironment
@@ -61,4 +63,11 @@ def build_algorithm(env: VectorEnv, config: Config) -> Algorithm:
     Raises:
         ConfigError: there is none of that name, or it cannot handle the task or the settings.
     """
-    return registry.load(config.algo)(env.spec, state_sizes(env, config.state_type), config)
+    kind, file = registry.load(config.algo), registry.user_file(config.algo)
+    sizes = state_sizes(env, config.state_type)
+    if not kind.handles_masks and any(mask is not None for mask in env.action_masks()):
+        raise ConfigError(
+            f"{config.algo} cannot handle {env.spec.name}, which does not allow every action at every step"
+        )
+    with file.blamed("its constructor") if file else nullcontext():
+        return kind(env.spec, sizes, config)

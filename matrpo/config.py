@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,24 @@ class Config:
     entropy_coef: float = setting(0.01, "Weight of the entropy in a policy's objective.", minimum=0.0)
     agent_order: str = setting("random", "Order in which agents update one after another.", choices=("random", "fixed"))
 
+    # Replay
+    buffer_size: int = setting(1_000_000, "Transitions in the replay buffer, over all environments.", minimum=1)
+    batch_size: int = setting(1000, "Transitions that an update learns from.", minimum=1)
+    warmup_steps: int = setting(10_000, "First environment steps, which act at random and learn nothing.", minimum=0)
+    updates_per_step: float = setting(1.0, "Updates per step of all environments.", above=0.0)
+    n_step: int = setting(1, "Rewards that a target adds up before it bootstraps.", minimum=1)
+    polyak: float = setting(0.005, "How far an update moves target networks.", above=0.0, maximum=1.0)
+    policy_delay: int = setting(2, "Critic updates per policy update (hatd3, matd3).", minimum=1)
+    exploration_noise: float = setting(
+        0.1, "Standard deviation of the noise on continuous actions, in half action ranges.", minimum=0.0
+    )
+    policy_noise: float = setting(0.2, "The same of the noise on target actions (hatd3, matd3).", minimum=0.0)
+    noise_clip: float = setting(0.5, "Largest noise on target actions, in half action ranges.", minimum=0.0)
+    epsilon: float = setting(0.05, "Probability of random actions (had3qn, qmix).", minimum=0.0, maximum=1.0)
+    epsilon_steps: int = setting(0, "Environment steps over which that probability falls from 1.", minimum=0)
+    dueling_sizes: tuple[int, ...] = setting((128,), "Hidden layers of dueling value and advantage heads.", minimum=1)
+    mixer_size: int = setting(32, "Hidden units of QMIX's mixing network.", minimum=1)
+
     # Consensus
     beta: float | None = setting(None, "ADMM penalty (default: 0.005 times 1 + the graph's diameter).", above=0.0)
     admm_iterations: int | None = setting(
@@ -173,6 +191,31 @@ class Config:
 FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(Config)}
 """The fields of `Config` by name, for whoever builds an interface from them."""
 
+_FIRST_OF_SECTIONS = {
+    "algo": "What to run",
+    "num_envs": "Sampling",
+    "hidden_sizes": "Networks",
+    "gamma": "Critic and advantage",
+    "kl_step": "Trust region",
+    "state_type": "Policy gradient",
+    "buffer_size": "Replay",
+    "beta": "Consensus",
+    "link_deadline": "Links",
+    "torch_threads": "Bookkeeping",
+}
+"""The heading of a section by the setting that it begins with."""
+
+
+def _headings() -> dict[str, str]:
+    heading, headings = "", {}
+    for name in FIELDS:
+        heading = headings[name] = _FIRST_OF_SECTIONS.get(name, heading)
+    return headings
+
+
+HEADINGS = _headings()
+"""The heading that each setting stands under: in help pages, and in what an algorithm says that it uses."""
+
 _TYPES = typing.get_type_hints(Config)
 
 
@@ -194,6 +237,18 @@ def resolve(*layers: tuple[str, Mapping[str, Any]]) -> Config:
     config = Config(**values)
     _check_recurrence(config, origins)
     return config
+
+
+def check_used(algo: str, settings: Iterable[str], origin: str) -> None:
+    """Check that an algorithm uses the settings that someone took the trouble to give.
+
+    Raises:
+        ConfigError: one of them changes nothing.
+    """
+    entry = registry.entry(algo)
+    for key in settings:
+        if not entry.uses(key, HEADINGS[key]):
+            raise ConfigError(f"{algo} does not use the setting {key!r} ({origin}): leave it out")
 
 
 def load_file(path: Path) -> dict[str, Any]:

@@ -113,6 +113,15 @@ class Critic(nn.Module):
         normalised, states = self.network.unroll(observations, starts, state)
         return normalised.squeeze(-1) * self.std + float(self.mean), states
 
+    @torch.no_grad()
+    def renormalise(self, mean: Tensor, square: Tensor) -> None:
+        """Replace the running moments, () each, and rescale the last layer so that predicted values stay."""
+        old_mean, old_std = float(self.mean), self.std
+        self.mean, self.square = mean, square
+        last = self.network.output_layer
+        last.weight.mul_(old_std / self.std)
+        last.bias.copy_((old_std * last.bias + old_mean - float(self.mean)) / self.std)
+
     def fit(
         self, observations: Tensor, targets: Tensor, epochs: int, batch_size: int, sequences: Sequences | None = None
     ) -> float:
@@ -153,14 +162,12 @@ class Critic(nn.Module):
     @torch.no_grad()
     def _track(self, targets: Tensor) -> None:
         """Fold targets into the running moments and, after the first, rescale the last layer to keep predictions."""
-        old_mean, old_std = float(self.mean), self.std
         self.batches += 1
         weight = max(self.forgetting, 1.0 / int(self.batches))
         targets = targets.double()
-        self.mean += weight * (targets.mean() - self.mean)
-        self.square += weight * (targets.square().mean() - self.square)
+        mean = self.mean + weight * (targets.mean() - self.mean)
+        square = self.square + weight * (targets.square().mean() - self.square)
         if int(self.batches) == 1:
-            return
-        last = self.network.output_layer
-        last.weight.mul_(old_std / self.std)
-        last.bias.copy_((old_std * last.bias + old_mean - float(self.mean)) / self.std)
+            self.mean, self.square = mean, square
+        else:
+            self.renormalise(mean, square)

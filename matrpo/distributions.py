@@ -10,6 +10,7 @@ Both kinds of block have the same methods.
 from __future__ import annotations
 
 import math
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -59,6 +60,10 @@ class CategoricalBlock:
         """D_KL(self || other) of each head. Shape (batch, heads)."""
         return (self.probs * (self.log_probs - other.log_probs)).sum(-1)
 
+    def total_variation_to(self, other: CategoricalBlock) -> Tensor:
+        """Total variation between self and other, for each head. Shape (batch, heads)."""
+        return 0.5 * (self.probs - other.probs).abs().sum(-1)
+
     def score(self, actions: Tensor, tangent: Tensor, free_tangent: Tensor) -> Tensor:  # noqa: ARG002
         """Change of `log_prob(actions)` along a change of the logits. Shape (batch, heads)."""
         return tangent.gather(-1, actions.long()).squeeze(-1) - (self.probs * tangent).sum(-1)
@@ -84,7 +89,8 @@ class GaussianBlock:
 
     def __init__(self, mean: Tensor, log_std: Tensor) -> None:
         self.mean = mean
-        self.log_std = log_std
+        # A copy: an old policy's distributions are kept while its parameters are changed in place.
+        self.log_std = log_std.clone()
         self.precision = torch.exp(-2.0 * log_std)
 
     def select(self, rows: Tensor) -> GaussianBlock:
@@ -116,6 +122,13 @@ class GaussianBlock:
         distance = (self.mean - other.mean).square() * other.precision
         return (0.5 * (variance_ratio + distance - 1.0) + other.log_std - self.log_std).sum(-1)
 
+    def total_variation_to(self, other: GaussianBlock) -> Tensor:
+        """A bound on the total variation between self and other, Pinsker's sqrt(KL / 2), at most 1.
+
+        There is no closed form; for small moves of the mean alone, the bound is 1.25 times the total variation.
+        """
+        return (0.5 * self.kl_to(other)).clamp(0.0, 1.0).sqrt()
+
     def score(self, actions: Tensor, tangent: Tensor, free_tangent: Tensor) -> Tensor:
         """Change of `log_prob(actions)` along a change of the means and log scales. Shape (batch, heads)."""
         whitened = (actions - self.mean) * self.precision
@@ -135,3 +148,28 @@ class GaussianBlock:
 
 
 Block = CategoricalBlock | GaussianBlock
+
+
+class Head(Protocol):
+    """What an agent acts by at a batch of observations: a block of one head, or all heads taken as one."""
+
+    def select(self, rows: Tensor) -> Head:
+        """The distributions of some samples alone."""
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """Draw actions. Shape (batch, 1, width)."""
+
+    def mode(self) -> Tensor:
+        """Most probable actions. Shape (batch, 1, width)."""
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Log probabilities. Shapes (batch, 1, width) -> (batch, 1)."""
+
+    def entropy(self) -> Tensor:
+        """Shape (batch, 1)."""
+
+    def kl_to(self, other: Any) -> Tensor:
+        """D_KL(self || other), of the same kind. Shape (batch, 1)."""
+
+    def total_variation_to(self, other: Any) -> Tensor:
+        """Total variation, or a bound on it, between self and another of the same kind. Shape (batch, 1)."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from matrpo.distributions import MASKED, Block, CategoricalBlock, GaussianBlock
+from matrpo.distributions import MASKED, Block, CategoricalBlock, GaussianBlock, Head
 from matrpo.networks import LinearizedMLP, flat_parameters
 from matrpo.recurrent import LinearizedRecurrentNetwork, make_network
 from matrpo.sequences import Sequences
@@ -95,6 +95,15 @@ class JointDistribution:
         pairs = zip(self.blocks, other.blocks, strict=True)
         return torch.cat([a.kl_to(b) for a, b in pairs], dim=1)  # type: ignore[arg-type]
 
+    def total_variation_to(self, other: JointDistribution) -> Tensor:
+        """Total variation, or a bound on it, between self and other for every head. Shape (batch, N)."""
+        pairs = zip(self.blocks, other.blocks, strict=True)
+        return torch.cat([a.total_variation_to(b) for a, b in pairs], dim=1)  # type: ignore[arg-type]
+
+    def entropy(self) -> Tensor:
+        """Entropy of every head. Shape (batch, N)."""
+        return torch.cat([block.entropy() for block in self.blocks], dim=1)
+
 
 class JointPolicy(nn.Module):
     """pi^q(a | o^q) = prod_n pi^q(a^n | o^q) as a network with one head per agent.
@@ -154,11 +163,11 @@ class JointPolicy(nn.Module):
 
     def own_head(
         self, observations: Tensor, action_mask: Tensor | None = None, sequences: Sequences | None = None
-    ) -> Block:
+    ) -> Head:
         """The distribution that this agent acts by, as a block of one head; arguments as of `distribution`."""
         return self.own_head_of(self.network(observations, sequences), action_mask)
 
-    def own_head_of(self, outputs: Tensor, action_mask: Tensor | None = None) -> Block:
+    def own_head_of(self, outputs: Tensor, action_mask: Tensor | None = None) -> Head:
         """The distribution that this agent acts by at network outputs, (batch, outputs)."""
         if action_mask is not None:
             outputs = self._mask(outputs, action_mask)

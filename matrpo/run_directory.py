@@ -81,7 +81,7 @@ class RunDirectory:
             ConfigError: the folder exists, or the disk is full or read-only, or there is no such graph. Nothing is
                 left behind.
         """
-        if registry.entry(config.algo).graph:
+        if not registry.is_central(config.algo):
             config = resolve_graph_settings(config)
         path = path or _default_path(config)
         created = _missing_parents(path)

@@ -114,8 +114,19 @@ def minibatches(
         sequences: how the samples follow one another, for a network with a memory: a part is then of as many whole
             segments as have that many samples, but at least one.
     """
+    for units in random_parts(num_samples, batch_size, generator, sequences):
+        if units is None:
+            yield None, sequences
+        else:
+            yield sequences.select(units) if sequences else (units, None)
+
+
+def random_parts(
+    num_samples: int, batch_size: int, generator: torch.Generator, sequences: Sequences | None
+) -> Iterator[Tensor | None]:
+    """As `minibatches`: the numbers of each part's samples, or of its segments for a network with a memory."""
     if batch_size >= num_samples:
-        yield None, sequences
+        yield None
         return
     units = sequences.num_segments if sequences else num_samples
     batch_units = max(1, batch_size // sequences.length) if sequences else batch_size
@@ -123,4 +134,4 @@ def minibatches(
     for number, chosen in enumerate(torch.split(order, batch_units)):
         if 2 * len(chosen) < batch_units and number:
             continue
-        yield sequences.select(chosen) if sequences else (chosen, None)
+        yield chosen

@@ -95,6 +95,7 @@ class CentralTraining(Training):
         config = self.config
         self._central = CentralEnvironment(self.environment, config.state_type)
         self.algorithm = build_algorithm(self.environment.env, config)
+        self.algorithm.open_files(run.trainer.path, resume=start > 0)
         self._trainer_recorder = Recorder(run, run.trainer, self.environment.spec, start)
         self._clock = PhaseClock()
         self._step = self._restore(run, start) if start else self._central.reset()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.func import functional_call
@@ -78,6 +79,31 @@ def dense_hessian(
 
     hessian: Tensor = torch.autograd.functional.hessian(mean_kl, flat_parameters(list(policy.parameters())))
     return hessian
+
+
+def dense_kkt(hessian: np.ndarray, gradient: np.ndarray, penalty: float, kl_step: float) -> np.ndarray:
+    """argmin -V^T x + penalty/2 x^T H x subject to x^T H x / 2 <= kl_step, by a search for the multiplier.
+
+    This is (43) with (46): the stationarity condition is (lambda + penalty) H x = V, and lambda >= 0 is the smallest
+    that keeps the constraint. No closed form of lambda is used.
+    """
+
+    def point(multiplier: float) -> np.ndarray:
+        return np.linalg.solve((multiplier + penalty) * hessian, gradient)
+
+    def kl(multiplier: float) -> float:
+        x = point(multiplier)
+        return float(0.5 * x @ hessian @ x)
+
+    if penalty > 0 and kl(0.0) <= kl_step:
+        return point(0.0)
+    low, high = 0.0 if penalty > 0 else 1e-12, 1.0
+    while kl(high) > kl_step:
+        high *= 2.0
+    for _ in range(200):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if kl(middle) > kl_step else (low, middle)
+    return point(high)
 
 
 def _at(policy: JointPolicy, flat: Tensor, observations: Tensor, mask: Tensor | None, sequences: Sequences | None):

@@ -6,7 +6,18 @@ import pytest
 import yaml
 
 from matrpo import presets
-from matrpo.config import FIELDS, Config, ConfigError, load_file, parse_override, resolve, to_dict
+from matrpo.algorithms.registry import ALGORITHMS
+from matrpo.config import (
+    FIELDS,
+    HEADINGS,
+    Config,
+    ConfigError,
+    check_used,
+    load_file,
+    parse_override,
+    resolve,
+    to_dict,
+)
 
 
 def test_later_layers_win_and_yaml_round_trips(tmp_path):
@@ -125,3 +136,37 @@ def test_unknown_presets_and_tasks_are_named():
         presets.load("papr", "navigation", 3)
     with pytest.raises(ConfigError, match="no settings for task 'chess'"):
         presets.load("paper", "chess", 3)
+
+
+def test_each_setting_stands_under_the_heading_before_it():
+    assert (HEADINGS["algo"], HEADINGS["steps"], HEADINGS["num_envs"]) == ("What to run", "What to run", "Sampling")
+    assert (HEADINGS["accept_ratio"], HEADINGS["state_type"]) == ("Trust region", "Policy gradient")
+    assert list(HEADINGS) == list(FIELDS)
+
+
+def test_what_an_algorithm_uses_is_told_by_headings_that_there_are():
+    for algorithm in ALGORITHMS.values():
+        assert algorithm.sections <= set(HEADINGS.values())
+        assert algorithm.unused <= set(FIELDS)
+        assert all(algorithm.uses(key, heading) for key, heading in HEADINGS.items() if heading == "Bookkeeping")
+
+
+@pytest.mark.parametrize(
+    ("algo", "used", "unused"),
+    [
+        ("matrpo", ["topology", "kl_step", "beta", "port"], ["actor_lr", "state_type", "accept_ratio"]),
+        ("happo", ["clip_range", "agent_order", "share_parameters"], ["topology", "kl_step", "beta", "insecure"]),
+        ("hatrpo", ["kl_step", "accept_ratio", "state_type", "lr_decay"], ["clip_range", "entropy_coef", "beta"]),
+        ("haa2c", ["policy_epochs"], ["clip_range", "damping"]),
+        ("/my/file.py:Mine", ["kl_step", "clip_range", "gamma"], ["topology", "beta", "transport"]),
+    ],
+)
+def test_a_setting_that_changes_nothing_is_a_mistake(algo, used, unused):
+    check_used(algo, used, "here")
+    for key in unused:
+        with pytest.raises(ConfigError, match=rf"{algo} does not use the setting '{key}' \(here\): leave it out"):
+            check_used(algo, [key], "here")
+
+
+def test_a_config_file_may_hold_settings_of_other_algorithms():
+    assert resolve(("mine.yaml", {"algo": "happo", "beta": 1.0})).beta == 1.0

@@ -115,3 +115,13 @@ def test_minibatches_are_of_whole_segments_and_each_sample_is_seen_once_an_epoch
     critic.fit(observations.flatten(0, 1), targets.flatten(), epochs=1, batch_size=82, sequences=sequences)
     assert {len(rows) for rows in seen} == {80}
     assert sorted(torch.cat(seen).tolist()) == list(range(RUN * ENVS))
+
+
+def test_new_moments_leave_predicted_values_as_they_are():
+    critic = Critic(2, (4,), "tanh", 1e-3, torch.Generator().manual_seed(0))
+    observations, starts = torch.randn(5, 3, 2), torch.zeros(5, 3, dtype=torch.bool)
+    before, _ = critic.values(observations, starts, critic.initial_state(3))
+    critic.renormalise(torch.tensor(40.0, dtype=torch.float64), torch.tensor(1700.0, dtype=torch.float64))
+    after, _ = critic.values(observations, starts, critic.initial_state(3))
+    assert critic.std == pytest.approx(10.0)
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)

@@ -1,5 +1,7 @@
 """Distributions against torch's own, and samples against their probabilities."""
 
+import math
+
 import pytest
 import torch
 
@@ -63,3 +65,26 @@ def test_gaussian_samples_have_the_moments():
     torch.testing.assert_close(actions.mean(0), torch.tensor([1.0, -2.0]), rtol=0, atol=0.02)
     torch.testing.assert_close(actions.std(0), torch.tensor([0.5, -1.0]).exp(), rtol=0.01, atol=0.0)
     assert torch.equal(block.mode(), block.mean)
+
+
+def test_a_gaussian_stays_as_it_was_when_its_parameter_changes():
+    log_std = torch.nn.Parameter(torch.zeros(1, 2))
+    block = GaussianBlock(torch.zeros(3, 1, 2), log_std)
+    with torch.no_grad():
+        log_std.add_(1.0)
+    moved = GaussianBlock(torch.zeros(3, 1, 2), log_std)
+    expected = torch.full((3, 1), 2 * (1.0 + 0.5 * math.exp(-2.0) - 0.5))
+    torch.testing.assert_close(block.kl_to(moved), expected)
+
+
+def test_total_variation_is_exact_for_categoricals_and_bounded_for_gaussians():
+    first, second = torch.tensor([[[0.7, 0.2, 0.1]]]), torch.tensor([[[0.1, 0.3, 0.6]]])
+    free = torch.zeros(1, 0)
+    variation = CategoricalBlock(first.log(), free).total_variation_to(CategoricalBlock(second.log(), free))
+    torch.testing.assert_close(variation, torch.tensor([[0.6]]))
+    for distance in (0.05, 0.5, 1.0):
+        here, there = (GaussianBlock(torch.full((1, 1, 1), m), torch.zeros(1, 1)) for m in (0.0, distance))
+        exact = math.erf(distance / (2 * math.sqrt(2.0)))
+        assert exact < float(here.total_variation_to(there)) < 1.4 * exact
+    far = GaussianBlock(torch.full((1, 1, 1), 9.0), torch.zeros(1, 1))
+    assert float(far.total_variation_to(here)) == 1.0

@@ -99,6 +99,19 @@ class CommunicationGraph:
         np.fill_diagonal(laplacian, -laplacian.sum(axis=1))
         return float(np.linalg.eigvalsh(laplacian)[1])
 
+    def metropolis_weights(self) -> np.ndarray:
+        """The weights of a local average, (N, N): symmetric, rows of sum 1, zero but for neighbours and oneself.
+
+        1 / (1 + the larger degree) for each link, the rest for oneself (Xiao, Boyd and Kim, 2007): repeated averages
+        converge to the mean of each connected part.
+        """
+        degrees = [len(self.links_of(agent)) for agent in range(self.num_agents)]
+        weights = np.zeros((self.num_agents, self.num_agents))
+        for i, j in self.links:
+            weights[i, j] = weights[j, i] = 1.0 / (1.0 + max(degrees[i], degrees[j]))
+        np.fill_diagonal(weights, 1.0 - weights.sum(axis=1))
+        return weights
+
     def diameter(self) -> int:
         """Links on the longest of the shortest paths between two agents, each component by itself; 0 without links."""
         graph = self.to_networkx()

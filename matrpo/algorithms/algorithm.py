@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -70,8 +71,11 @@ class Algorithm(ABC):
         config: the run's settings.
 
     Attributes:
+        handles_masks: whether it can train on tasks that do not allow every action at every step.
         generator: of everything random in it but the environment.
     """
+
+    handles_masks = True
 
     def __init__(self, spec: TaskSpec, state_sizes: tuple[int, ...], config: Config) -> None:
         self.spec = spec
@@ -79,6 +83,25 @@ class Algorithm(ABC):
         self.config = config
         seed = np.random.SeedSequence([config.seed, spec.num_agents]).generate_state(1, np.uint64)[0]
         self.generator = torch.Generator().manual_seed(int(seed >> np.uint64(1)))
+
+    def open_files(self, folder: Path, resume: bool) -> None:  # noqa: B027 (most have no files)
+        """Open what is too large for a checkpoint, before training begins or goes on.
+
+        Args:
+            folder: the trainer's.
+            resume: whether a checkpoint is loaded next, to go on with what is there.
+
+        Raises:
+            ConfigError: what is there does not fit.
+            StorageError: a file cannot be written.
+        """
+
+    def update_order(self) -> list[int]:
+        """The order in which agents update one after another: a new random one each time, unless it is fixed."""
+        if self.config.agent_order == "fixed":
+            return list(range(self.spec.num_agents))
+        order: list[int] = torch.randperm(self.spec.num_agents, generator=self.generator).tolist()
+        return order
 
     @abstractmethod
     def act(self, step: CentralStep) -> np.ndarray:
@@ -98,7 +121,7 @@ class Algorithm(ABC):
 
     @abstractmethod
     def state_dict(self) -> LearnerState:
-        """Everything that the next iteration depends on."""
+        """Everything that the next iteration depends on, but what `open_files` opened; that is on the disk by then."""
 
     @abstractmethod
     def load_state_dict(self, state: LearnerState) -> None:

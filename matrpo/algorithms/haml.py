@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from matrpo.algorithms.learner import Samples
 from matrpo.algorithms.mirror import Mirror, Objective
-from matrpo.algorithms.on_policy import OnPolicy, Samples
+from matrpo.algorithms.on_policy import OnPolicy
+from matrpo.distributions import Head
 
 
 class HAML(OnPolicy):
@@ -23,24 +25,17 @@ class HAML(OnPolicy):
     def mirror(self) -> Mirror:
         """The drift functional, the neighbourhood operator and the sampling distribution."""
 
-    def improve(self, samples: list[Samples], advantages: list[Tensor]) -> list[dict[str, Any]]:
+    def improve(self, samples: list[Samples], old: list[Head], advantages: list[Tensor]) -> list[dict[str, Any]]:
         """Let agent i_m maximise E[r^{i_m} M] less its drift, M = A * prod_{j<m} r^{i_j}: eq. (10)."""
         mirror = self.mirror()
-        with torch.no_grad():
-            old = [part.head(policy) for part, policy in zip(samples, self.policies, strict=True)]
         reports: list[dict[str, Any]] = [{} for _ in samples]
         compound = torch.ones_like(advantages[0])
-        for agent in self._order():
+        for agent in self.update_order():
             part, learner = samples[agent], self.learner(agent)
             objective = Objective(learner, part, old[agent], compound * advantages[agent], mirror)
             reports[agent] = mirror.neighbourhood.maximise(objective, learner)
             with torch.no_grad():
                 new_log_prob = part.log_prob(part.head(learner.policy))
-            compound = compound * (new_log_prob - objective.old_log_prob).exp()
+            log_ratio = new_log_prob - objective.old_log_prob
+            compound = compound * log_ratio.masked_fill(~part.alive, 0.0).exp()
         return reports
-
-    def _order(self) -> list[int]:
-        if self.config.agent_order == "fixed":
-            return list(range(self.spec.num_agents))
-        order: list[int] = torch.randperm(self.spec.num_agents, generator=self.generator).tolist()
-        return order

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from matrpo.agent import make_solver
-from matrpo.algorithms.on_policy import Learner, Samples
+from matrpo.algorithms.learner import Learner, Samples, ascend
 from matrpo.config import Config
-from matrpo.distributions import Block
+from matrpo.distributions import Head
 from matrpo.networks import set_flat_parameters
 from matrpo.policy import LinearizedPolicy
-from matrpo.sequences import minibatches
+from matrpo.sequences import random_parts
 from matrpo.trust_region import StepRule, backtrack
 
 
@@ -30,7 +30,7 @@ class Drift(Protocol):
     It is never negative, and zero with all its derivatives where the policies are equal.
     """
 
-    def __call__(self, ratio: Tensor, weights: Tensor, old: Block, new: Block) -> Tensor:
+    def __call__(self, ratio: Tensor, weights: Tensor, old: Head, new: Head) -> Tensor:
         """The drift at each sample.
 
         Args:
@@ -77,7 +77,7 @@ class Objective:
         mirror: drift and sampling distribution.
     """
 
-    def __init__(self, learner: Learner, samples: Samples, old: Block, weights: Tensor, mirror: Mirror) -> None:
+    def __init__(self, learner: Learner, samples: Samples, old: Head, weights: Tensor, mirror: Mirror) -> None:
         self.samples = samples
         self.old = old
         self.old_log_prob = samples.log_prob(old)
@@ -104,14 +104,14 @@ class Objective:
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor | None, Samples]]:
         """Random parts of the samples; arguments of `on`."""
-        for rows, part in minibatches(len(self.weights), size, generator, self.samples.sequences):
-            yield rows, self.samples if rows is None else self.samples.select(rows, part)
+        for units in random_parts(len(self.weights), size, generator, self.samples.sequences):
+            yield self.samples.part(units)
 
 
 class NoDrift:
     """Zero: nothing holds the policy back."""
 
-    def __call__(self, ratio: Tensor, weights: Tensor, old: Block, new: Block) -> Tensor:  # noqa: ARG002
+    def __call__(self, ratio: Tensor, weights: Tensor, old: Head, new: Head) -> Tensor:  # noqa: ARG002
         """Zero at every sample."""
         return torch.zeros_like(ratio)
 
@@ -126,7 +126,7 @@ class ClipDrift:
 
     clip_range: float
 
-    def __call__(self, ratio: Tensor, weights: Tensor, old: Block, new: Block) -> Tensor:  # noqa: ARG002
+    def __call__(self, ratio: Tensor, weights: Tensor, old: Head, new: Head) -> Tensor:  # noqa: ARG002
         """What clipping takes away at each sample."""
         clipped = ratio.clamp(1.0 - self.clip_range, 1.0 + self.clip_range)
         return ((ratio - clipped) * weights).relu()
@@ -142,9 +142,9 @@ class KLDrift:
 
     coefficient: float
 
-    def __call__(self, ratio: Tensor, weights: Tensor, old: Block, new: Block) -> Tensor:  # noqa: ARG002
+    def __call__(self, ratio: Tensor, weights: Tensor, old: Head, new: Head) -> Tensor:  # noqa: ARG002
         """The penalty at each sample."""
-        return self.coefficient * old.kl_to(new).squeeze(1)  # type: ignore[arg-type]
+        return self.coefficient * old.kl_to(new).squeeze(1)
 
 
 class PolicySpace:
@@ -154,40 +154,49 @@ class PolicySpace:
         """Ascend the objective's gradient on minibatches."""
         for _ in range(learner.config.policy_epochs):
             for rows, samples in objective.batches(learner.config.policy_batch, learner.generator):
-                learner.ascend(objective.on(rows, samples))
+                ascend(objective.on(rows, samples), [learner])
         return {}
 
 
+@dataclass(frozen=True)
 class KLBall:
-    """Policies within mean KL `kl_step` of the old one: the trust-region step of eq. (8) and its line search."""
+    """Policies within mean KL `kl_step` of the old one: the trust-region step of eq. (8) and its line search.
+
+    Attributes:
+        shares: how many agents' shares of the trust region, `kl_step` each, the policy has.
+    """
+
+    shares: int = 1
 
     def maximise(self, objective: Objective, learner: Learner) -> dict[str, float]:
         """Step to the boundary along H^{-1} g, shortened until the true KL fits and enough of the gain is real."""
         config, policy = learner.config, learner.policy
+        kl_step = self.shares * config.kl_step
         samples, states, weights = _counted(objective)
         actions = samples.actions
         model = LinearizedPolicy(policy, samples.observations, actions, samples.action_masks, samples.sequences)
-        solver = make_solver(model, StepRule(config.kl_step, penalty=0.0), config)
-        gains = (weights * states).unsqueeze(0)
-        promised = float((solver.solve(gains) * gains).mean())
+        solver = make_solver(model, StepRule(kl_step, penalty=0.0), config)
+        gains = (weights * states).expand(model.num_agents, -1)
+        promised = float((solver.solve(gains) * gains).sum(0).mean())
         parameters, old = list(policy.parameters()), samples.head(policy)
         old_log_prob = samples.log_prob(old)
-        reached = {"kl": 0.0, "surrogate": 0.0}
+        surrogate = 0.0
 
         def fits(fraction: float) -> bool:
+            nonlocal surrogate
             set_flat_parameters(parameters, model.parameters + fraction * solver.x)
             new = samples.head(policy)
-            kl = float((old.kl_to(new).squeeze(1) * states).mean())  # type: ignore[arg-type]
-            gain = float((((samples.log_prob(new) - old_log_prob).exp() - 1.0) * weights * states).mean())
-            reached.update(kl=kl, surrogate=gain)
-            return kl <= config.backtrack_kl * config.kl_step and gain > config.accept_ratio * fraction * promised
+            kl = float((old.kl_to(new).squeeze(1) * states).mean())
+            surrogate = float((((samples.log_prob(new) - old_log_prob).exp() - 1.0) * weights * states).mean())
+            enough = config.accept_ratio * fraction * promised
+            return kl <= config.backtrack_kl * kl_step and surrogate > enough
 
         with torch.no_grad():
             fraction = backtrack(fits, config.backtrack_limit, config.backtrack_factor)
         if not fraction:
             set_flat_parameters(parameters, model.parameters)
-            reached.update(kl=0.0, surrogate=0.0)
-        return {**reached, "step_fraction": fraction, "fisher_products": model.fisher_products}
+            surrogate = 0.0
+        return {"surrogate": surrogate, "step_fraction": fraction, "fisher_products": model.fisher_products}
 
 
 class OnPolicyTrajectories:
@@ -209,10 +218,10 @@ def clip_range(config: Config, num_agents: int) -> float:
 
 
 def _counted(objective: Objective) -> tuple[Samples, Tensor, Tensor]:
-    """The samples with a weight, their weights and their advantages; samples of a memory stay together."""
+    """The samples with a weight, their weights and their advantages; all where none has, and samples of a memory."""
     samples, states, weights = objective.samples, objective.states, objective.weights
     counted = states > 0
-    if samples.sequences is not None or bool(counted.all()):
+    if samples.sequences is not None or counted.all() or not counted.any():
         return samples, states, weights
     rows = counted.nonzero().squeeze(1)
     states = states[rows]

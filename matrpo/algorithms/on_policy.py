@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,90 +10,19 @@ import torch
 from torch import Tensor
 
 from matrpo.agent import make_critic
-from matrpo.algorithms.algorithm import Algorithm, LearnerState, UpdateReport
+from matrpo.algorithms import instruments
+from matrpo.algorithms.algorithm import Algorithm, LearnerState, Player, UpdateReport
+from matrpo.algorithms.learner import Learner, Samples
 from matrpo.config import Config, ConfigError
 from matrpo.critic import Critic
-from matrpo.distributions import Block
+from matrpo.distributions import Head
 from matrpo.envs.central import CentralStep
+from matrpo.envs.shared import AgentStep
 from matrpo.policy import Actors, JointPolicy
 from matrpo.rollout import Rollout, Values
 from matrpo.sequences import Sequences, side_by_side
-from matrpo.spaces import ActionSpace, TaskSpec
+from matrpo.spaces import TaskSpec
 from matrpo.state import load_module, load_optimizer, module_tensors, optimizer_tensors
-
-
-@dataclass(frozen=True)
-class Samples:
-    """The M samples of an iteration that a policy is improved on.
-
-    Attributes:
-        observations: (M, O).
-        actions: (M, W), what the policy's owner did.
-        action_masks: (M, n), or None where every action is always available.
-        alive: (M,) booleans: whether what the owner did could matter.
-        sequences: how the samples follow one another, for a policy with a memory.
-    """
-
-    observations: Tensor
-    actions: Tensor
-    action_masks: Tensor | None
-    alive: Tensor
-    sequences: Sequences | None
-
-    def head(self, policy: JointPolicy) -> Block:
-        """The distributions that a policy acts by on these samples."""
-        return policy.own_head(self.observations, self.action_masks, self.sequences)
-
-    def log_prob(self, head: Block) -> Tensor:
-        """Log probabilities of the actions under such distributions. (M,)."""
-        return head.log_prob(self.actions.unsqueeze(1)).squeeze(1)
-
-    def select(self, rows: Tensor, sequences: Sequences | None) -> Samples:
-        """Some of the samples, and how these follow one another."""
-        masks = None if self.action_masks is None else self.action_masks[rows]
-        return Samples(self.observations[rows], self.actions[rows], masks, self.alive[rows], sequences)
-
-
-def merge(parts: Sequence[Samples], length: int) -> Samples:
-    """The samples of several agents as if they were one agent's in more environments.
-
-    Args:
-        parts: each agent's.
-        length: T.
-    """
-    masks = [part.action_masks for part in parts if part.action_masks is not None]
-    sequences = [part.sequences for part in parts if part.sequences is not None]
-    return Samples(
-        side_by_side([part.observations for part in parts], length),
-        side_by_side([part.actions for part in parts], length),
-        side_by_side(masks, length) if masks else None,
-        side_by_side([part.alive for part in parts], length),
-        Sequences.merge(sequences) if sequences else None,
-    )
-
-
-class Learner:
-    """A policy and what improves it.
-
-    Args:
-        policy: its parameters change.
-        config: the run's settings.
-        generator: of the order of samples.
-    """
-
-    def __init__(self, policy: JointPolicy, config: Config, generator: torch.Generator) -> None:
-        self.policy = policy
-        self.config = config
-        self.generator = generator
-        self.optimizer = torch.optim.Adam(policy.parameters(), lr=config.actor_lr, eps=1e-5, fused=True)
-
-    def ascend(self, objective: Tensor) -> None:
-        """One step up the gradient of a scalar."""
-        self.optimizer.zero_grad()
-        (-objective).backward()  # type: ignore[no-untyped-call]
-        if self.config.max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
-        self.optimizer.step()
 
 
 class OnPolicy(Algorithm):
@@ -106,20 +33,24 @@ class OnPolicy(Algorithm):
     Attributes:
         central_critic: whether one critic sees the state and the team's reward, or each agent has one of its own
             observation and reward.
+        can_share: whether agents may have a policy in common.
+        learners: each agent's, or the one that all share.
         policies: each agent's.
+        critics: one, or each agent's.
     """
 
     central_critic = True
+    can_share = True
 
     def __init__(self, spec: TaskSpec, state_sizes: tuple[int, ...], config: Config) -> None:
         super().__init__(spec, state_sizes, config)
-        self._learners = self._make_learners()
+        self.learners = self._make_learners()
         self.policies = [self.learner(q).policy for q in range(spec.num_agents)]
         sizes = state_sizes if self.central_critic else spec.observation_sizes
         if len(set(sizes)) > 1 and (self.central_critic or config.share_parameters):
             raise ConfigError(f"{spec.name}: one critic cannot see states of different sizes, {sizes}")
         separate = not (self.central_critic or config.share_parameters)
-        self._critics = [make_critic(size, config, self.generator) for size in (sizes if separate else sizes[:1])]
+        self.critics = [make_critic(size, config, self.generator) for size in (sizes if separate else sizes[:1])]
         self._actors = Actors(self.policies, config.num_envs)
         state_size = self.policies[0].network.state_size
         self._rollouts = [self._make_rollout(q, spec, state_size) for q in range(spec.num_agents)]
@@ -129,14 +60,15 @@ class OnPolicy(Algorithm):
             self._views = [self._make_rollout(0, view, state_size) for _ in sizes]
         self._memories = [self.critic(v).initial_state(config.num_envs) for v in range(len(self._views))]
         self._alive = torch.ones(config.rollout_length, config.num_envs, spec.num_agents, dtype=torch.bool)
-        self._ended = torch.zeros(config.num_envs, dtype=torch.bool)
+        self._last: CentralStep | None = None
 
     @abstractmethod
-    def improve(self, samples: list[Samples], advantages: list[Tensor]) -> list[dict[str, Any]]:
+    def improve(self, samples: list[Samples], old: list[Head], advantages: list[Tensor]) -> list[dict[str, Any]]:
         """Change the policies.
 
         Args:
             samples: each agent's.
+            old: for each agent, the distributions that it acted by on its samples.
             advantages: for each agent, (M,), of zero mean and unit variance over the samples where it is alive.
 
         Returns:
@@ -145,11 +77,11 @@ class OnPolicy(Algorithm):
 
     def learner(self, agent: int) -> Learner:
         """What improves an agent's policy."""
-        return self._learners[0 if self.config.share_parameters else agent]
+        return self.learners[0 if self.config.share_parameters else agent]
 
     def critic(self, view: int) -> Critic:
         """The critic of a view: of the state, of an agent's state, or of an agent's observation."""
-        return self._critics[view % len(self._critics)]
+        return self.critics[view % len(self.critics)]
 
     def act(self, step: CentralStep) -> np.ndarray:
         """Choose the next actions, and record what they are chosen on."""
@@ -171,7 +103,7 @@ class OnPolicy(Algorithm):
         if self.central_critic:
             for view, seen in zip(self._views, step.states, strict=True):
                 view.add_outcome(seen)
-        self._ended = torch.from_numpy(step.states[0].ended)
+        self._last = step
 
     def update(self, iteration: int) -> UpdateReport:
         """Estimate advantages, improve the policies, fit the critics: the order of HARL's Algorithms 3 to 5."""
@@ -188,26 +120,34 @@ class OnPolicy(Algorithm):
         samples = [self._samples(q) for q in range(self.spec.num_agents)]
         estimates = [pairs[q % len(pairs)][0] for q in range(self.spec.num_agents)]
         advantages = [_standardized(*pair) for pair in zip(estimates, samples, strict=True)]
-        reports = self.improve(samples, advantages)
-        with torch.no_grad():
-            for report, policy, part in zip(reports, self.policies, samples, strict=True):
-                report["entropy"] = float(part.head(policy).entropy()[part.alive].mean())
-        losses = self._fit_critics([target for _, target in pairs], values)
+        old = self._heads(samples)
+        reports = self.improve(samples, old, advantages)
+        changes = self.changes(samples, old, self._heads(samples))
+        losses = self.fit_critics([target for _, target in pairs], values)
         explained = [1.0 - float(error.var() / target.var().clamp_min(1e-12)) for error, target in pairs]
         self._forget_ended(values)
         trainer = {"critic_loss": float(np.mean(losses)), "explained_variance": float(np.mean(explained))}
-        return UpdateReport(trainer, reports)
+        agents = [report | change.metrics() for report, change in zip(reports, changes, strict=True)]
+        return UpdateReport(trainer | instruments.joint_metrics(changes), agents)
 
-    def player(self, num_envs: int) -> Actors:
+    def changes(self, samples: list[Samples], old: list[Head], new: list[Head]) -> list[instruments.Change]:
+        """What an update did to each agent's policy, from its distributions before and after."""
+        return [
+            change
+            for part, before, after in zip(samples, old, new, strict=True)
+            for change in instruments.changes(before, after, part.actions.unsqueeze(1), part.alive.unsqueeze(1))
+        ]
+
+    def player(self, num_envs: int) -> Player:
         """The agents, each with its own policy and observations."""
         return Actors(self.policies, num_envs)
 
     def state_dict(self) -> LearnerState:
         """Networks, optimisers, memories and the generator's state."""
         tensors = {"generator": self.generator.get_state()}
-        for index, learner in enumerate(self._learners):
+        for index, learner in enumerate(self.learners):
             tensors |= optimizer_tensors(f"policy_optimizer.{index}", learner.optimizer)
-        for index, critic in enumerate(self._critics):
+        for index, critic in enumerate(self.critics):
             tensors |= module_tensors(f"critic.{index}", critic)
             tensors |= optimizer_tensors(f"critic_optimizer.{index}", critic.optimizer)
         tensors |= {f"memory.critic.{v}": memory for v, memory in enumerate(self._memories)}
@@ -219,9 +159,9 @@ class OnPolicy(Algorithm):
 
     def load_state_dict(self, state: LearnerState) -> None:
         """Restore `state_dict`; memories are of as many environments as they were saved with."""
-        for index, learner in enumerate(self._learners):
+        for index, learner in enumerate(self.learners):
             load_optimizer(f"policy_optimizer.{index}", learner.optimizer, state.trainer)
-        for index, critic in enumerate(self._critics):
+        for index, critic in enumerate(self.critics):
             load_module(f"critic.{index}", critic, state.trainer)
             load_optimizer(f"critic_optimizer.{index}", critic.optimizer, state.trainer)
         self._memories = [state.trainer[f"memory.critic.{v}"] for v in range(len(self._memories))]
@@ -230,20 +170,17 @@ class OnPolicy(Algorithm):
             actor.state = tensors["memory"]
         self.generator.set_state(state.trainer["generator"])
 
-    def _make_learners(self) -> list[Learner]:
-        spec, config = self.spec, self.config
-        kinds = list(zip(spec.observation_sizes, spec.action_spaces, strict=True))
-        if config.share_parameters and len(set(kinds)) > 1:
-            raise ConfigError(f"share_parameters: the agents of {spec.name} differ in what they see or do")
-        kinds = kinds[:1] if config.share_parameters else kinds
-        return [Learner(self._make_policy(*kind), config, self.generator) for kind in kinds]
+    def make_policy(self, agent: int) -> JointPolicy:
+        """A fresh policy of an agent."""
+        space, size = self.spec.action_spaces[agent], self.spec.observation_sizes[agent]
+        return self.new_policy(JointPolicy, TaskSpec(self.spec.name, ("agent",), (size,), (space,)))
 
-    def _make_policy(self, observation_size: int, space: ActionSpace) -> JointPolicy:
+    def new_policy(self, kind: type[JointPolicy], spec: TaskSpec) -> JointPolicy:
+        """A policy of the first agent of a task, with the configured network."""
         config = self.config
-        alone = TaskSpec(self.spec.name, ("agent",), (observation_size,), (space,))
-        return JointPolicy(
+        return kind(
             0,
-            alone,
+            spec,
             config.hidden_sizes,
             config.activation,
             config.initial_log_std,
@@ -253,22 +190,40 @@ class OnPolicy(Algorithm):
             config.orthogonal_initialization,
         )
 
+    def columns(self, agent: int) -> slice:
+        """Which columns of the joint action are an agent's."""
+        return self.spec.action_slices[agent]
+
+    def _make_learners(self) -> list[Learner]:
+        spec, config = self.spec, self.config
+        if not config.share_parameters:
+            return [Learner(self.make_policy(q), config, self.generator) for q in range(spec.num_agents)]
+        if not self.can_share:
+            raise ConfigError(f"{config.algo}: every agent has a policy of its own: leave share_parameters out")
+        if len(set(zip(spec.observation_sizes, spec.action_spaces, strict=True))) > 1:
+            raise ConfigError(f"share_parameters: the agents of {spec.name} differ in what they see or do")
+        return [Learner(self.make_policy(0), config, self.generator)]
+
     def _make_rollout(self, agent: int, spec: TaskSpec, state_size: int) -> Rollout:
         config = self.config
         chunk_length = config.chunk_length if state_size else 1
         return Rollout(agent, spec, config.rollout_length, config.num_envs, state_size, chunk_length)
 
+    @torch.no_grad()
+    def _heads(self, samples: list[Samples]) -> list[Head]:
+        return [part.head(policy) for part, policy in zip(samples, self.policies, strict=True)]
+
     def _samples(self, agent: int) -> Samples:
         rollout = self._rollouts[agent]
-        actions = rollout.joint_actions[:, self.spec.action_slices[agent]]
+        actions = rollout.joint_actions[:, self.columns(agent)]
         alive = self._alive[:, :, agent].flatten()
         return Samples(rollout.observations, actions, rollout.action_masks, alive, rollout.sequences)
 
-    def _fit_critics(self, targets: list[Tensor], values: list[Values]) -> list[float]:
+    def fit_critics(self, targets: list[Tensor], values: list[Values]) -> list[float]:
         """Fit each critic on all its views; the losses."""
-        config, count = self.config, len(self._critics)
+        config, count = self.config, len(self.critics)
         losses = []
-        for index, critic in enumerate(self._critics):
+        for index, critic in enumerate(self.critics):
             views, own_values = self._views[index::count], values[index::count]
             parts = [view.critic_sequences(value) for view, value in zip(views, own_values, strict=True)]
             sequences = [part for part in parts if part is not None]
@@ -285,22 +240,32 @@ class OnPolicy(Algorithm):
 
     def _forget_ended(self, values: list[Values]) -> None:
         """Carry memories over to the next iteration, but not those of episodes that are over."""
-        ended = self._ended.unsqueeze(1)
-        self._memories = [value.states[-1].masked_fill(ended, 0.0) for value in values]
-        for actor in self._actors.members:
-            actor.state = actor.state.masked_fill(ended, 0.0)
+        assert self._last is not None
+        views = self._last.states if self.central_critic else self._last.agents
+        self._memories = [
+            value.states[-1].masked_fill(_over(seen), 0.0) for value, seen in zip(values, views, strict=True)
+        ]
+        for actor, seen in zip(self._actors.members, self._last.agents, strict=True):
+            actor.state = actor.state.masked_fill(_over(seen), 0.0)
 
     def _set_learning_rates(self, iteration: int) -> None:
         if not self.config.lr_decay:
             return
         left = 1.0 - (iteration - 1) / self.config.iterations
-        for learner in self._learners:
+        for learner in self.learners:
             learner.optimizer.param_groups[0]["lr"] = self.config.actor_lr * left
-        for critic in self._critics:
+        for critic in self.critics:
             critic.optimizer.param_groups[0]["lr"] = self.config.critic_lr * left
 
 
+def _over(seen: AgentStep) -> Tensor:
+    """Environments whose episode is over for who sees this, (B, 1)."""
+    return torch.from_numpy(seen.ended).unsqueeze(1)
+
+
 def _standardized(advantages: Tensor, samples: Samples) -> Tensor:
-    """Advantages of zero mean and unit variance over the samples that count. (M,)."""
+    """Advantages of zero mean and unit variance over the samples that count, if any does. (M,)."""
     counted = advantages[samples.alive]
-    return (advantages - counted.mean()) / (counted.std() + 1e-5)
+    if not len(counted):
+        return torch.zeros_like(advantages)
+    return (advantages - counted.mean()) / (counted.std(correction=0) + 1e-5)

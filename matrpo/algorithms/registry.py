@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import sys
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from matrpo.errors import ConfigError
+from matrpo.user_file import UserFile
 
 if TYPE_CHECKING:
     from matrpo.algorithms.algorithm import Algorithm
@@ -18,6 +16,12 @@ if TYPE_CHECKING:
 _CONSENSUS = frozenset({"Trust region", "Consensus", "Links"})
 _GRADIENT = frozenset({"Policy gradient"})
 _TRUST_REGION = frozenset({"Policy gradient", "Trust region"})
+_CLIPPING = frozenset({"clip_range", "clip_scaling"})
+_ORDER = frozenset({"agent_order"})
+_STATE = frozenset({"state_type"})
+_ASCENT = _CLIPPING | {"actor_lr", "policy_epochs", "policy_batch", "entropy_coef"}
+_REPLAY = frozenset({"Policy gradient", "Replay"})
+_OFF = _ASCENT - {"actor_lr"} | _STATE
 
 
 @dataclass(frozen=True)
@@ -29,20 +33,66 @@ class Entry:
         sections: headings of the settings that it uses besides those that all use.
         target: `module:Class` in this package; empty for the decentralised algorithm, which is no `Algorithm`.
         graph: whether its agents talk along a communication graph.
+        unused: settings that it does not use all the same.
     """
 
     description: str
     sections: frozenset[str]
     target: str = ""
     graph: bool = False
+    unused: frozenset[str] = frozenset()
+
+    def uses(self, setting: str, heading: str) -> bool:
+        """Whether a setting under such a heading changes what the algorithm does."""
+        if setting == "topology":
+            return self.graph
+        particular = frozenset[str]().union(*(entry.sections for entry in ALGORITHMS.values()))
+        return setting not in self.unused and (heading in self.sections or heading not in particular)
 
 
 ALGORITHMS = {
-    "matrpo": Entry("decentralised multi-agent trust region policy optimisation (Li & He)", _CONSENSUS, graph=True),
+    "matrpo": Entry(
+        "decentralised multi-agent trust region policy optimisation (Li & He)",
+        _CONSENSUS,
+        graph=True,
+        unused=frozenset({"share_parameters", "accept_ratio"}),
+    ),
     "happo": Entry("heterogeneous-agent PPO (Zhong et al.)", _GRADIENT, "happo:HAPPO"),
-    "hatrpo": Entry("heterogeneous-agent TRPO (Zhong et al.)", _TRUST_REGION, "hatrpo:HATRPO"),
-    "haa2c": Entry("heterogeneous-agent A2C (Zhong et al.)", _GRADIENT, "haa2c:HAA2C"),
-    "mappo": Entry("multi-agent PPO with a centralised critic (Yu et al.)", _GRADIENT, "mappo:MAPPO"),
+    "hatrpo": Entry("heterogeneous-agent TRPO (Zhong et al.)", _TRUST_REGION, "hatrpo:HATRPO", unused=_ASCENT),
+    "haa2c": Entry("heterogeneous-agent A2C (Zhong et al.)", _GRADIENT, "haa2c:HAA2C", unused=_CLIPPING),
+    "mappo": Entry("multi-agent PPO with a centralised critic (Yu et al.)", _GRADIENT, "mappo:MAPPO", unused=_ORDER),
+    "ippo": Entry("independent PPO (Schröder de Witt et al.)", _GRADIENT, "ippo:IPPO", unused=_ORDER | _STATE),
+    "jrppo": Entry("PPO that clips the ratio of the joint policy", _GRADIENT, "jrppo:JRPPO", unused=_ORDER),
+    "maa2c": Entry(
+        "multi-agent A2C with a centralised critic (Papoudakis et al.)",
+        _GRADIENT,
+        "maa2c:MAA2C",
+        unused=_ORDER | _CLIPPING,
+    ),
+    "itrpo": Entry(
+        "independent TRPO (Li & He's baseline)", _TRUST_REGION, "itrpo:ITRPO", unused=_ORDER | _STATE | _ASCENT
+    ),
+    "ctrpo": Entry(
+        "TRPO of one policy for all agents (Li & He's baseline)",
+        _TRUST_REGION,
+        "ctrpo:CTRPO",
+        unused=_ORDER | _ASCENT,
+    ),
+    "fdmarl": Entry(
+        "actor-critics that average their critics (Zhang et al.)",
+        _GRADIENT,
+        "fdmarl:FDMARL",
+        graph=True,
+        unused=_ORDER | _STATE | _CLIPPING,
+    ),
+    "haddpg": Entry("heterogeneous-agent DDPG (Zhong et al.)", _REPLAY, "haddpg:HADDPG", unused=_OFF),
+    "hatd3": Entry("heterogeneous-agent TD3 (Zhong et al.)", _REPLAY, "hatd3:HATD3", unused=_OFF),
+    "had3qn": Entry(
+        "heterogeneous-agent dueling double Q-network (Zhong et al.)", _REPLAY, "had3qn:HAD3QN", unused=_OFF
+    ),
+    "maddpg": Entry("multi-agent DDPG (Lowe et al.)", _REPLAY, "maddpg:MADDPG", unused=_OFF | _ORDER),
+    "matd3": Entry("multi-agent TD3 (Ackermann et al.)", _REPLAY, "matd3:MATD3", unused=_OFF | _ORDER),
+    "qmix": Entry("monotonic value function factorisation (Rashid et al.)", _REPLAY, "qmix:QMIX", unused=_OFF | _ORDER),
 }
 
 
@@ -52,7 +102,7 @@ def check(name: str) -> None:
     Raises:
         ConfigError: there is none of that name, and it is no file.
     """
-    if name not in ALGORITHMS and ".py:" not in name:
+    if name not in ALGORITHMS and not _is_file(name):
         close = difflib.get_close_matches(name, ALGORITHMS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         expected = ", ".join(ALGORITHMS)
@@ -62,6 +112,24 @@ def check(name: str) -> None:
 def entry(name: str) -> Entry:
     """What is known of an algorithm; of one from a user's file, that it may use every setting."""
     return ALGORITHMS.get(name) or Entry(f"from {name}", _TRUST_REGION | {"Replay"})
+
+
+def canonical_name(name: str) -> str:
+    """The one name of an algorithm, whatever it was called by: a file by its absolute path.
+
+    Raises:
+        ConfigError: the name is of a file alone.
+    """
+    return str(user_file(name) or name)
+
+
+def user_file(name: str) -> UserFile | None:
+    """The user's file that an algorithm is from; None for those of this package.
+
+    Raises:
+        ConfigError: the name is of a file alone.
+    """
+    return UserFile.parse("algo", name, "class", "Mine") if _is_file(name) else None
 
 
 def is_central(name: str) -> bool:
@@ -75,31 +143,23 @@ def load(name: str) -> type[Algorithm]:
     Raises:
         ConfigError: a user's file cannot be imported, or has no such class.
     """
-    from matrpo.algorithms.algorithm import Algorithm
-
-    if name in ALGORITHMS:
-        module, _, target = ALGORITHMS[name].target.partition(":")
-        found: Any = getattr(import_module(f"matrpo.algorithms.{module}"), target)
-    else:
-        found = _from_file(name)
-    if not (isinstance(found, type) and issubclass(found, Algorithm)):
-        raise ConfigError(f"algo {name!r}: it is no subclass of matrpo.algorithms.algorithm.Algorithm")
+    if file := user_file(name):
+        return _from_file(file)
+    module, _, target = ALGORITHMS[name].target.partition(":")
+    found: type[Algorithm] = getattr(import_module(f"matrpo.algorithms.{module}"), target)
     return found
 
 
-def _from_file(name: str) -> Any:
-    path, _, target = name.rpartition(":")
-    key = f"matrpo algorithm {Path(path).resolve()}"
-    if key not in sys.modules:
-        spec = spec_from_file_location(key, path)
-        if spec is None or spec.loader is None or not Path(path).is_file():
-            raise ConfigError(f"algo {name!r}: there is no file {path}")
-        module = module_from_spec(spec)
-        sys.modules[key] = module
-        try:
-            spec.loader.exec_module(module)
-        except Exception as error:
-            del sys.modules[key]
-            reason = str(error).splitlines()[:1]
-            raise ConfigError(f"algo: importing {path} raised {type(error).__name__}: {' '.join(reason)}") from error
-    return getattr(sys.modules[key], target, None)
+def _from_file(file: UserFile) -> type[Algorithm]:
+    from matrpo.algorithms.algorithm import Algorithm
+
+    found = file.load("class")
+    if not (isinstance(found, type) and issubclass(found, Algorithm)):
+        raise ConfigError(f"algo '{file}': it is no subclass of matrpo.algorithms.algorithm.Algorithm")
+    if missing := sorted(found.__abstractmethods__):
+        raise ConfigError(f"algo '{file}': the class has no method {', '.join(missing)}")
+    return found
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith(".py") or ".py:" in name

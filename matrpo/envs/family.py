@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from matrpo.config import ConfigError
 from matrpo.envs.check import check_env
 from matrpo.envs.vector_env import VectorEnv
+from matrpo.errors import in_words
 from matrpo.spaces import TaskSpec
 
 
@@ -226,8 +227,3 @@ class Family:
 def wrong_agents(task: str, num_agents: int | None, expected: str) -> ConfigError:
     """The error that a task cannot have so many agents, but, say, `exactly 2`."""
     return ConfigError(f"bad value {num_agents} for 'agents': task {task!r} has {expected}")
-
-
-def in_words(error: BaseException) -> str:
-    """What an exception of somebody else's code says, in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -10,9 +10,10 @@ from typing import Any
 
 from matrpo.config import ConfigError
 from matrpo.envs.check import kind_of
-from matrpo.envs.family import NOTHING, Family, ForeignTask, in_words
+from matrpo.envs.family import NOTHING, Family, ForeignTask
 from matrpo.envs.pettingzoo import PettingZooEnv
 from matrpo.envs.vector_env import VectorEnv
+from matrpo.errors import in_words
 
 _PREFIX = "pettingzoo/"
 

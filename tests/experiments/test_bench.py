@@ -123,6 +123,20 @@ def test_scaling(tmp_path: Path) -> None:
     assert row["MB_per_link"] > row["payload_MB_per_link"]
 
 
+def test_throughput(tmp_path: Path) -> None:
+    document, printed = run("throughput", path=tmp_path / "bench.json")
+    check_document(document, "throughput", tables=1)
+    (rows,) = document["tables"].values()
+    assert [(row["algorithm"], row["HARL"]) for row in rows] == [("happo", 1.44), ("hatrpo", 2.17), ("mappo", 1.45)]
+    for row in rows:
+        assert row["rollout"] > 0
+        assert row["together"] == pytest.approx(row["rollout"] + row["update"])
+        assert row["times_less"] == pytest.approx(row["HARL"] / row["together"])
+        assert 100 < row["peak_MiB"] < 2000
+    assert "d539bad" in document["settings"]["HARL"]
+    assert "HARL MiB" in printed
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

@@ -146,6 +146,7 @@ def test_what_the_copy_command_moves_is_private_on_the_other_machine(tmp_path: P
         (["--host", "a", "--port", "64999", "--agents", "600"], ["65535 is the last"]),
         (["--host", "a", "--transport", "ipc"], ["--transport ipc", "tcp"]),
         (["--host", "a", "--topology", "cube"], ["topology"]),
+        (["--host", "a", "--algo", "happo"], ["happo trains in one process"]),
         ([*(word for i in range(4) for word in ("--host", f"h{i}")), "--agents", "3"], ["4 hosts are too many for 3"]),
     ],
 )

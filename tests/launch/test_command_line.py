@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import yaml
 
-from matrpo.config import FIELDS, Config
+from matrpo.algorithms.registry import ALGORITHMS
+from matrpo.config import FIELDS, HEADINGS, Config
 from matrpo.launch import cli
 from matrpo.launch.options import resolve_layers
 from matrpo.run_directory import RunDirectory
@@ -82,6 +83,9 @@ def assert_mistake(result: tuple[int, str, str], *words: str) -> None:
         (["--task", "game/opposite-halves", "--agents", "3"], ["agents", "an even number"]),
         (["--topology", "rings"], ["topology", "ring"]),
         (["--topology", "grid:5x5"], ["topology", "12"]),
+        (["--algo", "fdmarl", "--topology", "rings"], ["topology", "ring"]),
+        (["--algo", "fdmarl", "--task", "treasure", "--agents", "6"], ["fdmarl", "observations must be of one size"]),
+        (["--algo", "itrpo", "-o", "share_parameters=true"], ["itrpo", "share_parameters"]),
         (["--topology", "nowhere.json"], ["topology", "nowhere.json"]),
         (["--agents", "1"], ["ring", "1"]),
         (["--agents", "0"], ["agents", "at least 1"]),
@@ -104,6 +108,14 @@ def assert_mistake(result: tuple[int, str, str], *words: str) -> None:
         (["--run", "nowhere", "--resume"], ["nowhere", "not a run directory"]),
         (["--run", "/proc/nowhere"], ["cannot create run directory /proc/nowhere"]),
         (["--run", "/dev/null/run"], ["cannot create run directory", "Not a directory"]),
+        (["--algo", "hapo"], ["algo", "hapo", "did you mean 'happo'"]),
+        (["--algo", "happo", "--beta", "1"], ["happo does not use the setting 'beta' (command line)"]),
+        (["--algo", "happo", "-o", "kl_step=0.1"], ["happo does not use the setting 'kl_step' (-o)"]),
+        (["--algo", "mappo", "--topology", "ring"], ["mappo does not use the setting 'topology'"]),
+        (["--algo", "mappo", "--transport", "tcp"], ["mappo does not use the setting 'transport'"]),
+        (["--algo", "hatrpo", "--clip-range", "0.1"], ["hatrpo does not use the setting 'clip_range'"]),
+        (["--actor-lr", "0.1"], ["matrpo does not use the setting 'actor_lr'"]),
+        (["--algo", "happo", "--faults", "loss-20"], ["--faults", "happo trains in one process"]),
         (["surplus"], ["surplus"]),
     ],
 )
@@ -122,6 +134,7 @@ def test_launch_refuses(matrpo: Matrpo, arguments: list[str], words: list[str]) 
         (["topology", "rings"], ["ring"]),
         (["topology", "ring", "--agents", "3", "--save", "x.pdf"], ["x.pdf"]),
         (["list", "agents"], ["agents", "tasks"]),
+        (["cluster", "init", "--algo", "happo", "--host", "a", "--env-host", "b"], ["happo", "in one process"]),
         (["agent", "--cluster", "nowhere.yaml", "--id", "0"], ["cannot read cluster file nowhere.yaml"]),
         (["env-server"], ["--cluster"]),
     ],
@@ -205,7 +218,9 @@ def test_a_resumed_run_keeps_its_settings(matrpo: Matrpo, run: RunDirectory, key
         "steps", "link_deadline", "link_resend", "transport", "port", "insecure", "torch_threads", "checkpoint_every",
         "checkpoints_kept", "tensorboard", "on_agent_loss",
     )  # fmt: skip
-    if key in changeable:
+    if not ALGORITHMS["matrpo"].uses(key, HEADINGS[key]):
+        assert_mistake(result, f"matrpo does not use the setting '{key}'")
+    elif key in changeable:
         assert_mistake(result, "task is chess")
     else:
         assert_mistake(result, f"cannot change '{key}'")
@@ -246,8 +261,8 @@ def test_every_setting_is_an_option_with_its_help(matrpo: Matrpo) -> None:
     assert status == 0
     for name in FIELDS:
         assert f"--{name.replace('_', '-')}" in out
-    for section in ("What to run:", "Sampling:", "Trust region:", "Consensus:", "Links:", "Bookkeeping:"):
-        assert f"\n{section}\n" in out
+    for section in set(HEADINGS.values()):
+        assert f"\n{section}:\n" in out
 
 
 @pytest.mark.parametrize("what", ["tasks", "algorithms", "topologies"])

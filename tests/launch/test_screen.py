@@ -100,6 +100,54 @@ def test_the_plain_line_says_the_same(run: RunDirectory) -> None:
     )
 
 
+@pytest.fixture
+def central(tmp_path: Path) -> Progress:
+    """A run of HATRPO with 12 agents after three iterations."""
+    run = RunDirectory.create(tmp_path / "central", Config(algo="hatrpo", agents=12, steps=100_000), {})
+    learning = {"kl": 0.00301, "entropy": 1.58, "ratio_max": 1.27, "surrogate": 0.5, "fisher_products": 3}
+    for iteration in range(1, 4):
+        seconds = {"iteration": iteration, "time": 20.0 * iteration}
+        run.env.log_metrics(seconds | {"team_return_mean": -160.0})
+        for agent in range(12):
+            run.agent(agent).log_metrics(seconds | learning)
+        run.trainer.log_metrics(seconds | {"critic_loss": 0.0, "explained_variance": 0.8, "seconds_update": 1.5})
+    progress = Progress(run)
+    progress.poll()
+    return progress
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (100, 30), (80, 16)])
+def test_central_training_shows_what_there_is_of_it(central: Progress, width: int, height: int) -> None:
+    lines = drawn(central, width, height)
+    assert len(lines) <= height
+    assert all(len(line) <= width for line in lines)
+    text = "\n".join(lines)
+    assert "navigation, 12 agents, hatrpo" in text
+    assert "training    critic 0  explained variance 0.8" in text
+    assert "rollout and update 4" in text
+    for word in ("ring", "residual", "sent", "links", "step "):
+        assert word not in text
+    header = next(line.split() for line in lines if line.strip().startswith("agent"))
+    assert header == ["agent", "iteration", "KL", "entropy", "max", "ratio", "surrogate", "Fisher"]
+
+
+def test_the_plain_line_of_central_training(central: Progress) -> None:
+    assert plain_line(central) == (
+        "iteration 3/10  steps 30,000  return -160.0  kl 0.00301  entropy 1.58  ratio 1.27  critic 0  500 steps/s  "
+        "left 2:20"
+    )
+
+
+def test_a_new_run_of_central_training(tmp_path: Path) -> None:
+    progress = Progress(RunDirectory.create(tmp_path / "new", Config(algo="happo", agents=3), {}))
+    progress.poll()
+    assert progress.phase == "rollout and update 1"
+    text = "\n".join(drawn(progress, 80, 24))
+    assert "rollout and update 1" in text
+    assert not any(line.split()[:1] in (["training"], ["agent"]) for line in text.splitlines())
+    assert "critic" not in plain_line(progress)
+
+
 def test_plain_lines_appear_once_each(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
     write(run, range(1, 3))
     with PlainScreen(run) as screen:

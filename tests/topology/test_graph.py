@@ -322,3 +322,16 @@ def test_the_listing_is_complete() -> None:
 )
 def test_diameters(spec: str, agents: int, diameter: int) -> None:
     assert make_graph(spec, agents, 0).diameter() == diameter
+
+
+@pytest.mark.parametrize("spec", ["ring", "line", "star", "complete", "none"])
+def test_metropolis_weights_average_neighbours_and_keep_the_mean(spec):
+    graph = make_graph(spec, 5, 0)
+    weights = graph.metropolis_weights()
+    np.testing.assert_allclose(weights.sum(axis=1), 1.0)
+    np.testing.assert_array_equal(weights, weights.T)
+    assert (weights >= 0).all()
+    for i in range(5):
+        assert set(np.flatnonzero(weights[i])) <= {i, *graph.neighbours(i)}
+    if spec != "none":
+        np.testing.assert_allclose(np.linalg.matrix_power(weights, 300), 0.2, atol=1e-6)

@@ -1,0 +1,194 @@
+"""C-TRPO: TRPO of one policy for all agents, on all observations (section VI.B of Li & He).
+
+The task is reduced to one of a single agent, the team, which sees all observations side by side, does what all agents
+do, and earns the sum of their rewards. Its policy is a network with one head for each agent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from matrpo.algorithms import instruments
+from matrpo.algorithms.algorithm import LearnerState, Player
+from matrpo.algorithms.instruments import Change
+from matrpo.algorithms.learner import Samples
+from matrpo.algorithms.mirror import KLBall, Mirror, NoDrift
+from matrpo.algorithms.simultaneous import Simultaneous
+from matrpo.config import Config, ConfigError
+from matrpo.distributions import MASKED, Head
+from matrpo.envs.central import CentralStep
+from matrpo.envs.shared import AgentStep
+from matrpo.policy import JointDistribution, JointPolicy
+from matrpo.spaces import ActionSpace, Discrete, TaskSpec
+from matrpo.state import under
+
+
+class CTRPO(Simultaneous):
+    """The team maximises E[r A] within mean KL N `kl_step` of its old policy, r the ratio of the joint action."""
+
+    can_share = False
+
+    def __init__(self, spec: TaskSpec, state_sizes: tuple[int, ...], config: Config) -> None:
+        if len(state_sizes) > 1:
+            raise ConfigError("ctrpo has one critic of one state: leave state_type fp out")
+        self._team = spec
+        alone = TaskSpec(spec.name, ("team",), (sum(spec.observation_sizes),), spec.action_spaces)
+        super().__init__(alone, state_sizes, config)
+
+    def mirror(self) -> Mirror:
+        """No drift, within a KL ball."""
+        return Mirror(NoDrift(), KLBall(self._team.num_agents))
+
+    def make_policy(self, agent: int) -> JointPolicy:  # noqa: ARG002
+        """The team's."""
+        return self.new_policy(TeamPolicy, self.spec)
+
+    def columns(self, agent: int) -> slice:  # noqa: ARG002
+        """All: the team does what every agent does."""
+        return slice(None)
+
+    def act(self, step: CentralStep) -> np.ndarray:
+        """As `Algorithm.act`."""
+        return super().act(_as_one(step, self._team.action_spaces))
+
+    def observe(self, step: CentralStep) -> None:
+        """As `Algorithm.observe`."""
+        super().observe(_as_one(step, self._team.action_spaces))
+
+    def improve(self, samples: list[Samples], old: list[Head], advantages: list[Tensor]) -> list[dict[str, Any]]:
+        """The team's step, reported of every agent."""
+        reports = super().improve(samples, old, advantages)
+        return [dict(reports[0]) for _ in self._team.agents]
+
+    def changes(self, samples: list[Samples], old: list[Head], new: list[Head]) -> list[Change]:
+        """What an update did to each agent's head."""
+        (part,), (before,), (after,) = samples, old, new
+        assert isinstance(before, TeamHead)
+        assert isinstance(after, TeamHead)
+        alive = part.alive.unsqueeze(1).expand(-1, self._team.num_agents)
+        return instruments.changes(before.joint, after.joint, part.actions, alive)
+
+    def player(self, num_envs: int) -> Player:
+        """The team."""
+        return TeamPlayer(super().player(num_envs), self._team.action_spaces)
+
+    def state_dict(self) -> LearnerState:
+        """All of it is the trainer's: an agent by itself has nothing to act by."""
+        state = super().state_dict()
+        team = {f"team.{name}": value for name, value in state.agents[0].items()}
+        return LearnerState(state.trainer | team, [{} for _ in self._team.agents])
+
+    def load_state_dict(self, state: LearnerState) -> None:
+        """Restore `state_dict`."""
+        super().load_state_dict(LearnerState(state.trainer, [under(state.trainer, "team.")]))
+
+
+class TeamPolicy(JointPolicy):
+    """A policy that acts by all its heads; action masks, (batch, outputs), are of all network outputs."""
+
+    def own_head_of(self, outputs: Tensor, action_mask: Tensor | None = None) -> TeamHead:
+        """All heads as one."""
+        return TeamHead(self.distribution_of(outputs, action_mask))
+
+    def _mask(self, outputs: Tensor, action_mask: Tensor) -> Tensor:
+        return outputs.masked_fill(~action_mask, MASKED)
+
+
+class TeamHead:
+    """All heads of a joint policy as one, a `distributions.Head` over joint actions.
+
+    Attributes:
+        joint: the heads.
+    """
+
+    def __init__(self, joint: JointDistribution) -> None:
+        self.joint = joint
+
+    def select(self, rows: Tensor) -> TeamHead:
+        """The distributions of some samples alone."""
+        return TeamHead(JointDistribution(self.joint.groups, [block.select(rows) for block in self.joint.blocks]))
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """Draw joint actions. Shape (batch, 1, W)."""
+        return torch.cat([block.sample(generator).flatten(1) for block in self.joint.blocks], dim=1).unsqueeze(1)
+
+    def mode(self) -> Tensor:
+        """The most probable joint actions. Shape (batch, 1, W)."""
+        return torch.cat([block.mode().flatten(1) for block in self.joint.blocks], dim=1).unsqueeze(1)
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Log probabilities of joint actions. Shapes (batch, 1, W) -> (batch, 1)."""
+        return self.joint.log_prob(actions.squeeze(1)).sum(1, keepdim=True)
+
+    def entropy(self) -> Tensor:
+        """Shape (batch, 1)."""
+        return self.joint.entropy().sum(1, keepdim=True)
+
+    def kl_to(self, other: TeamHead) -> Tensor:
+        """D_KL(self || other). Shape (batch, 1)."""
+        return self.joint.kl_to(other.joint).sum(1, keepdim=True)
+
+    def total_variation_to(self, other: TeamHead) -> Tensor:
+        """The sum of the heads', which bounds it. Shape (batch, 1)."""
+        return self.joint.total_variation_to(other.joint).sum(1, keepdim=True)
+
+
+class TeamPlayer:
+    """The team as a player of the task that it was made from.
+
+    Args:
+        team: plays the task of one agent.
+        spaces: the agents' action spaces.
+    """
+
+    def __init__(self, team: Player, spaces: Sequence[ActionSpace]) -> None:
+        self._team = team
+        self._spaces = spaces
+
+    def act(
+        self,
+        observations: Sequence[np.ndarray],
+        action_masks: Sequence[np.ndarray | None],
+        ended: np.ndarray,
+        generator: torch.Generator,
+        deterministic: bool,
+    ) -> np.ndarray:
+        """As `policy.Actors.act`."""
+        seen, mask = np.concatenate(observations, axis=1), _joint_mask(action_masks, self._spaces)
+        over = np.all(ended, axis=1, keepdims=True)
+        return self._team.act([seen], [mask], over, generator, deterministic)
+
+
+def _as_one(step: CentralStep, spaces: Sequence[ActionSpace]) -> CentralStep:
+    """A step as the team sees it."""
+    agents, (state,) = step.agents, step.states
+    finals = [agent.final_observation for agent in agents if agent.final_observation is not None]
+    team = AgentStep(
+        observation=np.concatenate([agent.observation for agent in agents], axis=1),
+        reward=state.reward,
+        reward_scale=state.reward_scale,
+        terminated=state.terminated,
+        truncated=state.truncated,
+        final_observation=np.concatenate(finals, axis=1) if finals else None,
+        joint_action=state.joint_action,
+        action_mask=_joint_mask([agent.action_mask for agent in agents], spaces),
+    )
+    return CentralStep([team], step.states, np.any(step.alive, axis=1, keepdims=True))
+
+
+def _joint_mask(masks: Sequence[np.ndarray | None], spaces: Sequence[ActionSpace]) -> np.ndarray | None:
+    """All agents' action masks side by side, as wide as the outputs of a network with a head for each."""
+    given = next((mask for mask in masks if mask is not None), None)
+    if given is None:
+        return None
+    widths = [space.n if isinstance(space, Discrete) else space.size for space in spaces]
+    parts = [
+        np.ones((len(given), width), dtype=bool) if mask is None else mask
+        for mask, width in zip(masks, widths, strict=True)
+    ]
+    return np.concatenate(parts, axis=1)

@@ -1,0 +1,51 @@
+"""FDMARL: actor-critics that average their critics over the communication graph (Zhang et al. 2018, Algorithm 2).
+
+As a baseline of Li & He (section VI.A). An agent needs its own observation and reward, and its neighbours' critic
+parameters. Where Zhang et al. let every critic see the state and estimate the average reward besides, here, as in
+MATRPO's setting, each sees its agent's observation, and the actor follows its own reward.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from matrpo.algorithms.maa2c import MAA2C
+from matrpo.config import Config, ConfigError
+from matrpo.graph_settings import build_graph
+from matrpo.networks import flat_parameters, set_flat_parameters
+from matrpo.rollout import Values
+from matrpo.spaces import TaskSpec
+
+
+class FDMARL(MAA2C):
+    """Each agent ascends its policy gradient by its own critic, which then moves towards those of its neighbours."""
+
+    central_critic = False
+    can_share = False
+
+    def __init__(self, spec: TaskSpec, state_sizes: tuple[int, ...], config: Config) -> None:
+        if len(set(spec.observation_sizes)) > 1:
+            raise ConfigError(
+                f"fdmarl: neighbours average their critics: observations must be of one size, "
+                f"those of {spec.name} are {', '.join(map(str, spec.observation_sizes))}"
+            )
+        super().__init__(spec, state_sizes, config)
+        self._weights = torch.from_numpy(build_graph(config).metropolis_weights())
+
+    def fit_critics(self, targets: list[Tensor], values: list[Values]) -> list[float]:
+        """Fit each critic to its agent's rewards, then average it with its neighbours'."""
+        losses = super().fit_critics(targets, values)
+        self._diffuse()
+        return losses
+
+    def _diffuse(self) -> None:
+        """One step of consensus, omega^i <- sum_j c(i, j) omega^j, on critics in the rewards' units."""
+        weights, critics = self._weights, self.critics
+        moments = weights @ torch.stack([torch.stack([critic.mean, critic.square]) for critic in critics])
+        for critic in critics:
+            critic.renormalise(torch.zeros_like(critic.mean), torch.ones_like(critic.square))
+        parameters = torch.stack([flat_parameters(list(critic.parameters())) for critic in critics])
+        for critic, own, (mean, square) in zip(critics, weights.float() @ parameters, moments, strict=True):
+            set_flat_parameters(list(critic.parameters()), own)
+            critic.renormalise(mean.clone(), square.clone())

@@ -1,0 +1,141 @@
+"""HAD3QN: heterogeneous-agent dueling double deep Q-networks (Zhong et al., Appendix I and Algorithm 8)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from matrpo.algorithms.replay import Batch
+from matrpo.algorithms.value_based import ValueBased, greedy, indices
+from matrpo.config import Config, ConfigError
+from matrpo.networks import MLP
+from matrpo.sequences import Sequences
+from matrpo.spaces import TaskSpec
+
+_MOST_JOINT_ACTIONS = 20_000
+
+
+class HAD3QN(ValueBased):
+    """A critic of joint actions, maximised by one agent after another, and each agent's own network that predicts it.
+
+    The critic has one output for each joint action: their number is the product of the agents'.
+    """
+
+    def __init__(self, spec: TaskSpec, state_sizes: tuple[int, ...], config: Config) -> None:
+        if config.share_parameters:
+            raise ConfigError("had3qn: every agent has a network of its own: leave share_parameters out")
+        if not config.hidden_sizes:
+            raise ConfigError("had3qn: values and advantages have hidden layers in common: set hidden_sizes")
+        super().__init__(spec, state_sizes, config)
+        count = math.prod(self.num_actions)
+        if count > _MOST_JOINT_ACTIONS:
+            raise ConfigError(
+                f"had3qn cannot handle {spec.name}: its critic has one output for each of {count} joint actions, "
+                f"expected at most {_MOST_JOINT_ACTIONS}"
+            )
+        sizes = zip(spec.observation_sizes, self.num_actions, strict=True)
+        self.actors = [DuelingNetwork(*pair, config, self.generator) for pair in sizes]
+        self.target_actors = [self.make_target(f"policy.{q}", actor) for q, actor in enumerate(self.actors)]
+        self.critic = DuelingNetwork(state_sizes[0], count, config, self.generator)
+        self.critics["critic"] = self.critic
+        self.target_critic = self.make_target("critic", self.critic)
+        self.optimizers["critic"] = torch.optim.Adam(self.critic.parameters(), lr=config.critic_lr, fused=True)
+        for q, actor in enumerate(self.actors):
+            self.optimizers[f"policy.{q}"] = torch.optim.Adam(actor.parameters(), lr=config.actor_lr, fused=True)
+
+    def utilities(self, networks: Sequence[nn.Module], observations: Sequence[Tensor]) -> list[Tensor]:
+        """As `ValueBased.utilities`."""
+        return [network(seen) for network, seen in zip(networks, observations, strict=True)]
+
+    def learn(self, batch: Batch) -> dict[str, float]:
+        """The critic, then the agents in a random order, then the targets: one pass of Algorithm 8."""
+        taken = indices(batch.actions)
+        values = self.critic(batch.now.state).gather(1, self.joint(taken)).squeeze(1)
+        loss = self.loss(values, None, self.targets(batch))
+        self.descend("critic", loss)
+        with torch.no_grad():
+            joint_values = self.critic(batch.now.state).unflatten(1, self.num_actions)
+        self.improve(batch, taken, joint_values)
+        self.move_targets()
+        return {"critic_loss": float(loss.detach()), "value_mean": float(values.detach().mean())}
+
+    @torch.no_grad()
+    def targets(self, batch: Batch) -> Tensor:
+        """y = R + gamma^n Q^(s', a_*), a_* by the agents' target networks. (M,)."""
+        later = batch.later
+        pairs = zip(self.utilities(self.target_actors, later.observations), later.action_masks, strict=True)
+        best = self.joint([greedy(own, mask) for own, mask in pairs])
+        values: Tensor = self.target_critic(later.state)
+        return batch.rewards + batch.discounts * values.gather(1, best).squeeze(1)
+
+    def improve(self, batch: Batch, taken: list[Tensor], joint_values: Tensor) -> None:
+        """Fit Q^{i_m}(o, a) to Q(s, a_*^{i_1:m-1}, a), then let a_*^{i_m} maximise the latter.
+
+        Args:
+            batch: the transitions.
+            taken: each agent's action, (M, 1).
+            joint_values: the critic's values, (M, n_1, ..., n_N).
+        """
+        actions = list(taken)
+        for agent in self.update_order():
+            own_values = _values_of(joint_values, actions, agent)
+            target = own_values.gather(1, taken[agent]).squeeze(1)
+            values = self.actors[agent](batch.now.observations[agent]).gather(1, taken[agent]).squeeze(1)
+            alive = batch.now.alive[:, agent]
+            self.descend(f"policy.{agent}", ((values - target).square() * alive).sum() / alive.sum().clamp_min(1))
+            actions[agent] = greedy(own_values, batch.now.action_masks[agent])
+
+    def joint(self, actions: Sequence[Tensor]) -> Tensor:
+        """Which output of the critic joint actions are, (M, 1); the last agent's action, (M, 1), changes fastest."""
+        index = torch.zeros_like(actions[0])
+        for count, action in zip(self.num_actions, actions, strict=True):
+            index = index * count + action
+        return index
+
+
+def _values_of(joint_values: Tensor, actions: Sequence[Tensor], agent: int) -> Tensor:
+    """What each action of an agent is worth while the others keep theirs. (M, n_1, ..., n_N) -> (M, n_agent)."""
+    rows = torch.arange(len(joint_values)).unsqueeze(1)
+    own = torch.arange(joint_values.shape[1 + agent]).unsqueeze(0)
+    return joint_values[rows, *(own if q == agent else action for q, action in enumerate(actions))]
+
+
+class DuelingNetwork(nn.Module):
+    """Q(x, a) = V(x) + A(x, a) - mean_a A(x, a) (Wang et al., 2016, eq. (9)), on common hidden layers.
+
+    Args:
+        input_size: length of x.
+        num_actions: how many.
+        config: the run's settings.
+        generator: source of the initial weights.
+    """
+
+    def __init__(self, input_size: int, num_actions: int, config: Config, generator: torch.Generator) -> None:
+        super().__init__()
+        *hidden, features = config.hidden_sizes
+        sizes = (input_size, *hidden, features)
+        shape = config.feature_normalization, config.orthogonal_initialization
+        self._base = MLP(sizes, config.activation, generator, math.sqrt(2.0), *shape)
+        self._value = _Head((features, *config.dueling_sizes, 1), "relu", generator)
+        self._advantage = _Head((features, *config.dueling_sizes, num_actions), "relu", generator)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Shapes (M, input size) -> (M, num_actions)."""
+        features = self._base.hidden(self._base(inputs))
+        advantages: Tensor = self._advantage(features)
+        values: Tensor = self._value(features)
+        return values + advantages - advantages.mean(-1, keepdim=True)
+
+
+class _Head(MLP):
+    """Layers with Hardswish between them (HARL, Table 5)."""
+
+    def forward(self, inputs: Tensor, sequences: Sequences | None = None) -> Tensor:  # noqa: ARG002
+        *hidden, last = self.linear_layers
+        for layer in hidden:
+            inputs = nn.functional.hardswish(layer(inputs))
+        output: Tensor = last(inputs)
+        return output

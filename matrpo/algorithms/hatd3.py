@@ -1,0 +1,10 @@
+"""HATD3: heterogeneous-agent twin delayed deterministic policy gradient (Zhong et al., section 3.5.3, Algorithm 7)."""
+
+from __future__ import annotations
+
+from matrpo.algorithms.deterministic import TwinDelayed
+from matrpo.algorithms.haddpg import HADDPG
+
+
+class HATD3(TwinDelayed, HADDPG):
+    """HADDPG's policies, one after another; TD3's critics."""

@@ -1,0 +1,14 @@
+"""IPPO: independent PPO (Schröder de Witt et al.; eqs. (3) and (4) of the paper on decentralised PPO)."""
+
+from __future__ import annotations
+
+from matrpo.algorithms.mappo import MAPPO
+
+
+class IPPO(MAPPO):
+    """MAPPO's objectives with advantages by each agent's own critic, of its own observations and rewards.
+
+    With `share_parameters` agents have policy and critic in common.
+    """
+
+    central_critic = False

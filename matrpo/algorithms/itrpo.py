@@ -1,0 +1,17 @@
+"""I-TRPO: independent TRPO (section VI.A of Li & He), which is MATRPO without links or models of others."""
+
+from __future__ import annotations
+
+from matrpo.algorithms.mirror import KLBall, Mirror, NoDrift
+from matrpo.algorithms.simultaneous import Simultaneous
+
+
+class ITRPO(Simultaneous):
+    """Each agent maximises E[r^k A^k] by its own critic and reward, within mean KL `kl_step` of its old policy."""
+
+    central_critic = False
+    can_share = False
+
+    def mirror(self) -> Mirror:
+        """No drift, within a KL ball."""
+        return Mirror(NoDrift(), KLBall())

@@ -1,0 +1,53 @@
+"""JR-PPO: PPO on the joint policy's ratio (eq. (6) and Algorithm 1 of the paper on decentralised PPO)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from matrpo.algorithms.learner import Samples, ascend
+from matrpo.algorithms.mirror import OnPolicyTrajectories
+from matrpo.algorithms.on_policy import OnPolicy
+from matrpo.config import Config, ConfigError
+from matrpo.distributions import Head
+from matrpo.sequences import random_parts
+from matrpo.spaces import TaskSpec
+
+
+class JRPPO(OnPolicy):
+    """All policies step at once up the gradient of min(r A, clip(r, 1 +- epsilon) A), r being their ratios' product."""
+
+    def __init__(self, spec: TaskSpec, state_sizes: tuple[int, ...], config: Config) -> None:
+        if config.clip_scaling == "per-agent":
+            raise ConfigError(
+                "clip_scaling per-agent is for the ratio of each agent; jrppo clips the joint one: drop it"
+            )
+        super().__init__(spec, state_sizes, config)
+
+    def improve(self, samples: list[Samples], old: list[Head], advantages: list[Tensor]) -> list[dict[str, Any]]:
+        """Maximise eq. (6), and each policy's entropy."""
+        config, sampling = self.config, OnPolicyTrajectories()
+        states = [sampling(part) for part in samples]
+        old_log_prob, advantage = _log_prob(samples, old), torch.stack(advantages).mean(0)
+        for _ in range(config.policy_epochs):
+            for units in random_parts(len(advantage), config.policy_batch, self.generator, samples[0].sequences):
+                rows, parts = zip(*(part.part(units) for part in samples), strict=True)
+                chosen = slice(None) if rows[0] is None else rows[0]
+                new = [part.head(policy) for part, policy in zip(parts, self.policies, strict=True)]
+                ratio = (_log_prob(parts, new) - old_log_prob[chosen]).exp()
+                clipped = ratio.clamp(1.0 - config.clip_range, 1.0 + config.clip_range)
+                gain = torch.minimum(ratio * advantage[chosen], clipped * advantage[chosen]).mean()
+                entropies = [
+                    (head.entropy().squeeze(1) * weights[chosen]).mean()
+                    for head, weights in zip(new, states, strict=True)
+                ]
+                ascend(gain + config.entropy_coef * torch.stack(entropies).sum(), self.learners)
+        return [{} for _ in samples]
+
+
+def _log_prob(samples: list[Samples] | tuple[Samples, ...], heads: list[Head]) -> Tensor:
+    """Log probabilities of what those agents did that were alive. (M,)."""
+    pairs = zip(samples, heads, strict=True)
+    return torch.stack([part.log_prob(head).masked_fill(~part.alive, 0.0) for part, head in pairs]).sum(0)

@@ -1,0 +1,14 @@
+"""MAA2C: multi-agent advantage actor-critic with a centralised critic (Papoudakis et al.; eq. (2) of Zhong et al.)."""
+
+from __future__ import annotations
+
+from matrpo.algorithms.mirror import Mirror, NoDrift, PolicySpace
+from matrpo.algorithms.simultaneous import Simultaneous
+
+
+class MAA2C(Simultaneous):
+    """All agents ascend the gradients of E[r^k A] at once, for `policy_epochs` passes."""
+
+    def mirror(self) -> Mirror:
+        """No drift, among all policies."""
+        return Mirror(NoDrift(), PolicySpace())

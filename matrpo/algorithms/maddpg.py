@@ -1,0 +1,19 @@
+"""MADDPG: multi-agent deep deterministic policy gradient (Lowe et al., "Multi-agent actor-critic for mixed
+cooperative-competitive environments", 2017), for a team with one reward, as HARL compares with it."""
+
+from __future__ import annotations
+
+from matrpo.algorithms.deterministic import DeterministicGradient
+from matrpo.algorithms.replay import Batch
+
+
+class MADDPG(DeterministicGradient):
+    """Agents maximise the critic each by itself, as if the others did what they did in the buffer."""
+
+    def improve(self, batch: Batch) -> None:
+        """Agent i ascends Q(s, a^1, ..., mu^i(o^i), ..., a^N), the other actions from the buffer: its eq. (5)."""
+        taken = self.encoded(batch)
+        for agent, (actor, seen) in enumerate(zip(self.actors, batch.now.observations, strict=True)):
+            actions = list(taken)
+            actions[agent] = actor(seen, self.generator)
+            self.ascend(agent, batch, actions)

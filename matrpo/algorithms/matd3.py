@@ -1,0 +1,11 @@
+"""MATD3: multi-agent twin delayed deterministic policy gradient (Ackermann et al., "Reducing overestimation bias in
+multi-agent domains using double centralized critics", 2019)."""
+
+from __future__ import annotations
+
+from matrpo.algorithms.deterministic import TwinDelayed
+from matrpo.algorithms.maddpg import MADDPG
+
+
+class MATD3(TwinDelayed, MADDPG):
+    """MADDPG's policies, each by itself; TD3's critics."""

@@ -1,0 +1,116 @@
+"""QMIX: monotonic value function factorisation (Rashid et al., ICML 2018), with double Q-learning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from matrpo.algorithms.replay import Batch, Moment
+from matrpo.algorithms.value_based import ValueBased, greedy, indices
+from matrpo.config import Config, ConfigError
+from matrpo.networks import MLP
+from matrpo.spaces import TaskSpec
+
+
+class QMIX(ValueBased):
+    """Utilities mixed into a joint value that grows with each: the best joint action is what is best for everyone.
+
+    With `share_parameters` one network, told whose turn it is, gives every agent's utilities.
+    """
+
+    def __init__(self, spec: TaskSpec, state_sizes: tuple[int, ...], config: Config) -> None:
+        super().__init__(spec, state_sizes, config)
+        if config.share_parameters and len(set(zip(spec.observation_sizes, self.num_actions, strict=True))) > 1:
+            raise ConfigError(f"share_parameters: the agents of {spec.name} differ in what they see or do")
+        networks = self._make_networks()
+        copies = spec.num_agents // len(networks)
+        self.actors = networks * copies
+        self.target_actors = [self.make_target(f"policy.{q}", network) for q, network in enumerate(networks)] * copies
+        self.mixer = Mixer(spec.num_agents, state_sizes[0], config, self.generator)
+        self.critics["mixer"] = self.mixer
+        self.target_mixer = self.make_target("mixer", self.mixer)
+        parameters = [parameter for network in (*networks, self.mixer) for parameter in network.parameters()]
+        self.optimizers["critic"] = torch.optim.Adam(parameters, lr=config.critic_lr, eps=1e-5, fused=True)
+
+    def utilities(self, networks: Sequence[nn.Module], observations: Sequence[Tensor]) -> list[Tensor]:
+        """As `ValueBased.utilities`."""
+        if not self.config.share_parameters:
+            return [network(seen) for network, seen in zip(networks, observations, strict=True)]
+        whose = torch.eye(len(observations)).expand(len(observations[0]), -1, -1)
+        values: Tensor = networks[0](torch.cat([torch.stack(list(observations), dim=1), whose], dim=2))
+        return list(values.unbind(1))
+
+    def learn(self, batch: Batch) -> dict[str, float]:
+        """Minimise (y - Q_tot(s, a))^2, eqs. (6) and (7)."""
+        utilities = self.utilities(self.actors, batch.now.observations)
+        joint = self._mixed(self.mixer, batch.now, utilities, indices(batch.actions))
+        loss = self.loss(joint, None, self.targets(batch))
+        self.descend("critic", loss)
+        self.move_targets()
+        values = {"critic_loss": float(loss.detach()), "value_mean": float(joint.detach().mean())}
+        return values | {"epsilon": self.epsilon}
+
+    @torch.no_grad()
+    def targets(self, batch: Batch) -> Tensor:
+        """y = R + gamma^n Q_tot^(s', a_*): the networks choose a_*, their targets say its value. (M,)."""
+        later = batch.later
+        pairs = zip(self.utilities(self.actors, later.observations), later.action_masks, strict=True)
+        best = [greedy(values, mask) for values, mask in pairs]
+        utilities = self.utilities(self.target_actors, later.observations)
+        return batch.rewards + batch.discounts * self._mixed(self.target_mixer, later, utilities, best)
+
+    def _mixed(self, mixer: nn.Module, moment: Moment, utilities: list[Tensor], actions: list[Tensor]) -> Tensor:
+        """Q_tot of joint actions, (M,). Agents that the episode is over for have utilities of 0."""
+        chosen = [values.gather(1, action) for values, action in zip(utilities, actions, strict=True)]
+        joint: Tensor = mixer(torch.cat(chosen, dim=1) * moment.alive, moment.state)
+        return joint
+
+    def _make_networks(self) -> list[nn.Module]:
+        """One for each agent, or one that is told in as many more inputs whose turn it is."""
+        config, shared = self.config, self.config.share_parameters
+        sizes = list(zip(self.spec.observation_sizes, self.num_actions, strict=True))
+        return [
+            MLP(
+                (observation_size + shared * len(sizes), *config.hidden_sizes, count),
+                config.activation,
+                self.generator,
+                0.01,
+                config.feature_normalization,
+                config.orthogonal_initialization,
+            )
+            for observation_size, count in (sizes[:1] if shared else sizes)
+        ]
+
+
+class Mixer(nn.Module):
+    """Q_tot = |W_2(s)| elu(|W_1(s)| q + b_1(s)) + V(s): section 4.1 and its Figure 2.
+
+    Hypernetworks of one linear layer make the weights and the first bias of the state, one with a hidden layer the
+    last bias. Weights that are not negative make Q_tot monotonic in every utility: eq. (5).
+
+    Args:
+        num_agents: N.
+        state_size: S.
+        config: the run's settings.
+        generator: source of the initial weights.
+    """
+
+    def __init__(self, num_agents: int, state_size: int, config: Config, generator: torch.Generator) -> None:
+        super().__init__()
+        size, normalize = config.mixer_size, config.feature_normalization
+        self._shape = (num_agents, size)
+        self._first_weights = MLP((state_size, num_agents * size), "relu", generator, 1.0, normalize)
+        self._first_bias = MLP((state_size, size), "relu", generator, 1.0, normalize)
+        # By the gain, the joint value is at first of its utilities' size and not `size` times theirs.
+        self._last_weights = MLP((state_size, size), "relu", generator, 1.0 / size, normalize)
+        self._last_bias = MLP((state_size, size, 1), "relu", generator, 1.0, normalize)
+
+    def forward(self, utilities: Tensor, states: Tensor) -> Tensor:
+        """Shapes (M, N), (M, S) -> (M,)."""
+        first_weights = self._first_weights(states).abs().unflatten(1, self._shape)
+        mixed = torch.einsum("mn,mnh->mh", utilities, first_weights) + self._first_bias(states)
+        hidden = nn.functional.elu(mixed)
+        joint: Tensor = (hidden * self._last_weights(states).abs()).sum(1) + self._last_bias(states).squeeze(1)
+        return joint
