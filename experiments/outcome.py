@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -38,11 +39,13 @@ def save_outcome(experiment: Experiment, runs: Sequence[PlannedRun], folder: Pat
         return []
     curves = {panel: _curves(lines) for panel, lines in _by_panel(done).items()}
     final, improvement = final_table(done), improvement_table(done)
-    contents = {"curves.csv": _csv(_curve_rows(curves)), "final.csv": _csv(final), "final.md": markdown(final)}
-    contents["final.tex"] = latex(final)
+    contents = {"final.csv": _csv(final), "final.md": markdown(final), "final.tex": latex(final)}
+    pictures = {}
+    if rows := _curve_rows(curves):  # empty while no episode has ended
+        contents["curves.csv"] = _csv(rows)
+        pictures = {f"curves.{kind}": _picture(experiment, curves, kind) for kind in ("svg", "png")}
     if improvement:
         contents |= {"improvement.csv": _csv(improvement), "improvement.md": markdown(improvement)}
-    pictures = {f"curves.{kind}": _picture(experiment, curves, kind) for kind in ("svg", "png")}
     files = {**{name: text.encode() for name, text in contents.items()}, **pictures}
     for name, data in files.items():
         write_atomically(folder / name, data)
@@ -191,6 +194,8 @@ def _csv(table: Table) -> str:
 
 
 def _text(estimate: Estimate, digits: int = 1) -> str:
+    if math.isnan(estimate.value):
+        return "-"
     return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
 
 
