@@ -1,0 +1,151 @@
+"""An experiment file: which runs make a figure or table of a paper, at which scale, and where each run's files are.
+
+    title: what the figure is of
+    source: the paper and the figure
+    settings: of all runs
+    panels:                 # one plot each; left out, there is one
+      "KL step": { lines: ... or settings: ... }
+    lines:                  # one curve each: what differs
+      MATRPO: {}
+      MAPPO: { algo: mappo }
+    scales:                 # how much of it
+      smoke: { seeds: 1, settings: { steps: 4000 } }
+      small: { seeds: 3, settings: { steps: 1000000 } }
+      paper: { seeds: 5, settings: { steps: 5000000 } }
+
+The later win: settings, the panel's, the line's, the scale's. The key `faults` in a line names a fault script: its runs
+are of many processes, the others in one process, to the same bits.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matrpo.config import Config, ConfigError, load_file
+from matrpo.launch.options import resolve_layers
+
+FOLDER = Path(__file__).parent / "figures"
+"""The experiments that ship with matrpo."""
+
+SCALES = ("smoke", "small", "paper")
+_KEYS = {"title", "source", "settings", "panels", "lines", "scales"}
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of an experiment.
+
+    Attributes:
+        panel, line: names of the plot and of the curve that it belongs to.
+        seed: from 0.
+        settings: every setting that is not the default.
+        faults: the fault script, for a run of many processes; None for one in one process.
+        path: its run directory.
+    """
+
+    panel: str
+    line: str
+    seed: int
+    settings: dict[str, Any]
+    faults: str | None
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """What tables of runs call it."""
+        return f"{self.panel}: {self.line}" if self.panel else self.line
+
+    @property
+    def config(self) -> Config:
+        """Its settings, resolved.
+
+        Raises:
+            ConfigError: one is not valid.
+        """
+        return resolve_layers([(f"run {self.path.name}", self.settings)])
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment file's content at one scale.
+
+    Attributes:
+        name: of the file, without its ending.
+        title, source: what it shows, and whose it is.
+        scale: which of the file's scales this is.
+        panels: for each plot its lines: for each curve its settings.
+        seeds: runs of each line.
+    """
+
+    name: str
+    title: str
+    source: str
+    scale: str
+    panels: dict[str, dict[str, dict[str, Any]]]
+    seeds: int
+
+    @classmethod
+    def load(cls, path: Path, scale: str) -> Experiment:
+        """Read an experiment file, or one that ships with matrpo, by its name.
+
+        Raises:
+            ConfigError: there is no such file, a key is missing or unknown, or a run's settings are not valid.
+        """
+        if not path.is_file() and (FOLDER / f"{path.name}.yaml").is_file():
+            path = FOLDER / f"{path.name}.yaml"
+        content = load_file(path)
+        if unknown := sorted(map(str, set(content) - _KEYS)):
+            raise ConfigError(f"{path}: unknown key {unknown[0]!r}; expected {', '.join(sorted(_KEYS))}")
+        scales = _mapping(path, content, "scales")
+        if scale not in scales:
+            raise ConfigError(f"{path} has no scale {scale!r} (--scale): it has {', '.join(scales)}")
+        chosen = scales[scale] or {}
+        lines = content.get("lines")
+        panels = {}
+        for panel, parts in (content.get("panels") or {"": {}}).items():
+            own = parts.get("lines") or lines
+            if not isinstance(own, Mapping) or not own:
+                raise ConfigError(f"{path}: no lines{f' in panel {panel!r}' if panel else ''}")
+            layers = (content.get("settings"), parts.get("settings"))
+            panels[str(panel)] = {
+                str(line): _merged(*layers, changes, chosen.get("settings")) for line, changes in own.items()
+            }
+        title, source = (str(content.get(key, "")) for key in ("title", "source"))
+        return cls(path.stem, title, source, scale, panels, int(chosen.get("seeds", 1)))
+
+    def runs(self, folder: Path) -> Iterator[PlannedRun]:
+        """All runs, seed by seed, so that every line has its first before any has its second.
+
+        Args:
+            folder: where run directories go.
+        """
+        for seed in range(self.seeds):
+            for panel, lines in self.panels.items():
+                for line, settings in lines.items():
+                    own = {**settings, "seed": seed}
+                    faults = own.pop("faults", None)
+                    yield PlannedRun(panel, line, seed, own, faults, folder / _slug(f"{panel} {line} s{seed}"))
+
+
+def shipped() -> list[Path]:
+    """The experiment files that ship with matrpo."""
+    return sorted(FOLDER.glob("*.yaml"))
+
+
+def _merged(*layers: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {key: value for layer in layers if layer for key, value in layer.items()}
+
+
+def _mapping(path: Path, content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = content.get(key)
+    if not isinstance(value, Mapping) or not value:
+        raise ConfigError(f"{path}: {key!r} must be a mapping, not {value!r}")
+    return value
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", text.strip())

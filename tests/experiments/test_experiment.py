@@ -1,0 +1,146 @@
+"""Experiments: files and their scales, statistics, the queue of runs, and what it leaves."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from matrpo.config import ConfigError
+from matrpo.experiments.experiment import SCALES, Experiment, shipped
+from matrpo.experiments.matrpo_command import MATRPO
+from matrpo.experiments.statistics import bootstrap, interquartile_mean, probability_of_improvement
+
+TINY = {"steps": 600, "num_envs": 3, "rollout_length": 100, "hidden_sizes": [4], "checkpoint_every": 1}
+"""In which every environment ends two episodes."""
+
+
+def write(path: Path, **changes) -> Path:
+    content = {
+        "title": "a figure",
+        "source": "nobody, Figure 0",
+        "settings": {"task": "navigation", "agents": 3},
+        "lines": {"MATRPO": {"admm_iterations": 3}, "HAPPO": {"algo": "happo"}},
+        "scales": {"smoke": {"seeds": 2, "settings": TINY}},
+        **changes,
+    }
+    path.write_text(yaml.safe_dump({key: value for key, value in content.items() if value is not None}))
+    return path
+
+
+def command(*arguments) -> list[str]:
+    return [*MATRPO, "experiment", "run", *map(str, arguments)]
+
+
+def run(*arguments) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=200)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("path", shipped(), ids=lambda path: path.stem)
+def test_every_run_of_a_figure_has_valid_settings_and_a_folder_of_its_own(path, scale, tmp_path):
+    runs = list(Experiment.load(path, scale).runs(tmp_path))
+    assert len({planned.path for planned in runs}) == len(runs)
+    for planned in runs:
+        assert planned.config.steps == planned.settings["steps"]
+
+
+def test_later_layers_win(tmp_path):
+    file = write(
+        tmp_path / "figure.yaml",
+        settings={"task": "navigation", "agents": 3, "gamma": 0.1, "damping": 0.1, "kl_step": 0.1},
+        panels={"left": {"settings": {"damping": 0.2, "kl_step": 0.2}}, "right": {"lines": {"only": {}}}},
+        lines={"MATRPO": {"kl_step": 0.3}},
+    )
+    first, _, last, _ = sorted(Experiment.load(file, "smoke").runs(tmp_path), key=lambda planned: planned.panel)
+    assert (first.config.gamma, first.config.damping, first.config.kl_step) == (0.1, 0.2, 0.3)
+    assert (last.line, last.config.kl_step, last.config.steps) == ("only", 0.1, 600)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lines": None}, "no lines"),
+        ({"scales": {}}, "'scales' must be a mapping"),
+        ({"scales": {"paper": {}}}, "has no scale 'smoke'"),
+        ({"plots": 3}, "unknown key 'plots'"),
+        ({"lines": {"HAPPO": {"algo": "hapo"}}}, "did you mean 'happo'?"),
+        ({"lines": {"HAPPO": {"steps": -1}}, "scales": {"smoke": {}}}, "at least 1"),
+    ],
+)
+def test_a_bad_file_is_one_line_and_nothing_runs(changes, message, tmp_path):
+    file = write(tmp_path / "figure.yaml", **changes)
+    with pytest.raises(ConfigError, match=message) as caught:
+        _ = [planned.config for planned in Experiment.load(file, "smoke").runs(tmp_path)]
+    assert "\n" not in str(caught.value)
+
+
+def test_the_interquartile_mean_is_of_the_middle_half():
+    values = np.array([[1.0], [100.0], [2.0], [3.0], [4.0], [-50.0], [5.0], [6.0]])
+    assert interquartile_mean(values) == pytest.approx([3.5])
+
+
+def test_an_interval_holds_its_figure_and_that_of_one_seed_is_the_figure():
+    estimate, constant = bootstrap(np.array([[0.0, 7.0], [1.0, 7.0], [2.0, 7.0]]))
+    assert 0.0 <= estimate.low < estimate.value == 1.0 < estimate.high <= 2.0
+    assert (constant.low, constant.value, constant.high) == (7.0, 7.0, 7.0)
+    (alone,) = bootstrap(np.array([[3.0]]))
+    assert (alone.low, alone.value, alone.high) == (3.0, 3.0, 3.0)
+
+
+def test_the_probability_of_improvement_counts_pairs_and_half_of_ties():
+    estimate = probability_of_improvement(np.array([1.0, 3.0]), np.array([0.0, 3.0]))
+    assert estimate.value == pytest.approx((1 + 0 + 1 + 0.5) / 4)
+    certain = probability_of_improvement(np.array([5.0, 6.0]), np.array([1.0, 2.0]))
+    assert (certain.low, certain.value, certain.high) == (1.0, 1.0, 1.0)
+
+
+def test_a_queue_that_is_killed_repeats_nothing_and_loses_nothing(tmp_path):
+    lines = {"MATRPO": {"admm_iterations": 3}, "QMIX": {"algo": "qmix"}}
+    file = write(tmp_path / "figure.yaml", lines=lines, scales={"smoke": {"settings": TINY}})
+    arguments = (file, "--scale", "smoke", "--out", tmp_path / "out", "--jobs", 1)
+    process = subprocess.Popen(command(*arguments), stderr=subprocess.DEVNULL, start_new_session=True)
+    first = tmp_path / "out" / "MATRPO-s0" / "result.json"
+    deadline = time.monotonic() + 120
+    while not first.exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    finished = first.stat().st_mtime_ns
+
+    again = run(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert first.stat().st_mtime_ns == finished
+    results = sorted((tmp_path / "out").glob("*/result.json"))
+    assert [path.parent.name for path in results] == ["MATRPO-s0", "QMIX-s0"]
+    assert {json.loads(path.read_text())["episodes"] for path in results} == {100}
+
+
+def test_failures_stay_by_themselves_and_what_is_done_is_plotted(tmp_path):
+    lines = {"HAPPO": {"algo": "happo"}, "broken": {"algo": "hatrpo", "share_parameters": True}}
+    file = write(tmp_path / "figure.yaml", lines=lines, scales={"smoke": {"settings": TINY}})
+    outcome = run(file, "--scale", "smoke", "--out", tmp_path / "out")
+    assert outcome.returncode == 1
+    assert "failed: broken, seed 0: matrpo: error:" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert "| HAPPO | 1 |" in outcome.stdout
+    names = {
+        path.name for path in (tmp_path / "out").iterdir() if path.suffix in (".svg", ".png", ".csv", ".md", ".tex")
+    }
+    assert names == {"curves.svg", "curves.png", "curves.csv", "final.md", "final.tex", "final.csv"}
+    assert (tmp_path / "out" / "final.tex").read_text().count(r"\\") == 2
+
+
+def test_a_plan_says_what_it_takes_and_leaves_nothing(tmp_path):
+    file = write(tmp_path / "figure.yaml", lines={"HAPPO": {"algo": "happo"}})
+    outcome = run(file, "--scale", "smoke", "--out", tmp_path / "out", "--dry-run")
+    assert outcome.returncode == 0, outcome.stderr
+    assert "2 runs, 0 done" in outcome.stdout
+    assert not (tmp_path / "out").exists()
