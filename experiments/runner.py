@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,7 @@ class Job:
             )
 
 
-def run_all(planned: Sequence[PlannedRun], cores: int) -> Iterator[list[Job]]:
+def run_all(planned: Sequence[PlannedRun], cores: int) -> Generator[list[Job], None, None]:
     """Run whatever is not done yet, so many at a time; yields all jobs, every now and then, until the last has ended.
 
     Closing the generator stops the runs that go on, each with a checkpoint.
