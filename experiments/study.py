@@ -41,6 +41,8 @@ from matrpo.run_directory import SERVER, RunDirectory, write_atomically
 _RESULT = "study.json"
 _EPISODES = 100
 _TAIL = 5
+_TAIL_STEPS = 20_000
+"""The steps at a run's end whose episodes are its training return."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def run_one(settings: Mapping[str, Any], seed: int, path: Path) -> None:
     result: dict[str, float | None] = {
         "return": evaluate(run, _EPISODES).return_mean,
         "return_stochastic": evaluate(run, _EPISODES, deterministic=False).return_mean,
-        "return_training": _tail_mean(run.env.read_metrics(), "team_return_mean"),
+        "return_training": training_return(run.env.read_metrics()),
         "cpu_seconds": None if "faults" in settings else seconds,
     }
     learners = [process.read_metrics() for name, process in run.processes().items() if name != SERVER]
@@ -158,6 +160,7 @@ def summarize(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[s
             )
             + " %",
             "with drawn actions": interval([run["return_stochastic"] for run in runs], ".1f"),
+            "in training": interval([run["return_training"] for run in runs], ".1f"),
             "KL": _mean(runs, "kl", 4),
             "residual": _mean(runs, "consensus_residual", 4),
             "Fisher products": _mean(runs, "fisher_products", 0),
@@ -165,6 +168,17 @@ def summarize(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[s
         }
         for name, runs in results.items()
     ]
+
+
+def training_return(lines: Sequence[Mapping[str, Any]]) -> float:
+    """Mean team return of the episodes that ended in the last 20,000 steps of training; NaN if none did.
+
+    Args:
+        lines: the environment's metrics.
+    """
+    last = [line for line in lines if line["steps"] > lines[-1]["steps"] - _TAIL_STEPS and line["episodes"]]
+    episodes = sum(line["episodes"] for line in last)
+    return sum(line["team_return_mean"] * line["episodes"] for line in last) / episodes if last else math.nan
 
 
 def gain(run: Mapping[str, Any], other: Mapping[str, Any]) -> float:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import yaml
 from PIL import Image
 
 from matrpo.config import ConfigError
-from matrpo.experiments.study import Study, interval, summarize
+from matrpo.experiments.study import Study, interval, summarize, training_return
 from matrpo.run_directory import RunDirectory
 
 BASE = {"agents": 3, "num_envs": 2, "rollout_length": 100, "steps": 400, "hidden_sizes": [8]}
@@ -64,7 +65,8 @@ def test_lost_messages_change_no_result(studied):
 
 def test_rows_compare_with_the_first_variant():
     def runs(*returns):
-        rest = dict.fromkeys(("return_stochastic", "kl", "consensus_residual", "fisher_products", "cpu_seconds"), 1.0)
+        returned = ("return_stochastic", "return_training")
+        rest = dict.fromkeys((*returned, "kl", "consensus_residual", "fisher_products", "cpu_seconds"), 1.0)
         return [{"return": value, **rest} for value in returns]
 
     rows = summarize({"first": runs(-100.0, -200.0, -300.0), "second": runs(-90.0, -180.0, -330.0)})
@@ -73,6 +75,17 @@ def test_rows_compare_with_the_first_variant():
     assert rows[1]["better than the first by"] == "+3.3 ± 28.7 %"
     assert interval([2.0, 4.0], ".1f") == "3.0 (2.0 to 4.0)"
     assert interval([2.0], ".1f") == "2.0"
+
+
+def test_the_training_return_is_of_the_episodes_of_the_last_20000_steps():
+    lines = [
+        {"steps": 10_000, "episodes": 100, "team_return_mean": -100.0},
+        {"steps": 20_000, "episodes": 1, "team_return_mean": -10.0},
+        {"steps": 30_000, "episodes": 0, "team_return_mean": None},
+        {"steps": 30_001, "episodes": 3, "team_return_mean": -2.0},
+    ]
+    assert training_return(lines) == pytest.approx((-10.0 - 3 * 2.0) / 4)
+    assert math.isnan(training_return(lines[2:3]))
 
 
 def test_curves_are_drawn_with_their_data(studied, tmp_path):
