@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from matrpo.launch.process_faults import read_record
-from matrpo.run_directory import RunDirectory
+from matrpo.run_directory import RunDirectory, write_atomically
 
 _COSTS = ("commits", "give_ups", "skips", "resends")
 
@@ -20,9 +20,17 @@ _COSTS = ("commits", "give_ups", "skips", "resends")
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def report(paths: tuple[Path, ...], as_json: bool) -> None:
-    """Show the faults of runs, their costs, and when each link recovered."""
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page of all there is to say.")
+def report(paths: tuple[Path, ...], as_json: bool, html: Path | None) -> None:
+    """Show the faults of runs, their costs, and when each link recovered; with --html, curves and settings too."""
     reports = {str(path): describe(RunDirectory.open(path)) for path in paths}
+    if html:
+        from matrpo.experiments.report_page import report_page
+
+        page = report_page([(RunDirectory.open(Path(path)), tables) for path, tables in reports.items()])
+        write_atomically(html, page.encode())
+        click.echo(f"saved {html}", err=True)
+        return
     if as_json:
         click.echo(json.dumps(reports, indent=2))
         return

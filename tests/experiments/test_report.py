@@ -1,13 +1,14 @@
 """The report of a run with faults, from what its processes wrote."""
 
 import json
+from html.parser import HTMLParser
 
 from click.testing import CliRunner
 
 from matrpo.config import resolve
 from matrpo.experiments.report import fault_rows, link_rows, report
 from matrpo.run_directory import RunDirectory
-from matrpo.training import InProcessTraining
+from matrpo.training import InProcessTraining, make_training
 
 
 def end(give_ups=0, skips=0, states=None, **rejected):
@@ -78,3 +79,39 @@ def test_the_command_reports_a_run(tmp_path):
     assert content["faults"][0]["processes"] == ["agent 1"]
     assert len(content["links"]) == 6
     assert all(row["whole_from"] == 1 and row["disagreements"] == 0 for row in content["links"])
+
+
+def test_a_page_shows_runs_of_both_kinds_and_needs_nothing_else(tmp_path):
+    common = {"agents": 3, "num_envs": 2, "rollout_length": 100, "steps": 600, "hidden_sizes": [4], "seed": 7}
+    paths = []
+    for algo, settings in (("matrpo", {"admm_iterations": 3}), ("happo", {})):
+        run = RunDirectory.create(tmp_path / f"<{algo}>", resolve(("test", {**common, **settings, "algo": algo})), {})
+        make_training(run).run(lambda: False, lambda _: None)
+        paths.append(str(run.path))
+    out = tmp_path / "page.html"
+    finished = CliRunner().invoke(report, [*paths, "--html", str(out)])
+    assert finished.exit_code == 0, finished.output
+
+    page = Page(out.read_text())
+    assert page.sources
+    assert all(source.startswith("data:") for source in page.sources)
+    assert {"<matrpo>", "<happo>", "team return of an episode", "consensus residual", "links"} <= page.texts
+    assert {"ring: 3 links, connectivity 3.000", "an episode of 100 steps, most probable actions"} <= page.texts
+    assert "seed" in page.texts
+    assert "7" in page.texts
+
+
+class Page(HTMLParser):
+    """The texts of a page, and what it refers to."""
+
+    def __init__(self, content: str) -> None:
+        super().__init__()
+        self.texts: set[str] = set()
+        self.sources: list[str] = []
+        self.feed(content)
+
+    def handle_data(self, data: str) -> None:
+        self.texts.add(data.strip())
+
+    def handle_starttag(self, _tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.sources += [value for name, value in attributes if name in ("src", "href") and value]
