@@ -63,8 +63,6 @@ def init(
     """
     layers = [("cluster init", {"transport": "tcp"}), *setting_layers(settings, file, preset, overrides)]
     config = resolve_layers(layers)
-    if registry.is_central(config.algo):
-        raise ConfigError(f"--algo {config.algo}: it trains in one process; `matrpo launch` runs it")
     if config.transport != "tcp":
         raise ConfigError(f"--transport {config.transport}: machines talk over tcp")
     if registry.is_central(config.algo):
