@@ -15,6 +15,7 @@ import math
 import multiprocessing
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import time
@@ -36,6 +37,7 @@ from matrpo.experiments.matrpo_command import MATRPO
 from matrpo.graph_settings import build_graph
 from matrpo.launch.fault_script import FaultScript
 from matrpo.launch.options import resolve_layers
+from matrpo.launch.process import signal_at_parents_death
 from matrpo.run_directory import SERVER, RunDirectory, write_atomically
 
 _RESULT = "study.json"
@@ -122,6 +124,7 @@ def run_one(settings: Mapping[str, Any], seed: int, path: Path) -> None:
     """Train one run, evaluate it, and write its `study.json`."""
     from matrpo.evaluation import evaluate
 
+    signal_at_parents_death(signal.SIGTERM)
     os.environ["OMP_NUM_THREADS"] = "1"
     settings = {**settings, "seed": seed, "tensorboard": False}
     began = time.process_time()
@@ -222,7 +225,12 @@ def _train_as_processes(settings: Mapping[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     log = path.with_name(f"{path.name}.log")
     with open(log, "wb") as file:
-        status = subprocess.run(command, stdin=subprocess.DEVNULL, stderr=file).returncode
+        status = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stderr=file,
+            preexec_fn=lambda: signal_at_parents_death(signal.SIGTERM),
+        ).returncode
     if status:
         raise click.ClickException(f"{path} ended with status {status}: see {log}")
 

@@ -5,8 +5,10 @@ import json
 import math
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from PIL import Image
@@ -75,6 +77,26 @@ def test_rows_compare_with_the_first_variant():
     assert rows[1]["better than the first by"] == "+3.3 ± 28.7 %"
     assert interval([2.0, 4.0], ".1f") == "3.0 (2.0 to 4.0)"
     assert interval([2.0], ".1f") == "2.0"
+
+
+def test_a_killed_study_leaves_no_run_behind(tmp_path):
+    file = tmp_path / "study.yaml"
+    settings = {"admm_iterations": 3, "steps": 10_000_000}
+    file.write_text(yaml.safe_dump({"base": BASE | settings, "variants": {"endless": {}}, "seeds": 1}))
+    program = Path(sys.executable).with_name("matrpo")
+    arguments = ("study", file, "--out", tmp_path / "runs", "--jobs", "1")
+    study = psutil.Popen([program, *map(str, arguments)], stderr=subprocess.DEVNULL)
+    metrics = tmp_path / "runs" / "endless_s0" / "env" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not metrics.exists():
+        assert time.monotonic() < deadline
+        assert study.poll() is None
+        time.sleep(0.05)
+    workers = study.children(recursive=True)
+    study.kill()
+    study.wait()
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert not alive
 
 
 def test_the_training_return_is_of_the_episodes_of_the_last_20000_steps():
