@@ -19,6 +19,7 @@ are of many processes, the others in one process, to the same bits.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -95,8 +96,13 @@ class Experiment:
         Raises:
             ConfigError: there is no such file, a key is missing or unknown, or a run's settings are not valid.
         """
-        if not path.is_file() and (FOLDER / f"{path.name}.yaml").is_file():
-            path = FOLDER / f"{path.name}.yaml"
+        names = [shipped_path.stem for shipped_path in shipped()]
+        if not path.is_file():
+            if str(path) not in names:
+                close = difflib.get_close_matches(str(path), names, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else "; `matrpo experiment list` names them"
+                raise ConfigError(f"there is no file {path}, and no experiment of that name{hint}")
+            path = FOLDER / f"{path}.yaml"
         content = load_file(path)
         if unknown := sorted(map(str, set(content) - _KEYS)):
             raise ConfigError(f"{path}: unknown key {unknown[0]!r}; expected {', '.join(sorted(_KEYS))}")

@@ -18,6 +18,7 @@ from matrpo.config import load_file
 from matrpo.experiments.experiment import SCALES, Experiment, PlannedRun, shipped
 from matrpo.experiments.outcome import final_table, markdown, save_outcome
 from matrpo.experiments.runner import Job, calibrate, is_done, run_all, say
+from matrpo.launch.process import EXIT_INTERRUPTED
 
 _PATH = click.Path(path_type=Path)
 
@@ -56,7 +57,11 @@ def run_experiment(file: Path, scale: str, out: Path | None, jobs: int, dry_run:
     if dry_run:
         _print_plan(plan, runs, jobs)
         return 0
-    failed = _work(runs, jobs)
+    try:
+        failed = _work(runs, jobs)
+    except KeyboardInterrupt:
+        say(f"stopped, {sum(map(is_done, runs))} of {len(runs)} runs are done; the same command goes on")
+        return EXIT_INTERRUPTED
     for path in save_outcome(plan, runs, folder):
         say(f"saved {path}")
     done = [run for run in runs if is_done(run)]

@@ -80,6 +80,11 @@ def test_a_bad_file_is_one_line_and_nothing_runs(changes, message, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_an_unknown_name_is_answered_with_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'matrpo-fig5-sweeps'"):
+        Experiment.load(Path("matrpo-fig5-sweep"), "smoke")
+
+
 def test_the_interquartile_mean_is_of_the_middle_half():
     values = np.array([[1.0], [100.0], [2.0], [3.0], [4.0], [-50.0], [5.0], [6.0]])
     assert interquartile_mean(values) == pytest.approx([3.5])
