@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from matrpo.algorithms import registry
+from matrpo import algorithm_table
 from matrpo.config import FIELDS, ConfigError, to_dict
 from matrpo.experiments.plot import COLOURS, STYLES
 from matrpo.graph_settings import build_graph
@@ -119,7 +119,7 @@ def _facts(run: RunDirectory) -> dict[str, str]:
 def _pictures(run: RunDirectory) -> list[Picture]:
     pictures = []
     with tempfile.TemporaryDirectory(prefix="matrpo-report-") as folder:
-        if registry.entry(run.config.algo).graph:
+        if algorithm_table.entry(run.config.algo).graph:
             graph = build_graph(run.config)
             path = Path(folder) / "graph.svg"
             save_picture(graph, path)

@@ -30,7 +30,7 @@ import yaml
 from rich.console import Console
 from rich.progress import track
 
-from matrpo.algorithms import registry
+from matrpo import algorithm_table
 from matrpo.config import ConfigError, load_file, resolve
 from matrpo.envs.registry import resolve_num_agents
 from matrpo.experiments.matrpo_command import MATRPO
@@ -79,7 +79,7 @@ class Study:
             settings = {key: value for key, value in changes.items() if key != "faults"}
             config = resolve((f"{path}, base", study.base), (f"{path}, variant {name}", settings))
             agents = resolve_num_agents(config.task, config.agents)
-            if "faults" in changes and registry.is_central(config.algo):
+            if "faults" in changes and algorithm_table.is_central(config.algo):
                 raise ConfigError(f"{path}, variant {name}: faults are for processes, {config.algo} trains in one")
             if changes.get("faults"):
                 FaultScript.load(changes["faults"], build_graph(dataclasses.replace(config, agents=agents)))

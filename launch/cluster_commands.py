@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from matrpo.algorithms import registry
+from matrpo import algorithm_table
 from matrpo.config import Config, ConfigError
 from matrpo.graph_settings import build_graph
 from matrpo.launch.cluster import FILE_NAME, Cluster, host_of, is_host, port_of
@@ -65,7 +65,7 @@ def init(
     config = resolve_layers(layers)
     if config.transport != "tcp":
         raise ConfigError(f"--transport {config.transport}: machines talk over tcp")
-    if registry.is_central(config.algo):
+    if algorithm_table.is_central(config.algo):
         raise ConfigError(f"cluster init: {config.algo} trains in one process: start it with matrpo launch")
     graph = build_graph(config)
     endpoints = _endpoints(config, hosts, env_host)

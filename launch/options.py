@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from matrpo.algorithms import registry
+from matrpo import algorithm_table
 from matrpo.config import FIELDS, HEADINGS, Config, ConfigError, check_used, load_file, parse_override, resolve
 from matrpo.envs.registry import canonical_name, resolve_num_agents
 
@@ -94,7 +94,7 @@ def resolve_layers(layers: list[Layer]) -> Config:
         topology = "line"  # two agents make no ring
     if Path(topology).is_file():
         topology = str(Path(topology).resolve())
-    algo, task = registry.canonical_name(config.algo), canonical_name(config.task)
+    algo, task = algorithm_table.canonical_name(config.algo), canonical_name(config.task)
     return dataclasses.replace(config, algo=algo, task=task, agents=agents, topology=topology)
 
 

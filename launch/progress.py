@@ -10,7 +10,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from matrpo.algorithms import registry
+from matrpo import algorithm_table
 from matrpo.launch.link_table import link_table
 from matrpo.process_directory import MetricsTail
 from matrpo.run_directory import SERVER, TRAINER, RunDirectory
@@ -59,13 +59,13 @@ class Progress:
     @property
     def is_central(self) -> bool:
         """Whether one process trains all agents."""
-        return registry.is_central(self.run.config.algo)
+        return algorithm_table.is_central(self.run.config.algo)
 
     @property
     def topology(self) -> str | None:
         """The graph that the agents talk along, if they do."""
         config = self.run.config
-        return config.topology if registry.entry(config.algo).graph else None
+        return config.topology if algorithm_table.entry(config.algo).graph else None
 
     @property
     def absent(self) -> set[int]:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from matrpo import tuned
-from matrpo.algorithms.registry import ALGORITHMS
+from matrpo.algorithm_table import ALGORITHMS
 from matrpo.config import ConfigError
 from matrpo.process_directory import StorageError, write_atomically
 from matrpo.run_directory import RunDirectory

@@ -13,7 +13,7 @@ from typing import Any
 import click
 from setproctitle import setproctitle
 
-from matrpo.algorithms import registry
+from matrpo import algorithm_table
 from matrpo.config import Config, ConfigError, to_dict
 from matrpo.graph_settings import build_graph
 from matrpo.launch.cluster import Cluster
@@ -113,7 +113,7 @@ def launch(
     layers = setting_layers(settings, file, preset, overrides)
     if not resume:
         config = resolve_layers(layers)
-        if registry.is_central(config.algo) and (faults or restart):
+        if algorithm_table.is_central(config.algo) and (faults or restart):
             raise ConfigError(f"--faults and --restart are for processes: {config.algo} trains in one process")
         graph = _checked(config, in_process)
         script = _script(faults, graph, in_process)
@@ -211,7 +211,7 @@ def _checked(config: Config, in_process: bool) -> CommunicationGraph | None:
 
     check_installed(config.task)
     assert config.agents is not None
-    if registry.is_central(config.algo):
+    if algorithm_table.is_central(config.algo):
         _check_central(config)
         return None
     graph = build_graph(config)

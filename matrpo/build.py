@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from importlib import import_module
 
+from matrpo import algorithm_table
 from matrpo.agent import Agent
-from matrpo.algorithms import registry
 from matrpo.algorithms.algorithm import Algorithm
 from matrpo.config import Config, ConfigError
 from matrpo.consensus.peer import Peer
@@ -15,6 +16,7 @@ from matrpo.envs.vector_env import VectorEnv
 from matrpo.graph_settings import agent_penalty, link_activations, link_penalty
 from matrpo.spaces import TaskSpec
 from matrpo.topology.graph import CommunicationGraph
+from matrpo.user_file import UserFile
 
 
 def build_environment(config: Config, stream: int = 0) -> SharedEnvironment:
@@ -57,13 +59,26 @@ def build_peer(agent_id: int, graph: CommunicationGraph, config: Config, incarna
     )
 
 
+def algorithm_class(name: str) -> type[Algorithm]:
+    """The class of an algorithm that trains centrally.
+
+    Raises:
+        ConfigError: a user's file cannot be imported, or has no such class.
+    """
+    if file := algorithm_table.user_file(name):
+        return _class_from_file(file)
+    module, _, target = algorithm_table.ALGORITHMS[name].target.partition(":")
+    found: type[Algorithm] = getattr(import_module(f"matrpo.algorithms.{module}"), target)
+    return found
+
+
 def build_algorithm(env: VectorEnv, config: Config) -> Algorithm:
     """The algorithm that trains all agents of a task centrally, with fresh networks.
 
     Raises:
         ConfigError: there is none of that name, or it cannot handle the task or the settings.
     """
-    kind, file = registry.load(config.algo), registry.user_file(config.algo)
+    kind, file = algorithm_class(config.algo), algorithm_table.user_file(config.algo)
     sizes = state_sizes(env, config.state_type)
     if not kind.handles_masks and any(mask is not None for mask in env.action_masks()):
         raise ConfigError(
@@ -71,3 +86,12 @@ def build_algorithm(env: VectorEnv, config: Config) -> Algorithm:
         )
     with file.blamed("its constructor") if file else nullcontext():
         return kind(env.spec, sizes, config)
+
+
+def _class_from_file(file: UserFile) -> type[Algorithm]:
+    found = file.load("class")
+    if not (isinstance(found, type) and issubclass(found, Algorithm)):
+        raise ConfigError(f"algo '{file}': it is no subclass of matrpo.algorithms.algorithm.Algorithm")
+    if missing := sorted(found.__abstractmethods__):
+        raise ConfigError(f"algo '{file}': the class has no method {', '.join(missing)}")
+    return found

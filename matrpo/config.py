@@ -17,8 +17,7 @@ from typing import Any
 
 import yaml
 
-from matrpo import tuned
-from matrpo.algorithms import registry
+from matrpo import algorithm_table, tuned
 from matrpo.errors import ConfigError as ConfigError
 
 
@@ -54,7 +53,7 @@ class Config:
     algo: str = setting(
         "matrpo",
         "Algorithm; `matrpo list algorithms` names them. Your own: path/to/file.py:Class.",
-        check=registry.check,
+        check=algorithm_table.check,
     )
     task: str = setting("navigation", "Task; `matrpo list tasks` names them. Your own: path/to/file.py:factory.")
     agents: int | None = setting(None, "Number of agents (default: 12, or what the task fixes).", minimum=1)
@@ -245,7 +244,7 @@ def check_used(algo: str, settings: Iterable[str], origin: str) -> None:
     Raises:
         ConfigError: one of them changes nothing.
     """
-    entry = registry.entry(algo)
+    entry = algorithm_table.entry(algo)
     for key in settings:
         if not entry.uses(key, HEADINGS[key]):
             raise ConfigError(f"{algo} does not use the setting {key!r} ({origin}): leave it out")

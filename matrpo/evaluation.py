@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from matrpo.algorithms import registry
+from matrpo import algorithm_table
 from matrpo.algorithms.algorithm import Player
 from matrpo.build import build_agent, build_algorithm
 from matrpo.config import ConfigError
@@ -120,7 +120,7 @@ def load_player(run: RunDirectory, env: VectorEnv, iteration: int | None) -> tup
     if not iteration:
         raise ConfigError(f"{run.path} has no checkpoint yet: nothing to evaluate")
     run.check_checkpoints(iteration, env.spec)
-    if registry.is_central(run.config.algo):
+    if algorithm_table.is_central(run.config.algo):
         algorithm = build_algorithm(env, run.config)
         algorithm.load_checkpoint(run, iteration)
         return algorithm.player(env.num_envs), iteration

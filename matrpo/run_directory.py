@@ -26,7 +26,7 @@ from typing import Any
 
 import yaml
 
-from matrpo.algorithms import registry
+from matrpo import algorithm_table
 from matrpo.config import Config, ConfigError, load_file, resolve, to_dict
 from matrpo.graph_settings import resolve_graph_settings
 from matrpo.process_directory import ProcessDirectory as ProcessDirectory
@@ -81,7 +81,7 @@ class RunDirectory:
             ConfigError: the folder exists, or the disk is full or read-only, or there is no such graph. Nothing is
                 left behind.
         """
-        if not registry.is_central(config.algo):
+        if not algorithm_table.is_central(config.algo):
             config = resolve_graph_settings(config)
         path = path or _default_path(config)
         created = _missing_parents(path)
@@ -137,7 +137,7 @@ class RunDirectory:
     def processes(self) -> dict[str, ProcessDirectory]:
         """Every process's files, by its name: `env-server`, `agent 0`, ..., as if each of these were a process."""
         agents = {f"agent {i}": self.agent(i) for i in range(self.num_agents)}
-        trainer = {TRAINER: self.trainer} if registry.is_central(self.config.algo) else {}
+        trainer = {TRAINER: self.trainer} if algorithm_table.is_central(self.config.algo) else {}
         return {SERVER: self.env, **trainer, **agents}
 
     def tensorboard(self, process: ProcessDirectory) -> Path:
@@ -251,7 +251,7 @@ def identity(spec: TaskSpec, config: Config) -> dict[str, Any]:
 
 def _default_path(config: Config) -> Path:
     date = datetime.date.today().isoformat()
-    topology = f"{Path(config.topology).stem}-" if registry.entry(config.algo).graph else ""
+    topology = f"{Path(config.topology).stem}-" if algorithm_table.entry(config.algo).graph else ""
     algo = config.algo.rpartition("/")[2]
     name = f"{date}_{config.task}_{algo}_{topology}{config.agents}_s{config.seed}"
     stem = Path("runs") / re.sub(r"[^\w.-]+", "-", name)

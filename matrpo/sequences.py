@@ -115,10 +115,7 @@ def minibatches(
             segments as have that many samples, but at least one.
     """
     for units in random_parts(num_samples, batch_size, generator, sequences):
-        if units is None:
-            yield None, sequences
-        else:
-            yield sequences.select(units) if sequences else (units, None)
+        yield samples_of(units, sequences)
 
 
 def random_parts(
@@ -135,3 +132,10 @@ def random_parts(
         if 2 * len(chosen) < batch_units and number:
             continue
         yield chosen
+
+
+def samples_of(units: Tensor | None, sequences: Sequences | None) -> tuple[Tensor | None, Sequences | None]:
+    """The numbers of the samples of a part of `random_parts`, None for all, and how these follow one another."""
+    if units is None or sequences is None:
+        return units, sequences
+    return sequences.select(units)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from matrpo.algorithms import registry
+from matrpo import algorithm_table
 from matrpo.build import build_agent, build_algorithm, build_environment, build_peer
 from matrpo.config import Config
 from matrpo.consensus.bus import run_in_process
@@ -84,7 +84,7 @@ class Training(ABC):
 
 def make_training(run: RunDirectory, start: int = 0) -> Training:
     """The training in one process of whatever algorithm a run has; arguments as of `Training`."""
-    return (CentralTraining if registry.is_central(run.config.algo) else InProcessTraining)(run, start)
+    return (CentralTraining if algorithm_table.is_central(run.config.algo) else InProcessTraining)(run, start)
 
 
 class CentralTraining(Training):

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from matrpo import presets
-from matrpo.algorithms.registry import ALGORITHMS
+from matrpo.algorithm_table import ALGORITHMS
 from matrpo.config import (
     FIELDS,
     HEADINGS,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -102,6 +102,13 @@ class Algorithm(ABC):
             return list(range(self.spec.num_agents))
         order: list[int] = torch.randperm(self.spec.num_agents, generator=self.generator).tolist()
         return order
+
+    def set_learning_rates(self, iteration: int, optimizers: Iterable[torch.optim.Optimizer]) -> None:
+        """With `lr_decay`, lower the optimisers' learning rates linearly, from what they began with to nothing."""
+        if self.config.lr_decay:
+            left = 1.0 - (iteration - 1) / self.config.iterations
+            for optimizer in optimizers:
+                optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * left
 
     @abstractmethod
     def act(self, step: CentralStep) -> np.ndarray:

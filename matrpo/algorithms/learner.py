@@ -11,7 +11,7 @@ from torch import Tensor
 from matrpo.config import Config
 from matrpo.distributions import Head
 from matrpo.policy import JointPolicy
-from matrpo.sequences import Sequences, side_by_side
+from matrpo.sequences import Sequences, samples_of, side_by_side
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,8 @@ class Samples:
 
     def part(self, units: Tensor | None) -> tuple[Tensor | None, Samples]:
         """Some of the samples as `sequences.random_parts` names them, None for all: their numbers, and they alone."""
-        if units is None:
-            return None, self
-        rows, sequences = self.sequences.select(units) if self.sequences else (units, None)
-        return rows, self.select(rows, sequences)
+        rows, sequences = samples_of(units, self.sequences)
+        return rows, self if rows is None else self.select(rows, sequences)
 
     def select(self, rows: Tensor, sequences: Sequences | None) -> Samples:
         """Some of the samples, and how these follow one another."""

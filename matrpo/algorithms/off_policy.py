@@ -123,7 +123,7 @@ class OffPolicy(Algorithm):
     def update(self, iteration: int) -> UpdateReport:
         """Learn from batches of the buffer."""
         config = self.config
-        self._set_learning_rates(iteration)
+        self.set_learning_rates(iteration, self.optimizers.values())
         count = round(config.updates_per_step * config.rollout_length) if self._steps >= config.warmup_steps else 0
         reports = []
         for _ in range(count):
@@ -189,11 +189,6 @@ class OffPolicy(Algorithm):
         self.generator.set_state(state.trainer["generator"])
         self._steps, self._updates = state.trainer["progress"].tolist()
         self._reward_scale = float(state.trainer["reward_scale"])
-
-    def _set_learning_rates(self, iteration: int) -> None:
-        left = 1.0 - (iteration - 1) / self.config.iterations if self.config.lr_decay else 1.0
-        for optimizer in self.optimizers.values():
-            optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * left
 
 
 class _Player:

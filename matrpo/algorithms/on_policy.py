@@ -108,7 +108,8 @@ class OnPolicy(Algorithm):
     def update(self, iteration: int) -> UpdateReport:
         """Estimate advantages, improve the policies, fit the critics: the order of HARL's Algorithms 3 to 5."""
         config = self.config
-        self._set_learning_rates(iteration)
+        optimizers = [learner.optimizer for learner in self.learners] + [critic.optimizer for critic in self.critics]
+        self.set_learning_rates(iteration, optimizers)
         values = [
             view.values(self.critic(v), memory)
             for v, (view, memory) in enumerate(zip(self._views, self._memories, strict=True))
@@ -247,15 +248,6 @@ class OnPolicy(Algorithm):
         ]
         for actor, seen in zip(self._actors.members, self._last.agents, strict=True):
             actor.state = actor.state.masked_fill(_over(seen), 0.0)
-
-    def _set_learning_rates(self, iteration: int) -> None:
-        if not self.config.lr_decay:
-            return
-        left = 1.0 - (iteration - 1) / self.config.iterations
-        for learner in self.learners:
-            learner.optimizer.param_groups[0]["lr"] = self.config.actor_lr * left
-        for critic in self.critics:
-            critic.optimizer.param_groups[0]["lr"] = self.config.critic_lr * left
 
 
 def _over(seen: AgentStep) -> Tensor:

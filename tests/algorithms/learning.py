@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from matrpo.algorithms import registry
 from matrpo.algorithms.algorithm import Algorithm, UpdateReport
-from matrpo.build import build_environment, state_sizes
+from matrpo.build import algorithm_class, build_environment, state_sizes
 from matrpo.config import resolve
 from matrpo.envs.central import CentralEnvironment
 from matrpo.envs.shared import SharedEnvironment
@@ -44,7 +43,7 @@ class Learning:
         else:
             shared = SharedEnvironment(task, self.config.gamma, self.config.reward_scaling, self.config.reward)
         sizes = state_sizes(shared.env, self.config.state_type)
-        kind = registry.load(algo) if isinstance(algo, str) else algo
+        kind = algorithm_class(algo) if isinstance(algo, str) else algo
         self.algorithm: Any = kind(shared.spec, sizes, self.config)
         self.central = CentralEnvironment(shared, self.config.state_type)
         self.iteration = 0

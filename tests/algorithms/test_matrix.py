@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from matrpo.algorithms import registry
+from matrpo import algorithm_table
 from matrpo.config import ConfigError, resolve
 from matrpo.evaluation import evaluate
 from matrpo.run_directory import RunDirectory
@@ -46,7 +46,7 @@ TINY = {
 
 
 def pairs():
-    central = [algo for algo in registry.ALGORITHMS if registry.is_central(algo)]
+    central = [algo for algo in algorithm_table.ALGORITHMS if algorithm_table.is_central(algo)]
     for algo in central:
         for family in FAMILIES:
             slow = family in SLOW and algo != "happo"

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import matrpo.algorithms
-from matrpo.algorithms import registry
-from matrpo.build import build_algorithm
+from matrpo import algorithm_table
+from matrpo.build import algorithm_class, build_algorithm
 from matrpo.config import ConfigError, resolve
 from matrpo.envs.registry import make_env
 from matrpo.run_directory import RunDirectory
@@ -91,7 +91,7 @@ def test_the_guide_s_drift_trains(tmp_path: Path) -> None:
 def test_the_guide_s_drift_is_one(tmp_path: Path) -> None:
     """Never negative, and zero with zero gradient where the policies are equal."""
     file = write(tmp_path, example("drift"))
-    drift = registry.user_file(f"{file}:LogRatioDrift").load("class")(2.0)
+    drift = algorithm_table.user_file(f"{file}:LogRatioDrift").load("class")(2.0)
     ratio = torch.tensor([0.5, 1.0, 2.0], requires_grad=True)
     values = drift(ratio, None, None, None)
     (gradient,) = torch.autograd.grad(values.sum(), ratio)
@@ -101,27 +101,27 @@ def test_the_guide_s_drift_is_one(tmp_path: Path) -> None:
 
 def test_one_file_and_one_line_make_it_one_of_the_package_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, example("penalty"), "klhappo.py")
-    line = eval(f"{{{example('line')}}}", vars(registry))
-    monkeypatch.setattr(registry, "ALGORITHMS", registry.ALGORITHMS | line)
+    line = eval(f"{{{example('line')}}}", vars(algorithm_table))
+    monkeypatch.setattr(algorithm_table, "ALGORITHMS", algorithm_table.ALGORITHMS | line)
     monkeypatch.setattr(matrpo.algorithms, "__path__", [*matrpo.algorithms.__path__, str(tmp_path)])
-    assert registry.load("klhappo").__name__ == "KLPenalisedHAPPO"
+    assert algorithm_class("klhappo").__name__ == "KLPenalisedHAPPO"
     run = train(tmp_path / "run", "klhappo")
     assert RunDirectory.open(run.path).config.algo == "klhappo"
-    assert not registry.entry("klhappo").uses("clip_range", "Policy gradient")
+    assert not algorithm_table.entry("klhappo").uses("clip_range", "Policy gradient")
 
 
 def test_a_file_may_import_what_lies_beside_it(tmp_path: Path) -> None:
     write(tmp_path, example("penalty"), "a_neighbour_of_the_algorithm.py")
     file = write(tmp_path, "from a_neighbour_of_the_algorithm import KLPenalisedHAPPO")
-    assert registry.load(f"{file}:KLPenalisedHAPPO").__name__ == "KLPenalisedHAPPO"
+    assert algorithm_class(f"{file}:KLPenalisedHAPPO").__name__ == "KLPenalisedHAPPO"
 
 
 def test_the_name_holds_the_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write(tmp_path, "")
     monkeypatch.chdir(tmp_path)
     names = ("mine.py:Mine", "./mine.py:Mine", f"{file}:Mine")
-    assert {registry.canonical_name(name) for name in names} == {f"{file}:Mine"}
-    assert registry.canonical_name("happo") == "happo"
+    assert {algorithm_table.canonical_name(name) for name in names} == {f"{file}:Mine"}
+    assert algorithm_table.canonical_name("happo") == "happo"
 
 
 HEAD = "from matrpo.algorithms.haml import HAML\n"
@@ -157,6 +157,6 @@ def test_a_broken_file_is_one_clear_line(text: str, words: list[str], tmp_path: 
 
 def test_a_missing_file_and_a_missing_class_are_mistakes(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"algo: there is no file {tmp_path}/nowhere.py"):
-        registry.load(f"{tmp_path}/nowhere.py:Mine")
+        algorithm_class(f"{tmp_path}/nowhere.py:Mine")
     with pytest.raises(ConfigError, match=r"name the class too, as in nowhere\.py:Mine"):
-        registry.canonical_name("nowhere.py")
+        algorithm_table.canonical_name("nowhere.py")

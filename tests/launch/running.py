@@ -22,6 +22,10 @@ TINY = {"num_envs": 4, "rollout_length": 10, "hidden_sizes": [8, 8], "steps": 48
 """Settings of 12 iterations that take a second or two."""
 
 LAST = 12
+
+Matrpo = Callable[..., tuple[int, str, str]]
+"""Runs a command line; gives its exit status, standard output and standard error."""
+
 _PATIENCE = 120.0
 _TIMINGS = ("time", "seconds_", "steps_per_second", "rollout_steps_per_second")
 

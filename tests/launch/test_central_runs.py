@@ -5,21 +5,30 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 from click.testing import CliRunner
-from running import LAST, TINY, checkpoints, has_iterations, metrics, session_of, start, survivors, train, wait_for
+from running import (
+    LAST,
+    TINY,
+    Matrpo,
+    checkpoints,
+    has_iterations,
+    metrics,
+    session_of,
+    start,
+    survivors,
+    train,
+    wait_for,
+)
 
 from matrpo.config import ConfigError, resolve
 from matrpo.experiments.plot import plot
 from matrpo.experiments.report import report
 from matrpo.experiments.study import Study, run_one, summarize
-from matrpo.launch import cli
 from matrpo.run_directory import RunDirectory
 from matrpo.training import make_training
 
@@ -28,24 +37,6 @@ LARGE = {**TINY, "num_envs": 20, "rollout_length": 100, "steps": 4_000_000}
 """2000 samples an iteration: slow enough to be interrupted."""
 
 CONSENSUS_WORDS = ("residual", "sent", "links", "ring", "absent")
-
-Matrpo = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def matrpo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Matrpo:
-    """Runs a command line in this process; gives its exit status, standard output and standard error."""
-    monkeypatch.setenv("COLUMNS", "100")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["matrpo", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        captured = capsys.readouterr()
-        assert isinstance(end.value.code, int)
-        return end.value.code, captured.out, captured.err
-
-    return run
 
 
 def train_here(path: Path, **settings: object) -> Path:

@@ -10,15 +10,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pytest
 import yaml
+from running import Matrpo
 
-from matrpo.algorithms.registry import ALGORITHMS
+from matrpo.algorithm_table import ALGORITHMS
 from matrpo.config import FIELDS, HEADINGS, Config
-from matrpo.launch import cli
 from matrpo.launch.options import resolve_layers
 from matrpo.run_directory import RunDirectory
 from matrpo.topology import TOPOLOGIES
@@ -31,27 +30,12 @@ def number(num_agents: int | None, num_envs: int, seed: int) -> int:
     return seed
 
 
-class Matrpo(Protocol):
-    """Runs a command line; gives its exit status, standard output and standard error."""
-
-    def __call__(self, *arguments: str) -> tuple[int, str, str]: ...
-
-
-@pytest.fixture
-def matrpo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Matrpo:
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands run in an empty folder."""
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["matrpo", *arguments])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        captured = capsys.readouterr()
-        assert isinstance(end.value.code, int)
-        return end.value.code, captured.out, captured.err
-
-    return run
 
 
 def assert_mistake(result: tuple[int, str, str], *words: str) -> None:

@@ -7,33 +7,18 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import psutil
 import pytest
+from running import Matrpo
 
 from matrpo.consensus.history import generate, parse
 from matrpo.consensus.link import LinkMessage
 from matrpo.consensus.peer import Peer
 from matrpo.consensus.simulator import simulate
-from matrpo.launch import cli, simulate_command
-
-Result = tuple[int, str, str]
-
-
-@pytest.fixture
-def matrpo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    def run(*arguments: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["matrpo", "simulate", *arguments])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        captured = capsys.readouterr()
-        assert isinstance(end.value.code, int)
-        return end.value.code, captured.out, captured.err
-
-    return run
+from matrpo.launch import simulate_command
 
 
 class Deaf(Peer):
@@ -44,37 +29,35 @@ class Deaf(Peer):
             super().receive(message, now)
 
 
-def test_histories_are_counted_on_the_last_line(matrpo: Callable[..., Result]) -> None:
-    status, out, _ = matrpo("--seeds", "120", "--first", "7", "--jobs", "2")
+def test_histories_are_counted_on_the_last_line(matrpo: Matrpo) -> None:
+    status, out, _ = matrpo("simulate", "--seeds", "120", "--first", "7", "--jobs", "2")
     assert status == 0
     *_, speed, last = out.splitlines()
     assert "events/s" in speed
     assert last == "120 histories, 0 violations"
 
 
-def test_jobs_do_not_change_what_is_found(matrpo: Callable[..., Result]) -> None:
-    documents = [json.loads(matrpo("--seeds", "110", "--jobs", jobs, "--json")[1]) for jobs in ("1", "3")]
+def test_jobs_do_not_change_what_is_found(matrpo: Matrpo) -> None:
+    documents = [json.loads(matrpo("simulate", "--seeds", "110", "--jobs", jobs, "--json")[1]) for jobs in ("1", "3")]
     assert documents[0]["events"] == documents[1]["events"] > 5000
     assert documents[0]["histories"] == 110
     assert documents[0]["violations"] == 0
     assert documents[0]["failures"] == []
 
 
-def test_a_replay_prints_what_happens(matrpo: Callable[..., Result]) -> None:
+def test_a_replay_prints_what_happens(matrpo: Matrpo) -> None:
     spec = str(generate(4))
-    status, out, err = matrpo("--replay", spec)
+    status, out, err = matrpo("simulate", "--replay", spec)
     assert (status, err) == (0, "")
     assert "begins iteration 0" in out
     assert out.splitlines()[-1] == "1 histories, 0 violations"
-    assert matrpo("--replay", spec) == (status, out, err)
-    document = json.loads(matrpo("--replay", spec, "--json")[1])
+    assert matrpo("simulate", "--replay", spec) == (status, out, err)
+    document = json.loads(matrpo("simulate", "--replay", spec, "--json")[1])
     assert document["violation"] is None
     assert len(document["trace"]) == len(out.splitlines()) - 1
 
 
-def test_a_failing_seed_names_a_command_that_replays_it(
-    matrpo: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_seed_names_a_command_that_replays_it(matrpo: Matrpo, monkeypatch: pytest.MonkeyPatch) -> None:
     broken: Any = partial(simulate, make_peer=Deaf)
     monkeypatch.setattr(simulate_command, "simulate", broken)
     failure = next(failure for seed in range(100) if (failure := simulate_command.check_seed(seed)[1]))
@@ -82,14 +65,14 @@ def test_a_failing_seed_names_a_command_that_replays_it(
     assert (program, command, option) == ("matrpo", "simulate", "--replay")
     assert len(spec) < len(str(generate(failure.seed)))
     assert str(parse(spec)) == spec
-    status, out, _ = matrpo(option, spec)
+    status, out, _ = matrpo("simulate", option, spec)
     assert status == 1
     *_, found, last = out.splitlines()
     assert failure.violation.startswith(f"{failure.invariant}: ")
     assert f"  {failure.invariant}: " in found
     assert last == "1 histories, 1 violations"
     monkeypatch.setattr(simulate_command, "_run", lambda *_: [simulate_command.Totals(100, 5000, [failure])])
-    status, out, _ = matrpo("--seeds", "100")
+    status, out, _ = matrpo("simulate", "--seeds", "100")
     assert status == 1
     assert failure.replay in out
     assert out.splitlines()[-1] == "100 histories, 1 violations"
@@ -107,10 +90,8 @@ def test_a_failing_seed_names_a_command_that_replays_it(
         (["surplus"], ["surplus"]),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(
-    matrpo: Callable[..., Result], arguments: list[str], words: list[str]
-) -> None:
-    status, out, err = matrpo(*arguments)
+def test_bad_input_is_one_line_and_status_2(matrpo: Matrpo, arguments: list[str], words: list[str]) -> None:
+    status, out, err = matrpo("simulate", *arguments)
     assert (status, out) == (2, "")
     assert err.count("\n") == 1
     assert all(word in err for word in words)

@@ -1,17 +1,12 @@
-"""The algorithms that `--algo` may name, one line each, and the import of the one that is wanted."""
+"""The algorithms that `--algo` may name, one line each: what they are, which settings they use, where they are."""
 
 from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from importlib import import_module
-from typing import TYPE_CHECKING
 
 from matrpo.errors import ConfigError
 from matrpo.user_file import UserFile
-
-if TYPE_CHECKING:
-    from matrpo.algorithms.algorithm import Algorithm
 
 _CONSENSUS = frozenset({"Trust region", "Consensus", "Links"})
 _GRADIENT = frozenset({"Policy gradient"})
@@ -31,7 +26,7 @@ class Entry:
     Attributes:
         description: what it is, and whose.
         sections: headings of the settings that it uses besides those that all use.
-        target: `module:Class` in this package; empty for the decentralised algorithm, which is no `Algorithm`.
+        target: `module:Class` in `matrpo.algorithms`; empty for the decentralised algorithm, which is no `Algorithm`.
         graph: whether its agents talk along a communication graph.
         unused: settings that it does not use all the same.
     """
@@ -135,30 +130,6 @@ def user_file(name: str) -> UserFile | None:
 def is_central(name: str) -> bool:
     """Whether the algorithm trains centrally, in one process."""
     return name != "matrpo"
-
-
-def load(name: str) -> type[Algorithm]:
-    """The class of an algorithm that trains centrally.
-
-    Raises:
-        ConfigError: a user's file cannot be imported, or has no such class.
-    """
-    if file := user_file(name):
-        return _from_file(file)
-    module, _, target = ALGORITHMS[name].target.partition(":")
-    found: type[Algorithm] = getattr(import_module(f"matrpo.algorithms.{module}"), target)
-    return found
-
-
-def _from_file(file: UserFile) -> type[Algorithm]:
-    from matrpo.algorithms.algorithm import Algorithm
-
-    found = file.load("class")
-    if not (isinstance(found, type) and issubclass(found, Algorithm)):
-        raise ConfigError(f"algo '{file}': it is no subclass of matrpo.algorithms.algorithm.Algorithm")
-    if missing := sorted(found.__abstractmethods__):
-        raise ConfigError(f"algo '{file}': the class has no method {', '.join(missing)}")
-    return found
 
 
 def _is_file(name: str) -> bool:
