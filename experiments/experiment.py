@@ -19,6 +19,7 @@ are of many processes, the others in one process, to the same bits.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
 from collections.abc import Iterator, Mapping
@@ -26,7 +27,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matrpo import algorithm_table
 from matrpo.config import Config, ConfigError, load_file
+from matrpo.envs.registry import check_installed, resolve_num_agents
+from matrpo.graph_settings import build_graph
+from matrpo.launch.fault_script import FaultScript
 from matrpo.launch.options import resolve_layers
 
 FOLDER = Path(__file__).parent / "figures"
@@ -68,6 +73,21 @@ class PlannedRun:
             ConfigError: one is not valid.
         """
         return resolve_layers([(f"run {self.path.name}", self.settings)])
+
+    def check(self) -> None:
+        """Check that it can be launched.
+
+        Raises:
+            ConfigError: a setting is not valid, what the task needs is not installed, or there is no such fault script
+                for this run.
+        """
+        config = self.config
+        check_installed(config.task)
+        if self.faults and algorithm_table.is_central(config.algo):
+            raise ConfigError(f"run {self.path.name}: faults are for processes, {config.algo} trains in one")
+        if self.faults:
+            agents = resolve_num_agents(config.task, config.agents)
+            FaultScript.load(self.faults, build_graph(dataclasses.replace(config, agents=agents)))
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from rich.table import Table
 
 from matrpo.config import load_file
 from matrpo.experiments.experiment import SCALES, Experiment, PlannedRun, shipped
-from matrpo.experiments.outcome import final_table, markdown, save_outcome
+from matrpo.experiments.outcome import save_outcome
 from matrpo.experiments.runner import Job, calibrate, is_done, run_all, say
+from matrpo.experiments.tables import final_table, markdown
 from matrpo.launch.process import EXIT_INTERRUPTED
 
 _PATH = click.Path(path_type=Path)
@@ -53,7 +54,7 @@ def run_experiment(file: Path, scale: str, out: Path | None, jobs: int, dry_run:
     folder = out or Path("runs") / f"{plan.name}-{scale}"
     runs = list(plan.runs(folder))
     for run in runs:
-        _ = run.config
+        run.check()
     if dry_run:
         _print_plan(plan, runs, jobs)
         return 0

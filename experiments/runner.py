@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,16 +72,18 @@ class Job:
         return self._progress
 
     def start(self) -> None:
-        """Begin or continue the run."""
+        """Begin or continue the run; one with faults begins anew, since its script acts in seconds."""
         planned, path = self.planned, self.planned.path
         settings = path.with_name(f"{path.name}.yaml")
         write_atomically(settings, yaml.safe_dump({**planned.settings, "tensorboard": False}).encode())
-        options = ["--run", str(path)]
-        if (path / "config.yaml").is_file():
-            options += ["--resume", "-o", f"steps={planned.config.steps}"]
+        if planned.faults:
+            shutil.rmtree(path, ignore_errors=True)
+            options = ["--config", str(settings), "--faults", planned.faults]
+        elif (path / "config.yaml").is_file():
+            options = ["--in-process", "--resume", "-o", f"steps={planned.config.steps}"]
         else:
-            options += ["--config", str(settings), *(["--faults", planned.faults] if planned.faults else [])]
-        self._run("launch", *options, *([] if planned.faults else ["--in-process"]))
+            options = ["--in-process", "--config", str(settings)]
+        self._run("launch", "--run", str(path), *options)
         self.state = "running"
 
     def poll(self) -> None:

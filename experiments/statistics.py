@@ -44,6 +44,12 @@ def bootstrap(values: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray] 
     return [Estimate(*map(float, numbers)) for numbers in zip(centres, low, high, strict=True)]
 
 
+def relative_gain(finals: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """By how many percent of the other's absolute figure each is higher, seed by seed. Shapes (n,) -> (n,)."""
+    gains: np.ndarray = 100.0 * (finals - others) / np.abs(others)
+    return gains
+
+
 def probability_of_improvement(better: np.ndarray, worse: np.ndarray) -> Estimate:
     """How probable it is that a run of one kind ends above a run of another; ties count half.
 

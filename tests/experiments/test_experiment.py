@@ -1,20 +1,21 @@
 """Experiments: files and their scales, statistics, the queue of runs, and what it leaves."""
 
+import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
 
-import numpy as np
+import psutil
 import pytest
 import yaml
 
 from matrpo.config import ConfigError
 from matrpo.experiments.experiment import SCALES, Experiment, shipped
 from matrpo.experiments.matrpo_command import MATRPO
-from matrpo.experiments.statistics import bootstrap, interquartile_mean, probability_of_improvement
 
 TINY = {"steps": 600, "num_envs": 3, "rollout_length": 100, "hidden_sizes": [4], "checkpoint_every": 1}
 """In which every environment ends two episodes."""
@@ -29,7 +30,9 @@ def write(path: Path, **changes) -> Path:
         "scales": {"smoke": {"seeds": 2, "settings": TINY}},
         **changes,
     }
-    path.write_text(yaml.safe_dump({key: value for key, value in content.items() if value is not None}))
+    path.write_text(
+        yaml.safe_dump({key: value for key, value in content.items() if value is not None}, sort_keys=False)
+    )
     return path
 
 
@@ -62,6 +65,11 @@ def test_later_layers_win(tmp_path):
     assert (last.line, last.config.kl_step, last.config.steps) == ("only", 0.1, 600)
 
 
+def check(file: Path, folder: Path) -> None:
+    for planned in Experiment.load(file, "smoke").runs(folder):
+        planned.check()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -71,38 +79,20 @@ def test_later_layers_win(tmp_path):
         ({"plots": 3}, "unknown key 'plots'"),
         ({"lines": {"HAPPO": {"algo": "hapo"}}}, "did you mean 'happo'?"),
         ({"lines": {"HAPPO": {"steps": -1}}, "scales": {"smoke": {}}}, "at least 1"),
+        ({"lines": {"odd": {"algo": "happo", "faults": "loss-20"}}}, "run odd-s0: .* happo trains in one"),
+        ({"lines": {"odd": {"faults": "loss-21"}}}, "loss-21"),
     ],
 )
 def test_a_bad_file_is_one_line_and_nothing_runs(changes, message, tmp_path):
     file = write(tmp_path / "figure.yaml", **changes)
     with pytest.raises(ConfigError, match=message) as caught:
-        _ = [planned.config for planned in Experiment.load(file, "smoke").runs(tmp_path)]
+        check(file, tmp_path)
     assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():
     with pytest.raises(ConfigError, match="did you mean 'matrpo-fig5-sweeps'"):
         Experiment.load(Path("matrpo-fig5-sweep"), "smoke")
-
-
-def test_the_interquartile_mean_is_of_the_middle_half():
-    values = np.array([[1.0], [100.0], [2.0], [3.0], [4.0], [-50.0], [5.0], [6.0]])
-    assert interquartile_mean(values) == pytest.approx([3.5])
-
-
-def test_an_interval_holds_its_figure_and_that_of_one_seed_is_the_figure():
-    estimate, constant = bootstrap(np.array([[0.0, 7.0], [1.0, 7.0], [2.0, 7.0]]))
-    assert 0.0 <= estimate.low < estimate.value == 1.0 < estimate.high <= 2.0
-    assert (constant.low, constant.value, constant.high) == (7.0, 7.0, 7.0)
-    (alone,) = bootstrap(np.array([[3.0]]))
-    assert (alone.low, alone.value, alone.high) == (3.0, 3.0, 3.0)
-
-
-def test_the_probability_of_improvement_counts_pairs_and_half_of_ties():
-    estimate = probability_of_improvement(np.array([1.0, 3.0]), np.array([0.0, 3.0]))
-    assert estimate.value == pytest.approx((1 + 0 + 1 + 0.5) / 4)
-    certain = probability_of_improvement(np.array([5.0, 6.0]), np.array([1.0, 2.0]))
-    assert (certain.low, certain.value, certain.high) == (1.0, 1.0, 1.0)
 
 
 def test_a_queue_that_is_killed_repeats_nothing_and_loses_nothing(tmp_path):
@@ -116,8 +106,11 @@ def test_a_queue_that_is_killed_repeats_nothing_and_loses_nothing(tmp_path):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.05)
+    others = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    _, alive = psutil.wait_procs(others, timeout=20)
+    assert not alive
     finished = first.stat().st_mtime_ns
 
     again = run(*arguments)
@@ -139,8 +132,62 @@ def test_failures_stay_by_themselves_and_what_is_done_is_plotted(tmp_path):
     names = {
         path.name for path in (tmp_path / "out").iterdir() if path.suffix in (".svg", ".png", ".csv", ".md", ".tex")
     }
-    assert names == {"curves.svg", "curves.png", "curves.csv", "final.md", "final.tex", "final.csv"}
+    tables = {"final.md", "final.tex", "final.csv", "diagnostics.md", "diagnostics.csv"}
+    assert names == {"curves.svg", "curves.png", "curves.csv"} | tables
     assert (tmp_path / "out" / "final.tex").read_text().count(r"\\") == 2
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory) -> Path:
+    """The folder of an experiment on many processes with lost messages, on one, and on an algorithm that has no links.
+
+    The settings of all hold one that not all of them use.
+    """
+    folder = tmp_path_factory.mktemp("compared")
+    file = write(
+        folder / "figure.yaml",
+        settings={"task": "navigation", "agents": 3, "admm_iterations": 3},
+        lines={"ring": {}, "lossy": {"faults": "loss-20"}, "HATRPO": {"algo": "hatrpo"}},
+    )
+    outcome = run(file, "--scale", "smoke", "--out", folder, "--jobs", 2)
+    assert outcome.returncode == 0, outcome.stderr
+    return folder
+
+
+def rows_of(file: Path) -> dict[str, dict[str, str]]:
+    with open(file) as lines:
+        return {row["line"]: row for row in csv.DictReader(lines)}
+
+
+def test_lost_messages_change_no_result(compared):
+    for seed in (0, 1):
+        ring, lossy = (
+            json.loads((compared / f"{line}-s{seed}" / "result.json").read_text()) for line in ("ring", "lossy")
+        )
+        assert ring == lossy
+    final = rows_of(compared / "final.csv")
+    assert final["lossy"] == {**final["ring"], "line": "lossy"}
+    assert final["lossy"]["better than the first by"] == "0.0 [0.0, 0.0] %"
+
+
+def test_diagnostics_say_what_was_measured_and_nothing_else(compared):
+    rows = rows_of(compared / "diagnostics.csv")
+    assert float(rows["lossy"]["resends"]) > 0 == float(rows["ring"]["resends"])
+    assert float(rows["lossy"]["residual"]) == float(rows["ring"]["residual"]) > 0
+    assert float(rows["HATRPO"]["KL"]) > 0
+    assert {rows["HATRPO"][name] for name in ("residual", "MB sent", "skipped")} == {"-"}
+
+
+def test_a_run_with_faults_that_was_broken_off_begins_anew(compared, tmp_path):
+    """Its script acts in seconds: what happened before would not happen again."""
+    shutil.copytree(compared, tmp_path / "again")
+    broken = tmp_path / "again" / "lossy-s1"
+    (broken / "result.json").unlink()
+    before = (broken / "config.yaml").stat().st_mtime_ns
+    outcome = run(tmp_path / "again" / "figure.yaml", "--scale", "smoke", "--out", tmp_path / "again")
+    assert outcome.returncode == 0, outcome.stderr
+    assert (broken / "config.yaml").stat().st_mtime_ns > before
+    assert (broken / "result.json").read_text() == (compared / "lossy-s1" / "result.json").read_text()
 
 
 def test_a_plan_says_what_it_takes_and_leaves_nothing(tmp_path):

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 from click.testing import CliRunner
 from running import (
     LAST,
@@ -25,10 +24,8 @@ from running import (
     wait_for,
 )
 
-from matrpo.config import ConfigError, resolve
-from matrpo.experiments.plot import plot
+from matrpo.config import resolve
 from matrpo.experiments.report import report
-from matrpo.experiments.study import Study, run_one, summarize
 from matrpo.run_directory import RunDirectory
 from matrpo.training import make_training
 
@@ -118,43 +115,6 @@ def test_it_is_reported_on_and_evaluated(matrpo: Matrpo, hatrpo: Path) -> None:
     status, out, _ = matrpo("eval", hatrpo, "--episodes", "3", "--json")
     result = json.loads(out)
     assert (status, result["episodes"], len(result["per_agent"])) == (0, 3, 3)
-
-
-def test_a_study_compares_it_with_matrpo(tmp_path: Path) -> None:
-    """The base holds a setting that only one of them uses, and no number of agents."""
-    base = {**TINY, "task": SPREAD["task"], "rollout_length": 25, "steps": 200, "beta": 0.01}
-    variants: dict[str, dict[str, object]] = {"central": {"algo": "hatrpo"}, "clipped": {"algo": "happo"}, "ring": {}}
-    file = tmp_path / "study.yaml"
-    file.write_text(yaml.safe_dump({"base": base, "variants": variants, "seeds": 1}, sort_keys=False))
-    study = Study.load(file)
-    results = {}
-    for name, changes in study.variants.items():
-        run_one(study.base | changes, 0, tmp_path / name)
-        results[name] = [json.loads((tmp_path / name / "study.json").read_text())]
-    rows = {row["variant"]: row for row in summarize(results)}
-    assert rows["central"]["residual"] == rows["clipped"]["residual"] == rows["clipped"]["Fisher products"] == "-"
-    assert all(float(rows[name][key]) > 0 for name, key in (("ring", "residual"), ("central", "KL")))
-    assert results["clipped"][0]["consensus_residual"] is None
-    assert results["clipped"][0]["explained_variance"] is not None
-
-    picture = tmp_path / "curves.png"
-    groups = [f"HAPPO={tmp_path / 'clipped'}", f"MATRPO={tmp_path / 'ring'}"]
-    assert CliRunner().invoke(plot, [*groups, "--out", str(picture)], catch_exceptions=False).exit_code == 0
-    assert picture.stat().st_size > 10_000
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"algo": "happo", "faults": "loss-20"}, "variant odd: .* happo trains in one"),
-        ({"algo": "hapo"}, "'hapo' .* did you mean 'happo'"),
-    ],
-)
-def test_a_study_that_makes_no_sense_is_a_mistake(tmp_path: Path, changes: dict[str, str], words: str) -> None:
-    file = tmp_path / "study.yaml"
-    file.write_text(yaml.safe_dump({"base": {}, "variants": {"odd": changes}, "seeds": 1}))
-    with pytest.raises(ConfigError, match=words):
-        Study.load(file)
 
 
 @pytest.mark.parametrize(
