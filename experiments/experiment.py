@@ -1,5 +1,7 @@
 """An experiment file: which runs make a figure or table of a paper, at which scale, and where each run's files are.
 
+For example::
+
     title: what the figure is of
     source: the paper and the figure
     settings: of all runs

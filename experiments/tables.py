@@ -27,13 +27,18 @@ _DIAGNOSTICS = {
     "residual": 4,
     "Fisher products": 0,
     "explained variance": 2,
+    "joint TV": 3,
     "wall s": 2,
+    "update s": 2,
     "MB sent": 0,
     "resends": 0,
     "skipped": 0,
     "given up": 0,
 }
 """Columns of the diagnostics, and their decimal places."""
+
+_UPDATE_SECONDS = ("seconds_update", "seconds_prepare", "seconds_consensus", "seconds_finish")
+"""What an iteration's update is made of: the first where one process trains all, the others of an agent's process."""
 
 Table = list[dict[str, str]]
 
@@ -68,7 +73,9 @@ def diagnostics_table(runs: Sequence[PlannedRun]) -> Table:
     """A row for each line: how it learned and what it cost; means over seeds.
 
     KL, residual, Fisher products and explained variance are of the last five iterations; the counts are of the
-    whole run and all agents. "wall s" is the median time of an iteration; a dash is for what was not measured.
+    whole run and all agents. "joint TV" is the mean total variation of an update of the joint policy; "wall s" and
+    "update s" are medians of the time of an iteration, and of its update at the first learner. A dash is for what
+    was not measured.
     """
     rows = []
     for (panel, line), group in _lines(runs).items():
@@ -149,7 +156,9 @@ def _diagnostics(run: PlannedRun) -> dict[str, float | None]:
         "residual": _tail_mean(learners, "consensus_residual"),
         "Fisher products": _tail_mean(learners, "fisher_products"),
         "explained variance": _tail_mean(learners, "explained_variance"),
-        "wall s": float(np.median(np.diff(times))) if len(times) > 1 else None,
+        "joint TV": _tail_mean(learners, "joint_total_variation_mean"),
+        "wall s": _median(np.diff(times).tolist()),
+        "update s": _median([sum(line.get(key, 0.0) for key in _UPDATE_SECONDS) for line in learners[0]]),
         "MB sent": _total(everything, "bytes_sent", 1e-6),
         "resends": _total(everything, "resends"),
         "skipped": _total(everything, "skips"),
@@ -160,6 +169,10 @@ def _diagnostics(run: PlannedRun) -> dict[str, float | None]:
 def _tail_mean(learners: Sequence[Sequence[Mapping[str, Any]]], key: str) -> float | None:
     values = [line[key] for lines in learners for line in lines[-_TAIL:] if line.get(key) is not None]
     return float(np.mean(values)) if values else None
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return float(np.median(values)) if values else None
 
 
 def _total(lines: Sequence[Mapping[str, Any]], key: str, unit: float = 1.0) -> float | None:

@@ -29,7 +29,7 @@ class Agent:
 
     Args:
         agent_id: q, from 0.
-        penalty: |E(q)| beta, the number of the agent's links times the ADMM penalty; 0 without links.
+        penalty: `|E(q)| beta`, the number of the agent's links times the ADMM penalty; 0 without links.
         spec: the task's observation sizes and action spaces.
         config: the run's settings.
     """
@@ -231,7 +231,7 @@ def make_critic(input_size: int, config: Config, generator: torch.Generator) -> 
 
 
 def make_step_rule(penalty: float, config: Config) -> StepRule:
-    """The step length of an agent with that penalty |E(q)| beta."""
+    """The step length of an agent with that penalty `|E(q)| beta`."""
     return StepRule(config.kl_step, penalty, config.step_rule == "paper")
 
 

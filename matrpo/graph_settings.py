@@ -44,7 +44,7 @@ def link_penalty(graph: CommunicationGraph, config: Config) -> float:
 
 
 def agent_penalty(agent_id: int, graph: CommunicationGraph, config: Config) -> float:
-    """|E(q)| beta of agent q."""
+    """`|E(q)| beta` of agent q."""
     return len(graph.links_of(agent_id)) * link_penalty(graph, config)
 
 

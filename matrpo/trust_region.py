@@ -41,7 +41,7 @@ class StepRule:
 
     Attributes:
         kl_step: delta/N, the agent's trust region.
-        penalty: |E(q)| beta, the agent's number of links times the ADMM penalty; 0 without links.
+        penalty: `|E(q)| beta`, the agent's number of links times the ADMM penalty; 0 without links.
         literal: take the first value always, as (22) prints it.
     """
 
@@ -53,7 +53,7 @@ class StepRule:
         """s for quadratic = V^T H^{-1} V.
 
         While the KL constraint binds, (51): sqrt(2 (delta/N) / V^T H^{-1} V). Where lambda in (50) would be negative
-        the constraint is slack, lambda = 0, and (47) gives 1 / (|E(q)| beta).
+        the constraint is slack, lambda = 0, and (47) gives `1 / (|E(q)| beta)`.
         """
         if not quadratic > 0.0:
             return 0.0

@@ -43,7 +43,7 @@ class Topology:
 
     @property
     def usage(self) -> str:
-        """The name with its parameters, as in `small-world[:K[:P]]`."""
+        """The name with its parameters, such as small-world[:K[:P]]."""
         return self.name + self.parameters
 
     @property

@@ -85,7 +85,7 @@ class QMIX(ValueBased):
 
 
 class Mixer(nn.Module):
-    """Q_tot = |W_2(s)| elu(|W_1(s)| q + b_1(s)) + V(s): section 4.1 and its Figure 2.
+    """`Q_tot = |W_2(s)| elu(|W_1(s)| q + b_1(s)) + V(s)`: section 4.1 and its Figure 2.
 
     Hypernetworks of one linear layer make the weights and the first bias of the state, one with a hidden layer the
     last bias. Weights that are not negative make Q_tot monotonic in every utility: eq. (5).

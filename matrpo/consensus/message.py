@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 LARGEST_RATIO = float(np.finfo(np.float16).max)
-"""Largest |log ratio| that is sent or accepted, on either wire type: no neighbour can make a dual overflow."""
+"""Largest magnitude of a log ratio that is sent or accepted, on either wire type, so that no dual can overflow."""
 
 Kind = Literal["ratios", "ask", "beat", "over", "busy"]
 """The kinds of messages; only `ratios` has a payload."""

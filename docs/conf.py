@@ -1,0 +1,89 @@
+"""The site: `sphinx-build -W -c docs . site`. Its sources are the repository's pages where they lie.
+
+So links between pages and to pictures are the same here and in the repository. A link to a Python file becomes one to
+its module in the API reference, whose pages are written to docs/api/ at every build.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+from matrpo.version import __version__
+
+ROOT = Path(__file__).parent.parent
+API = ROOT / "docs" / "api"
+ROOMS = {
+    "topology": "Topology",
+    "matrpo": "Learning",
+    "matrpo/envs": "Environments",
+    "matrpo/consensus": "Consensus",
+    "matrpo/algorithms": "Algorithms",
+    "launch": "Processes and command line",
+    "experiments": "Experiments",
+}
+"""The folders of the API reference, and what it calls them."""
+
+project = "matrpo"
+release = __version__
+root_doc = "docs/index"
+include_patterns = ["docs/**.md", "docs/api/**.rst", "*.md", "experiments/*.md"]
+exclude_patterns = ["README.md"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+myst_heading_anchors = 3
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_typehints = "signature"
+napoleon_use_ivar = True
+suppress_warnings = ["ref.python"]  # a name in an annotation that several classes have
+python_use_unqualified_type_names = True
+html_theme = "furo"
+html_title = "matrpo"
+html_copy_source = False
+html_extra_path = ["site_root"]  # index.html, which leads to the pages
+
+
+def setup(app: Sphinx) -> None:
+    """Write the API reference before a build, and mend links while pages are read."""
+    app.connect("builder-inited", lambda _: write_api())
+    app.connect("source-read", link_modules)
+
+
+def write_api() -> None:
+    """A page for each module, and one that lists them by folder."""
+    API.mkdir(exist_ok=True)
+    contents = ["API reference", "=" * 13, ""]
+    for folder, title in ROOMS.items():
+        contents += [title, "-" * len(title), "", ".. toctree::", "   :maxdepth: 1", ""]
+        for file in sorted((ROOT / folder).glob("*.py")):
+            if file.stem != "__init__":
+                name = module(file)
+                page = f"{name}\n{'=' * len(name)}\n\n.. automodule:: {name}\n"
+                _write(API / f"{name}.rst", page)
+                contents.append(f"   {name}")
+        contents.append("")
+    _write(API / "index.rst", "\n".join(contents))
+
+
+def link_modules(app: Sphinx, page: str, content: list[str]) -> None:  # noqa: ARG001
+    """Turn links to Python files of the repository into links to the API reference."""
+
+    def linked(link: re.Match[str]) -> str:
+        path = ROOT / posixpath.normpath(posixpath.join(posixpath.dirname(page), link[2]))
+        return f"{{py:mod}}`{link[1]} <{module(path)}>`"
+
+    content[0] = re.sub(r"\[`?([^\]`]*)`?\]\(([^):#]+\.py)\)", linked, content[0])
+
+
+def module(file: Path) -> str:
+    """The dotted name that a Python file of the repository is imported by."""
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts if parts[0] == "matrpo" else ("matrpo", *parts))
+
+
+def _write(file: Path, text: str) -> None:
+    """Write a page if it has changed: an unchanged one is not built again."""
+    if not file.exists() or file.read_text() != text:
+        file.write_text(text)
