@@ -42,6 +42,7 @@ python_use_unqualified_type_names = True
 html_theme = "furo"
 html_title = "matrpo"
 html_copy_source = False
+html_show_copyright = False
 html_extra_path = ["site_root"]  # index.html, which leads to the pages
 
 

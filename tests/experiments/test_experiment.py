@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -119,6 +120,32 @@ def test_a_queue_that_is_killed_repeats_nothing_and_loses_nothing(tmp_path):
     results = sorted((tmp_path / "out").glob("*/result.json"))
     assert [path.parent.name for path in results] == ["MATRPO-s0", "QMIX-s0"]
     assert {json.loads(path.read_text())["episodes"] for path in results} == {100}
+
+
+@pytest.mark.slow
+def test_a_queue_that_is_killed_again_and_again_repeats_nothing_and_loses_nothing(tmp_path):
+    lines = {"MATRPO": {"admm_iterations": 3}, "HAPPO": {"algo": "happo"}, "lossy": {"faults": "loss-20"}}
+    file = write(tmp_path / "figure.yaml", lines=lines, scales={"smoke": {"seeds": 2, "settings": TINY}})
+    arguments = (file, "--scale", "smoke", "--out", tmp_path / "out", "--jobs", 2)
+    moments = random.Random(0)
+    finished = {}
+    for _ in range(12):
+        process = psutil.Popen(command(*arguments), stderr=subprocess.DEVNULL, start_new_session=True)
+        try:
+            process.wait(moments.uniform(0.5, 12.0))
+        except psutil.TimeoutExpired:
+            others = process.children(recursive=True)
+            process.kill()
+            process.wait()
+            assert not psutil.wait_procs(others, timeout=30)[1]
+        results = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/result.json")}
+        assert finished.items() <= results.items()
+        finished = results
+    again = run(*arguments)
+    assert again.returncode == 0, again.stderr
+    results = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/result.json")}
+    assert finished.items() <= results.items()
+    assert len(results) == 6
 
 
 def test_failures_stay_by_themselves_and_what_is_done_is_plotted(tmp_path):

@@ -1,14 +1,20 @@
 """The report of a run with faults, from what its processes wrote."""
 
 import json
+import shutil
+import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from matrpo.config import resolve
 from matrpo.experiments.report import fault_rows, link_rows, report
 from matrpo.run_directory import RunDirectory
 from matrpo.training import InProcessTraining, make_training
+
+CHROMIUM = shutil.which("chromium")
 
 
 def end(give_ups=0, skips=0, states=None, **rejected):
@@ -81,24 +87,50 @@ def test_the_command_reports_a_run(tmp_path):
     assert all(row["whole_from"] == 1 and row["disagreements"] == 0 for row in content["links"])
 
 
-def test_a_page_shows_runs_of_both_kinds_and_needs_nothing_else(tmp_path):
+@pytest.fixture(scope="module")
+def page_file(tmp_path_factory):
+    """The page of a MATRPO run and of a central one."""
+    folder = tmp_path_factory.mktemp("page")
     common = {"agents": 3, "num_envs": 2, "rollout_length": 100, "steps": 600, "hidden_sizes": [4], "seed": 7}
     paths = []
     for algo, settings in (("matrpo", {"admm_iterations": 3}), ("happo", {})):
-        run = RunDirectory.create(tmp_path / f"<{algo}>", resolve(("test", {**common, **settings, "algo": algo})), {})
+        run = RunDirectory.create(folder / f"<{algo}>", resolve(("test", {**common, **settings, "algo": algo})), {})
         make_training(run).run(lambda: False, lambda _: None)
         paths.append(str(run.path))
-    out = tmp_path / "page.html"
+    out = folder / "page.html"
     finished = CliRunner().invoke(report, [*paths, "--html", str(out)])
     assert finished.exit_code == 0, finished.output
+    return out
 
-    page = Page(out.read_text())
+
+def test_a_page_shows_runs_of_both_kinds_and_needs_nothing_else(page_file):
+    page = Page(page_file.read_text())
     assert page.sources
     assert all(source.startswith("data:") for source in page.sources)
     assert {"<matrpo>", "<happo>", "team return of an episode", "consensus residual", "links"} <= page.texts
     assert {"ring: 3 links, connectivity 3.000", "an episode of 100 steps, most probable actions"} <= page.texts
     assert "seed" in page.texts
     assert "7" in page.texts
+
+
+def browse(page: Path, log: Path) -> tuple[list[str], list[str]]:
+    """Open a page in a browser that reaches no network; the lines of its console, and what the page asked of others."""
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    logs = ["--enable-logging=stderr", f"--log-net-log={log}", "--dump-dom"]
+    done = subprocess.run([CHROMIUM, *options, *logs, page.as_uri()], capture_output=True, text=True, timeout=120)
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    requests = [event.get("params", {}) for event in json.loads(log.read_text())["events"]]
+    return console, [request["url"] for request in requests if request.get("initiator") == "null"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+def test_a_browser_has_nothing_to_say_of_the_page_and_asks_nobody(page_file, tmp_path):
+    bad = tmp_path / "bad.html"
+    bad.write_text('<script>console.error("no")</script><img src="https://example.org/a.png">')
+    console, requests = browse(bad, tmp_path / "bad.json")
+    assert len(console) == 1
+    assert requests == ["https://example.org/a.png"]
+    assert browse(page_file, tmp_path / "page.json") == ([], [])
 
 
 class Page(HTMLParser):
