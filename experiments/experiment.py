@@ -11,12 +11,13 @@ For example::
       MATRPO: {}
       MAPPO: { algo: mappo }
     scales:                 # how much of it
-      smoke: { seeds: 1, settings: { steps: 4000 } }
+      smoke: { seeds: 1, episodes: 2, settings: { steps: 4000 } }
       small: { seeds: 3, settings: { steps: 1000000 } }
       paper: { seeds: 5, settings: { steps: 5000000 } }
 
-The later win: settings, the panel's, the line's, the scale's. The key `faults` in a line names a fault script: its runs
-are of many processes, the others in one process, to the same bits.
+The later win: settings, the panel's, the line's, the scale's. A finished run is evaluated over `episodes`, 100 if the
+scale does not say. Lines that come to the same settings share their runs. The key `faults` in a line names a fault
+script: its runs are of many processes, the others in one process, to the same bits.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ FOLDER = Path(__file__).parent / "figures"
 
 SCALES = ("smoke", "small", "paper")
 _KEYS = {"title", "source", "settings", "panels", "lines", "scales"}
+_COUNTS = {"seeds": 1, "episodes": 100}
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class PlannedRun:
         seed: from 0.
         settings: every setting that is not the default.
         faults: the fault script, for a run of many processes; None for one in one process.
-        path: its run directory.
+        episodes: that it is evaluated over when it is finished.
+        path: its run directory, which runs of the same settings share.
     """
 
     panel: str
@@ -60,6 +63,7 @@ class PlannedRun:
     seed: int
     settings: dict[str, Any]
     faults: str | None
+    episodes: int
     path: Path
 
     @property
@@ -102,6 +106,7 @@ class Experiment:
         scale: which of the file's scales this is.
         panels: for each plot its lines: for each curve its settings.
         seeds: runs of each line.
+        episodes: that each run is evaluated over.
     """
 
     name: str
@@ -110,6 +115,7 @@ class Experiment:
     scale: str
     panels: dict[str, dict[str, dict[str, Any]]]
     seeds: int
+    episodes: int
 
     @classmethod
     def load(cls, path: Path, scale: str) -> Experiment:
@@ -132,6 +138,7 @@ class Experiment:
         if scale not in scales:
             raise ConfigError(f"{path} has no scale {scale!r} (--scale): it has {', '.join(scales)}")
         chosen = scales[scale] or {}
+        counts = _counts(path, scale, chosen)
         lines = content.get("lines")
         panels = {}
         for panel, parts in (content.get("panels") or {"": {}}).items():
@@ -143,20 +150,26 @@ class Experiment:
                 str(line): _merged(*layers, changes, chosen.get("settings")) for line, changes in own.items()
             }
         title, source = (str(content.get(key, "")) for key in ("title", "source"))
-        return cls(path.stem, title, source, scale, panels, int(chosen.get("seeds", 1)))
+        return cls(path.stem, title, source, scale, panels, **counts)
 
     def runs(self, folder: Path) -> Iterator[PlannedRun]:
         """All runs, seed by seed, so that every line has its first before any has its second.
 
         Args:
             folder: where run directories go.
+
+        Raises:
+            ConfigError: a setting is not valid.
         """
+        paths: dict[tuple[Config, str | None], Path] = {}
         for seed in range(self.seeds):
             for panel, lines in self.panels.items():
                 for line, settings in lines.items():
                     own = {**settings, "seed": seed}
                     faults = own.pop("faults", None)
-                    yield PlannedRun(panel, line, seed, own, faults, folder / _slug(f"{panel} {line} s{seed}"))
+                    path = folder / _slug(f"{panel} {line} s{seed}")
+                    run = PlannedRun(panel, line, seed, own, faults, self.episodes, path)
+                    yield dataclasses.replace(run, path=paths.setdefault((run.config, faults), path))
 
 
 def shipped() -> list[Path]:
@@ -173,6 +186,16 @@ def _mapping(path: Path, content: Mapping[str, Any], key: str) -> Mapping[str, A
     if not isinstance(value, Mapping) or not value:
         raise ConfigError(f"{path}: {key!r} must be a mapping, not {value!r}")
     return value
+
+
+def _counts(path: Path, scale: str, chosen: Mapping[str, Any]) -> dict[str, int]:
+    if unknown := sorted(map(str, set(chosen) - {"settings", *_COUNTS})):
+        raise ConfigError(f"{path}: unknown key {unknown[0]!r} in scale {scale!r}; expected episodes, seeds, settings")
+    counts = {**_COUNTS, **{key: chosen[key] for key in _COUNTS if key in chosen}}
+    for key, count in counts.items():
+        if type(count) is not int or count < 1:
+            raise ConfigError(f"{path}: {key!r} of scale {scale!r} must be a whole number of at least 1, not {count!r}")
+    return counts
 
 
 def _slug(text: str) -> str:

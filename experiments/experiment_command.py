@@ -17,7 +17,7 @@ from rich.table import Table
 from matrpo.config import load_file
 from matrpo.experiments.experiment import SCALES, Experiment, PlannedRun, shipped
 from matrpo.experiments.outcome import save_outcome
-from matrpo.experiments.runner import Job, calibrate, is_done, run_all, say
+from matrpo.experiments.runner import Job, calibrate, distinct, is_done, run_all, say
 from matrpo.experiments.tables import final_table, markdown
 from matrpo.launch.process import EXIT_INTERRUPTED
 
@@ -55,13 +55,14 @@ def run_experiment(file: Path, scale: str, out: Path | None, jobs: int, dry_run:
     runs = list(plan.runs(folder))
     for run in runs:
         run.check()
+    queue = distinct(runs)
     if dry_run:
-        _print_plan(plan, runs, jobs)
+        _print_plan(plan, queue, jobs)
         return 0
     try:
-        failed = _work(runs, jobs)
+        failed = _work(queue, jobs)
     except KeyboardInterrupt:
-        say(f"stopped, {sum(map(is_done, runs))} of {len(runs)} runs are done; the same command goes on")
+        say(f"stopped, {sum(map(is_done, queue))} of {len(queue)} runs are done; the same command goes on")
         return EXIT_INTERRUPTED
     for path in save_outcome(plan, runs, folder):
         say(f"saved {path}")

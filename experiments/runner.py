@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,6 @@ from matrpo.process_directory import write_atomically
 from matrpo.run_directory import RunDirectory
 
 RESULT = "result.json"
-EPISODES = 100
 _GRACE = 10.0
 """Seconds that a run has to save its state when the queue is stopped."""
 
@@ -94,7 +93,7 @@ class Job:
             last = self.log_path.read_text(errors="replace").strip().splitlines()[-1:]
             self.state, self.reason = "failed", f"{' '.join(last)} (status {status}, {self.log_path})"
         elif self.state == "running":
-            self._run("eval", str(self.planned.path), "--episodes", str(EPISODES))
+            self._run("eval", str(self.planned.path), "--episodes", str(self.planned.episodes))
             self.state = "evaluating"
         else:
             run = RunDirectory.open(self.planned.path)
@@ -126,6 +125,14 @@ class Job:
                 start_new_session=True,
                 preexec_fn=lambda: signal_at_parents_death(signal.SIGTERM),
             )
+
+
+def distinct(planned: Iterable[PlannedRun]) -> list[PlannedRun]:
+    """Those with a run directory of their own: of lines that share their runs, the first's."""
+    first: dict[Path, PlannedRun] = {}
+    for run in planned:
+        first.setdefault(run.path, run)
+    return list(first.values())
 
 
 def run_all(planned: Sequence[PlannedRun], cores: int) -> Generator[list[Job], None, None]:

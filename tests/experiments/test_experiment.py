@@ -17,6 +17,7 @@ import yaml
 from matrpo.config import ConfigError
 from matrpo.experiments.experiment import SCALES, Experiment, shipped
 from matrpo.experiments.matrpo_command import MATRPO
+from matrpo.experiments.runner import distinct
 
 TINY = {"steps": 600, "num_envs": 3, "rollout_length": 100, "hidden_sizes": [4], "checkpoint_every": 1}
 """In which every environment ends two episodes."""
@@ -49,7 +50,7 @@ def run(*arguments) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("path", shipped(), ids=lambda path: path.stem)
 def test_every_run_of_a_figure_has_valid_settings_and_a_folder_of_its_own(path, scale, tmp_path):
     runs = list(Experiment.load(path, scale).runs(tmp_path))
-    assert len({planned.path for planned in runs}) == len(runs)
+    assert len({planned.path for planned in runs}) == len({(planned.config, planned.faults) for planned in runs})
     for planned in runs:
         assert planned.config.steps == planned.settings["steps"]
 
@@ -66,6 +67,13 @@ def test_later_layers_win(tmp_path):
     assert (last.line, last.config.kl_step, last.config.steps) == ("only", 0.1, 600)
 
 
+def test_lines_of_the_same_settings_share_their_runs(tmp_path):
+    lines = {"all defaults": {}, "said": {"gamma": 0.95}, "other": {"gamma": 0.9}, "faulty": {"faults": "loss-20"}}
+    runs = list(Experiment.load(write(tmp_path / "figure.yaml", lines=lines), "smoke").runs(tmp_path))
+    assert [planned.line for planned in distinct(runs)] == ["all defaults", "other", "faulty"] * 2
+    assert [planned.path.name for planned in runs[:2]] == ["all-defaults-s0"] * 2
+
+
 def check(file: Path, folder: Path) -> None:
     for planned in Experiment.load(file, "smoke").runs(folder):
         planned.check()
@@ -78,6 +86,8 @@ def check(file: Path, folder: Path) -> None:
         ({"scales": {}}, "'scales' must be a mapping"),
         ({"scales": {"paper": {}}}, "has no scale 'smoke'"),
         ({"plots": 3}, "unknown key 'plots'"),
+        ({"scales": {"smoke": {"seed": 3}}}, "unknown key 'seed' in scale 'smoke'"),
+        ({"scales": {"smoke": {"episodes": 0}}}, "'episodes' of scale 'smoke' must be a whole number of at least 1"),
         ({"lines": {"HAPPO": {"algo": "hapo"}}}, "did you mean 'happo'?"),
         ({"lines": {"HAPPO": {"steps": -1}}, "scales": {"smoke": {}}}, "at least 1"),
         ({"lines": {"odd": {"algo": "happo", "faults": "loss-20"}}}, "run odd-s0: .* happo trains in one"),
@@ -98,7 +108,7 @@ def test_an_unknown_name_is_answered_with_the_nearest():
 
 def test_a_queue_that_is_killed_repeats_nothing_and_loses_nothing(tmp_path):
     lines = {"MATRPO": {"admm_iterations": 3}, "QMIX": {"algo": "qmix"}}
-    file = write(tmp_path / "figure.yaml", lines=lines, scales={"smoke": {"settings": TINY}})
+    file = write(tmp_path / "figure.yaml", lines=lines, scales={"smoke": {"episodes": 3, "settings": TINY}})
     arguments = (file, "--scale", "smoke", "--out", tmp_path / "out", "--jobs", 1)
     process = subprocess.Popen(command(*arguments), stderr=subprocess.DEVNULL, start_new_session=True)
     first = tmp_path / "out" / "MATRPO-s0" / "result.json"
@@ -119,7 +129,7 @@ def test_a_queue_that_is_killed_repeats_nothing_and_loses_nothing(tmp_path):
     assert first.stat().st_mtime_ns == finished
     results = sorted((tmp_path / "out").glob("*/result.json"))
     assert [path.parent.name for path in results] == ["MATRPO-s0", "QMIX-s0"]
-    assert {json.loads(path.read_text())["episodes"] for path in results} == {100}
+    assert {json.loads(path.read_text())["episodes"] for path in results} == {3}
 
 
 @pytest.mark.slow
