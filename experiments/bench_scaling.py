@@ -14,7 +14,7 @@ from matrpo.experiments.bench_report import Report, Row, Say
 from matrpo.graph_settings import link_activations
 from matrpo.topology import make_graph
 
-_PHASES = ("rollout", "prepare", "consensus", "finish")
+_PHASES = ("rollout", "prepare", "consensus", "finish", "waiting")
 
 
 def run(agents: Sequence[int], topology: str, iterations: int, quick: bool, say: Say) -> Report:

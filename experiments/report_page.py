@@ -34,7 +34,7 @@ _DIAGNOSTICS = {
     "explained_variance": "variance that critics explain",
     "entropy": "entropy of policies",
 }
-_PHASES = ("rollout", "prepare", "consensus", "update", "finish", "wait")
+_PHASES = ("rollout", "prepare", "consensus", "update", "finish", "waiting")
 
 
 @dataclass(frozen=True)
@@ -178,10 +178,7 @@ def _points(processes: Sequence[ProcessDirectory], key: str) -> tuple[list[float
 
 def _times(runs: Mapping[str, RunDirectory]) -> list[Picture]:
     """Seconds of an iteration by phase, means over agents and iterations."""
-    split = {
-        name: {phase: _mean([run.env, *_learners(run)], f"seconds_{phase}") for phase in _PHASES}
-        for name, run in runs.items()
-    }
+    split = {name: {phase: _phase_seconds(run, f"seconds_{phase}") for phase in _PHASES} for name, run in runs.items()}
     if not any(value for phases in split.values() for value in phases.values()):
         return []
 
@@ -197,6 +194,11 @@ def _times(runs: Mapping[str, RunDirectory]) -> list[Picture]:
         figure.legend(frameon=False, ncols=len(_PHASES), loc="outside upper center")
 
     return [Picture(_drawn(draw, 1.4 + 0.5 * len(split)), "where the time went, mean over iterations and processes")]
+
+
+def _phase_seconds(run: RunDirectory, key: str) -> float:
+    """A learner's, or where it does not say, the environment's."""
+    return _mean(_learners(run), key) or _mean([run.env], key)
 
 
 def _mean(processes: Sequence[ProcessDirectory], key: str) -> float:

@@ -29,6 +29,10 @@ _DIAGNOSTICS = {
     "explained variance": 2,
     "joint TV": 3,
     "wall s": 2,
+    "rollout s": 2,
+    "critic s": 2,
+    "consensus s": 2,
+    "waiting s": 2,
     "update s": 2,
     "MB sent": 0,
     "resends": 0,
@@ -150,7 +154,8 @@ def _diagnostics(run: PlannedRun) -> dict[str, float | None]:
     directory = RunDirectory.open(run.path)
     learners = [process.read_metrics() for name, process in directory.processes().items() if name != SERVER]
     everything = [line for lines in learners for line in lines]
-    times = np.array([line["time"] for line in directory.env.read_metrics()])
+    server = directory.env.read_metrics()
+    times = np.array([line["time"] for line in server])
     return {
         "KL": _tail_mean(learners, "kl"),
         "residual": _tail_mean(learners, "consensus_residual"),
@@ -158,6 +163,10 @@ def _diagnostics(run: PlannedRun) -> dict[str, float | None]:
         "explained variance": _tail_mean(learners, "explained_variance"),
         "joint TV": _tail_mean(learners, "joint_total_variation_mean"),
         "wall s": _median(np.diff(times).tolist()),
+        "rollout s": _median_of(server, "seconds_rollout"),
+        "critic s": _median_of(everything, "seconds_prepare"),
+        "consensus s": _median_of(everything, "seconds_consensus"),
+        "waiting s": _median_of(everything, "seconds_waiting"),
         "update s": _median([sum(line.get(key, 0.0) for key in _UPDATE_SECONDS) for line in learners[0]]),
         "MB sent": _total(everything, "bytes_sent", 1e-6),
         "resends": _total(everything, "resends"),
@@ -173,6 +182,10 @@ def _tail_mean(learners: Sequence[Sequence[Mapping[str, Any]]], key: str) -> flo
 
 def _median(values: Sequence[float]) -> float | None:
     return float(np.median(values)) if values else None
+
+
+def _median_of(lines: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    return _median([line[key] for line in lines if key in line])
 
 
 def _total(lines: Sequence[Mapping[str, Any]], key: str, unit: float = 1.0) -> float | None:

@@ -44,6 +44,7 @@ class AgentNetwork:
     Attributes:
         wanted: the iteration whose start the agent needs next; hellos say so.
         links: the sockets to the neighbours.
+        waited: seconds in which there was nothing to do but wait for others, so far.
 
     Raises:
         ConfigError: nothing can listen at the agent's endpoint, or its keys cannot be used.
@@ -54,6 +55,7 @@ class AgentNetwork:
     ) -> None:
         config, graph = run.config, cluster.graph
         self.wanted = 0
+        self.waited = 0.0
         self._agent = agent
         self._server = cluster.environment
         self._incarnation = incarnation
@@ -180,6 +182,7 @@ class AgentNetwork:
         event = self._peer.next_event()
         wake_at = min(until, math.inf if event is None else event, self.links.probe_at, now + 1.0)
         self._poller.poll(math.ceil(max(0.0, wake_at - now) * 1000))
+        self.waited += time.monotonic() - now
         for news in self.links.receive():
             if isinstance(news, Lost):
                 self._note_loss(f"the connection to agent {news.neighbour}")

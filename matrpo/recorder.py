@@ -142,28 +142,36 @@ class Connection:
 
 
 class PhaseClock:
-    """What each iteration took: seconds in each phase, and by how much counters grew.
+    """What each iteration took: seconds in each phase, seconds of waiting, and by how much counters grew.
 
     Args:
         now: reads a monotonic clock, in seconds.
+        waited: reads how many of them were spent waiting for others so far; they count for no phase. None where there
+            is nobody to wait for.
     """
 
-    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, now: Callable[[], float] = time.perf_counter, waited: Callable[[], float] | None = None) -> None:
         self._now = now
+        self._waited = waited
         self._seconds: dict[str, float] = {}
         self._counters: Mapping[str, Any] = {}
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Count the time inside the block for `name`."""
-        begin = self._now()
+        begin, waited = self._now(), self._waited() if self._waited else 0.0
         try:
             yield
         finally:
-            self._seconds[name] = self._seconds.get(name, 0.0) + self._now() - begin
+            seconds = self._now() - begin
+            if self._waited:
+                waited = self._waited() - waited
+                self._add("waiting", waited)
+                seconds -= waited
+            self._add(name, seconds)
 
     def take(self, counters: Mapping[str, Any]) -> dict[str, Any]:
-        """Growth of each counter since the last call, and `seconds_<phase>` of each phase since then.
+        """Growth of each counter since the last call, `seconds_<phase>` of each phase and `seconds_waiting` since then.
 
         Args:
             counters: numbers, or mappings of counters.
@@ -172,6 +180,9 @@ class PhaseClock:
         seconds = {f"seconds_{name}": value for name, value in self._seconds.items()}
         self._counters, self._seconds = counters, {}
         return grown | seconds
+
+    def _add(self, name: str, seconds: float) -> None:
+        self._seconds[name] = self._seconds.get(name, 0.0) + seconds
 
 
 def agent_metrics(

@@ -100,6 +100,16 @@ def test_phase_clock_gives_each_iteration_its_own_share() -> None:
     assert clock.take({"sent": 7}) == {"sent": 2, "seconds_finish": 4.0}
 
 
+def test_waiting_counts_for_no_phase() -> None:
+    times, waits = iter([0.0, 9.0, 9.0, 11.0]), iter([1.0, 4.0, 4.0, 4.5])
+    clock = PhaseClock(lambda: next(times), lambda: next(waits))
+    with clock.phase("rollout"):
+        pass
+    with clock.phase("consensus"):
+        pass
+    assert clock.take({}) == {"seconds_rollout": 6.0, "seconds_waiting": 3.5, "seconds_consensus": 1.5}
+
+
 def test_an_agents_line_says_what_happened_on_each_link_and_on_all() -> None:
     graph = make_graph("line", 3, 0)
     peer = build_peer(1, graph, dataclasses.replace(CONFIG, agents=3, topology="line"))
