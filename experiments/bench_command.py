@@ -173,6 +173,19 @@ def throughput(repeats: int, iterations: int, path: Path | None, quick: bool) ->
     _finish(run(repeats, iterations, quick, _say), path, quick)
 
 
+@bench.command("signal")
+@click.option("--batches", type=click.IntRange(min=2), default=6, show_default=True, help="Batches of samples.")
+@click.option("-o", "changes", multiple=True, metavar="KEY=VALUE", help="Any setting of a run; may be repeated.")
+@_shared
+def reward_signal(batches: int, changes: tuple[str, ...], path: Path | None, quick: bool) -> None:
+    """Where the reward's signal is lost on its way from treasure's banks to its hunters."""
+    path = _target(path, "signal")
+    from matrpo.experiments.bench_signal import run
+
+    settings = dict(map(parse_override, changes))
+    _finish(run(batches, settings, quick, _say), path, quick)
+
+
 def _say(line: str) -> None:
     click.echo(line, err=True)
 

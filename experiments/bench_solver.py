@@ -115,14 +115,23 @@ def run(
 
 def make_problem(config: Config, training: int) -> Problem:
     """Train for some iterations, then sample once more and estimate advantages as `Agent.prepare_update` does."""
+    return sample_problem(train(config, training), torch.Generator().manual_seed(config.seed))
+
+
+def train(config: Config, iterations: int) -> InProcessTraining:
+    """Agents, critics and an environment after some iterations, whose run is not kept."""
     with tempfile.TemporaryDirectory(prefix="matrpo-bench-") as folder:
         trained = InProcessTraining(RunDirectory.create(Path(folder) / "run", config, {}))
-        for _ in range(training):
+        for _ in range(iterations):
             trained.iterate()
-    spec, environment = trained.environment.spec, trained.environment
+    return trained
+
+
+def sample_problem(trained: InProcessTraining, generator: torch.Generator) -> Problem:
+    """Sample an iteration's steps, fit the critics and estimate advantages as `Agent.prepare_update` does."""
+    config, spec, environment = trained.config, trained.environment.spec, trained.environment
     rollouts = [make_rollout(agent.policy, spec, config) for agent in trained.agents]
     actors = [Actor(agent.policy, config.num_envs) for agent in trained.agents]
-    generator = torch.Generator().manual_seed(config.seed)
     steps = environment.observe()
     for _ in range(config.rollout_length):
         actions = []

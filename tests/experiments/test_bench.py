@@ -98,6 +98,17 @@ def test_a_missing_vmas_is_told_with_what_to_install(tmp_path: Path, monkeypatch
         CliRunner().invoke(bench, ["envs", "--json", str(tmp_path / "bench.json")], catch_exceptions=False)
 
 
+def test_signal(tmp_path: Path) -> None:
+    document, _ = run("signal", "--batches", "2", path=tmp_path / "bench.json")
+    check_document(document, "signal", tables=4)
+    earned, shown, expressed, taken = document["tables"].values()
+    assert earned[-1]["a bank"] > 5 * earned[0]["a bank"] > 0
+    assert [row["advantages of"] for row in shown] == ["banks", "hunters", "all"]
+    assert shown[0]["slope"] + shown[1]["slope"] == pytest.approx(shown[2]["slope"], abs=1e-6)
+    assert all(abs(row["on its samples"]) <= 1 for row in expressed)
+    assert [row["steps"] for row in taken][2:] == ["MATRPO, K = 288", "MATRPO, K = 864"]
+
+
 def test_wire(tmp_path: Path) -> None:
     document, _ = run("wire", "--agents", "3", "--samples", "50", path=tmp_path / "bench.json")
     check_document(document, "wire", tables=2)
