@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -29,6 +30,8 @@ from matrpo.run_directory import RunDirectory
 
 _POINTS = 100
 """Points of a learning curve."""
+
+_LEGEND_COLUMNS = 3
 
 
 def save_outcome(experiment: Experiment, runs: Sequence[PlannedRun], folder: Path) -> list[Path]:
@@ -86,7 +89,8 @@ def _returns(run: PlannedRun) -> dict[int, float]:
 
 
 def _picture(experiment: Experiment, panels: Mapping[str, Curves], kind: str) -> bytes:
-    figure = Figure(figsize=(5.6 * len(panels) + 0.4, 4.0), layout="constrained")
+    legend_rows = max(math.ceil(len(curves) / _LEGEND_COLUMNS) for curves in panels.values())
+    figure = Figure(figsize=(5.6 * len(panels) + 0.4, 3.9 + 0.2 * legend_rows), layout="constrained")
     FigureCanvasAgg(figure)
     for index, (panel, curves) in enumerate(panels.items()):
         axes = figure.add_subplot(1, len(panels), index + 1)
@@ -101,7 +105,7 @@ def _picture(experiment: Experiment, panels: Mapping[str, Curves], kind: str) ->
         axes.set_ylabel("team return of an episode (IQM, 95% CI)")
         axes.set_title(panel or experiment.title)
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, ncols=_LEGEND_COLUMNS, loc="upper center", bbox_to_anchor=(0.5, -0.15))
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=150)
     return buffer.getvalue()
