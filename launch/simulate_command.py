@@ -142,23 +142,39 @@ def _run(first: int, seeds: int, jobs: int) -> Iterator[Totals]:
     starts = range(first, first + seeds, _BATCH)
     workers, pipes = [], []
     resource_tracker.ensure_running()  # Starting it later would unblock the signal.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        for job in range(min(jobs, len(starts))):
-            receiver, sender = context.Pipe(duplex=False)
-            work = (sender, list(starts[job::jobs]), first + seeds)
-            worker = context.Process(target=_work, args=work, daemon=True)
-            worker.start()
-            sender.close()
-            workers.append(worker)
-            pipes.append(receiver)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # For this process: workers have inherited that it is blocked.
+        with _interrupts_later():
+            for job in range(min(jobs, len(starts))):
+                receiver, sender = context.Pipe(duplex=False)
+                work = (sender, list(starts[job::jobs]), first + seeds)
+                worker = context.Process(target=_work, args=work, daemon=True)
+                worker.start()
+                sender.close()
+                workers.append(worker)
+                pipes.append(receiver)
         yield from _collect(pipes, len(starts))
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for worker in workers:
             worker.kill()
             worker.join()
+
+
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Put Ctrl-C off to the end of the block. Processes that are started in it never see one: they inherit the mask.
+
+    The mask is this thread's alone: where another takes the signal, Python would still interrupt this one.
+    """
+    interrupts: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+        if interrupts:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _collect(pipes: list[Connection], batches: int) -> Iterator[Totals]:
