@@ -17,15 +17,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from matrpo.agent import make_solver, make_step_rule
-from matrpo.build import build_peer
 from matrpo.config import resolve, to_dict
-from matrpo.consensus.bus import run_in_process
-from matrpo.consensus.peer import Step
 from matrpo.envs.treasure import TreasureEnv, treasure_spec
 from matrpo.envs.treasure_hunt import num_banks
+from matrpo.experiments.bench_problem import Consensus, Problem, sample_problem, train
 from matrpo.experiments.bench_report import Report, Row, Say
-from matrpo.experiments.bench_solver import Problem, sample_problem, train
-from matrpo.graph_settings import agent_penalty, build_graph, link_activations
+from matrpo.graph_settings import build_graph, link_activations
 
 SPEC = treasure_spec(8)
 BANKS = num_banks(SPEC.num_agents)
@@ -37,6 +34,7 @@ _WARM_UP = 4
 """Iterations in which the critics learn; the policies stay."""
 
 _FIXED = 1e-12
+"""The trust region of policies that stay."""
 
 
 def run(batches: int, changes: Mapping[str, Any], quick: bool, say: Say) -> Report:
@@ -55,6 +53,7 @@ def run(batches: int, changes: Mapping[str, Any], quick: bool, say: Say) -> Repo
     sizes = {"num_envs": 4, "rollout_length": 25, "hidden_sizes": (16, 16)} if quick else {}
     fixed = {"task": "treasure", "agents": SPEC.num_agents, "tensorboard": False}
     base = resolve(("benchmark", sizes), ("-o", changes), ("benchmark", fixed))
+    graph = build_graph(base)
     say("what turning towards treasures earns")
     earned = [_earned(tilt, base.num_envs) for tilt in (0.0, 0.25, 0.5, 1.0, 4.0)]
     say(f"{_WARM_UP} iterations of fitting critics")
@@ -63,7 +62,7 @@ def run(batches: int, changes: Mapping[str, Any], quick: bool, say: Say) -> Repo
     problems = []
     for number in range(batches):
         say(f"batch {number + 1} of {batches}")
-        problems.append(dataclasses.replace(sample_problem(trained, generator), config=base))
+        problems.append(dataclasses.replace(sample_problem(trained, generator), config=base, graph=graph))
     tables = {
         "return of an episode, by how strongly hunters turn to the nearest treasure, or their bank": earned,
         "the direction in one batch's advantages": _shown(problems),
@@ -151,7 +150,7 @@ def _expressed(problem: Problem, other: Problem) -> list[Row]:
 def _taken(problems: Sequence[Problem], say: Say) -> list[Row]:
     """Steps on sums of advantages, which no agent knows, and those of the consensus."""
     config = problems[0].config
-    activations = link_activations(build_graph(config), config)
+    activations = link_activations(problems[0].graph, config)
     ways: dict[str, Callable[[Problem], list[Tensor]]] = {
         "on the sum of the banks' advantages": lambda problem: _informed_steps(problem, "banks"),
         "on the sum of all": lambda problem: _informed_steps(problem, "all"),
@@ -183,26 +182,9 @@ def _informed_steps(problem: Problem, whose: str) -> list[Tensor]:
 
 def _consensus_steps(problem: Problem, activations: int) -> list[Tensor]:
     """The log ratios of every hunter's own head, (M,), at the end of a consensus."""
-    config = dataclasses.replace(problem.config, admm_iterations=activations)
-    graph = build_graph(config)
-    peers = [build_peer(q, graph, config) for q in range(SPEC.num_agents)]
-    latest: dict[int, Tensor] = {}
-
-    def stepper(agent: int) -> Step:
-        rule = make_step_rule(agent_penalty(agent, graph, config), config)
-        solver = make_solver(problem.linearize(agent), rule, config)
-
-        def step(pull: np.ndarray) -> np.ndarray:
-            latest[agent] = solver.solve(problem.advantages[agent] + torch.from_numpy(pull))
-            ratios: np.ndarray = latest[agent].numpy()
-            return ratios
-
-        return step
-
-    for agent, peer in enumerate(peers):
-        peer.begin(1, stepper(agent), (SPEC.num_agents, config.samples), now=0.0)
-    run_in_process(peers)
-    return [latest[hunter][hunter] for hunter in range(HUNTERS)]
+    consensus = Consensus(problem, dataclasses.replace(problem.config, admm_iterations=activations))
+    consensus.run()
+    return [ratios[hunter] for hunter, ratios in enumerate(consensus.ratios()[:HUNTERS])]
 
 
 def _correlation(step: Tensor, direction: Tensor) -> float:

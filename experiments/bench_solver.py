@@ -3,69 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from matrpo.agent import make_rollout, make_solver, make_step_rule
-from matrpo.build import build_peer
-from matrpo.config import Config, resolve, to_dict
-from matrpo.consensus.bus import run_in_process
+from matrpo.config import resolve, to_dict
 from matrpo.consensus.peer import Peer, Step
-from matrpo.experiments.bench_products import Shape, measure_products
+from matrpo.experiments.bench_problem import Consensus, Problem, make_problem
+from matrpo.experiments.bench_products import measure_products
 from matrpo.experiments.bench_report import Goal, Report, Row, Say
-from matrpo.graph_settings import agent_penalty, link_penalty
+from matrpo.graph_settings import link_penalty
 from matrpo.networks import flat_parameters, set_flat_parameters
-from matrpo.policy import CHUNK, Actor, JointPolicy, LinearizedPolicy
-from matrpo.rollout import Rollout
-from matrpo.run_directory import RunDirectory
 from matrpo.topology import CommunicationGraph
-from matrpo.training import InProcessTraining
 from matrpo.trust_region import Solver
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What the agents know when the consensus phase of an iteration begins.
-
-    Attributes:
-        config: the run's settings.
-        graph: who talks to whom.
-        policies: the agents' policies.
-        rollouts: their samples.
-        advantages: A^q of each agent, (M,).
-    """
-
-    config: Config
-    graph: CommunicationGraph
-    policies: Sequence[JointPolicy]
-    rollouts: Sequence[Rollout]
-    advantages: Sequence[Tensor]
-
-    def linearize(self, agent: int) -> LinearizedPolicy:
-        """The first and second order model of an agent's policy, with its counters at 0."""
-        rollout = self.rollouts[agent]
-        policy = self.policies[agent]
-        return LinearizedPolicy(
-            policy, rollout.observations, rollout.joint_actions, rollout.action_masks, rollout.sequences
-        )
-
-    def shape(self) -> Shape:
-        """The shape of the first agent's network as it is linearised."""
-        config, rollout = self.config, self.rollouts[0]
-        rows, steps = CHUNK, 1
-        if rollout.sequences:
-            rows, steps = rollout.sequences.split(CHUNK)[0][0].stop, config.chunk_length
-        outputs = self.policies[0].groups[-1].outputs.stop
-        sizes = (rollout.observations.shape[1], *config.hidden_sizes, outputs)
-        return Shape(sizes, config.recurrent_layers, min(rows, config.samples), steps)
 
 
 def run(
@@ -113,46 +67,6 @@ def run(
     return Report("solver", settings, tables, goals)
 
 
-def make_problem(config: Config, training: int) -> Problem:
-    """Train for some iterations, then sample once more and estimate advantages as `Agent.prepare_update` does."""
-    return sample_problem(train(config, training), torch.Generator().manual_seed(config.seed))
-
-
-def train(config: Config, iterations: int) -> InProcessTraining:
-    """Agents, critics and an environment after some iterations, whose run is not kept."""
-    with tempfile.TemporaryDirectory(prefix="matrpo-bench-") as folder:
-        trained = InProcessTraining(RunDirectory.create(Path(folder) / "run", config, {}))
-        for _ in range(iterations):
-            trained.iterate()
-    return trained
-
-
-def sample_problem(trained: InProcessTraining, generator: torch.Generator) -> Problem:
-    """Sample an iteration's steps, fit the critics and estimate advantages as `Agent.prepare_update` does."""
-    config, spec, environment = trained.config, trained.environment.spec, trained.environment
-    rollouts = [make_rollout(agent.policy, spec, config) for agent in trained.agents]
-    actors = [Actor(agent.policy, config.num_envs) for agent in trained.agents]
-    steps = environment.observe()
-    for _ in range(config.rollout_length):
-        actions = []
-        for actor, rollout, step in zip(actors, rollouts, steps, strict=True):
-            rollout.add_observation(step, actor.state)
-            actions.append(actor.act(step.observation, step.action_mask, step.ended, generator, deterministic=False))
-        steps = environment.step(np.concatenate(actions, axis=1))
-        for rollout, step in zip(rollouts, steps, strict=True):
-            rollout.add_outcome(step)
-    advantages = []
-    for agent, rollout in zip(trained.agents, rollouts, strict=True):
-        values = rollout.values(agent.critic, state := agent.critic.initial_state(config.num_envs))
-        _, targets = rollout.advantages(values, config.gamma, config.gae_lambda)
-        sequences = rollout.critic_sequences(values)
-        agent.critic.fit(rollout.observations, targets, config.critic_epochs, config.critic_batch, sequences)
-        values = rollout.values(agent.critic, state)
-        estimate, _ = rollout.advantages(values, config.gamma, config.gae_lambda)
-        advantages.append(estimate - estimate.mean())
-    return Problem(config, trained.graph, [agent.policy for agent in trained.agents], rollouts, advantages)
-
-
 def augmented_lagrangian(
     graph: CommunicationGraph,
     advantages: Sequence[Tensor],
@@ -186,22 +100,14 @@ def _measure(problem: Problem, solver_name: str, activations: int, say: Say) -> 
     """The consensus phase with one solver: its cost and where it ends."""
     config = dataclasses.replace(problem.config, solver=solver_name, admm_iterations=activations)
     graph = problem.graph
-    everyone = range(graph.num_agents)
-    models = [problem.linearize(q) for q in everyone]
-    solvers = [
-        make_solver(models[q], make_step_rule(agent_penalty(q, graph, config), config), config) for q in everyone
-    ]
-    peers = [build_peer(q, graph, config) for q in everyone]
+    consensus = Consensus(problem, config)
     progress = _Progress(f"N={graph.num_agents}, K={activations}, {solver_name}", 2 * activations, say)
     begin = time.process_time()
-    for q, peer in enumerate(peers):
-        step = progress.counted(_local_step(solvers[q], problem.advantages[q]))
-        peer.begin(1, step, (graph.num_agents, config.samples), now=0.0)
-    run_in_process(peers)
+    consensus.run(progress.counted)
     seconds = time.process_time() - begin
-    fisher = sum(model.fisher_products for model in models)
-    jacobian = sum(model.jacobian_products for model in models)
-    ratios = [model.jvp(solver.x) for model, solver in zip(models, solvers, strict=True)]
+    fisher = sum(model.fisher_products for model in consensus.models)
+    jacobian = sum(model.jacobian_products for model in consensus.models)
+    ratios = consensus.ratios()
     return {
         "agents": graph.num_agents,
         "K": activations,
@@ -211,19 +117,11 @@ def _measure(problem: Problem, solver_name: str, activations: int, say: Say) -> 
         "jacobian_products": jacobian,
         "cpu_seconds": seconds,
         "augmented_lagrangian": augmented_lagrangian(
-            graph, problem.advantages, ratios, peers, link_penalty(graph, config)
+            graph, problem.advantages, ratios, consensus.peers, link_penalty(graph, config)
         ),
         "relative_gap": _relative_gap(graph, ratios),
-        "kl_over_limit": _mean_kl(problem, solvers) / config.kl_step,
+        "kl_over_limit": _mean_kl(problem, consensus.solvers) / config.kl_step,
     }
-
-
-def _local_step(solver: Solver, advantages: Tensor) -> Step:
-    def step(pull: np.ndarray) -> np.ndarray:
-        ratios: np.ndarray = solver.solve(advantages + torch.from_numpy(pull)).numpy()
-        return ratios
-
-    return step
 
 
 def _relative_gap(graph: CommunicationGraph, ratios: Sequence[Tensor]) -> float:

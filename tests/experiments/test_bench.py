@@ -17,8 +17,9 @@ from matrpo.build import build_peer
 from matrpo.config import ConfigError, resolve
 from matrpo.consensus.bus import run_in_process
 from matrpo.experiments.bench_command import bench
+from matrpo.experiments.bench_problem import make_problem
 from matrpo.experiments.bench_report import Goal, Report
-from matrpo.experiments.bench_solver import augmented_lagrangian, make_problem
+from matrpo.experiments.bench_solver import augmented_lagrangian
 
 
 def run(*arguments: str, path: Path) -> tuple[dict[str, Any], str]:
