@@ -2,16 +2,22 @@
 
 As a baseline of Li & He (section VI.A). An agent needs its own observation and reward, and its neighbours' critic
 parameters. Where Zhang et al. let every critic see the state and estimate the average reward besides, here, as in
-MATRPO's setting, each sees its agent's observation, and the actor follows its own reward.
+MATRPO's setting, each sees its agent's observation, and the actor follows its own reward. Critics of one size can be
+averaged, hence those of agents that observe less than others see zeros after it.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from matrpo.algorithms.maa2c import MAA2C
-from matrpo.config import Config, ConfigError
+from matrpo.config import Config
+from matrpo.envs.central import CentralStep
+from matrpo.envs.shared import AgentStep
 from matrpo.graph_settings import build_graph
 from matrpo.networks import flat_parameters, set_flat_parameters
 from matrpo.rollout import Values
@@ -25,13 +31,17 @@ class FDMARL(MAA2C):
     can_share = False
 
     def __init__(self, spec: TaskSpec, state_sizes: tuple[int, ...], config: Config) -> None:
-        if len(set(spec.observation_sizes)) > 1:
-            raise ConfigError(
-                f"fdmarl: neighbours average their critics: observations must be of one size, "
-                f"those of {spec.name} are {', '.join(map(str, spec.observation_sizes))}"
-            )
         super().__init__(spec, state_sizes, config)
         self._weights = torch.from_numpy(build_graph(config).metropolis_weights())
+
+    def critic_sizes(self, spec: TaskSpec, state_sizes: tuple[int, ...]) -> tuple[int, ...]:  # noqa: ARG002
+        """The longest observation's, for every critic."""
+        return (max(spec.observation_sizes),) * spec.num_agents
+
+    def seen_by_critics(self, step: CentralStep) -> list[AgentStep]:
+        """The agents' observations, with zeros after the shorter ones."""
+        size = max(self.spec.observation_sizes)
+        return [_padded(agent, size) for agent in step.agents]
 
     def fit_critics(self, targets: list[Tensor], values: list[Values]) -> list[float]:
         """Fit each critic to its agent's rewards, then average it with its neighbours'."""
@@ -49,3 +59,16 @@ class FDMARL(MAA2C):
         for critic, own, (mean, square) in zip(critics, weights.float() @ parameters, moments, strict=True):
             set_flat_parameters(list(critic.parameters()), own)
             critic.renormalise(mean.clone(), square.clone())
+
+
+def _padded(seen: AgentStep, size: int) -> AgentStep:
+    """What an agent receives, with observations of a given size."""
+    missing = size - seen.observation.shape[1]
+    if not missing:
+        return seen
+    final = seen.final_observation
+    return replace(
+        seen,
+        observation=np.pad(seen.observation, ((0, 0), (0, missing))),
+        final_observation=None if final is None else np.pad(final, ((0, 0), (0, missing))),
+    )

@@ -46,7 +46,7 @@ class OnPolicy(Algorithm):
         super().__init__(spec, state_sizes, config)
         self.learners = self._make_learners()
         self.policies = [self.learner(q).policy for q in range(spec.num_agents)]
-        sizes = state_sizes if self.central_critic else spec.observation_sizes
+        sizes = self.critic_sizes(spec, state_sizes)
         if len(set(sizes)) > 1 and (self.central_critic or config.share_parameters):
             raise ConfigError(f"{spec.name}: one critic cannot see states of different sizes, {sizes}")
         separate = not (self.central_critic or config.share_parameters)
@@ -55,7 +55,7 @@ class OnPolicy(Algorithm):
         state_size = self.policies[0].network.state_size
         self._rollouts = [self._make_rollout(q, spec, state_size) for q in range(spec.num_agents)]
         self._views = self._rollouts
-        if self.central_critic:
+        if self.central_critic or sizes != spec.observation_sizes:
             view = TaskSpec(spec.name, ("all",), sizes[:1], spec.action_spaces)
             self._views = [self._make_rollout(0, view, state_size) for _ in sizes]
         self._memories = [self.critic(v).initial_state(config.num_envs) for v in range(len(self._views))]
@@ -83,14 +83,22 @@ class OnPolicy(Algorithm):
         """The critic of a view: of the state, of an agent's state, or of an agent's observation."""
         return self.critics[view % len(self.critics)]
 
+    def critic_sizes(self, spec: TaskSpec, state_sizes: tuple[int, ...]) -> tuple[int, ...]:
+        """How much each view of the critics shows."""
+        return state_sizes if self.central_critic else spec.observation_sizes
+
+    def seen_by_critics(self, step: CentralStep) -> list[AgentStep]:
+        """What each view of the critics shows at a step."""
+        return step.states if self.central_critic else step.agents
+
     def act(self, step: CentralStep) -> np.ndarray:
         """Choose the next actions, and record what they are chosen on."""
         t = self._rollouts[0].t % self.config.rollout_length
         self._alive[t] = torch.from_numpy(step.alive)
         for rollout, actor, seen in zip(self._rollouts, self._actors.members, step.agents, strict=True):
             rollout.add_observation(seen, actor.state)
-        if self.central_critic:
-            for view, seen in zip(self._views, step.states, strict=True):
+        if self._views is not self._rollouts:
+            for view, seen in zip(self._views, self.seen_by_critics(step), strict=True):
                 view.add_observation(seen, self._actors.members[0].state)
         ended = np.stack([seen.ended for seen in step.agents], axis=1)
         observations, masks = zip(*((seen.observation, seen.action_mask) for seen in step.agents), strict=True)
@@ -100,8 +108,8 @@ class OnPolicy(Algorithm):
         """Record what the last actions brought about."""
         for rollout, seen in zip(self._rollouts, step.agents, strict=True):
             rollout.add_outcome(seen)
-        if self.central_critic:
-            for view, seen in zip(self._views, step.states, strict=True):
+        if self._views is not self._rollouts:
+            for view, seen in zip(self._views, self.seen_by_critics(step), strict=True):
                 view.add_outcome(seen)
         self._last = step
 
@@ -242,7 +250,7 @@ class OnPolicy(Algorithm):
     def _forget_ended(self, values: list[Values]) -> None:
         """Carry memories over to the next iteration, but not those of episodes that are over."""
         assert self._last is not None
-        views = self._last.states if self.central_critic else self._last.agents
+        views = self.seen_by_critics(self._last)
         self._memories = [
             value.states[-1].masked_fill(_over(seen), 0.0) for value, seen in zip(values, views, strict=True)
         ]

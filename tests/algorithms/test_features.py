@@ -267,7 +267,6 @@ def test_the_clip_range_is_divided_by_the_number_of_agents(algo):
     [
         *((algo, {"share_parameters": True}, "policy of its own") for algo in ("hatrpo", "itrpo", "ctrpo", "fdmarl")),
         ("mappo", {"task": "mpe2/simple_speaker_listener_v4", "share_parameters": True, "agents": 2}, "differ"),
-        ("fdmarl", {"task": "treasure", "agents": 8}, "observations must be of one size"),
         ("fdmarl", {"topology": "no-such-graph"}, "topology"),
         ("jrppo", {"clip_scaling": "per-agent"}, "clips the joint one"),
         ("ctrpo", {"state_type": "fp", "task": SPREAD}, "state_type fp"),
@@ -300,6 +299,19 @@ def test_neighbours_average_their_critics_values():
     expected = torch.einsum("ij,jtb->itb", weights, before)
     torch.testing.assert_close(values(), expected, rtol=1e-3, atol=1e-3)
     assert float(algorithm.critics[0].mean) == pytest.approx(-5.0 / 3)
+
+
+def test_critics_to_be_averaged_see_zeros_after_shorter_observations():
+    learning = Learning("fdmarl", "treasure", agents=4)
+    algorithm = learning.algorithm
+    learning.iterate()
+    assert algorithm.spec.observation_sizes == (20, 20, 20, 19)
+    for rollout, view in zip(algorithm._rollouts, algorithm._views, strict=True):
+        seen, size = view.observations, rollout.observations.shape[1]
+        assert seen.shape[1] == 20
+        assert seen[:, :size].any()
+        assert torch.equal(seen[:, :size], rollout.observations)
+        assert not seen[:, size:].any()
 
 
 def test_a_central_algorithm_with_a_graph_keeps_no_settings_of_admm(tmp_path):

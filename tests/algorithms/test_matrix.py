@@ -25,7 +25,6 @@ FAMILIES = {
 DETERMINISTIC = {"smax"}
 VALUE_BASED = {"continuous", "mamujoco"}
 UNSUPPORTED = {
-    "fdmarl": {"treasure", "heterogeneous"},
     **dict.fromkeys(("haddpg", "hatd3", "maddpg", "matd3"), DETERMINISTIC),
     **dict.fromkeys(("had3qn", "qmix"), VALUE_BASED),
 }

@@ -68,7 +68,6 @@ def assert_mistake(result: tuple[int, str, str], *words: str) -> None:
         (["--topology", "rings"], ["topology", "ring"]),
         (["--topology", "grid:5x5"], ["topology", "12"]),
         (["--algo", "fdmarl", "--topology", "rings"], ["topology", "ring"]),
-        (["--algo", "fdmarl", "--task", "treasure", "--agents", "6"], ["fdmarl", "observations must be of one size"]),
         (["--algo", "itrpo", "-o", "share_parameters=true"], ["itrpo", "share_parameters"]),
         (["--topology", "nowhere.json"], ["topology", "nowhere.json"]),
         (["--agents", "1"], ["ring", "1"]),
