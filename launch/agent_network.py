@@ -10,6 +10,7 @@ import zmq
 
 from matrpo.consensus.message import LinkMessage
 from matrpo.consensus.peer import Peer
+from matrpo.launch.beat import Beat
 from matrpo.launch.cluster import Cluster
 from matrpo.launch.fault_gate import FaultGate
 from matrpo.launch.lines import AgentLine
@@ -64,6 +65,7 @@ class AgentNetwork:
         self._leaving = False
         self._quarantines: dict[int, int] = {}
         self._where = (0, "rollout")
+        self._beat = Beat(run.agent(agent))
         script = script_of(run.path, graph)
         messages = script.of_messages()
         gate = FaultGate(messages, agent, graph.neighbours(agent), config.seed) if messages else None
@@ -178,6 +180,7 @@ class AgentNetwork:
             _RunOver: the server says that all agents are done.
         """
         self._faults.move(*self._where, 0 if self._peer.done else self._peer.activations)
+        self._beat(self._where[0])
         now = time.monotonic()
         event = self._peer.next_event()
         wake_at = min(until, math.inf if event is None else event, self.links.probe_at, now + 1.0)

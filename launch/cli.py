@@ -18,8 +18,9 @@ from matrpo.version import __version__
 
 _COMMANDS = {
     "launch": "matrpo.launch.run_commands:launch",
-    "agent": "matrpo.launch.run_commands:agent",
-    "env-server": "matrpo.launch.run_commands:env_server",
+    "agent": "matrpo.launch.process_commands:agent",
+    "env-server": "matrpo.launch.process_commands:env_server",
+    "probe": "matrpo.launch.process_commands:probe",
     "cluster": "matrpo.launch.cluster_commands:cluster",
     "keys": "matrpo.launch.cluster_commands:keys",
     "doctor": "matrpo.launch.doctor:doctor",

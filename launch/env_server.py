@@ -22,6 +22,7 @@ import zmq
 from matrpo.envs.registry import make_env, stream_seed
 from matrpo.envs.shared import AgentStep, SharedEnvironment
 from matrpo.launch.attendance import Attendance
+from matrpo.launch.beat import Beat
 from matrpo.launch.cluster import Cluster
 from matrpo.launch.lines import ServerLine
 from matrpo.launch.process import READY, RunAborted, StopRequested, Supervision, ignore_stops, run_supervised
@@ -78,6 +79,7 @@ class EnvironmentServer:
         self._substituted = 0
         self._finished: set[int] = set()
         self._faults = ProcessFaults(script_of(run.path, cluster.graph), SERVER, run.env, None)
+        self._beat = Beat(run.env)
         self._noop = env.spec.noop(config.num_envs)
         codec = EnvironmentCodec(cluster.run_id, env.spec, config.num_envs)
         self._context = zmq.Context()
@@ -232,7 +234,9 @@ class EnvironmentServer:
         """Take in messages until a condition holds, and log who is waited for now and then."""
         report_at = time.monotonic() + _PATIENCE
         while not satisfied():
-            self._faults.move((self._label or (0, 0))[0], "rollout", 0)
+            iteration = self._label[0] if self._label else 0
+            self._faults.move(iteration, "rollout", 0)
+            self._beat(iteration)
             if self._line.socket.poll(int(PROBE_EVERY * 1000)):
                 for message in self._line.receive():
                     self._take_in(message)

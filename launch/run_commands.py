@@ -1,4 +1,4 @@
-"""`matrpo launch`, and `matrpo agent` and `matrpo env-server`, which start one process of a run each."""
+"""`matrpo launch`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from setproctitle import setproctitle
 from matrpo import algorithm_table
 from matrpo.config import Config, ConfigError, to_dict
 from matrpo.graph_settings import build_graph
-from matrpo.launch.cluster import Cluster
 from matrpo.launch.fault_script import FaultScript, script_text
 from matrpo.launch.options import (
     Layer,
@@ -25,7 +24,8 @@ from matrpo.launch.options import (
     setting_layers,
     setting_options,
 )
-from matrpo.launch.process import EXIT_INTERRUPTED, StopRequested, ignore_stops, run_alone, stop_at
+from matrpo.launch.process import EXIT_INTERRUPTED, StopRequested, ignore_stops, stop_at
+from matrpo.launch.process_commands import load_cluster
 from matrpo.launch.process_faults import FILE_NAME as FAULTS_NAME
 from matrpo.launch.versions import versions
 from matrpo.process_directory import write_atomically
@@ -129,38 +129,6 @@ def launch(
     run = RunDirectory.open(path)
     with run.lock():
         return _train(_continued(run, layers, in_process), in_process, restart)
-
-
-@click.command()
-@click.option("--cluster", "file", type=_PATH, required=True, metavar="FILE", help="The run's cluster.yaml.")
-@click.option("--id", "agent", type=int, required=True, metavar="N", help="Which agent to be.")
-@click.option("--insecure", is_flag=True, help="Talk over TCP without encryption and authentication.")
-@click.option("--until-eof", is_flag=True, help="Stop when standard input ends.")
-def agent(file: Path, agent: int, insecure: bool, until_eof: bool) -> int:
-    """Run one agent of a cluster in this process."""
-    cluster = load_cluster(file, insecure)
-    if not 0 <= agent < len(cluster.endpoints):
-        raise ConfigError(f"--id {agent}: {file} has the agents 0 to {len(cluster.endpoints) - 1}")
-    cluster.security(agent)
-    cluster.check_hosts(agent)
-    run = RunDirectory.open(cluster.config.parent)
-    from matrpo.launch.agent_process import learn
-
-    return run_alone(f"matrpo agent {agent}", run.agent(agent), lambda: learn(cluster, agent), until_eof)
-
-
-@click.command()
-@click.option("--cluster", "file", type=_PATH, required=True, metavar="FILE", help="The run's cluster.yaml.")
-@click.option("--insecure", is_flag=True, help="Talk over TCP without encryption and authentication.")
-@click.option("--until-eof", is_flag=True, help="Stop when standard input ends.")
-def env_server(file: Path, insecure: bool, until_eof: bool) -> int:
-    """Run the environment server of a cluster in this process."""
-    cluster = load_cluster(file, insecure)
-    cluster.security(None)
-    run = RunDirectory.open(cluster.config.parent)
-    from matrpo.launch.env_server import TITLE, serve
-
-    return run_alone(TITLE, run.env, lambda: serve(cluster), until_eof)
 
 
 def _script(name: str | None, graph: CommunicationGraph | None, in_process: bool) -> bytes | None:
@@ -294,15 +262,3 @@ def _train_in_process(run: RunDirectory, start: int, screen: Any) -> int:
         training.save()
         return EXIT_INTERRUPTED
     return 0
-
-
-def load_cluster(file: Path, insecure: bool) -> Cluster:
-    """Read a cluster file for a process of it; `insecure`: the user typed --insecure.
-
-    Raises:
-        ConfigError: it is not valid, or has keys although the user wants to go without.
-    """
-    cluster = Cluster.load(file)
-    if cluster.keys and insecure:
-        raise ConfigError(f"{file} has keys, and all others use them: leave --insecure out")
-    return dataclasses.replace(cluster, insecure=insecure or RunDirectory.open(file.parent).config.insecure)
