@@ -16,6 +16,7 @@ from matrpo.launch.keys import key_path
 from matrpo.launch.new_cluster import new_cluster, new_config, new_run_options, say
 from matrpo.launch.options import SectionedCommand
 from matrpo.launch.process import name_of
+from matrpo.launch.render_commands import render
 from matrpo.launch.supervisor import local_ports
 
 _PATH = click.Path(path_type=Path)
@@ -25,6 +26,9 @@ _LAST_PORT = 65535
 @click.group()
 def cluster() -> None:
     """Prepare runs whose processes are on several machines."""
+
+
+cluster.add_command(render)
 
 
 @click.group()

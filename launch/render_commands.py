@@ -1,0 +1,49 @@
+"""`matrpo cluster render`: a new run as what another engine starts, Kubernetes or Slurm."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+
+from matrpo.config import Config, ConfigError
+from matrpo.launch import kubernetes
+from matrpo.launch.new_cluster import new_cluster, new_config, new_run_options, say
+from matrpo.launch.options import SectionedCommand
+
+
+@click.group()
+def render() -> None:
+    """Write a new run as what another engine places, starts and restarts."""
+
+
+@render.command("kubernetes", cls=SectionedCommand)
+@click.option("--image", required=True, metavar="NAME", help="An image with matrpo in it; see the Dockerfile.")
+@click.option("--name", default="matrpo", show_default=True, metavar="NAME", help="The run's name in the namespace.")
+@click.option("--cpu", default="1", show_default=True, metavar="QUANTITY", help="Cores that each process asks for.")
+@click.option("--memory", default="1Gi", show_default=True, metavar="QUANTITY", help="Memory of each process.")
+@click.option("--storage", default="1Gi", show_default=True, metavar="QUANTITY", help="Volume of each process.")
+@new_run_options
+def render_kubernetes(
+    image: str, name: str, cpu: str, memory: str, storage: str, out: Path | None, **given: Any
+) -> int:
+    """Write a run's files, and Kubernetes' manifests into the folder `kubernetes` beside them."""
+    pods = kubernetes.Pods(name, image, cpu, memory, storage)
+    config = _checked(new_config("cluster render kubernetes", **given))
+    made = new_cluster(config, kubernetes.endpoints(name, config), out)
+    folder = kubernetes.write_manifests(made, pods)
+    say("look at the manifests, then start the run:")
+    say(f"  kubectl apply -f {shlex.quote(str(folder))}")
+    return 0
+
+
+def _checked(config: Config) -> Config:
+    """Settings that pods can do with."""
+    if config.insecure:
+        raise ConfigError("--insecure: processes that others place talk with keys: leave it out")
+    file, _, _ = config.task.rpartition(":")
+    if Path(file).is_file():
+        raise ConfigError(f"--task {config.task}: pods do not have this file: put it into a package of the image")
+    return config
