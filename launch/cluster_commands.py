@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +53,26 @@ def init(hosts: tuple[str, ...], env_host: str, out: Path | None, **given: Any) 
     return 0
 
 
+@cluster.command()
+@click.option("--cluster", "file", type=_PATH, required=True, metavar="FILE", help="The run's cluster.yaml.")
+@click.argument("hosts", nargs=-1, required=True, metavar="HOST...")
+def move(file: Path, hosts: tuple[str, ...]) -> int:
+    """Move the processes of a run that is not running to other HOSTs: the environment server's, then every agent's.
+
+    Keys and ports stay as they are.
+    """
+    old = Cluster.load(file)
+    before = [old.environment, *old.endpoints]
+    if len(hosts) != len(before):
+        raise ConfigError(f"{len(hosts)} hosts: {file} has {len(before)} processes, the environment server and agents")
+    if not old.uses_tcp:
+        raise ConfigError(f"{file} is of a run on one machine; `matrpo cluster init` makes one for several")
+    _check_hosts(hosts)
+    server, *agents = [f"tcp://{host}:{port_of(endpoint)}" for host, endpoint in zip(hosts, before, strict=True)]
+    dataclasses.replace(old, environment=server, endpoints=tuple(agents)).save(file)
+    return 0
+
+
 @keys.command("rotate")
 @click.option("--cluster", "file", type=_PATH, required=True, metavar="FILE", help="The run's cluster.yaml.")
 @click.option("--id", "agent", type=int, metavar="N", help="Only agent N's.")
@@ -85,15 +106,19 @@ def _endpoints(config: Config, hosts: Sequence[str], env_host: str) -> list[str]
     ports = local_ports(config.port, config.agents)
     if ports[-1] > _LAST_PORT:
         raise ConfigError(f"ports {ports[0]} to {ports[-1]} are needed, but {_LAST_PORT} is the last: lower --port")
-    for host in (*hosts, env_host):
-        if not is_host(host):
-            raise ConfigError(f"{host!r} is not the name of a host or an IPv4 address")
+    _check_hosts((*hosts, env_host))
     if repeated := [host for host in hosts if hosts.count(host) > 1]:
         raise ConfigError(f"--host {repeated[0]} is there twice")
     if len(hosts) > config.agents:
         raise ConfigError(f"{len(hosts)} hosts are too many for {config.agents} agents")
     homes = [hosts[agent * len(hosts) // config.agents] for agent in range(config.agents)]
     return [f"tcp://{host}:{port}" for host, port in zip([env_host, *homes], ports, strict=True)]
+
+
+def _check_hosts(hosts: Sequence[str]) -> None:
+    for host in hosts:
+        if not is_host(host):
+            raise ConfigError(f"{host!r} is not the name of a host or an IPv4 address")
 
 
 def _explain(made: Cluster) -> None:

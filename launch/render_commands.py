@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from matrpo.config import Config, ConfigError
-from matrpo.launch import kubernetes
+from matrpo.launch import kubernetes, slurm
 from matrpo.launch.new_cluster import new_cluster, new_config, new_run_options, say
 from matrpo.launch.options import SectionedCommand
+from matrpo.launch.supervisor import local_ports
 
 
 @click.group()
@@ -31,7 +33,7 @@ def render_kubernetes(
 ) -> int:
     """Write a run's files, and Kubernetes' manifests into the folder `kubernetes` beside them."""
     pods = kubernetes.Pods(name, image, cpu, memory, storage)
-    config = _checked(new_config("cluster render kubernetes", **given))
+    config = _without_files(_with_keys(new_config("cluster render kubernetes", **given)))
     made = new_cluster(config, kubernetes.endpoints(name, config), out)
     folder = kubernetes.write_manifests(made, pods)
     say("look at the manifests, then start the run:")
@@ -39,10 +41,33 @@ def render_kubernetes(
     return 0
 
 
-def _checked(config: Config) -> Config:
-    """Settings that pods can do with."""
+@render.command("slurm", cls=SectionedCommand)
+@click.option("--sbatch", "options", multiple=True, metavar="OPTION", help="Of sbatch, as --partition=long; repeat it.")
+@click.option("--matrpo", "program", metavar="PROGRAM", help="matrpo on the nodes [this one].")
+@new_run_options
+def render_slurm(options: tuple[str, ...], program: str | None, out: Path | None, **given: Any) -> int:
+    """Write a run's files, and a script for sbatch beside them: one task for each process, on whatever hosts it gets.
+
+    The run directory must be on a file system that all nodes share.
+    """
+    config = _with_keys(new_config("cluster render slurm", **given))
+    assert config.agents is not None
+    slurm.check_options(options)
+    ports = local_ports(config.port, config.agents)
+    made = new_cluster(config, [f"tcp://localhost:{port}" for port in ports], out)
+    script = slurm.write_script(made, program or str(Path(sys.executable).with_name("matrpo")), options)
+    say("look at the script, then start the run; the same command goes on with a run that has stopped:")
+    say(f"  sbatch {shlex.quote(str(script))}")
+    return 0
+
+
+def _with_keys(config: Config) -> Config:
     if config.insecure:
         raise ConfigError("--insecure: processes that others place talk with keys: leave it out")
+    return config
+
+
+def _without_files(config: Config) -> Config:
     file, _, _ = config.task.rpartition(":")
     if Path(file).is_file():
         raise ConfigError(f"--task {config.task}: pods do not have this file: put it into a package of the image")

@@ -1,0 +1,73 @@
+#!/bin/bash
+# The environment server and {{ agents }} agents of a run of matrpo, one task each: sbatch this file.
+#SBATCH --job-name={{ name }}
+#SBATCH --ntasks={{ agents + 1 }}
+#SBATCH --no-kill
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output="{{ run }}/slurm-%j.log"
+#SBATCH --signal=B:TERM@60
+{% for option in options -%}
+#SBATCH {{ option }}
+{% endfor %}
+run={{ run | quote }}
+matrpo={{ matrpo | quote }}
+export run matrpo OMP_NUM_THREADS=1
+
+# Run a command again until it ends well or was told to stop (130), but not if it fails at once time after time.
+keep() {
+    local failures=0 begun status
+    while begun=$SECONDS; "$@"; status=$?; ((status != 0 && status != 130)); do
+        ((SECONDS - begun < 10 ? ++failures : (failures = 0)))
+        ((failures < 10)) || break
+        echo "exit status $status, again in 2 s: $*" >&2
+        sleep 2
+    done
+    return $status
+}
+
+# Run a command that stops when this shell does, even if it is killed: its standard input ends then.
+attached() {
+    local input child status
+    exec {input}> >(exec "$@")
+    child=$!
+    trap 'kill -TERM $child 2>/dev/null' TERM
+    while kill -0 $child 2>/dev/null; do wait $child; status=$?; done
+    exec {input}>&-
+    return $status
+}
+export -f keep attached
+
+# The host of each task: SLURM_TASKS_PER_NODE is a list such as 2(x3),1.
+nodes=($(scontrol show hostnames "$SLURM_JOB_NODELIST"))
+hosts=()
+for part in ${SLURM_TASKS_PER_NODE//,/ }; do
+    tasks=${part%%(*}
+    times=1
+    [[ $part =~ \(x([0-9]+)\) ]] && times=${BASH_REMATCH[1]}
+    for ((; times > 0; times--)); do
+        for ((task = 0; task < tasks; task++)); do hosts+=("${nodes[0]}"); done
+        nodes=("${nodes[@]:1}")
+    done
+done
+printf '%s\n' "${hosts[@]:1:{{ agents }}}" > "$run/slurm-hosts"
+"$matrpo" cluster move --cluster "$run/cluster.yaml" "${hosts[@]:0:{{ agents + 1 }}}" || exit
+
+# Two steps, each started again by itself if it is killed; in the agents' every task starts its own agent again.
+step="srun --overlap --cpu-bind=none --no-kill --kill-on-bad-exit=0"
+trap 'scancel --signal=TERM "$SLURM_JOB_ID"' TERM
+keep $step --ntasks=1 --nodes=1 --nodelist="${hosts[0]}" "$matrpo" env-server --cluster "$run/cluster.yaml" &
+server=$!
+SLURM_HOSTFILE=$run/slurm-hosts keep $step --ntasks={{ agents }} --distribution=arbitrary \
+    bash -c 'keep attached "$matrpo" agent --cluster "$run/cluster.yaml" --id auto --until-eof' &
+agents=$!
+
+# A signal interrupts `wait`, not what it waits for. An agent that comes back when all is over would wait for ever.
+while kill -0 $server 2>/dev/null; do wait $server; status=$?; done
+for ((second = 0; second < 60; second++)); do
+    kill -0 $agents 2>/dev/null || break
+    sleep 1
+done
+kill -0 $agents 2>/dev/null && scancel --signal=TERM "$SLURM_JOB_ID"
+wait $agents
+exit $status
