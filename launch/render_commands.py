@@ -11,9 +11,13 @@ import click
 
 from matrpo.config import Config, ConfigError
 from matrpo.launch import kubernetes, slurm
+from matrpo.launch.cluster import Cluster
 from matrpo.launch.new_cluster import new_cluster, new_config, new_run_options, say
 from matrpo.launch.options import SectionedCommand
 from matrpo.launch.supervisor import local_ports
+from matrpo.run_directory import RunDirectory
+
+_PATH = click.Path(path_type=Path)
 
 
 @click.group()
@@ -27,18 +31,35 @@ def render() -> None:
 @click.option("--cpu", default="1", show_default=True, metavar="QUANTITY", help="Cores that each process asks for.")
 @click.option("--memory", default="1Gi", show_default=True, metavar="QUANTITY", help="Memory of each process.")
 @click.option("--storage", default="1Gi", show_default=True, metavar="QUANTITY", help="Volume of each process.")
+@click.option(
+    "--cluster", "again", type=_PATH, metavar="FILE", help="Of a run that is there, after `keys rotate`, say."
+)
 @new_run_options
 def render_kubernetes(
-    image: str, name: str, cpu: str, memory: str, storage: str, out: Path | None, **given: Any
+    image: str, name: str, cpu: str, memory: str, storage: str, again: Path | None, out: Path | None, **given: Any
 ) -> int:
     """Write a run's files, and Kubernetes' manifests into the folder `kubernetes` beside them."""
     pods = kubernetes.Pods(name, image, cpu, memory, storage)
-    config = _without_files(_with_keys(new_config("cluster render kubernetes", **given)))
-    made = new_cluster(config, kubernetes.endpoints(name, config), out)
+    made = _new_pods(name, out, given) if again is None else _same_pods(again, name, out, given)
     folder = kubernetes.write_manifests(made, pods)
     say("look at the manifests, then start the run:")
     say(f"  kubectl apply -f {shlex.quote(str(folder))}")
     return 0
+
+
+def _new_pods(name: str, out: Path | None, given: dict[str, Any]) -> Cluster:
+    config = _without_files(_with_keys(new_config("cluster render kubernetes", **given)))
+    return new_cluster(config, kubernetes.endpoints(name, config), out)
+
+
+def _same_pods(file: Path, name: str, out: Path | None, given: dict[str, Any]) -> Cluster:
+    if out is not None or any(value not in (None, ()) for value in given.values()):
+        raise ConfigError("--cluster takes the settings from the run directory: leave the others out")
+    made = Cluster.load(file)
+    config = RunDirectory.open(file.parent).config
+    if [made.environment, *made.endpoints] != kubernetes.endpoints(name, config):
+        raise ConfigError(f"--name {name}: {file} was rendered under another name")
+    return made
 
 
 @render.command("slurm", cls=SectionedCommand)

@@ -131,6 +131,24 @@ def test_names_in_the_cluster_file_are_those_of_the_pods_in_the_service(render):
     assert {name: (run / name).read_text() for name in config} == config
 
 
+def test_manifests_are_written_again_for_a_run_that_is_there(matrpo, render):
+    run = render(3)
+    before = documents(run)
+    file = run / "cluster.yaml"
+    assert matrpo("keys", "rotate", "--cluster", file)[0] == 0
+    again = ("cluster", "render", "kubernetes", "--image", "matrpo:new", "--cluster", file)
+    status, _, errors = matrpo(*again, "--name", "team")
+    assert status == 0, errors
+    after = documents(run)
+    assert after.keys() == before.keys()
+    assert after["Secret", "team-keys"] != before["Secret", "team-keys"]
+    assert after["ConfigMap", "team"]["data"]["cluster.yaml"] == file.read_text()
+    status, _, errors = matrpo(*again, "--name", "other")
+    assert (status, "another name" in errors) == (2, True)
+    status, _, errors = matrpo(*again, "--name", "team", "--steps", 10)
+    assert (status, "leave the others out" in errors) == (2, True)
+
+
 def by_hand(found, name: str, ordinal: int, home: Path, **places: str) -> tuple[list[str], dict[str, str], list[str]]:
     """Prepare a pod of a StatefulSet in a folder; its start command, its environment and its readiness command."""
     pod = found["StatefulSet", name]["spec"]["template"]["spec"]
