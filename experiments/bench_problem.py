@@ -21,6 +21,7 @@ from matrpo.graph_settings import agent_penalty
 from matrpo.policy import CHUNK, Actor, JointPolicy, LinearizedPolicy
 from matrpo.rollout import Rollout
 from matrpo.run_directory import RunDirectory
+from matrpo.shared_samples import on_shared_samples
 from matrpo.topology import CommunicationGraph
 from matrpo.training import InProcessTraining
 from matrpo.trust_region import Solver
@@ -132,9 +133,11 @@ class Consensus:
             watched: wraps every agent's local step.
         """
         problem = self._problem
-        shape = (problem.graph.num_agents, problem.config.samples)
+        config = problem.config
+        shape = (problem.graph.num_agents, config.shared_samples)
         for peer, solver, advantages in zip(self.peers, self.solvers, problem.advantages, strict=True):
-            peer.begin(1, watched(_local_step(solver, advantages)), shape, now=0.0)
+            step = on_shared_samples(watched(_local_step(solver, advantages)), config, iteration=1)
+            peer.begin(1, step, shape, now=0.0)
         run_in_process(self.peers)
 
     def ratios(self) -> list[Tensor]:

@@ -69,7 +69,7 @@ def _measure(num_agents: int, settings: dict[str, Any], iterations: int) -> tupl
         "busy_cores": used / seconds,
         "cores": os.cpu_count() or 1,
     }
-    payload = 2 * link_activations(graph, config) * config.samples * num_agents * 4 / links
+    payload = 2 * link_activations(graph, config) * config.shared_samples * num_agents * 4 / links
     per_link = num_agents / links
     traffic_row = {
         "agents": num_agents,

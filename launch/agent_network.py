@@ -72,7 +72,7 @@ class AgentNetwork:
         self._faults = ProcessFaults(script, f"agent {agent}", run.agent(agent), gate)
         security = cluster.security(agent)
         self._context = zmq.Context()
-        links = LinkCodec(cluster.run_id, spec.num_agents, len(graph.links), config.samples, config.wire_dtype)
+        links = LinkCodec(cluster.run_id, spec.num_agents, len(graph.links), config.shared_samples, config.wire_dtype)
         environment = EnvironmentCodec(cluster.run_id, spec, config.num_envs)
         self.links = LinkTransport(agent, graph, cluster.endpoints, links, self._context, security, gate)
         self._line = AgentLine(agent, cluster.environment, environment, self._context, security)

@@ -17,6 +17,7 @@ from matrpo.launch.process import Supervision, ignore_stops, run_supervised
 from matrpo.launch.wire import Action, Observation
 from matrpo.recorder import PhaseClock, Recorder, agent_metrics
 from matrpo.run_directory import RunDirectory
+from matrpo.shared_samples import on_shared_samples
 from matrpo.spaces import TaskSpec
 
 _LOG = logging.getLogger(__name__)
@@ -126,9 +127,10 @@ class AgentProcess:
 
     def _agree(self, iteration: int) -> None:
         """Run the consensus phase to its end."""
-        shape = (self._agent.spec.num_agents, self._config.samples)
+        config = self._config
+        shape = (self._agent.spec.num_agents, config.shared_samples)
         self._network.enter(iteration, "consensus")
-        self._peer.begin(iteration, self._agent.step, shape, time.monotonic())
+        self._peer.begin(iteration, on_shared_samples(self._agent.step, config, iteration), shape, time.monotonic())
         self._network.agree()
 
     def _record(self, iteration: int, learning: dict[str, float]) -> None:

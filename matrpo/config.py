@@ -156,6 +156,9 @@ class Config:
     )
     schedule: str = setting("seeded", "Who activates which link when.", choices=("seeded", "poisson"))
     wire_dtype: str = setting("float32", "Type of log ratios on the wire.", choices=("float32", "float16"))
+    consensus_samples: int | None = setting(
+        None, "Samples of an iteration that the consensus is about, drawn anew each time (default: all).", minimum=1
+    )
 
     # Links
     link_deadline: float = setting(60.0, "Seconds an activation may take before it is given up.", above=0.0)
@@ -180,6 +183,11 @@ class Config:
     def samples(self) -> int:
         """M: samples of one iteration, shared index by index by all agents."""
         return self.num_envs * self.rollout_length
+
+    @property
+    def shared_samples(self) -> int:
+        """m: samples of one iteration whose log ratios the agents exchange."""
+        return self.samples if self.consensus_samples is None else self.consensus_samples
 
     @property
     def iterations(self) -> int:
@@ -235,6 +243,7 @@ def resolve(*layers: tuple[str, Mapping[str, Any]]) -> Config:
         values.setdefault(key, _checked(key, value, f"tuned for {named.algo}"))
     config = Config(**values)
     _check_recurrence(config, origins)
+    _check_consensus(config, origins)
     return config
 
 
@@ -309,6 +318,12 @@ def _check_recurrence(config: Config, origins: Mapping[str, str]) -> None:
         raise _bad("chunk_length", config.chunk_length, expected, origin)
     if not config.hidden_sizes:
         raise _bad("hidden_sizes", [], "at least one layer, as recurrent_layers is set", origins["hidden_sizes"])
+
+
+def _check_consensus(config: Config, origins: Mapping[str, str]) -> None:
+    if config.shared_samples > config.samples:
+        expected = f"at most the {config.samples} samples of an iteration, num_envs times rollout_length"
+        raise _bad("consensus_samples", config.consensus_samples, expected, origins["consensus_samples"])
 
 
 def _convert(key: str, value: Any, origin: str) -> Any:

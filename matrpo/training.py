@@ -22,6 +22,7 @@ from matrpo.envs.shared import AgentStep
 from matrpo.graph_settings import build_graph
 from matrpo.recorder import PhaseClock, Recorder, agent_metrics, environment_metrics
 from matrpo.run_directory import RunDirectory
+from matrpo.shared_samples import on_shared_samples
 from matrpo.state import to_arrays
 
 
@@ -166,9 +167,10 @@ class InProcessTraining(Training):
             recorder.record(self.iteration, agent_metrics(metrics, peer, clock), agent.state_dict())
 
     def _reach_consensus(self) -> None:
-        shape = (self.graph.num_agents, self.config.samples)
+        config, iteration = self.config, self.iteration
+        shape = (self.graph.num_agents, config.shared_samples)
         for agent, peer in zip(self.agents, self.peers, strict=True):
-            peer.begin(self.iteration, agent.step, shape, now=0.0)
+            peer.begin(iteration, on_shared_samples(agent.step, config, iteration), shape, now=0.0)
         run_in_process(self.peers)
 
     def _restore(self, run: RunDirectory, iteration: int) -> list[AgentStep]:

@@ -94,6 +94,19 @@ def test_many_processes_on_a_random_graph_equal_one_process_bit_for_bit(folder: 
     assert metrics(single, without=TRAFFIC) == metrics(many, without=TRAFFIC)
 
 
+def test_some_of_the_samples_cross_the_links_and_the_bits_are_those_of_one_process(folder: Path, ring: Path) -> None:
+    thin = ("-o", "consensus_samples=10")
+    many, single = train(folder / "thin", *RING, *thin), train(folder / "thin-single", *RING, *thin, "--in-process")
+    assert checkpoints(single) == checkpoints(many) != checkpoints(ring)
+    assert metrics(single, without=TRAFFIC) == metrics(many, without=TRAFFIC)
+
+    def payload(run: Path) -> float:
+        lines = metrics(run)["agents/00/metrics.jsonl"]
+        return sum(line["bytes_sent"] for line in lines) / sum(line["messages_sent"] for line in lines)
+
+    assert payload(many) < 0.5 * payload(ring)
+
+
 def test_recurrent_networks_are_the_same_in_many_processes_resumed_as_in_one(folder: Path) -> None:
     """It stops in the middle of episodes: the memory goes through the checkpoint."""
     recurrent = ("--agents", "3", "--recurrent-layers", "1", "--chunk-length", "5")
