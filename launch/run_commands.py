@@ -63,6 +63,23 @@ class Prepared:
     laggards: dict[int, int]
 
 
+@dataclasses.dataclass(frozen=True)
+class How:
+    """What runs a run.
+
+    Attributes:
+        in_process: all agents run in this process.
+        restart: processes that fail are started again.
+        ray: the processes run in the actors of a Ray cluster, which always are.
+        ray_address: of the cluster; None starts one on this machine.
+    """
+
+    in_process: bool
+    restart: bool
+    ray: bool
+    ray_address: str | None
+
+
 @click.command(cls=SectionedCommand)
 @click.option("--config", "file", type=_PATH, metavar="FILE", help="YAML file of settings.")
 @click.option("--preset", metavar="NAME", help="Settings that ship with matrpo, such as `paper`.")
@@ -72,6 +89,14 @@ class Prepared:
 @click.option("--restart", is_flag=True, help="Start processes again that are killed or fail.")
 @click.option("--faults", metavar="NAME|FILE", help="Let things fail by this script; `matrpo list faults` names some.")
 @click.option("--in-process", is_flag=True, help="Run all agents in this one process, for debugging.")
+@click.option(
+    "--backend",
+    type=click.Choice(["processes", "ray"]),
+    default="processes",
+    show_default=True,
+    help="What runs the processes: this launcher on this machine, or the actors of a Ray cluster.",
+)
+@click.option("--ray-address", metavar="ADDRESS", help="The Ray cluster to join [one on this machine, for the run].")
 @click.option("--cluster", "cluster_file", type=_PATH, metavar="FILE", help="Start this cluster; needs --ssh.")
 @click.option("--ssh", is_flag=False, flag_value="", metavar="[USER@]", help="Start it over ssh, as this user.")
 @click.option("--ssh-command", metavar="COMMAND", help=f"The ssh program and its options [{SSH_COMMAND}].")
@@ -87,6 +112,8 @@ def launch(
     restart: bool,
     faults: str | None,
     in_process: bool,
+    backend: str,
+    ray_address: str | None,
     cluster_file: Path | None,
     ssh: str | None,
     ssh_command: str | None,
@@ -110,25 +137,41 @@ def launch(
         return _launch_remotely(cluster_file, insecure, ssh, ssh_command, remote_dir, remote_matrpo)
     if any(map(_is_given, (ssh, ssh_command, remote_dir, remote_matrpo))):
         raise ConfigError("--ssh and its options start the processes of a cluster: name its file with --cluster")
+    how = How(in_process, restart, backend == "ray", ray_address)
+    _check_ray(how, faults)
     layers = setting_layers(settings, file, preset, overrides)
     if not resume:
         config = resolve_layers(layers)
-        if algorithm_table.is_central(config.algo) and (faults or restart):
-            raise ConfigError(f"--faults and --restart are for processes: {config.algo} trains in one process")
-        graph = _checked(config, in_process)
+        if algorithm_table.is_central(config.algo) and (faults or restart or how.ray):
+            raise ConfigError(
+                f"--faults, --restart and --backend ray are for processes: {config.algo} trains in one process"
+            )
+        graph = _checked(config, how)
         script = _script(faults, graph, in_process)
         run = RunDirectory.create(path, config, versions())
         with run.lock():
             if script:
                 write_atomically(run.path / FAULTS_NAME, script)
-            return _train(Prepared(run, graph, 0, {}), in_process, restart)
+            return _train(Prepared(run, graph, 0, {}), how)
     if faults:
         raise ConfigError("--resume goes on with the fault script that the run began with: leave --faults out")
     if path is None:
         raise ConfigError("--resume continues the run in --run DIR: name it")
     run = RunDirectory.open(path)
     with run.lock():
-        return _train(_continued(run, layers, in_process), in_process, restart)
+        return _train(_continued(run, layers, how), how)
+
+
+def _check_ray(how: How, faults: str | None) -> None:
+    if how.ray_address is not None and not how.ray:
+        raise ConfigError("--ray-address names a Ray cluster: add --backend ray")
+    if not how.ray:
+        return
+    if how.in_process or how.restart or faults:
+        raise ConfigError("--backend ray starts again what fails: leave --in-process, --restart and --faults out")
+    from matrpo.launch.ray_backend import load_ray
+
+    load_ray()
 
 
 def _script(name: str | None, graph: CommunicationGraph | None, in_process: bool) -> bytes | None:
@@ -168,7 +211,7 @@ def _launch_remotely(
     return RemoteRun(cluster, site, lambda line: print(line, file=sys.stderr, flush=True)).run()
 
 
-def _checked(config: Config, in_process: bool) -> CommunicationGraph | None:
+def _checked(config: Config, how: How) -> CommunicationGraph | None:
     """Check whatever can be wrong with the settings together, before anything is made.
 
     Returns:
@@ -183,7 +226,11 @@ def _checked(config: Config, in_process: bool) -> CommunicationGraph | None:
         _check_central(config)
         return None
     graph = build_graph(config)
-    if config.transport == "tcp" and not in_process:
+    if how.ray:
+        from matrpo.launch.ray_backend import join_ray
+
+        join_ray(how.ray_address, config.agents + 1)
+    elif config.transport == "tcp" and not how.in_process:
         check_ports(local_ports(config.port, config.agents))
     return graph
 
@@ -200,7 +247,7 @@ def _check_central(config: Config) -> None:
         env.close()
 
 
-def _continued(run: RunDirectory, layers: list[Layer], in_process: bool) -> Prepared:
+def _continued(run: RunDirectory, layers: list[Layer], how: How) -> Prepared:
     """A run as it was when all its processes last had a checkpoint of the same iteration."""
     stored = to_dict(run.config)
     config = resolve_layers([("the run", stored), *layers])
@@ -208,7 +255,7 @@ def _continued(run: RunDirectory, layers: list[Layer], in_process: bool) -> Prep
     for key, value in changed.items():
         if key not in _CHANGEABLE:
             raise ConfigError(f"--resume cannot change {key!r}: {run.path} has {stored[key]!r}, not {value!r}")
-    graph = _checked(config, in_process)
+    graph = _checked(config, how)
     point = run.resume_point()
     start = point.iteration
     if start:
@@ -222,7 +269,7 @@ def _continued(run: RunDirectory, layers: list[Layer], in_process: bool) -> Prep
     return Prepared(run, graph, start, point.laggards)
 
 
-def _train(prepared: Prepared, in_process: bool, restart: bool) -> int:
+def _train(prepared: Prepared, how: How) -> int:
     """Train to the end; the exit status."""
     from matrpo.launch.screen import make_screen
 
@@ -237,12 +284,16 @@ def _train(prepared: Prepared, in_process: bool, restart: bool) -> int:
         state = f"its checkpoint of iteration {newest}" if newest else "a new policy"
         screen.say(f"agent {agent} has no checkpoint of iteration {start}: it joins with {state}")
     with screen:
-        if in_process or prepared.graph is None:
+        if how.in_process or prepared.graph is None:
             status = _train_in_process(run, start, screen)
+        elif how.ray:
+            from matrpo.launch.ray_backend import RayRun
+
+            status = RayRun(run, prepared.graph, screen.say).run(screen.tick)
         else:
             from matrpo.launch.supervisor import Supervisor
 
-            status = Supervisor(run, prepared.graph, restart, screen.say).run(screen.tick)
+            status = Supervisor(run, prepared.graph, how.restart, screen.say).run(screen.tick)
     if status == EXIT_INTERRUPTED:
         screen.say(f"stopped; go on with: matrpo launch --run {run.path} --resume")
     elif status == 0:
