@@ -15,6 +15,7 @@ from torch import Tensor
 from matrpo.config import Config, ConfigError
 from matrpo.critic import Critic, ValueLoss
 from matrpo.envs.shared import AgentStep
+from matrpo.model_fitting import fit_models
 from matrpo.networks import set_flat_parameters
 from matrpo.policy import Actor, JointPolicy, LinearizedPolicy
 from matrpo.preconditioner import KroneckerPreconditioner
@@ -99,6 +100,8 @@ class Agent:
         ended = torch.from_numpy(step.ended).unsqueeze(1)
         self._critic_state = values.states[-1].masked_fill(ended, 0.0)
         self._actor.state = self._actor.state.masked_fill(ended, 0.0)
+        if config.model_epochs:
+            self._fit_models()
         model = LinearizedPolicy(
             self.policy, rollout.observations, rollout.joint_actions, rollout.action_masks, rollout.sequences
         )
@@ -130,7 +133,8 @@ class Agent:
         rollout, parameters = self._rollout, list(self.policy.parameters())
         samples = (rollout.observations, rollout.action_masks, rollout.sequences)
         old = self.policy.distribution(*samples)
-        old_log_prob = old.log_prob(rollout.joint_actions).sum(1)
+        log_probs = old.log_prob(rollout.joint_actions)
+        old_log_prob = log_probs.sum(1)
         reached = {"kl": 0.0, "surrogate": 0.0}
 
         def fits(fraction: float) -> bool:
@@ -151,6 +155,7 @@ class Agent:
             "step_fraction": fraction,
             "entropy": float(own.entropy().mean()),
             "advantage_std": float(update.advantages.std()),
+            "model_nll": self._of_others(-log_probs),
             "fisher_products": update.model.fisher_products,
             "jacobian_products": update.model.jacobian_products,
             **self._critic_metrics,
@@ -192,6 +197,17 @@ class Agent:
             "agents": self.spec.num_agents,
             "observation_size": self.spec.observation_sizes[self.agent_id],
         }
+
+    def _fit_models(self) -> None:
+        rollout = self._rollout
+        with torch.no_grad():
+            features = self.policy.network.features(rollout.observations, rollout.sequences)
+        fit_models(self.policy, features, rollout.joint_actions, self.config.model_epochs, self._generator)
+
+    def _of_others(self, values: Tensor) -> float:
+        """The mean of (M, N) over the other agents' columns; 0 if there are none."""
+        others = [n for n in range(self.spec.num_agents) if n != self.agent_id]
+        return float(values[:, others].mean()) if others else 0.0
 
     def _running_update(self) -> _Update:
         if self._update is None:

@@ -160,6 +160,13 @@ class Config:
         None, "Samples of an iteration that the consensus is about, drawn anew each time (default: all).", minimum=1
     )
 
+    model_epochs: int = setting(
+        0,
+        "Passes over the samples in which an agent's models of the others are fitted to what they did; 0, as in the "
+        "paper: they follow the consensus alone.",
+        minimum=0,
+    )
+
     # Links
     link_deadline: float = setting(60.0, "Seconds an activation may take before it is given up.", above=0.0)
     link_resend: float = setting(2.0, "Most seconds until a message that does not come is asked for again.", above=0.0)

@@ -145,14 +145,17 @@ class MLP(nn.Module):
         """The last layer."""
         return self.linear_layers[-1]
 
-    def forward(self, inputs: Tensor, sequences: Sequences | None = None) -> Tensor:  # noqa: ARG002
+    def forward(self, inputs: Tensor, sequences: Sequences | None = None) -> Tensor:
         """Map (batch, inputs) to (batch, outputs), whatever order the samples have."""
-        inputs = self.hidden.normalized(inputs)
-        *hidden, last = self.linear_layers
-        for layer in hidden:
-            inputs = self.hidden(layer(inputs))
-        output: Tensor = last(inputs)
+        output: Tensor = self.output_layer(self.features(inputs, sequences))
         return output
+
+    def features(self, inputs: Tensor, sequences: Sequences | None = None) -> Tensor:  # noqa: ARG002
+        """What the last layer is given."""
+        inputs = self.hidden.normalized(inputs)
+        for layer in self.linear_layers[:-1]:
+            inputs = self.hidden(layer(inputs))
+        return inputs
 
     def unroll(self, inputs: Tensor, starts: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """Step through time: (T, B, inputs) to (T, B, outputs), and the memory at each time, (T + 1, B, 0)."""

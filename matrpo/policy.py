@@ -134,6 +134,7 @@ class JointPolicy(nn.Module):
     ) -> None:
         super().__init__()
         self.agent_id = agent_id
+        self.num_agents = len(spec.action_spaces)
         self.groups = group_heads(spec.action_spaces)
         self.own_group = next(i for i, g in enumerate(self.groups) if g.first <= agent_id < g.first + g.count)
         sizes = (spec.observation_sizes[agent_id], *hidden_sizes, self.groups[-1].outputs.stop)

@@ -97,10 +97,15 @@ class RecurrentNetwork(nn.Module):
 
     def forward(self, inputs: Tensor, sequences: Sequences | None = None) -> Tensor:
         """Map the samples of a rollout, (M, inputs), to (M, outputs), each chunk from the memory that it began with."""
+        outputs: Tensor = self.output_layer(self.features(inputs, sequences))
+        return outputs
+
+    def features(self, inputs: Tensor, sequences: Sequences | None = None) -> Tensor:
+        """What the last layer is given on the samples of a rollout."""
         assert sequences is not None
         states = sequences.states.flatten(0, 1)
-        outputs, _ = self.unroll(sequences.by_segment(inputs), sequences.segment_starts, states)
-        return sequences.by_sample(outputs)
+        features, _ = self._remember(sequences.by_segment(inputs), sequences.segment_starts, states)
+        return sequences.by_sample(features)
 
     def unroll(self, inputs: Tensor, starts: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Step through time.
@@ -113,12 +118,16 @@ class RecurrentNetwork(nn.Module):
         Returns:
             The outputs, (T, B, outputs), and the memory before each step and after the last, (T + 1, B, state_size).
         """
+        features, states = self._remember(inputs, starts, state)
+        return self.output_layer(features), states
+
+    def _remember(self, inputs: Tensor, starts: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         features = self.encoder.hidden(self.encoder(inputs))
         states = []
         for layer, before in zip(self.recurrent_layers, state.chunk(len(self.layers), dim=1), strict=True):
             features = layer(features, starts, before)
             states.append(torch.cat([before.unsqueeze(0), features]))
-        return self.output_layer(features), torch.cat(states, dim=2)
+        return features, torch.cat(states, dim=2)
 
     def linearize(
         self, inputs: Tensor, limit: int, sequences: Sequences | None = None
