@@ -149,7 +149,7 @@ class RayRun:
             own += [path for path in self._run.processes()[actor.name].path.rglob("*") if path.is_file()]
         files = {str(path.relative_to(self._run.path)): path.read_bytes() for path in own}
         who = ["env-server"] if actor.agent is None else ["agent", "--id", str(actor.agent)]
-        actor.start_at = None
+        actor.start_at = actor.looking = None  # a look that is under way may see the process before
         actor.handle.start.remote(files, [*who, "--cluster", FILE_NAME], self._run.config.torch_threads)
 
     def _watch(self, tick: Callable[[], None], interrupts: Interrupts) -> int:

@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from matrpo.process_directory import write_atomically
+
 _GRACE = 10.0
 """Seconds that the process has to save its state."""
 
@@ -114,7 +116,9 @@ class Host:
         """
         self.stop()
         for path, data in files.items():
-            self._write(self._folder / path, data, 0o600 if path.startswith(_PRIVATE) else 0o644)
+            file = self._folder / path
+            file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_atomically(file, data, mode=0o600 if path.startswith(_PRIVATE) else 0o644)
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "matrpo.launch.cli", *arguments, "--until-eof"],
@@ -163,10 +167,3 @@ class Host:
         except FileNotFoundError:
             return None
         return Change(path, offset, data, Version(number, offset + len(data)))
-
-    def _write(self, path: Path, data: bytes, mode: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        draft = path.with_name(f".{path.name}.tmp")
-        with open(os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, mode), "wb") as file:
-            file.write(data)
-        draft.replace(path)
