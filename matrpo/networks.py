@@ -65,8 +65,8 @@ class HiddenFunction:
         slopes = self.activation.derivative(activated)
         if not self.normalize:
             return activated, HiddenSlope(slopes)
-        outputs, _, inverse_std = torch.native_layer_norm(activated, activated.shape[-1:], None, None, 1e-5)
-        return outputs, HiddenSlope(slopes, (outputs, inverse_std))
+        outputs, mean, inverse_std = torch.native_layer_norm(activated, activated.shape[-1:], None, None, 1e-5)
+        return outputs, HiddenSlope(slopes, (activated, mean, inverse_std))
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,12 @@ class HiddenSlope:
 
     Attributes:
         slopes: of the activation, (..., size).
-        normal: the normalised values and the inverse of what they were divided by; None without normalisation.
+        normal: the values before they were normalised, their means, and the inverse of what they were divided by; None
+            without normalisation.
     """
 
     slopes: Tensor
-    normal: tuple[Tensor, Tensor] | None = None
+    normal: tuple[Tensor, Tensor, Tensor] | None = None
 
     def jvp(self, tangent: Tensor) -> Tensor:
         """The change of the outputs along a change of the inputs, which is overwritten."""
@@ -92,9 +93,11 @@ class HiddenSlope:
     def _normalize(self, change: Tensor) -> Tensor:
         if self.normal is None:
             return change
-        outputs, inverse_std = self.normal
-        along = (outputs * change).mean(-1, keepdim=True)
-        return (change - change.mean(-1, keepdim=True) - outputs * along).mul_(inverse_std)
+        values, *moments = self.normal
+        of_inputs = [True, False, False]
+        backward = torch.ops.aten.native_layer_norm_backward
+        normalized: Tensor = backward(change, values, change.shape[-1:], *moments, None, None, of_inputs)[0]
+        return normalized
 
 
 class MLP(nn.Module):
