@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from matrpo.acting import Actor
 from matrpo.agent import make_rollout, make_solver, make_step_rule
 from matrpo.build import build_peer
 from matrpo.config import Config
@@ -18,7 +19,7 @@ from matrpo.consensus.bus import run_in_process
 from matrpo.consensus.peer import Step
 from matrpo.experiments.bench_products import Shape
 from matrpo.graph_settings import agent_penalty
-from matrpo.policy import CHUNK, Actor, JointPolicy, LinearizedPolicy
+from matrpo.policy import CHUNK, JointPolicy, LinearizedPolicy
 from matrpo.rollout import Rollout
 from matrpo.run_directory import RunDirectory
 from matrpo.shared_samples import on_shared_samples

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from matrpo.acting import Actor
 from matrpo.config import Config, ConfigError
 from matrpo.critic import Critic, ValueLoss
 from matrpo.envs.shared import AgentStep
 from matrpo.model_fitting import fit_models
 from matrpo.networks import set_flat_parameters
-from matrpo.policy import Actor, JointPolicy, LinearizedPolicy
+from matrpo.policy import JointPolicy, LinearizedPolicy
 from matrpo.preconditioner import KroneckerPreconditioner
 from matrpo.rollout import Rollout
 from matrpo.spaces import TaskSpec

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from matrpo import algorithm_table
+from matrpo.acting import Actors
 from matrpo.algorithms.algorithm import Player
 from matrpo.build import build_agent, build_algorithm
 from matrpo.config import ConfigError
@@ -18,7 +19,6 @@ from matrpo.envs.registry import make_env
 from matrpo.envs.vector_env import VectorEnv, VectorStep
 from matrpo.film import check_film_name, save_film
 from matrpo.graph_settings import build_graph
-from matrpo.policy import Actors
 from matrpo.run_directory import RunDirectory
 
 EVALUATION_SEED = 1_000_003

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -173,96 +172,25 @@ class JointPolicy(nn.Module):
         if action_mask is not None:
             outputs = self._mask(outputs, action_mask)
         group = self.groups[self.own_group]
-        head = slice(self.agent_id - group.first, self.agent_id - group.first + 1)
-        return group.block(group.split_outputs(outputs)[:, head], self.free[self.own_group][head])
+        return group.block(outputs[:, self.own_outputs].unsqueeze(1), self.own_free)
 
-    def _mask(self, outputs: Tensor, action_mask: Tensor) -> Tensor:
+    @property
+    def own_outputs(self) -> slice:
+        """Which network outputs are the own head's."""
         group = self.groups[self.own_group]
         start = group.outputs.start + (self.agent_id - group.first) * group.size
+        return slice(start, start + group.size)
+
+    @property
+    def own_free(self) -> Tensor:
+        """The own head's free parameters, (1, free)."""
+        head = self.agent_id - self.groups[self.own_group].first
+        return self.free[self.own_group][head : head + 1]
+
+    def _mask(self, outputs: Tensor, action_mask: Tensor) -> Tensor:
         masked = outputs.clone()
-        masked[:, start : start + group.size].masked_fill_(~action_mask, MASKED)
+        masked[:, self.own_outputs].masked_fill_(~action_mask, MASKED)
         return masked
-
-
-class Actor:
-    """A policy that acts step by step in B environments, and its memory.
-
-    Attributes:
-        state: (B, size of the memory), what the policy remembers before the next step.
-    """
-
-    def __init__(self, policy: JointPolicy, num_envs: int) -> None:
-        self._policy = policy
-        self.state = torch.zeros(num_envs, policy.network.state_size)
-
-    @torch.no_grad()
-    def act(
-        self,
-        observation: np.ndarray,
-        action_mask: np.ndarray | None,
-        ended: np.ndarray,
-        generator: torch.Generator,
-        deterministic: bool,
-    ) -> np.ndarray:
-        """Choose actions, drawn or most probable.
-
-        Args:
-            observation: (B, observation size) float32.
-            action_mask: (B, n) booleans, or None if every action is available.
-            ended: (B,) booleans, where the observation does not continue the episode before: nothing is remembered.
-            generator: what drawn actions are drawn from.
-            deterministic: take the most probable action.
-
-        Returns:
-            (B, width of this agent's action), float32.
-        """
-        inputs, starts = torch.from_numpy(observation), torch.from_numpy(ended)
-        outputs, states = self._policy.network.unroll(inputs.unsqueeze(0), starts.unsqueeze(0), self.state)
-        self.state = states[1]
-        mask = None if action_mask is None else torch.from_numpy(action_mask)
-        head = self._policy.own_head_of(outputs[0], mask)
-        actions = head.mode() if deterministic else head.sample(generator)
-        chosen: np.ndarray = actions[:, 0].numpy()
-        return chosen
-
-
-class Actors:
-    """Agents that act each by its own policy, on its own observations.
-
-    Args:
-        policies: each agent's, in the order of their ids.
-        num_envs: B.
-    """
-
-    def __init__(self, policies: Sequence[JointPolicy], num_envs: int) -> None:
-        self.members = [Actor(policy, num_envs) for policy in policies]
-
-    def act(
-        self,
-        observations: Sequence[np.ndarray],
-        action_masks: Sequence[np.ndarray | None],
-        ended: np.ndarray,
-        generator: torch.Generator,
-        deterministic: bool,
-    ) -> np.ndarray:
-        """Choose every agent's action; arguments as of `Actor.act`, one for each agent.
-
-        Args:
-            observations: for each agent, (B, its size).
-            action_masks: for each agent, (B, n) or None.
-            ended: (B, N) booleans.
-            generator: what drawn actions are drawn from.
-            deterministic: take the most probable actions.
-
-        Returns:
-            (B, W) float32, the joint action.
-        """
-        ended = np.ascontiguousarray(ended.T)
-        inputs = zip(self.members, observations, action_masks, ended, strict=True)
-        actions = [
-            actor.act(observation, mask, over, generator, deterministic) for actor, observation, mask, over in inputs
-        ]
-        return np.concatenate(actions, axis=1)
 
 
 class LinearizedPolicy:

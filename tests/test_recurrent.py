@@ -5,7 +5,8 @@ import torch
 
 import matrpo.policy
 from dense import MIXED, dense_hessian, dense_jacobian, draw_samples, make_policy, make_spec
-from matrpo.policy import Actor, LinearizedPolicy
+from matrpo.acting import Actor
+from matrpo.policy import LinearizedPolicy
 from matrpo.preconditioner import KroneckerPreconditioner
 from matrpo.recurrent import GRU, LinearizedGRU
 from matrpo.sequences import Sequences

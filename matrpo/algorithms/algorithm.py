@@ -30,7 +30,7 @@ class Player(Protocol):
         generator: torch.Generator,
         deterministic: bool,
     ) -> np.ndarray:
-        """As `policy.Actors.act`."""
+        """As `acting.Actors.act`."""
 
 
 @dataclass(frozen=True)

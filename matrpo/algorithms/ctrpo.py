@@ -158,7 +158,7 @@ class TeamPlayer:
         generator: torch.Generator,
         deterministic: bool,
     ) -> np.ndarray:
-        """As `policy.Actors.act`."""
+        """As `acting.Actors.act`."""
         seen, mask = np.concatenate(observations, axis=1), _joint_mask(action_masks, self._spaces)
         over = np.all(ended, axis=1, keepdims=True)
         return self._team.act([seen], [mask], over, generator, deterministic)

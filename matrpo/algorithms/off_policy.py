@@ -205,7 +205,7 @@ class _Player:
         generator: torch.Generator,
         deterministic: bool,
     ) -> np.ndarray:
-        """As `policy.Actors.act`; what is not deterministic explores as in training."""
+        """As `acting.Actors.act`; what is not deterministic explores as in training."""
         seen = [torch.from_numpy(np.ascontiguousarray(observation)) for observation in observations]
         masks = [None if mask is None else torch.from_numpy(np.ascontiguousarray(mask)) for mask in action_masks]
         return _joint(self._algorithm.choose(seen, masks, generator, explore=not deterministic))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from matrpo.acting import Actors
 from matrpo.agent import make_critic
 from matrpo.algorithms import instruments
 from matrpo.algorithms.algorithm import Algorithm, LearnerState, Player, UpdateReport
@@ -18,7 +19,7 @@ from matrpo.critic import Critic
 from matrpo.distributions import Head
 from matrpo.envs.central import CentralStep
 from matrpo.envs.shared import AgentStep
-from matrpo.policy import Actors, JointPolicy
+from matrpo.policy import JointPolicy
 from matrpo.rollout import Rollout, Values
 from matrpo.sequences import Sequences, side_by_side
 from matrpo.spaces import TaskSpec
