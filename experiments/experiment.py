@@ -67,6 +67,11 @@ class PlannedRun:
     path: Path
 
     @property
+    def record_path(self) -> Path:
+        """The file that it leaves when it is done."""
+        return self.path.parent.parent / "records" / f"{self.path.name}.json"
+
+    @property
     def name(self) -> str:
         """What tables of runs call it."""
         return f"{self.panel}: {self.line}" if self.panel else self.line
@@ -156,7 +161,7 @@ class Experiment:
         """All runs, seed by seed, so that every line has its first before any has its second.
 
         Args:
-            folder: where run directories go.
+            folder: of the experiment: run directories are in `runs` there, what is kept of each in `records`.
 
         Raises:
             ConfigError: a setting is not valid.
@@ -167,7 +172,7 @@ class Experiment:
                 for line, settings in lines.items():
                     own = {**settings, "seed": seed}
                     faults = own.pop("faults", None)
-                    path = folder / _slug(f"{panel} {line} s{seed}")
+                    path = folder / "runs" / _slug(f"{panel} {line} s{seed}")
                     run = PlannedRun(panel, line, seed, own, faults, self.episodes, path)
                     yield dataclasses.replace(run, path=paths.setdefault((run.config, faults), path))
 

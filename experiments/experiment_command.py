@@ -17,7 +17,8 @@ from rich.table import Table
 from matrpo.config import load_file
 from matrpo.experiments.experiment import SCALES, Experiment, PlannedRun, shipped
 from matrpo.experiments.outcome import save_outcome
-from matrpo.experiments.runner import Job, calibrate, distinct, is_done, run_all, say
+from matrpo.experiments.record import is_done, read_record
+from matrpo.experiments.runner import Job, calibrate, distinct, run_all, say
 from matrpo.experiments.tables import final_table, markdown
 from matrpo.launch.process import EXIT_INTERRUPTED
 
@@ -55,6 +56,8 @@ def run_experiment(file: Path, scale: str, out: Path | None, jobs: int, dry_run:
     runs = list(plan.runs(folder))
     for run in runs:
         run.check()
+        if is_done(run):
+            read_record(run)
     queue = distinct(runs)
     if dry_run:
         _print_plan(plan, queue, jobs)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from matrpo.experiments.experiment import Experiment, PlannedRun
 from matrpo.experiments.plot import COLOURS, STYLES
-from matrpo.experiments.runner import is_done
+from matrpo.experiments.record import is_done, read_record
 from matrpo.experiments.statistics import Estimate, bootstrap
 from matrpo.experiments.tables import (
     Table,
@@ -26,7 +26,6 @@ from matrpo.experiments.tables import (
     to_csv,
 )
 from matrpo.process_directory import write_atomically
-from matrpo.run_directory import RunDirectory
 
 _POINTS = 100
 """Points of a learning curve."""
@@ -84,8 +83,8 @@ def _averaged(points: Mapping[int, float], steps: Sequence[int], count: int) -> 
 
 
 def _returns(run: PlannedRun) -> dict[int, float]:
-    lines = RunDirectory.open(run.path).env.read_metrics()
-    return {line["steps"]: line["team_return_mean"] for line in lines if line.get("team_return_mean") is not None}
+    record = read_record(run)
+    return dict(zip(record.steps, record.returns, strict=True))
 
 
 def _picture(experiment: Experiment, panels: Mapping[str, Curves], kind: str) -> bytes:

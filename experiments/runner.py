@@ -1,7 +1,7 @@
 """Runs of an experiment as a queue of processes over the cores: resumable, each failure by itself.
 
-Each run is `matrpo launch` in a process of its own, then `matrpo eval`, whose outcome in the run directory
-(`result.json`) says that the run is done. A run that was interrupted goes on from its last checkpoint.
+Each run is `matrpo launch` in a process of its own, then `matrpo eval`; then its record (`record.py`) says that the
+run is done. A run that was interrupted goes on from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -17,19 +17,18 @@ from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import click
 import yaml
 
 from matrpo.experiments.experiment import PlannedRun
 from matrpo.experiments.matrpo_command import MATRPO
+from matrpo.experiments.record import is_done, save_record
 from matrpo.launch.process import signal_at_parents_death
 from matrpo.launch.progress import Progress
 from matrpo.process_directory import write_atomically
 from matrpo.run_directory import RunDirectory
 
-RESULT = "result.json"
 _GRACE = 10.0
 """Seconds that a run has to save its state when the queue is stopped."""
 
@@ -51,11 +50,6 @@ class Job:
     reason: str = ""
     _process: subprocess.Popen[bytes] | None = None
     _progress: Progress | None = field(default=None, repr=False)
-
-    @property
-    def result_path(self) -> Path:
-        """Where the outcome of a finished run is."""
-        return self.planned.path / RESULT
 
     @property
     def log_path(self) -> Path:
@@ -98,7 +92,7 @@ class Job:
         else:
             run = RunDirectory.open(self.planned.path)
             newest = max((run.path / "evaluation").glob("*.json"))
-            write_atomically(self.result_path, newest.read_bytes())
+            save_record(self.planned, json.loads(newest.read_text()))
             self.state = "done"
 
     def stop(self) -> None:
@@ -142,7 +136,7 @@ def run_all(planned: Sequence[PlannedRun], cores: int) -> Generator[list[Job], N
     """
     jobs = [Job(run) for run in planned]
     for job in jobs:
-        if job.result_path.is_file():
+        if is_done(job.planned):
             job.state = "done"
     waiting = deque(job for job in jobs if job.state == "waiting")
     running: list[Job] = []
@@ -188,17 +182,6 @@ def calibrate(run: PlannedRun, folder: Path) -> tuple[float, int]:
     lines = sum(size for file, size in sizes.items() if file.name == "metrics.jsonl")
     size = checkpoints // 3 * config.checkpoints_kept + lines // 3 * config.iterations
     return (times[-1] - times[0]) / (len(times) - 1), size
-
-
-def read_result(run: PlannedRun) -> dict[str, Any]:
-    """The outcome of a finished run: what `matrpo eval --json` prints."""
-    content: dict[str, Any] = json.loads((run.path / RESULT).read_text())
-    return content
-
-
-def is_done(run: PlannedRun) -> bool:
-    """Whether a run is finished and evaluated."""
-    return (run.path / RESULT).is_file()
 
 
 def say(line: str) -> None:

@@ -5,22 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 
 from matrpo.experiments.experiment import PlannedRun
-from matrpo.experiments.runner import read_result
+from matrpo.experiments.record import read_record
 from matrpo.experiments.statistics import Estimate, bootstrap, probability_of_improvement, relative_gain
-from matrpo.run_directory import SERVER, RunDirectory
-
-_TAIL = 5
-"""Iterations at a run's end whose diagnostics are shown."""
-
-_TAIL_STEPS = 20_000
-"""The steps at a run's end whose episodes are its training return."""
 
 _DIAGNOSTICS = {
     "KL": 4,
@@ -41,9 +33,6 @@ _DIAGNOSTICS = {
 }
 """Columns of the diagnostics, and their decimal places."""
 
-_UPDATE_SECONDS = ("seconds_update", "seconds_prepare", "seconds_consensus", "seconds_finish")
-"""What an iteration's update is made of: the first where one process trains all, the others of an agent's process."""
-
 Table = list[dict[str, str]]
 
 
@@ -58,7 +47,7 @@ def final_table(runs: Sequence[PlannedRun]) -> Table:
         finals = {line: {run.seed: _evaluated(run) for run in group} for line, group in lines.items()}
         first = next(iter(finals.values()))
         for line, own in finals.items():
-            trained = np.array([training_return(_lines_of(run)) for run in lines[line]])
+            trained = np.array([read_record(run).training_return for run in lines[line]], dtype=float)
             pairs = np.array([(value, first[seed]) for seed, value in own.items() if seed in first])
             rows.append(
                 ({"panel": panel} if panel else {})
@@ -83,7 +72,7 @@ def diagnostics_table(runs: Sequence[PlannedRun]) -> Table:
     """
     rows = []
     for (panel, line), group in _lines(runs).items():
-        measured = [_diagnostics(run) for run in group]
+        measured = [read_record(run).diagnostics for run in group]
         row = {"panel": panel} if panel else {}
         row["line"] = line
         for name, digits in _DIAGNOSTICS.items():
@@ -114,17 +103,6 @@ def by_panel(runs: Sequence[PlannedRun]) -> dict[str, dict[str, list[PlannedRun]
     return panels
 
 
-def training_return(lines: Sequence[Mapping[str, Any]]) -> float:
-    """Mean team return of the episodes that ended in the last 20,000 steps of training; NaN if none did.
-
-    Args:
-        lines: the environment's metrics.
-    """
-    last = [line for line in lines if line["steps"] > lines[-1]["steps"] - _TAIL_STEPS and line["episodes"]]
-    episodes = sum(line["episodes"] for line in last)
-    return sum(line["team_return_mean"] * line["episodes"] for line in last) / episodes if last else math.nan
-
-
 def markdown(table: Table) -> str:
     """A table in Markdown."""
     lines = [list(table[0]), ["---"] * len(table[0]), *(list(row.values()) for row in table)]
@@ -149,57 +127,8 @@ def to_csv(table: Table) -> str:
     return buffer.getvalue()
 
 
-def _diagnostics(run: PlannedRun) -> dict[str, float | None]:
-    """The values of `_DIAGNOSTICS` of one run."""
-    directory = RunDirectory.open(run.path)
-    learners = [process.read_metrics() for name, process in directory.processes().items() if name != SERVER]
-    everything = [line for lines in learners for line in lines]
-    server = directory.env.read_metrics()
-    times = np.array([line["time"] for line in server])
-    return {
-        "KL": _tail_mean(learners, "kl"),
-        "residual": _tail_mean(learners, "consensus_residual"),
-        "Fisher products": _tail_mean(learners, "fisher_products"),
-        "explained variance": _tail_mean(learners, "explained_variance"),
-        "joint TV": _tail_mean(learners, "joint_total_variation_mean"),
-        "wall s": _median(np.diff(times).tolist()),
-        "rollout s": _median_of(server, "seconds_rollout"),
-        "critic s": _median_of(everything, "seconds_prepare"),
-        "consensus s": _median_of(everything, "seconds_consensus"),
-        "waiting s": _median_of(everything, "seconds_waiting"),
-        "update s": _median([sum(line.get(key, 0.0) for key in _UPDATE_SECONDS) for line in learners[0]]),
-        "MB sent": _total(everything, "bytes_sent", 1e-6),
-        "resends": _total(everything, "resends"),
-        "skipped": _total(everything, "skips"),
-        "given up": _total(everything, "give_ups"),
-    }
-
-
-def _tail_mean(learners: Sequence[Sequence[Mapping[str, Any]]], key: str) -> float | None:
-    values = [line[key] for lines in learners for line in lines[-_TAIL:] if line.get(key) is not None]
-    return float(np.mean(values)) if values else None
-
-
-def _median(values: Sequence[float]) -> float | None:
-    return float(np.median(values)) if values else None
-
-
-def _median_of(lines: Sequence[Mapping[str, Any]], key: str) -> float | None:
-    return _median([line[key] for line in lines if key in line])
-
-
-def _total(lines: Sequence[Mapping[str, Any]], key: str, unit: float = 1.0) -> float | None:
-    values = [line[key] for line in lines if key in line]
-    return unit * sum(values) if values else None
-
-
-def _lines_of(run: PlannedRun) -> list[dict[str, Any]]:
-    """The environment's metrics."""
-    return RunDirectory.open(run.path).env.read_metrics()
-
-
 def _evaluated(run: PlannedRun) -> float:
-    return float(read_result(run)["return_mean"])
+    return float(read_record(run).evaluation["return_mean"])
 
 
 def _over_seeds(values: np.ndarray) -> str:

@@ -111,7 +111,7 @@ def test_a_queue_that_is_killed_repeats_nothing_and_loses_nothing(tmp_path):
     file = write(tmp_path / "figure.yaml", lines=lines, scales={"smoke": {"episodes": 3, "settings": TINY}})
     arguments = (file, "--scale", "smoke", "--out", tmp_path / "out", "--jobs", 1)
     process = subprocess.Popen(command(*arguments), stderr=subprocess.DEVNULL, start_new_session=True)
-    first = tmp_path / "out" / "MATRPO-s0" / "result.json"
+    first = tmp_path / "out" / "records" / "MATRPO-s0.json"
     deadline = time.monotonic() + 120
     while not first.exists():
         assert time.monotonic() < deadline
@@ -127,9 +127,9 @@ def test_a_queue_that_is_killed_repeats_nothing_and_loses_nothing(tmp_path):
     again = run(*arguments)
     assert again.returncode == 0, again.stderr
     assert first.stat().st_mtime_ns == finished
-    results = sorted((tmp_path / "out").glob("*/result.json"))
-    assert [path.parent.name for path in results] == ["MATRPO-s0", "QMIX-s0"]
-    assert {json.loads(path.read_text())["episodes"] for path in results} == {3}
+    results = sorted((tmp_path / "out" / "records").glob("*.json"))
+    assert [path.stem for path in results] == ["MATRPO-s0", "QMIX-s0"]
+    assert {json.loads(path.read_text())["evaluation"]["episodes"] for path in results} == {3}
 
 
 @pytest.mark.slow
@@ -148,12 +148,12 @@ def test_a_queue_that_is_killed_again_and_again_repeats_nothing_and_loses_nothin
             process.kill()
             process.wait()
             assert not psutil.wait_procs(others, timeout=30)[1]
-        results = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/result.json")}
+        results = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "records").glob("*.json")}
         assert finished.items() <= results.items()
         finished = results
     again = run(*arguments)
     assert again.returncode == 0, again.stderr
-    results = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/result.json")}
+    results = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "records").glob("*.json")}
     assert finished.items() <= results.items()
     assert len(results) == 6
 
@@ -199,9 +199,9 @@ def rows_of(file: Path) -> dict[str, dict[str, str]]:
 def test_lost_messages_change_no_result(compared):
     for seed in (0, 1):
         ring, lossy = (
-            json.loads((compared / f"{line}-s{seed}" / "result.json").read_text()) for line in ("ring", "lossy")
+            json.loads((compared / "records" / f"{line}-s{seed}.json").read_text()) for line in ("ring", "lossy")
         )
-        assert ring == lossy
+        assert all(ring[key] == lossy[key] for key in ("evaluation", "steps", "returns", "training_return"))
     final = rows_of(compared / "final.csv")
     assert final["lossy"] == {**final["ring"], "line": "lossy"}
     assert final["lossy"]["better than the first by"] == "0.0 [0.0, 0.0] %"
@@ -218,13 +218,14 @@ def test_diagnostics_say_what_was_measured_and_nothing_else(compared):
 def test_a_run_with_faults_that_was_broken_off_begins_anew(compared, tmp_path):
     """Its script acts in seconds: what happened before would not happen again."""
     shutil.copytree(compared, tmp_path / "again")
-    broken = tmp_path / "again" / "lossy-s1"
-    (broken / "result.json").unlink()
-    before = (broken / "config.yaml").stat().st_mtime_ns
+    broken, record = (tmp_path / "again" / part for part in ("runs/lossy-s1", "records/lossy-s1.json"))
+    record.unlink()
+    begun = (broken / "config.yaml").stat().st_mtime_ns
     outcome = run(tmp_path / "again" / "figure.yaml", "--scale", "smoke", "--out", tmp_path / "again")
     assert outcome.returncode == 0, outcome.stderr
-    assert (broken / "config.yaml").stat().st_mtime_ns > before
-    assert (broken / "result.json").read_text() == (compared / "lossy-s1" / "result.json").read_text()
+    assert (broken / "config.yaml").stat().st_mtime_ns > begun
+    before, after = (json.loads(path.read_text()) for path in (compared / "records" / record.name, record))
+    assert (after["evaluation"], after["returns"]) == (before["evaluation"], before["returns"])
 
 
 def test_a_plan_says_what_it_takes_and_leaves_nothing(tmp_path):

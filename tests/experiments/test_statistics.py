@@ -1,12 +1,9 @@
 """Statistics over seeds, and of a run's last steps."""
 
-import math
-
 import numpy as np
 import pytest
 
 from matrpo.experiments.statistics import bootstrap, interquartile_mean, probability_of_improvement, relative_gain
-from matrpo.experiments.tables import training_return
 
 
 def test_the_interquartile_mean_is_of_the_middle_half():
@@ -31,14 +28,3 @@ def test_the_probability_of_improvement_counts_pairs_and_half_of_ties():
 
 def test_a_gain_is_relative_to_the_size_of_the_other():
     assert relative_gain(np.array([-90.0, 30.0]), np.array([-100.0, 20.0])) == pytest.approx([10.0, 50.0])
-
-
-def test_the_training_return_is_of_the_episodes_of_the_last_20000_steps():
-    lines = [
-        {"steps": 10_000, "episodes": 100, "team_return_mean": -100.0},
-        {"steps": 20_000, "episodes": 1, "team_return_mean": -10.0},
-        {"steps": 30_000, "episodes": 0, "team_return_mean": None},
-        {"steps": 30_001, "episodes": 3, "team_return_mean": -2.0},
-    ]
-    assert training_return(lines) == pytest.approx((-10.0 - 3 * 2.0) / 4)
-    assert math.isnan(training_return(lines[2:3]))
