@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from matrpo.config import load_file
+from matrpo.config import ConfigError, load_file
 from matrpo.experiments.experiment import SCALES, Experiment, PlannedRun, shipped
 from matrpo.experiments.outcome import save_outcome
 from matrpo.experiments.record import is_done, read_record
@@ -45,9 +45,10 @@ def list_experiments() -> None:
 @click.option(
     "--jobs", type=click.IntRange(min=1), default=os.cpu_count(), show_default="cores", help="Runs at a time."
 )
+@click.option("--line", "lines", multiple=True, help="Run this line alone; may be given again for more.")
 @click.option("--dry-run", is_flag=True, help="Print the plan, and what it takes by a short trial of each line.")
-def run_experiment(file: Path, scale: str, out: Path | None, jobs: int, dry_run: bool) -> int:
-    """Run an experiment FILE, or one of `matrpo experiment list`: its runs, then plots and tables.
+def run_experiment(file: Path, scale: str, out: Path | None, jobs: int, lines: tuple[str, ...], dry_run: bool) -> int:
+    """Run an experiment FILE, or one of `matrpo experiment list`: its runs, then plots and tables of all that are done.
 
     The same command after an interruption goes on where it stopped; finished runs are not run again.
     """
@@ -58,7 +59,7 @@ def run_experiment(file: Path, scale: str, out: Path | None, jobs: int, dry_run:
         run.check()
         if is_done(run):
             read_record(run)
-    queue = distinct(runs)
+    queue = distinct(_chosen(runs, lines))
     if dry_run:
         _print_plan(plan, queue, jobs)
         return 0
@@ -75,6 +76,15 @@ def run_experiment(file: Path, scale: str, out: Path | None, jobs: int, dry_run:
     for job in failed:
         say(f"failed: {job.planned.name}, seed {job.planned.seed}: {job.reason}")
     return 1 if failed else 0
+
+
+def _chosen(runs: Sequence[PlannedRun], lines: Sequence[str]) -> list[PlannedRun]:
+    """The runs of some lines, or all."""
+    names = list(dict.fromkeys(run.line for run in runs))
+    for line in lines:
+        if line not in names:
+            raise ConfigError(f"--line {line}: the lines are {', '.join(names)}")
+    return [run for run in runs if not lines or run.line in lines]
 
 
 def _work(runs: Sequence[PlannedRun], jobs: int) -> list[Job]:

@@ -86,6 +86,20 @@ def test_records_are_enough_for_the_outcome(planned, tmp_path):
     assert (tmp_path / "out" / "curves.png").is_file()
 
 
+def test_only_the_chosen_lines_are_run_and_all_that_are_done_are_shown(planned, tmp_path):
+    file = tmp_path / "figure.yaml"
+    content = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump({**content, "lines": {**content["lines"], "other": {"gamma": 0.5}}}))
+    save_record(planned, EVALUATION)
+    arguments = ["run", str(file), "--out", str(tmp_path / "out")]
+    outcome = CliRunner().invoke(experiment, [*arguments, "--line", "MATRPO"], standalone_mode=False)
+    assert outcome.return_value == 0
+    assert "| MATRPO | 1 |" in outcome.output
+    assert not (tmp_path / "out" / "runs" / "other-s0").exists()
+    outcome = CliRunner().invoke(experiment, [*arguments, "--line", "MAPPO"], standalone_mode=False)
+    assert str(outcome.exception) == "--line MAPPO: the lines are MATRPO, other"
+
+
 def test_a_record_of_another_run_is_refused(planned):
     save_record(planned, EVALUATION)
     other = dataclasses.replace(planned, settings={**planned.settings, "gamma": 0.5})
