@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from matrpo.config import Config, resolve
@@ -187,10 +187,11 @@ def _measure(settings: Mapping[str, Any], iterations: int) -> tuple[Row, Row, Ro
         "busy_cores": (agents * agent + of_server("cpu_seconds")) / iteration,
         "cores": os.cpu_count() or 1,
     }
-    return processor_row, time_row, shape | _sent(config, of_agents) | {"unique_MB": 1e-6 * max(unique)}
+    return processor_row, time_row, {**shape, **_sent(config, of_agents), "unique_MB": 1e-6 * max(unique)}
 
 
-def _sent(config: Config, of_agents: Any) -> Row:
+def _sent(config: Config, of_agents: Callable[[str], float]) -> Row:
+    """What an agent sends in an iteration; `of_agents` reads a metric."""
     graph = build_graph(config)
     messages = of_agents("commits") + of_agents("resends")
     megabytes = 1e-6 * of_agents("bytes_sent")

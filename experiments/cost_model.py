@@ -77,7 +77,6 @@ class Prediction:
         observation_bytes, action_bytes: what the server sends to an agent at a step, and gets.
         agent_bytes: memory of an agent.
         machines: how many there are.
-        crowd: busy processes on a core of the fullest machine.
     """
 
     seconds: float
@@ -91,7 +90,6 @@ class Prediction:
     action_bytes: int
     agent_bytes: float
     machines: int
-    crowd: float
 
     @property
     def bottleneck(self) -> str:
@@ -159,7 +157,6 @@ def predict(
         action,
         constants.base_bytes + arrays,
         max(placement.machines(sizes.agents)) + 1,
-        _neighbours(sizes.agents, placement) / placement.cores,
     )
 
 
@@ -204,7 +201,8 @@ def _consensus(
     agents: int,
 ) -> _Part:
     machines = placement.machines(agents)
-    crowded = _neighbours(agents, placement) > placement.cores
+    crowd = _neighbours(agents, placement) / placement.cores
+    compute = own * max(1.0, crowd)
     far = [machines[i] != machines[j] for i, j in pairs]
     sending = traffic.largest_message / placement.bandwidth if any(far) else 0.0
     chain, chain_with_latency, chain_with_all = (
@@ -212,16 +210,13 @@ def _consensus(
         for each in (0.0, placement.latency, placement.latency + sending)
     )
     chain = max(chain, own)  # without links, one step alone
-    computed = max(chain, makespan(pairs, costs, machines, placement.cores)) if crowded else chain
-    crowd = _neighbours(agents, placement) / placement.cores
-    computed = max(computed, own * max(1.0, crowd))
-    load = Counter[int]()
+    on_cores = makespan(pairs, costs, machines, placement.cores) if crowd > 1.0 else chain
+    computed = max(chain, compute, on_cores)
+    sends = Counter[int]()
     for (i, j), is_far in zip(pairs, far, strict=True):
-        load.update({machines[i]: is_far, machines[j]: is_far})
-    carried = max(load.values(), default=0) * sending
+        sends.update({machines[i]: is_far, machines[j]: is_far})
     late = max(computed, chain_with_latency)
-    total = max(late, chain_with_all, carried)
-    compute = own * max(1.0, crowd)
+    total = max(late, chain_with_all, max(sends.values(), default=0) * sending)
     on_the_way = sum(far) * 2 / agents * (placement.latency + sending)
     return _Part(
         {"consensus compute": compute, "consensus communication": min(on_the_way, total - compute)},

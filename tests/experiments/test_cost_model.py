@@ -150,7 +150,7 @@ def test_constants_are_not_negative() -> None:
     assert least_squares([(1.0, 1.0), (1.0, 2.0)], [2.0, 1.0])[1] == 0.0
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.sampled_from([(1, 4), (3, 2), (6, 1)]),
     st.floats(1e3, 1e9),
@@ -168,7 +168,7 @@ def test_a_worse_network_is_never_faster(
     assert base <= predicted(run, bandwidth=bandwidth, latency=latency + more, **where).seconds * slack
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.sampled_from(["ring", "star", "none", "random-regular:3"]),
     st.integers(1, 6),
