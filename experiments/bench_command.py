@@ -137,16 +137,31 @@ def startup(agents: int, repeats: int, path: Path | None, quick: bool) -> None:
 
 
 @bench.command()
-@click.option("--agents", type=Counts(), default="3,6,12", show_default=True, help="Numbers of agents.")
+@click.option("--agents", type=Counts(), default="3,6,12,24,48", show_default=True, help="Numbers of agents.")
 @click.option("--topology", default="ring", show_default=True, help="Communication graph.")
-@click.option("--iterations", type=_COUNT, default=3, show_default=True, help="Measured iterations.")
+@click.option("--iterations", type=_COUNT, default=2, show_default=True, help="Measured iterations.")
+@click.option("--activations-per-link", type=_COUNT, default=36, show_default=True, help="K over the number of links.")
+@click.option("-o", "changes", multiple=True, metavar="KEY=VALUE", help="Any setting of a run; may be repeated.")
 @_shared
-def scaling(agents: tuple[int, ...], topology: str, iterations: int, path: Path | None, quick: bool) -> None:
-    """Seconds by phase, traffic and Fisher products of launched runs, by the number of agents."""
+def scaling(
+    agents: tuple[int, ...],
+    topology: str,
+    iterations: int,
+    activations_per_link: int,
+    changes: tuple[str, ...],
+    path: Path | None,
+    quick: bool,
+) -> None:
+    """Time, processor time, traffic and memory of launched runs by the number of agents, and how well the cost model
+    of `matrpo plan`, fitted to the small ones, predicts the large ones.
+
+    The default sizes take about ten minutes on two cores. What --json writes is what `matrpo plan --constants` reads.
+    """
     path = _target(path, "scaling")
     from matrpo.experiments.bench_scaling import run
 
-    _finish(run(agents, topology, iterations, quick, _say), path, quick)
+    settings = dict(map(parse_override, changes))
+    _finish(run(agents, topology, iterations, activations_per_link, settings, quick, _say), path, quick)
 
 
 @bench.command()

@@ -101,8 +101,12 @@ class LaunchedRun:
         times = [process.cpu_times() for process in self.processes()]
         return sum(used.user + used.system for used in times)
 
-    def wait(self, condition: Callable[[], bool]) -> None:
+    def wait(self, condition: Callable[[], bool], every: float = _POLL) -> None:
         """Wait until a condition holds.
+
+        Args:
+            condition: is looked at again and again.
+            every: seconds between two looks.
 
         Raises:
             RuntimeError: the run has ended before.
@@ -111,7 +115,7 @@ class LaunchedRun:
             if self._process.poll() is not None and not condition():
                 self._errors.seek(0)
                 raise RuntimeError(f"matrpo launch ended too early:\n{self._errors.read()}")
-            time.sleep(_POLL)
+            time.sleep(every)
 
 
 class ClusterRun:

@@ -52,7 +52,7 @@ class AgentProcess:
             _LOG.info("continuing from the checkpoint of iteration %d", self._newest)
         self._returns = incarnation.returns
         self._recorder: Recorder | None = None
-        self._clock = PhaseClock(waited=lambda: self._network.waited)
+        self._clock = PhaseClock(waited=lambda: self._network.waited, used=time.process_time)
         self._peer = build_peer(agent, cluster.graph, config, incarnation.number)
         self._network = AgentNetwork(cluster, run, agent, spec, self._peer, incarnation.number)
 

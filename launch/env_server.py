@@ -77,6 +77,7 @@ class EnvironmentServer:
         self._actions: dict[int, np.ndarray] = {}
         self._broken = False
         self._substituted = 0
+        self._seconds_step = 0.0
         self._finished: set[int] = set()
         self._faults = ProcessFaults(script_of(run.path, cluster.graph), SERVER, run.env, None)
         self._beat = Beat(run.env)
@@ -131,7 +132,7 @@ class EnvironmentServer:
         iteration = self._gather(self._newest + 1, self._returns)
         recorder = self._begin_record(iteration)
         extra = self._on_ready()
-        ended = time.perf_counter()
+        ended, used = time.perf_counter(), time.process_time()
         while iteration <= self._config.iterations:
             try:
                 rollout, absent = self._rollout(iteration)
@@ -140,13 +141,14 @@ class EnvironmentServer:
                 self._number = self._run.env.begin_incarnation(self._cluster.run_id).number
                 iteration = self._gather(iteration, impatient=True)
                 continue
-            now = time.perf_counter()
+            now, used_now = time.perf_counter(), time.process_time()
+            costs = {"seconds_step": self._seconds_step, "cpu_seconds": used_now - used}
             metrics = environment_metrics(
                 self._shared.take_metrics(), self._config.samples, now - ended, rollout, absent, self._substituted
             )
             state = self._shared.state_dict() or {}, {"stream": self._stream}
-            recorder.record(iteration, metrics | extra, state)
-            ended, extra = now, {}
+            recorder.record(iteration, metrics | costs | extra, state)
+            ended, used, extra = now, used_now, {}
             iteration += 1
         self._serve_until(lambda: not self._unfinished(), self._unfinished)
 
@@ -194,7 +196,7 @@ class EnvironmentServer:
             The seconds from the first joint action to the last step, and how many agents were absent in the end.
         """
         begin, absent = time.perf_counter(), 0
-        self._substituted = 0
+        self._substituted, self._seconds_step = 0, 0.0
         for t in range(self._config.rollout_length):
             self._serve_until(self._decided, self._undecided)
             if self._broken:
@@ -202,7 +204,9 @@ class EnvironmentServer:
             if t == 0:
                 begin = time.perf_counter()
             absent = len(self._attendance.absent)
+            acted = time.perf_counter()
             self._steps = self._shared.step(self._joint_action())
+            self._seconds_step += time.perf_counter() - acted
             self._actions.clear()
             self._label = (iteration, t + 1)
             for agent in sorted(self._attendance.taking_part):

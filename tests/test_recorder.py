@@ -110,6 +110,17 @@ def test_waiting_counts_for_no_phase() -> None:
     assert clock.take({}) == {"seconds_rollout": 6.0, "seconds_waiting": 3.5, "seconds_consensus": 1.5}
 
 
+def test_processor_time_counts_for_its_phase_and_for_the_whole_iteration() -> None:
+    used = iter([1.0, 2.0, 5.0, 7.0, 7.0, 7.5, 8.0])
+    clock = PhaseClock(lambda: 0.0, used=lambda: next(used))
+    with clock.phase("rollout"):
+        pass
+    assert clock.take({}) == {"seconds_rollout": 0.0, "cpu_seconds_rollout": 3.0, "cpu_seconds": 6.0}
+    with clock.phase("finish"):
+        pass
+    assert clock.take({}) == {"seconds_finish": 0.0, "cpu_seconds_finish": 0.5, "cpu_seconds": 1.0}
+
+
 def test_an_agents_line_says_what_happened_on_each_link_and_on_all() -> None:
     graph = make_graph("line", 3, 0)
     peer = build_peer(1, graph, dataclasses.replace(CONFIG, agents=3, topology="line"))

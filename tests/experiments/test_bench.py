@@ -20,6 +20,7 @@ from matrpo.experiments.bench_command import bench
 from matrpo.experiments.bench_problem import make_problem
 from matrpo.experiments.bench_report import Goal, Report
 from matrpo.experiments.bench_solver import augmented_lagrangian
+from matrpo.experiments.cost_constants import fit, read_measurements
 
 
 def run(*arguments: str, path: Path) -> tuple[dict[str, Any], str]:
@@ -127,12 +128,30 @@ def test_startup(tmp_path: Path) -> None:
 
 
 def test_scaling(tmp_path: Path) -> None:
-    document, _ = run("scaling", "--agents", "3", "--iterations", "1", path=tmp_path / "bench.json")
-    check_document(document, "scaling", tables=2)
-    _, traffic = document["tables"].values()
-    row = traffic[0]
-    assert row["messages_per_link"] * row["links"] >= 2 * row["activations"], "and some probes"
-    assert row["MB_per_link"] > row["payload_MB_per_link"]
+    path = tmp_path / "bench.json"
+    document, printed = run("scaling", "--agents", "3", "--iterations", "1", path=path)
+    check_document(document, "scaling", tables=4)
+    processor, times, sent, compared = document["tables"].values()
+    assert [(row["envs"], row["steps"]) for row in sent] == [(4, 10), (2, 20)]
+    for row, time, used in zip(sent, times, processor, strict=True):
+        assert row["ratios"] == 2 * row["activations"] / 3
+        assert row["others"] >= 0
+        assert row["MB"] > row["payload_MB"] == pytest.approx(row["ratios"] * 3 * 40 * 4e-6)
+        assert row["unique_MB"] > 1
+        assert time["iteration"] > 0
+        assert min(used.values()) > 0
+        assert used["cpu_agent"] == pytest.approx(
+            sum(used[f"cpu_{phase}"] for phase in ("act", "prepare", "consensus", "finish", "record"))
+        )
+    assert [row["is"] for row in compared] == ["fitted", "fitted"]
+    for row, was in zip(compared, sent, strict=True):
+        assert was["payload_MB"] < (1 + row["bytes_%"] / 100) * was["MB"] <= was["MB"], (
+            "probes and questions come on top"
+        )
+    assert "error" in printed
+    runs, machine = read_measurements(path)
+    assert [run.config.admm_iterations for run in runs] == [36 * 3, 18 * 3]
+    assert fit(runs, machine).agents == (3,)
 
 
 def test_throughput(tmp_path: Path) -> None:

@@ -1,0 +1,245 @@
+"""What the processes of a run have to do in an iteration, counted: the cost model multiplies it by measured constants.
+
+A *weight* is a number of a matrix that inputs are multiplied by; a network's pass over a sample takes two
+floating-point operations for each. Products with vectors of parameters count as in `matrpo.networks`: two matrix
+products a layer each for J x and for J^T w, so four operations a weight and sample, and eight for a Fisher product.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from matrpo.config import Config
+from matrpo.spaces import Discrete, TaskSpec
+
+PHASES = {
+    "act": ("step", "operation"),
+    "prepare": ("minibatch", "operation"),
+    "consensus": ("activation", "operation", "number"),
+    "finish": ("iteration", "operation"),
+    "record": ("iteration", "number"),
+    "step": ("step", "number"),
+    "serve": ("message", "number"),
+}
+"""What is counted in each phase."""
+
+SERVER_PHASES = ("step", "serve")
+"""Those of the environment server: its own steps, and its messages. The others are an agent's."""
+
+Counts = tuple[float, ...]
+
+_EIGENVECTORS = 10
+"""Floating-point operations for the eigenvectors of a symmetric n x n matrix, over n^3."""
+
+_LINK_PASSES = 24
+"""Passes over an agent's log ratios in an activation: weights, checks, packing, checksums, copies, the commit."""
+
+_PULL_PASSES = 4
+"""Passes over the state of each of an agent's links when it gathers what they ask for."""
+
+_HEAD_PASSES = 10
+"""Passes over all distribution parameters in a Fisher product."""
+
+_FINISH_PASSES = 3
+"""Passes of the policy over all samples when a step is applied: before, after, and for the own head."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes that work is counted by.
+
+    Attributes:
+        agents: N, the heads of a policy.
+        envs, ticks: B and T.
+        shared_samples: m.
+        observation: of the agent that sees most.
+        outputs: distribution parameters of all heads.
+        action_width: columns of the joint action.
+        policy, critic: (inputs, hidden..., outputs) of the networks.
+        recurrent_layers: GRU layers of each.
+        degree: links of an agent, on average.
+    """
+
+    agents: int
+    envs: int
+    ticks: int
+    shared_samples: int
+    observation: int
+    outputs: int
+    action_width: int
+    policy: tuple[int, ...]
+    critic: tuple[int, ...]
+    recurrent_layers: int
+    degree: float
+
+    @classmethod
+    def of(cls, config: Config, spec: TaskSpec, num_links: int) -> Sizes:
+        """The sizes of a run."""
+        outputs = sum(space.n if isinstance(space, Discrete) else space.size for space in spec.action_spaces)
+        observation = max(spec.observation_sizes)
+        return cls(
+            spec.num_agents,
+            config.num_envs,
+            config.rollout_length,
+            config.shared_samples,
+            observation,
+            outputs,
+            spec.joint_action_width,
+            (observation, *config.hidden_sizes, outputs),
+            (observation, *config.hidden_sizes, 1),
+            config.recurrent_layers,
+            2 * num_links / spec.num_agents,
+        )
+
+    @property
+    def samples(self) -> int:
+        """M."""
+        return self.envs * self.ticks
+
+    @property
+    def policy_weights(self) -> int:
+        """Weights of the policy network."""
+        return self._weights(self.policy)
+
+    @property
+    def critic_weights(self) -> int:
+        """Weights of the critic."""
+        return self._weights(self.critic)
+
+    @property
+    def ratios(self) -> int:
+        """Log ratios of all heads on all samples, N M: what a solver keeps of each direction."""
+        return self.agents * self.samples
+
+    @property
+    def shared_ratios(self) -> int:
+        """Log ratios in a message, N m."""
+        return self.agents * self.shared_samples
+
+    def _weights(self, layers: tuple[int, ...]) -> int:
+        gates = 6 * self.recurrent_layers * layers[-2] ** 2
+        return gates + sum(inputs * outputs for inputs, outputs in pairwise(layers))
+
+
+def phase_counts(sizes: Sizes, config: Config) -> dict[str, Counts]:
+    """The counts of each phase but the consensus, whose local steps differ: see `step_counts`."""
+    s = sizes
+    messages = 2 * s.ticks * s.agents
+    handed_out = s.ticks * s.agents * s.envs * (s.observation + s.action_width)
+    states = 2 * (s.policy_weights + 3 * s.critic_weights) + 4 * s.degree * s.shared_ratios
+    return {
+        "act": (s.ticks, 2 * s.samples * s.policy_weights),
+        "prepare": _prepare_counts(s, config),
+        "finish": (1, 2 * _FINISH_PASSES * s.samples * s.policy_weights),
+        "record": (1, states),
+        "step": (s.ticks, s.ticks * s.agents * s.envs * s.observation),
+        "serve": (messages, handed_out),
+    }
+
+
+def _prepare_counts(s: Sizes, config: Config) -> Counts:
+    """Fitting the critic, two passes of it for advantages, the linearisation, and the factors of the preconditioner."""
+    minibatches = config.critic_epochs * -(-s.samples // config.critic_batch)
+    operations = s.critic_weights * s.samples * (6 * config.critic_epochs + 4)
+    operations += 2 * s.policy_weights * s.samples
+    operations += 6 * config.model_epochs * s.samples * s.policy[-2] * s.outputs
+    if config.solver == "recycled":
+        operations += 2 * s.policy_weights * s.samples
+        for inputs, outputs in pairwise(s.policy):
+            operations += 2 * s.samples * ((inputs + 1) ** 2 + outputs**2)
+            operations += _EIGENVECTORS * ((inputs + 1) ** 3 + outputs**3)
+    return minibatches, operations
+
+
+@dataclass(frozen=True)
+class Products:
+    """Fisher products that a recycled solver makes in an iteration: how many are needed is measured, not counted.
+
+    Attributes:
+        first: at the first local step.
+        later: at each one after it, on average.
+    """
+
+    first: float
+    later: float
+
+    def at(self, step: int, config: Config) -> float:
+        """Those of a local step, from 0; the settings say when there are any, and how many at most."""
+        if config.solver == "cg":
+            return config.cg_iterations
+        if step == 0:
+            return min(self.first, config.cg_iterations)
+        if step % config.solver_check_every == 0:
+            return min(self.later * config.solver_check_every, config.solver_extension)
+        return 0.0
+
+
+def step_counts(sizes: Sizes, config: Config, made: Products, steps: int) -> list[Counts]:
+    """The counts of an agent's local steps in an iteration, each with its exchange of log ratios.
+
+    Args:
+        sizes, config: of the run.
+        made: Fisher products.
+        steps: how many local steps.
+    """
+    s, directions = sizes, 0.0
+    exchange = s.shared_ratios * (_LINK_PASSES + _PULL_PASSES * s.degree)
+    vector_product = 4 * s.samples * s.policy_weights
+    counts: list[Counts] = []
+    for step in range(steps):
+        products, vector_products = made.at(step, config), _vector_products(config, step)
+        operations = (2 * products + vector_products) * vector_product
+        numbers = exchange + products * _HEAD_PASSES * s.samples * s.outputs
+        if config.solver == "recycled":
+            operations += products * sum(4 * (a + 1) * b * (a + 1 + b) for a, b in pairwise(s.policy))
+            numbers += vector_products * directions * (s.policy_weights + s.ratios)
+            numbers += products * 4 * directions * s.policy_weights
+            directions += products
+            numbers += 2 * directions * s.ratios
+        counts.append((1, operations, numbers))
+    return counts
+
+
+def _vector_products(config: Config, step: int) -> int:
+    """Products with J or its transpose of a local step, from 0."""
+    if config.solver == "cg":
+        return 2
+    return 1 if step % config.solver_check_every == 0 else 0
+
+
+_PASSES_OF_TRANSIENTS = 8
+"""Arrays of (N, M) that live at once besides the directions: weights, pull, log ratios, and a product's pieces."""
+
+
+def memory_bytes(sizes: Sizes, config: Config, made: Products, steps: int) -> int:
+    """Bytes of the arrays that an agent holds when most are alive: late in the consensus.
+
+    Args:
+        sizes, config, made, steps: as of `step_counts`.
+    """
+    s = sizes
+    parameters = s.policy_weights + sum(s.policy[1:])
+    hidden = sum(s.policy[1:-1])
+    samples = s.samples * (s.observation + s.action_width + 6)
+    linearised = s.samples * (2 * hidden + 4 * s.outputs) + parameters
+    networks = 4 * (parameters + 4 * s.critic_weights)
+    links = s.degree * s.shared_ratios * 7
+    transients = _PASSES_OF_TRANSIENTS * s.ratios
+    solver = 0.0
+    if config.solver == "recycled":
+        rows = _reserved_rows(config, made, steps)
+        solver = rows * (2 * parameters + s.ratios)
+        solver += sum((a + 1) ** 2 + b**2 + (a + 1) * b for a, b in pairwise(s.policy))
+    return round(4 * (samples + linearised + networks + links + transients + solver))
+
+
+def _reserved_rows(config: Config, made: Products, steps: int) -> int:
+    """Directions that a recycled solver has room for in the end: half as much again each time that room runs out."""
+    rows, used = 0, 0.0
+    for step in range(steps):
+        limit = config.cg_iterations if step == 0 else config.solver_extension
+        if step % config.solver_check_every == 0 and (needed := round(used) + limit) > rows:
+            rows = max(needed, 3 * rows // 2)
+        used += made.at(step, config)
+    return rows
