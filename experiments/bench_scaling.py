@@ -15,9 +15,9 @@ from matrpo.config import Config, resolve
 from matrpo.envs.registry import task_spec
 from matrpo.experiments.bench_launch import LaunchedRun, metric
 from matrpo.experiments.bench_report import Goal, Report, Row, Say, machine_facts
-from matrpo.experiments.cost_constants import LARGEST_FITTED, Constants, Measurement, fit, measurements
-from matrpo.experiments.cost_model import Placement, Prediction, predict
-from matrpo.experiments.workload import SERVER_PHASES
+from matrpo.experiments.planning.cost_constants import LARGEST_FITTED, Constants, Measurement, fit, measurements
+from matrpo.experiments.planning.cost_model import Placement, Prediction, predict
+from matrpo.experiments.planning.workload import SERVER_PHASES
 from matrpo.graph_settings import build_graph
 
 _SHAPE = (100, 20)

@@ -1,8 +1,10 @@
-"""What all tests share: one torch thread and derandomised properties, so that results do not vary."""
+"""What all tests share: one torch thread; properties derandomised and by no clock, so that results do not vary."""
 
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
-settings.register_profile("deterministic", derandomize=True, deadline=None)
+settings.register_profile(
+    "deterministic", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("deterministic")

@@ -20,7 +20,7 @@ from matrpo.experiments.bench_command import bench
 from matrpo.experiments.bench_problem import make_problem
 from matrpo.experiments.bench_report import Goal, Report
 from matrpo.experiments.bench_solver import augmented_lagrangian
-from matrpo.experiments.cost_constants import fit, read_measurements
+from matrpo.experiments.planning.cost_constants import fit, read_measurements
 
 
 def run(*arguments: str, path: Path) -> tuple[dict[str, Any], str]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from matrpo.config import ConfigError
-from matrpo.experiments.units import bandwidth, latency, show_bytes, show_seconds
+from matrpo.experiments.planning.units import bandwidth, latency, show_bytes, show_seconds
 
 
 def test_rates_are_in_bits_or_in_bytes() -> None:

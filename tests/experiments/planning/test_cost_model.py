@@ -19,7 +19,7 @@ from matrpo.build import build_agent, build_peer
 from matrpo.config import ConfigError, resolve
 from matrpo.consensus.message import LinkMessage
 from matrpo.envs.registry import task_spec
-from matrpo.experiments.cost_constants import (
+from matrpo.experiments.planning.cost_constants import (
     Constants,
     Measurement,
     fit,
@@ -27,9 +27,9 @@ from matrpo.experiments.cost_constants import (
     measurements,
     read_measurements,
 )
-from matrpo.experiments.cost_model import LIMITS, Placement, Prediction, predict
-from matrpo.experiments.link_traffic import RUN_ID, link_traffic
-from matrpo.experiments.workload import PHASES, Products, Sizes, memory_bytes, phase_counts, step_counts
+from matrpo.experiments.planning.cost_model import LIMITS, Placement, Prediction, predict
+from matrpo.experiments.planning.link_traffic import RUN_ID, link_traffic
+from matrpo.experiments.planning.workload import PHASES, Products, Sizes, memory_bytes, phase_counts, step_counts
 from matrpo.graph_settings import build_graph
 from matrpo.launch.wire import LinkCodec
 from matrpo.topology import seeded_sequence

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from matrpo import algorithm_table
 from matrpo.config import Config, ConfigError
-from matrpo.experiments import units
+from matrpo.experiments.planning import units
 from matrpo.launch.options import SectionedCommand, resolve_layers, setting_layers, setting_options
 
 _PATH = click.Path(path_type=Path)
@@ -91,9 +91,9 @@ def _plan(
 ) -> dict[str, Any]:
     """All that there is to say, in bytes and seconds."""
     from matrpo.envs.registry import task_spec
-    from matrpo.experiments.cost_constants import fit, read_measurements
-    from matrpo.experiments.cost_model import Placement, predict
-    from matrpo.experiments.plan_relief import choose, reliefs
+    from matrpo.experiments.planning.cost_constants import fit, read_measurements
+    from matrpo.experiments.planning.cost_model import Placement, predict
+    from matrpo.experiments.planning.relief import choose, reliefs
     from matrpo.graph_settings import build_graph, link_activations
 
     graph, spec = build_graph(config), task_spec(config.task, config.agents)

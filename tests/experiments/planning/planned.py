@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from matrpo.experiments.cost_constants import Constants
-from matrpo.experiments.workload import Products
+from matrpo.experiments.planning.cost_constants import Constants
+from matrpo.experiments.planning.workload import Products
 
 SECONDS = {
     "act": (3e-4, 1e-11),

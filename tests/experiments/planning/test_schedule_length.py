@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matrpo.experiments.schedule_length import Pair, critical_path, makespan, rounds
+from matrpo.experiments.planning.schedule_length import Pair, critical_path, makespan, rounds
 from matrpo.topology import make_graph, seeded_sequence
 
 

@@ -18,7 +18,7 @@ from scipy.optimize import nnls
 
 from matrpo.config import Config, ConfigError, resolve
 from matrpo.envs.registry import task_spec
-from matrpo.experiments.workload import (
+from matrpo.experiments.planning.workload import (
     PHASES,
     Counts,
     Products,
@@ -102,7 +102,7 @@ def read_measurements(path: Path | None) -> tuple[list[Measurement], dict[str, A
         ConfigError: it cannot be read, or is none.
     """
     if path is None:
-        with as_file(files("matrpo.experiments") / "constants.json") as shipped:
+        with as_file(files("matrpo.experiments.planning") / "constants.json") as shipped:
             return read_measurements(shipped)
     try:
         document = json.loads(path.read_text())

@@ -12,9 +12,9 @@ from planned import CONSTANTS
 
 from matrpo.config import ConfigError, resolve
 from matrpo.envs.registry import task_spec
-from matrpo.experiments.cost_model import LIMITS, Placement, predict
-from matrpo.experiments.plan_command import plan
-from matrpo.experiments.plan_relief import choose, reliefs
+from matrpo.experiments.planning.command import plan
+from matrpo.experiments.planning.cost_model import LIMITS, Placement, predict
+from matrpo.experiments.planning.relief import choose, reliefs
 from matrpo.graph_settings import build_graph
 from matrpo.launch.cli import cli
 
