@@ -84,7 +84,7 @@ def _averaged(points: Mapping[int, float], steps: Sequence[int], count: int) -> 
 
 
 def _returns(run: PlannedRun) -> dict[int, float]:
-    lines = RunDirectory.open(run.path).env.read_metrics()
+    lines = RunDirectory.open(run.path).environment_metrics()
     return {line["steps"]: line["team_return_mean"] for line in lines if line.get("team_return_mean") is not None}
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from matrpo.experiments.experiment import PlannedRun
 from matrpo.experiments.runner import read_result
 from matrpo.experiments.statistics import Estimate, bootstrap, probability_of_improvement, relative_gain
-from matrpo.run_directory import SERVER, RunDirectory
+from matrpo.run_directory import RunDirectory, is_server
 
 _TAIL = 5
 """Iterations at a run's end whose diagnostics are shown."""
@@ -152,9 +152,9 @@ def to_csv(table: Table) -> str:
 def _diagnostics(run: PlannedRun) -> dict[str, float | None]:
     """The values of `_DIAGNOSTICS` of one run."""
     directory = RunDirectory.open(run.path)
-    learners = [process.read_metrics() for name, process in directory.processes().items() if name != SERVER]
+    learners = [process.read_metrics() for name, process in directory.processes().items() if not is_server(name)]
     everything = [line for lines in learners for line in lines]
-    server = directory.env.read_metrics()
+    server = directory.environment_metrics()
     times = np.array([line["time"] for line in server])
     return {
         "KL": _tail_mean(learners, "kl"),
@@ -195,7 +195,7 @@ def _total(lines: Sequence[Mapping[str, Any]], key: str, unit: float = 1.0) -> f
 
 def _lines_of(run: PlannedRun) -> list[dict[str, Any]]:
     """The environment's metrics."""
-    return RunDirectory.open(run.path).env.read_metrics()
+    return RunDirectory.open(run.path).environment_metrics()
 
 
 def _evaluated(run: PlannedRun) -> float:
