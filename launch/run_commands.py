@@ -34,6 +34,7 @@ from matrpo.topology import CommunicationGraph
 
 _CHANGEABLE = {
     "steps",
+    "env_workers",
     "link_deadline",
     "link_resend",
     "on_agent_loss",

@@ -59,10 +59,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Hello:
-    """An agent says where it is, and asks for the observation that it needs to act in an iteration.
-
-    `attempt` is the latest that any environment server has told it of; 0 if none has.
-    """
+    """An agent says where it is and in which iteration it can act; `attempt` is the latest that it has been told of."""
 
     sender: int
     incarnation: int
@@ -157,8 +154,7 @@ class LinkCodec:
         if message.u is None:
             return _frames(self._run_id, header)
         header |= {"dtype": self._array.dtype.name, "shape": list(self._array.shape)}
-        payload = np.ascontiguousarray(message.u, self._array.dtype)
-        return _frames(self._run_id, header, _bytes(payload))
+        return _frames(self._run_id, header, _bytes(np.ascontiguousarray(message.u, self._array.dtype)))
 
     def encode_probe(self, probe: Probe) -> list[bytes | memoryview]:
         """The frames of a `Probe`."""
@@ -255,9 +251,7 @@ class EnvironmentCodec:
             message = Action(sender, attempt, iteration, t, action)
         elif kind == "hello":
             _expect_frames(frames, 1)
-            message = Hello(
-                sender, *(header.number(name, _LARGEST) for name in ("incarnation", "iteration", "attempt"))
-            )
+            message = Hello(sender, *(header.number(k, _LARGEST) for k in ("incarnation", "iteration", "attempt")))
         else:
             _expect_frames(frames, 1)
             message = Bye(sender)

@@ -64,10 +64,7 @@ class Config:
     # Sampling
     num_envs: int = setting(100, "Environments simulated in a batch (B).", minimum=1)
     env_workers: int | None = setting(
-        None,
-        "Processes that MuJoCo's robots are stepped in, for each environment server (default: one per core, shared out "
-        "among the servers).",
-        minimum=1,
+        None, "Processes that step MuJoCo's robots, for each server (default: its share of the cores).", minimum=1
     )
     rollout_length: int = setting(100, "Steps of each environment per iteration (T).", minimum=1)
     reward: str = setting(
@@ -176,9 +173,7 @@ class Config:
     # Links
     link_deadline: float = setting(60.0, "Seconds an activation may take before it is given up.", above=0.0)
     link_resend: float = setting(2.0, "Most seconds until a message that does not come is asked for again.", above=0.0)
-    env_servers: int = setting(
-        1, "Processes that simulate, each its share of num_envs; agents act in one share while others go on.", minimum=1
-    )
+    env_servers: int = setting(1, "Environment servers: processes that simulate, each its share of B.", minimum=1)
     on_agent_loss: str = setting(
         "noop",
         "When an agent's connection is lost: go on with actions of zeros in its place until it is back, wait for it, "
