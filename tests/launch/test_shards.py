@@ -80,19 +80,19 @@ def test_servers_with_keys_equal_one_process_bit_for_bit(folder: Path, single: P
 @pytest.mark.parametrize("killed", ["env-server", "env-server 1", "agent 1"])
 def test_a_killed_process_comes_back_and_the_run_finishes(folder: Path, killed: str) -> None:
     run = folder / f"killed-{killed}"
-    long = ("--steps", "4000", "--checkpoint-every", "2")
+    long = ("--steps", "1600", "--checkpoint-every", "2")
     with start(run, *NAVIGATION, "--env-servers", "2", *long, "--restart") as launcher:
         wait_for(has_iterations(run, 6), launcher)
         everyone = session_of(launcher)
         process_of(launcher, killed).send_signal(signal.SIGKILL)
-        assert launcher.wait(120) == 0, launcher.stderr and launcher.stderr.read()
+        assert launcher.wait(600) == 0, launcher.stderr and launcher.stderr.read()
     assert survivors(everyone, within=5) == []
     lines = RunDirectory.open(run).environment_metrics()
-    assert lines[-1]["iteration"] == 100
+    assert lines[-1]["iteration"] == 40
     for agent in range(3):
         iterations = [line["iteration"] for line in RunDirectory.open(run).agent(agent).read_metrics()]
         assert iterations == sorted(set(iterations))
-        assert iterations[-1] == 100
+        assert iterations[-1] == 40
 
 
 def process_of(launcher: subprocess.Popen[str], name: str) -> psutil.Process:
