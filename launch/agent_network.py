@@ -116,7 +116,7 @@ class AgentNetwork:
     def hear(self) -> dict[int, Observation]:
         """Wait until a server has stepped: the observations that answer actions, by their server.
 
-        None if the iteration is broken: `join` then has a newer start.
+        There are none if the iteration is broken: `join` then has a newer start.
 
         Raises:
             StopRequested: the run ends early.
