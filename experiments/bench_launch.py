@@ -67,6 +67,10 @@ class LaunchedRun:
         """The environment server's files."""
         return ProcessDirectory(self._path / "env")
 
+    def environment_metrics(self) -> list[dict[str, Any]]:
+        """The environment's lines of metrics, all servers' together."""
+        return RunDirectory.open(self._path).environment_metrics()
+
     @property
     def agents(self) -> list[ProcessDirectory]:
         """The agents' files."""
@@ -84,8 +88,13 @@ class LaunchedRun:
 
     def wait_for(self, iteration: int) -> None:
         """Wait until every process has recorded an iteration."""
-        processes = [self.environment, *self.agents]
-        self.wait(lambda: all(len(process.read_metrics()) >= iteration for process in processes))
+
+        def recorded() -> bool:
+            if any(len(process.read_metrics()) < iteration for process in self.agents):
+                return False
+            return len(self.environment_metrics()) >= iteration
+
+        self.wait(recorded)
 
     def processes(self) -> list[psutil.Process]:
         """The launcher and all that it has started."""

@@ -85,7 +85,7 @@ def _parse(group: str) -> Curve:
 
 
 def _points(run: RunDirectory) -> dict[int, float]:
-    lines = run.env.read_metrics()
+    lines = run.environment_metrics()
     return {line["steps"]: line["team_return_mean"] for line in lines if line.get("team_return_mean") is not None}
 
 

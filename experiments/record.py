@@ -18,7 +18,7 @@ import numpy as np
 from matrpo.config import Config, ConfigError, resolve, to_dict
 from matrpo.experiments.experiment import PlannedRun
 from matrpo.launch.versions import versions
-from matrpo.run_directory import SERVER, RunDirectory, write_atomically
+from matrpo.run_directory import RunDirectory, is_server, write_atomically
 
 _TAIL = 5
 """Iterations at a run's end whose diagnostics are shown."""
@@ -71,7 +71,7 @@ def save_record(run: PlannedRun, evaluation: Mapping[str, Any]) -> None:
         evaluation: its outcome in fresh episodes.
     """
     directory = RunDirectory.open(run.path)
-    server = directory.env.read_metrics()
+    server = directory.environment_metrics()
     ended = [line for line in server if line.get("team_return_mean") is not None]
     record = Record(
         to_dict(run.config),
@@ -124,9 +124,9 @@ def _training_return(server: Sequence[Mapping[str, Any]]) -> float | None:
 
 def _diagnostics(directory: RunDirectory) -> dict[str, float | None]:
     """What `tables.diagnostics_table` shows of one run."""
-    learners = [process.read_metrics() for name, process in directory.processes().items() if name != SERVER]
+    learners = [process.read_metrics() for name, process in directory.processes().items() if not is_server(name)]
     everything = [line for lines in learners for line in lines]
-    server = directory.env.read_metrics()
+    server = directory.environment_metrics()
     times = np.array([line["time"] for line in server])
     return {
         "KL": _tail_mean(learners, "kl"),

@@ -22,9 +22,10 @@ from matrpo.experiments.plot import COLOURS, STYLES
 from matrpo.graph_settings import build_graph
 from matrpo.launch.picture import save_picture
 from matrpo.process_directory import ProcessDirectory
-from matrpo.run_directory import RunDirectory
+from matrpo.run_directory import RunDirectory, is_server
 
 Tables = Mapping[str, Sequence[Mapping[str, Any]]]
+Lines = Sequence[Mapping[str, Any]]
 Series = dict[str, tuple[list[float], list[float]]]
 """Curves by label: steps in millions, and values."""
 
@@ -97,7 +98,7 @@ def _section(run: RunDirectory, tables: Tables) -> Section:
 
 
 def _facts(run: RunDirectory) -> dict[str, str]:
-    lines = run.env.read_metrics()
+    lines = run.environment_metrics()
     config = run.config
     facts = {"task": config.task, "algorithm": config.algo, "agents": str(run.num_agents), "seed": str(config.seed)}
     if lines:
@@ -144,10 +145,12 @@ def _film(run: RunDirectory, path: Path) -> Picture | None:
 def _curves(runs: Sequence[RunDirectory]) -> list[Picture]:
     """Returns first, then diagnostics that any run has, then where the time went."""
     names = _names(runs)
-    returns = {name: _points([run.env], "team_return_mean") for name, run in zip(names, runs, strict=True)}
+    returns = {
+        name: _points([run.environment_metrics()], "team_return_mean") for name, run in zip(names, runs, strict=True)
+    }
     panels = {"team return of an episode": returns}
     for key, title in _DIAGNOSTICS.items():
-        panels[title] = {name: _points(_learners(run), key) for name, run in zip(names, runs, strict=True)}
+        panels[title] = {name: _points(_metrics(run), key) for name, run in zip(names, runs, strict=True)}
     pictures = [_plot(title, series) for title, series in panels.items() if any(x for x, _ in series.values())]
     return [*pictures, *_times(dict(zip(names, runs, strict=True)))]
 
@@ -162,14 +165,18 @@ def _names(runs: Sequence[RunDirectory]) -> list[str]:
 
 
 def _learners(run: RunDirectory) -> list[ProcessDirectory]:
-    return [directory for name, directory in run.processes().items() if directory.path != run.env.path]
+    return [directory for name, directory in run.processes().items() if not is_server(name)]
 
 
-def _points(processes: Sequence[ProcessDirectory], key: str) -> tuple[list[float], list[float]]:
+def _metrics(run: RunDirectory) -> list[Lines]:
+    return [process.read_metrics() for process in _learners(run)]
+
+
+def _points(processes: Sequence[Lines], key: str) -> tuple[list[float], list[float]]:
     """Means over processes, by step."""
     values: dict[int, list[float]] = {}
     for process in processes:
-        for line in process.read_metrics():
+        for line in process:
             if line.get(key) is not None:
                 values.setdefault(line["steps"], []).append(line[key])
     steps = sorted(values)
@@ -198,11 +205,11 @@ def _times(runs: Mapping[str, RunDirectory]) -> list[Picture]:
 
 def _phase_seconds(run: RunDirectory, key: str) -> float:
     """A learner's, or where it does not say, the environment's."""
-    return _mean(_learners(run), key) or _mean([run.env], key)
+    return _mean(_metrics(run), key) or _mean([run.environment_metrics()], key)
 
 
-def _mean(processes: Sequence[ProcessDirectory], key: str) -> float:
-    values = [line[key] for process in processes for line in process.read_metrics() if line.get(key) is not None]
+def _mean(processes: Sequence[Lines], key: str) -> float:
+    values = [line[key] for process in processes for line in process if line.get(key) is not None]
     return float(np.mean(values)) if values else 0.0
 
 

@@ -176,7 +176,7 @@ def calibrate(run: PlannedRun, folder: Path) -> tuple[float, int]:
     if finished.returncode:
         raise click.ClickException(f"{run.name}: {finished.stderr.decode().strip().splitlines()[-1]}")
     directory = RunDirectory.open(path)
-    times = [line["time"] for line in directory.env.read_metrics()]
+    times = [line["time"] for line in directory.environment_metrics()]
     sizes = {file: file.stat().st_size for file in path.rglob("*") if file.is_file()}
     checkpoints = sum(size for file, size in sizes.items() if file.name.startswith("checkpoint-"))
     lines = sum(size for file, size in sizes.items() if file.name == "metrics.jsonl")

@@ -11,6 +11,7 @@ import torch
 
 from matrpo.build import build_agent, build_peer
 from matrpo.envs.registry import task_spec
+from matrpo.envs.shards import join_steps
 from matrpo.launch.agent_network import AgentNetwork
 from matrpo.launch.cluster import Cluster
 from matrpo.launch.process import Supervision, ignore_stops, run_supervised
@@ -64,9 +65,9 @@ class AgentProcess:
             StorageError: a file cannot be written.
         """
         try:
-            start = self._join()
-            while start.iteration <= self._config.iterations:
-                start = self._iterate(start)
+            starts = self._join()
+            while starts[0].iteration <= self._config.iterations:
+                starts = self._iterate(starts)
             self._network.say_goodbye()
         except BaseException:
             ignore_stops()
@@ -76,54 +77,75 @@ class AgentProcess:
         finally:
             self._network.close()
 
-    def _join(self) -> Observation:
-        """Wait until the run lets this agent in; returns the start of its first iteration."""
-        network = self._network
-        network.wanted = self._newest + 1
-        start = network.join()
-        if start.iteration > network.wanted:
-            _LOG.warning("iterations %d to %d were without this agent", network.wanted, start.iteration - 1)
-        if start.iteration > network.wanted or self._returns:
+    def _join(self) -> list[Observation]:
+        """Wait until the run lets this agent in; returns the start of its first iteration, from each server."""
+        network, wanted = self._network, self._newest + 1
+        network.want(wanted)
+        starts = network.join()
+        iteration = starts[0].iteration
+        if iteration > wanted:
+            _LOG.warning("iterations %d to %d were without this agent", wanted, iteration - 1)
+        if iteration > wanted or self._returns:
             self._agent.discard_rollout()
         directory = self._run.agent(self._id)
-        directory.rewind(start.iteration - 1)
-        self._recorder = Recorder(self._run, directory, self._agent.spec, start.iteration - 1)
-        if start.iteration > 1:
-            network.sit_out(start.iteration - 1)
-        on_time = start.iteration == network.wanted
-        network.meet_neighbours(_MEETING if on_time else self._config.link_resend)
-        return start
+        directory.rewind(iteration - 1)
+        self._recorder = Recorder(self._run, directory, self._agent.spec, iteration - 1)
+        if iteration > 1:
+            network.sit_out(iteration - 1)
+        network.meet_neighbours(_MEETING if iteration == wanted else self._config.link_resend)
+        return starts
 
-    def _iterate(self, start: Observation) -> Observation:
+    def _iterate(self, starts: list[Observation]) -> list[Observation]:
         """One iteration from its start; returns the start of the next, or of one that takes its place."""
-        iteration, observation = start.iteration, start
-        self._network.wanted = iteration
+        iteration = starts[0].iteration
+        self._network.want(iteration)
         self._network.enter(iteration, "rollout")
         with self._clock.phase("rollout"):
-            for t in range(self._config.rollout_length):
-                action = self._agent.act(observation.step)
-                if not np.isfinite(action).all():
-                    raise FloatingPointError(f"the policy's action is not finite in iteration {iteration}, step {t}")
-                observation = self._network.ask(Action(self._id, start.server, iteration, t, action))
-                if observation.t == 0:
-                    self._throw_away(iteration, observation)
-                    return observation
-        self._network.wanted = iteration + 1
+            last = self._roll_out(starts)
+            if last is None:
+                return self._begin_again(iteration)
+        self._network.want(iteration + 1)
         with self._clock.phase("prepare"):
-            self._agent.prepare_update(observation.step)
+            self._agent.prepare_update(join_steps([observation.step for observation in last]))
         with self._clock.phase("consensus"):
             self._agree(iteration)
         with self._clock.phase("finish"):
             learning = self._agent.finish_update()
         self._record(iteration, learning)
-        return dataclasses.replace(observation, iteration=iteration + 1, t=0)
+        return [dataclasses.replace(observation, iteration=iteration + 1, t=0) for observation in last]
 
-    def _throw_away(self, iteration: int, start: Observation) -> None:
-        """Forget an iteration that goes on without this agent, or not at all."""
-        _LOG.warning("iteration %d is thrown away; the environment goes on with %d", iteration, start.iteration)
+    def _roll_out(self, starts: list[Observation]) -> list[Observation] | None:
+        """Act in each server's environments as soon as they have stepped; the last observations, None if it breaks."""
+        config, news = self._config, dict(enumerate(starts))
+        last: dict[int, Observation] = {}
+        while True:
+            for server, observation in sorted(news.items()):
+                if observation.t == config.rollout_length:
+                    last[server] = observation
+                else:
+                    self._network.act(server, self._choose(server, observation))
+            if len(last) == len(starts):
+                return [last[server] for server in range(len(starts))]
+            if not (news := self._network.hear()):
+                return None
+
+    def _choose(self, server: int, observation: Observation) -> Action:
+        """What the agent does in a server's environments."""
+        iteration, t = observation.iteration, observation.t
+        action = self._agent.act(observation.step, first=server * self._config.envs_per_server)
+        if not np.isfinite(action).all():
+            raise FloatingPointError(f"the policy's action is not finite in iteration {iteration}, step {t}")
+        return Action(self._id, observation.attempt, iteration, t, action)
+
+    def _begin_again(self, iteration: int) -> list[Observation]:
+        """Forget an iteration that goes on without this agent, or not at all; the start of what takes its place."""
         self._agent.discard_rollout()
-        if start.iteration > iteration:
-            self._network.sit_out(start.iteration - 1)
+        starts = self._network.join()
+        later = starts[0].iteration
+        _LOG.warning("iteration %d is thrown away; the environment goes on with %d", iteration, later)
+        if later > iteration:
+            self._network.sit_out(later - 1)
+        return starts
 
     def _agree(self, iteration: int) -> None:
         """Run the consensus phase to its end."""

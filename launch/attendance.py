@@ -23,6 +23,7 @@ class Attendance:
         self._everyone = frozenset(range(num_agents))
         self._incarnations = dict.fromkeys(self._everyone, 0)
         self._wanted = dict.fromkeys(self._everyone, 0)
+        self._attempts = dict.fromkeys(self._everyone, 0)
 
     @property
     def missing(self) -> set[int]:
@@ -42,14 +43,18 @@ class Attendance:
         """The largest iteration in which anyone connected wants to act; 0 if nobody is."""
         return max((self._wanted[agent] for agent in self.connected), default=0)
 
-    def hello(self, agent: int, incarnation: int, iteration: int) -> bool:
+    def latest_attempt(self) -> int:
+        """The latest attempt that anyone connected has heard of; 0 if nobody is or has."""
+        return max((self._attempts[agent] for agent in self.connected), default=0)
+
+    def hello(self, agent: int, incarnation: int, iteration: int, attempt: int = 0) -> bool:
         """Take in a hello.
 
         Returns:
             Whether this is a new life of an agent that took part: its samples of the running iteration are gone.
         """
         reborn = agent in self.taking_part and incarnation != self._incarnations[agent]
-        self._incarnations[agent], self._wanted[agent] = incarnation, iteration
+        self._incarnations[agent], self._wanted[agent], self._attempts[agent] = incarnation, iteration, attempt
         self.connected.add(agent)
         if reborn:
             self.taking_part.discard(agent)

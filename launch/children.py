@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from matrpo.launch.cluster import Cluster
 from matrpo.launch.process import Supervision
+from matrpo.run_directory import is_server, server_number
 
 
 def run_child(name: str, cluster: Cluster, supervision: Supervision) -> None:
     """Be the process that `RunDirectory.processes` calls `name`."""
-    if name == "env-server":
+    if is_server(name):
         from matrpo.launch import env_server
 
-        env_server.child_main(cluster, supervision)
+        env_server.child_main(cluster, server_number(name), supervision)
     else:
         from matrpo.launch import agent_process
 

@@ -17,6 +17,7 @@ from matrpo.config import ConfigError
 from matrpo.launch.keys import is_public_key, key_path, load_pair
 from matrpo.launch.security import PLAIN, Keyring, Security
 from matrpo.process_directory import write_atomically
+from matrpo.run_directory import server_name
 from matrpo.topology import CommunicationGraph, TopologyError
 
 FILE_NAME = "cluster.yaml"
@@ -38,17 +39,45 @@ class PublicKeys:
 
 
 @dataclass(frozen=True)
+class Process:
+    """A process of a cluster.
+
+    Attributes:
+        endpoint: where it listens.
+        agent: its id; None for an environment server.
+        server: the number of an environment server.
+    """
+
+    endpoint: str
+    agent: int | None
+    server: int = 0
+
+    @property
+    def name(self) -> str:
+        """What users call it."""
+        return server_name(self.server) if self.agent is None else f"agent {self.agent}"
+
+    @property
+    def arguments(self) -> list[str]:
+        """What follows `matrpo` on the command line that starts it."""
+        if self.agent is not None:
+            return ["agent", "--id", str(self.agent)]
+        return ["env-server", *(["--id", str(self.server)] if self.server else [])]
+
+
+@dataclass(frozen=True)
 class Cluster:
     """Where the processes of a run are.
 
     Attributes:
         run_id: marks every message; those of another run are refused.
         config: the run's config.yaml; its folder is the run directory.
-        environment: the environment server's endpoint.
+        environment: the environment server's endpoint; of several the first one's.
         endpoints: every agent's endpoint, by id.
         graph: who talks to whom.
         keys: who is who over TCP; None if the run goes without.
         insecure: the user agreed to TCP without keys. Not in the file: it must be said by everyone.
+        more: the endpoints of further environment servers, which have the first one's key.
     """
 
     run_id: str
@@ -58,6 +87,18 @@ class Cluster:
     graph: CommunicationGraph
     keys: PublicKeys | None = None
     insecure: bool = False
+    more: tuple[str, ...] = ()
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """Every environment server's endpoint, by its number."""
+        return (self.environment, *self.more)
+
+    @property
+    def processes(self) -> list[Process]:
+        """All processes: the environment servers, and the agents by id."""
+        servers = [Process(endpoint, None, server) for server, endpoint in enumerate(self.servers)]
+        return [*servers, *(Process(endpoint, agent) for agent, endpoint in enumerate(self.endpoints))]
 
     @property
     def file(self) -> Path:
@@ -67,7 +108,7 @@ class Cluster:
     @property
     def uses_tcp(self) -> bool:
         """Whether any process listens on a network."""
-        return any(endpoint.startswith("tcp:") for endpoint in (self.environment, *self.endpoints))
+        return any(endpoint.startswith("tcp:") for endpoint in (*self.servers, *self.endpoints))
 
     def save(self, path: Path) -> None:
         """Write the cluster file, beside config.yaml.
@@ -84,7 +125,8 @@ class Cluster:
         content = {
             "run_id": self.run_id,
             "config": self.config.name,
-            "environment": _entry(self.environment, keys.environment if keys else None),
+            "environment": _entry(self.environment, keys.environment if keys else None)
+            | ({"more": list(self.more)} if self.more else {}),
             "agents": agents,
         }
         write_atomically(path, yaml.safe_dump(content, sort_keys=False).encode())
@@ -103,10 +145,13 @@ class Cluster:
         names = {"environment": content["environment"]} | {f"agent {agent}": entry for agent, entry in agents.items()}
         for name, entry in names.items():
             expected = {"endpoint"} if name == "environment" else {"endpoint", "neighbours"}
-            if not isinstance(entry, dict) or set(entry) - {"key"} != expected:
+            optional = {"key", "more"} if name == "environment" else {"key"}
+            if not isinstance(entry, dict) or set(entry) - optional != expected:
                 raise ConfigError(f"{path}: {name} needs {' and '.join(sorted(expected))}, a key, and nothing else")
         server, *endpoints = [_endpoint(path, name, entry["endpoint"]) for name, entry in names.items()]
-        _check_distinct(path, "endpoint", [server, *endpoints])
+        more = _more(path, content["environment"].get("more", []))
+        owners = {**dict(zip(names, (server, *endpoints), strict=True)), **more}
+        _check_distinct(path, "endpoint", owners)
         return cls(
             run_id=_text(path, "run_id", content["run_id"]),
             config=path.parent / _file_name(path, content["config"]),
@@ -114,6 +159,7 @@ class Cluster:
             endpoints=tuple(endpoints),
             graph=_graph(path, [entry["neighbours"] for entry in agents.values()]),
             keys=_public_keys(path, names),
+            more=tuple(more.values()),
         )
 
     def with_key(self, agent: int | None, public: str) -> Cluster:
@@ -152,7 +198,8 @@ class Cluster:
         if agent is None:
             return
         dialled = {f"agent {other}": self.endpoints[other] for other in self.graph.neighbours(agent) if other > agent}
-        for name, endpoint in {"the environment server": self.environment, **dialled}.items():
+        servers = {f"environment server {server}": endpoint for server, endpoint in enumerate(self.servers) if server}
+        for name, endpoint in {"the environment server": self.environment, **servers, **dialled}.items():
             check_host(self.file, name, endpoint)
 
 
@@ -238,14 +285,21 @@ def _public_keys(path: Path, entries: dict[str, Any]) -> PublicKeys | None:
         if not is_public_key(entry["key"]):
             raise ConfigError(f"{path}: the key of {name} must be a public key: 40 characters of Z85")
     server, *agents = [entry["key"] for entry in entries.values()]
-    _check_distinct(path, "key", [server, *agents])
+    _check_distinct(path, "key", {name: entry["key"] for name, entry in entries.items()})
     return PublicKeys(tuple(agents), server)
 
 
-def _check_distinct(path: Path, what: str, values: list[str]) -> None:
-    names = ["environment", *(f"agent {agent}" for agent in range(len(values) - 1))]
+def _more(path: Path, endpoints: Any) -> dict[str, str]:
+    """The endpoints of further environment servers, by what messages call them."""
+    if not isinstance(endpoints, list):
+        raise ConfigError(f"{path}: more of environment must be a list of endpoints")
+    names = [f"environment server {server}" for server in range(1, len(endpoints) + 1)]
+    return {name: _endpoint(path, name, endpoint) for name, endpoint in zip(names, endpoints, strict=True)}
+
+
+def _check_distinct(path: Path, what: str, values: dict[str, str]) -> None:
     owners: dict[str, str] = {}
-    for name, value in zip(names, values, strict=True):
+    for name, value in values.items():
         if value in owners:
             raise ConfigError(f"{path}: {name} has the same {what} as {owners[value]}")
         owners[value] = name

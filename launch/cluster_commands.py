@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from matrpo.config import Config, ConfigError
-from matrpo.launch.cluster import FILE_NAME, Cluster, host_of, is_host, port_of
+from matrpo.launch.cluster import FILE_NAME, Cluster, Process, host_of, is_host, port_of
 from matrpo.launch.key_making import everyone, rotate
 from matrpo.launch.keys import key_path
 from matrpo.launch.new_cluster import new_cluster, new_config, new_run_options, say
@@ -39,16 +39,23 @@ def keys() -> None:
 
 @cluster.command(cls=SectionedCommand)
 @click.option("--host", "hosts", multiple=True, required=True, metavar="HOST", help="A machine for agents; repeat it.")
-@click.option("--env-host", required=True, metavar="HOST", help="The environment server's machine.")
+@click.option(
+    "--env-host",
+    "env_hosts",
+    multiple=True,
+    required=True,
+    metavar="HOST",
+    help="The environment server's machine; repeat it for several, as env_servers says.",
+)
 @new_run_options
-def init(hosts: tuple[str, ...], env_host: str, out: Path | None, **given: Any) -> int:
+def init(hosts: tuple[str, ...], env_hosts: tuple[str, ...], out: Path | None, **given: Any) -> int:
     """Write config.yaml, cluster.yaml and the keys of a new run, and say what to copy where.
 
-    Agents are spread over the hosts in blocks of consecutive ids. The environment server listens at --port, agent i at
-    the port i + 1 above that.
+    Agents are spread over the hosts in blocks of consecutive ids, and so are environment servers over theirs. The first
+    server listens at --port, agent i at the port i + 1 above that, further servers at the ports after those.
     """
     config = new_config("cluster init", **given)
-    made = new_cluster(config, _endpoints(config, hosts, env_host), out)
+    made = new_cluster(config, _endpoints(config, hosts, env_hosts), out)
     _explain(made)
     return 0
 
@@ -62,6 +69,8 @@ def move(file: Path, hosts: tuple[str, ...]) -> int:
     Keys and ports stay as they are.
     """
     old = Cluster.load(file)
+    if old.more:
+        raise ConfigError(f"{file} has {len(old.servers)} environment servers: only runs with one can be moved")
     before = [old.environment, *old.endpoints]
     if len(hosts) != len(before):
         raise ConfigError(f"{len(hosts)} hosts: {file} has {len(before)} processes, the environment server and agents")
@@ -90,7 +99,7 @@ def rotate_keys(file: Path, agent: int | None, env: bool) -> int:
     rotate(old, changed)
     say(f"new keys for {', '.join(name_of(one) for one in changed)}; copy to every machine:")
     for host, processes in _machines(old).items():
-        files = [FILE_NAME, *(_key_name(one) for one in processes if one in changed)]
+        files = [FILE_NAME, *dict.fromkeys(_key_name(one.agent) for one in processes if one.agent in changed)]
         say(f"  {_copy(old, host, files)}")
     affected = everyone(old) if None in changed else [None, agent, *old.graph.neighbours(agent or 0)]
     if len(affected) > len(old.endpoints):
@@ -100,19 +109,27 @@ def rotate_keys(file: Path, agent: int | None, env: bool) -> int:
     return 0
 
 
-def _endpoints(config: Config, hosts: Sequence[str], env_host: str) -> list[str]:
-    """The environment server's endpoint, then every agent's."""
+def _endpoints(config: Config, hosts: Sequence[str], env_hosts: Sequence[str]) -> list[str]:
+    """The environment server's endpoint, then every agent's, then those of further servers."""
     assert config.agents is not None
-    ports = local_ports(config.port, config.agents)
+    ports = local_ports(config.port, config.agents, config.env_servers)
     if ports[-1] > _LAST_PORT:
         raise ConfigError(f"ports {ports[0]} to {ports[-1]} are needed, but {_LAST_PORT} is the last: lower --port")
-    _check_hosts((*hosts, env_host))
+    _check_hosts((*hosts, *env_hosts))
     if repeated := [host for host in hosts if hosts.count(host) > 1]:
         raise ConfigError(f"--host {repeated[0]} is there twice")
     if len(hosts) > config.agents:
         raise ConfigError(f"{len(hosts)} hosts are too many for {config.agents} agents")
-    homes = [hosts[agent * len(hosts) // config.agents] for agent in range(config.agents)]
-    return [f"tcp://{host}:{port}" for host, port in zip([env_host, *homes], ports, strict=True)]
+    if len(env_hosts) > config.env_servers:
+        raise ConfigError(f"{len(env_hosts)} environment hosts are too many: 'env_servers' is {config.env_servers}")
+    server, *more = _spread(env_hosts, config.env_servers)
+    homes = [server, *_spread(hosts, config.agents), *more]
+    return [f"tcp://{host}:{port}" for host, port in zip(homes, ports, strict=True)]
+
+
+def _spread(hosts: Sequence[str], processes: int) -> list[str]:
+    """The host of each of so many processes, in blocks."""
+    return [hosts[number * len(hosts) // processes] for number in range(processes)]
 
 
 def _check_hosts(hosts: Sequence[str]) -> None:
@@ -126,12 +143,11 @@ def _explain(made: Cluster) -> None:
     machines = _machines(made)
     say("copy to each machine what its processes need:")
     for host, processes in machines.items():
-        secret = [] if made.keys is None else [_key_name(one) for one in processes]
+        secret = [] if made.keys is None else dict.fromkeys(_key_name(one.agent) for one in processes)
         say(f"  {_copy(made, host, ['config.yaml', FILE_NAME, *secret])}")
     say("let the machines reach each other at these TCP ports:")
     for host, processes in machines.items():
-        listening = [one for one in processes if one is None or any(n < one for n in made.graph.neighbours(one))]
-        ports = [str(port_of(made.environment if one is None else made.endpoints[one])) for one in listening]
+        ports = [str(port_of(one.endpoint)) for one in processes if _listens(made, one.agent)]
         say(f"  {host}: {', '.join(ports) or 'none'}")
     flag = " --insecure" if made.insecure else ""
     say("start all of them from here:")
@@ -139,16 +155,19 @@ def _explain(made: Cluster) -> None:
     say("or each on its machine, in any order:")
     for host, processes in machines.items():
         for one in processes:
-            what = "env-server" if one is None else f"agent --id {one}"
-            say(f"  {host}: matrpo {what} --cluster {shlex.quote(str(made.file.absolute()))}{flag}")
+            say(f"  {host}: matrpo {' '.join(one.arguments)} --cluster {shlex.quote(str(made.file.absolute()))}{flag}")
 
 
-def _machines(of: Cluster) -> dict[str, list[int | None]]:
+def _listens(of: Cluster, agent: int | None) -> bool:
+    """Whether anyone dials an agent, or (None) an environment server."""
+    return agent is None or any(other < agent for other in of.graph.neighbours(agent))
+
+
+def _machines(of: Cluster) -> dict[str, list[Process]]:
     """The processes of each host."""
-    machines: dict[str, list[int | None]] = {}
-    for one in everyone(of):
-        endpoint = of.environment if one is None else of.endpoints[one]
-        machines.setdefault(host_of(endpoint), []).append(one)
+    machines: dict[str, list[Process]] = {}
+    for one in of.processes:
+        machines.setdefault(host_of(one.endpoint), []).append(one)
     return machines
 
 

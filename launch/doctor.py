@@ -18,7 +18,7 @@ import zmq
 from matrpo.config import Config, ConfigError
 from matrpo.envs.registry import families
 from matrpo.film import check_film_name
-from matrpo.launch.cluster import Cluster, check_host, host_of, port_of
+from matrpo.launch.cluster import Cluster, Process, check_host, host_of, port_of
 from matrpo.launch.key_making import everyone
 from matrpo.launch.keys import key_path
 from matrpo.launch.process import EXIT_MISTAKE, name_of
@@ -118,8 +118,11 @@ def _cluster(file: Path) -> Iterator[Finding]:
         text = f"{run.path}/config.yaml has {run.num_agents} agents, {file} has {len(cluster.endpoints)}"
         yield Finding("bad", text)
     yield from _keys(cluster)
-    for one in everyone(cluster):
-        yield _reach(cluster, one)
+    if run.num_servers != len(cluster.servers):
+        text = f"{run.path}/config.yaml has {run.num_servers} environment servers, {file} has {len(cluster.servers)}"
+        yield Finding("bad", text)
+    for process in cluster.processes:
+        yield _reach(cluster, process)
 
 
 def _keys(cluster: Cluster) -> Iterator[Finding]:
@@ -139,14 +142,14 @@ def _keys(cluster: Cluster) -> Iterator[Finding]:
             yield Finding("bad", str(error))
 
 
-def _reach(cluster: Cluster, one: int | None) -> Finding:
+def _reach(cluster: Cluster, process: Process) -> Finding:
     """Whether the machine of a process can be reached; the process need not run yet."""
-    endpoint = cluster.environment if one is None else cluster.endpoints[one]
+    endpoint = process.endpoint
     if not endpoint.startswith("tcp:"):
-        return Finding("ok", f"{name_of(one)} is on this machine")
-    where = f"{name_of(one)} at {endpoint}"
+        return Finding("ok", f"{process.name} is on this machine")
+    where = f"{process.name} at {endpoint}"
     try:
-        check_host(cluster.file, name_of(one), endpoint)
+        check_host(cluster.file, process.name, endpoint)
         with socket.create_connection((host_of(endpoint), port_of(endpoint)), _PATIENCE):
             return Finding("ok", f"{where}: listens")
     except ConfigError as error:

@@ -7,6 +7,15 @@ agent that was in iteration i it is sent as (i, T), to one that joins as (i+1, 0
 What happens when an agent's connection is lost is a setting: its actions are zeros from then on, or all wait for it, or
 the run ends. It takes part again from the start of an iteration. A server that is itself restarted in a run begins new
 episodes at the iteration that the agents want next; the iteration that broke off is thrown away.
+
+A run may have several such servers, each with a share of the environments. They do not know of each other: each does
+the above by itself, and the agents carry the news. An iteration that a server begins once more has a later *attempt*
+number, and the hello of an agent says the latest that it has heard of. A server that learns so of a later attempt than
+its own, or that an agent which takes part in its running iteration wants a later one, breaks off and begins again, at
+the latest iteration and at least the latest attempt that its agents know of; `launch/starts.py` has the agents' side.
+The episodes of a server that was not restarted go on meanwhile. An iteration that one server has simulated to its end
+when another dies in it is not begun again: all go on with the next. An agent that cannot reach one of the servers holds
+up the others until it can, or is lost to them, too.
 """
 
 from __future__ import annotations
@@ -19,8 +28,9 @@ from collections.abc import Callable
 import numpy as np
 import zmq
 
-from matrpo.envs.registry import make_env, stream_seed
-from matrpo.envs.shared import AgentStep, SharedEnvironment
+from matrpo.build import build_environment
+from matrpo.envs.shards import take_share
+from matrpo.envs.shared import AgentStep
 from matrpo.launch.attendance import Attendance
 from matrpo.launch.beat import Beat
 from matrpo.launch.cluster import Cluster
@@ -30,9 +40,7 @@ from matrpo.launch.process_faults import ProcessFaults, script_of
 from matrpo.launch.watch import PROBE_EVERY
 from matrpo.launch.wire import Action, Bye, EnvironmentCodec, Hello, Observation, Stop
 from matrpo.recorder import Recorder, environment_metrics
-from matrpo.run_directory import SERVER, RunDirectory
-
-TITLE = "matrpo env-server"
+from matrpo.run_directory import RunDirectory, server_name
 
 OnReady = Callable[[], dict[str, float]]
 
@@ -46,30 +54,32 @@ class _Broken(Exception):  # noqa: N818
 
 
 class EnvironmentServer:
-    """The server of one run. It continues from its newest checkpoint.
+    """A server of one run. It continues from its newest checkpoint.
 
     Args:
         cluster: where the processes are.
         run: the run directory.
         on_ready: called once, when every agent has said hello; what it returns joins the first line of metrics.
+        server: its number.
 
     Raises:
         ConfigError: a checkpoint cannot be read, or nothing can listen at the server's endpoint.
     """
 
-    def __init__(self, cluster: Cluster, run: RunDirectory, on_ready: OnReady) -> None:
-        config = run.config
+    def __init__(self, cluster: Cluster, run: RunDirectory, on_ready: OnReady, server: int = 0) -> None:
+        config, directory = run.config, run.server(server)
         self._cluster = cluster
         self._run = run
         self._config = config
         self._on_ready = on_ready
-        incarnation = run.env.begin_incarnation(cluster.run_id)
-        self._number = incarnation.number
-        self._returns = incarnation.returns and bool(run.env.read_metrics())
-        self._newest = max(run.env.checkpoint_iterations(), default=0)
-        self._stream = self._number if self._returns else run.episode_stream(self._newest)
-        env = make_env(config.task, config.agents, config.num_envs, stream_seed(config.seed, self._stream))
-        self._shared = SharedEnvironment(env, config.gamma, config.reward_scaling, config.reward)
+        self._directory = directory
+        incarnation = directory.begin_incarnation(cluster.run_id)
+        self._attempt = incarnation.number
+        self._returns = incarnation.returns and bool(directory.read_metrics())
+        self._newest = max(directory.checkpoint_iterations(), default=0)
+        self._stream = self._attempt if self._returns else run.episode_stream(self._newest, server)
+        self._shared = build_environment(config, self._stream, server)
+        self._is_partial = config.env_servers > 1
         self._steps = self._first_steps()
         self._recorder: Recorder | None = None
         self._attendance = Attendance(run.num_agents)
@@ -79,12 +89,13 @@ class EnvironmentServer:
         self._substituted = 0
         self._seconds_step = 0.0
         self._finished: set[int] = set()
-        self._faults = ProcessFaults(script_of(run.path, cluster.graph), SERVER, run.env, None)
-        self._beat = Beat(run.env)
-        self._noop = env.spec.noop(config.num_envs)
-        codec = EnvironmentCodec(cluster.run_id, env.spec, config.num_envs)
+        self._faults = ProcessFaults(script_of(run.path, cluster.graph), server_name(server), directory, None)
+        self._beat = Beat(directory)
+        spec, num_envs = self._shared.spec, config.envs_per_server
+        self._noop = spec.noop(num_envs)
+        codec = EnvironmentCodec(cluster.run_id, spec, num_envs, self._is_partial)
         self._context = zmq.Context()
-        self._line = ServerLine(cluster.environment, codec, self._context, cluster.security(None))
+        self._line = ServerLine(cluster.servers[server], codec, self._context, cluster.security(None))
 
     def run(self) -> None:
         """Serve all iterations, then say goodbye. However the run ends, the last states are saved.
@@ -117,7 +128,7 @@ class EnvironmentServer:
         """Where the environment goes on: exactly where it was, unless somebody has learnt since from what came then."""
         if self._newest == 0:
             return self._shared.reset()
-        arrays, _ = self._run.env.load_checkpoint(self._newest)
+        arrays, _ = self._directory.load_checkpoint(self._newest)
         if self._returns:
             self._shared.load_reward_scale(arrays)
             _LOG.warning("the server is back in a run that went on: new episodes begin")
@@ -133,37 +144,44 @@ class EnvironmentServer:
         recorder = self._begin_record(iteration)
         extra = self._on_ready()
         ended, used = time.perf_counter(), time.process_time()
-        while iteration <= self._config.iterations:
+        while True:
             try:
+                if iteration > self._config.iterations:
+                    return self._see_off()
                 rollout, absent = self._rollout(iteration)
             except _Broken:
                 _LOG.warning("iteration %d is thrown away and begins again", iteration)
-                self._number = self._run.env.begin_incarnation(self._cluster.run_id).number
-                iteration = self._gather(iteration, impatient=True)
+                iteration = self._gather(iteration, impatient=True, again=True)
                 continue
             now, used_now = time.perf_counter(), time.process_time()
             costs = {"seconds_step": self._seconds_step, "cpu_seconds": used_now - used}
-            metrics = environment_metrics(
-                self._shared.take_metrics(), self._config.samples, now - ended, rollout, absent, self._substituted
-            )
+            episodes = take_share(self._shared) if self._is_partial else self._shared.take_metrics()
+            samples = self._config.rollout_length * self._config.envs_per_server
+            metrics = environment_metrics(episodes, samples, now - ended, rollout, absent, self._substituted)
             state = self._shared.state_dict() or {}, {"stream": self._stream}
             recorder.record(iteration, metrics | costs | extra, state)
             ended, used, extra = now, used_now, {}
             iteration += 1
-        self._serve_until(lambda: not self._unfinished(), self._unfinished)
+
+    def _see_off(self) -> None:
+        """Wait until all agents have finished."""
+        self._serve_until(lambda: self._broken or not self._unfinished(), self._unfinished)
+        if self._broken:
+            raise _Broken
 
     def _begin_record(self, iteration: int) -> Recorder:
         """Forget what an earlier life of the server wrote of `iteration` and later, which comes again."""
-        self._run.env.rewind(iteration - 1)
-        self._recorder = Recorder(self._run, self._run.env, self._shared.spec, iteration - 1)
+        self._directory.rewind(iteration - 1)
+        self._recorder = Recorder(self._run, self._directory, self._shared.spec, iteration - 1)
         return self._recorder
 
-    def _gather(self, iteration: int, impatient: bool) -> int:
+    def _gather(self, iteration: int, impatient: bool, again: bool = False) -> int:
         """Wait for all agents, then start an iteration: `iteration`, or a later one that an agent wants.
 
         Args:
             iteration: the earliest.
             impatient: wait no longer than a link's deadline, then act on who is missing by the rule of the run.
+            again: this life of the server has begun an iteration before.
         """
         config, attendance = self._config, self._attendance
         self._label = None
@@ -180,11 +198,14 @@ class EnvironmentServer:
         if attendance.missing:
             self._on_loss(f"agents {sorted(attendance.missing)} did not come back")
             # One of them may be learning from an iteration that this server does not know of.
-            lines = self._run.env.read_metrics()
+            lines = self._directory.read_metrics()
             iteration = max(iteration, lines[-1]["iteration"] + 1 if lines else 1)
         else:
             _LOG.info("all agents are here")
         iteration = max(iteration, attendance.latest_wanted())
+        known = attendance.latest_attempt()
+        if again or known > self._attempt:
+            self._attempt = self._directory.begin_incarnation(self._cluster.run_id, known).number
         self._label = (iteration - 1, config.rollout_length)
         self._admit()
         return iteration
@@ -209,6 +230,9 @@ class EnvironmentServer:
             self._seconds_step += time.perf_counter() - acted
             self._actions.clear()
             self._label = (iteration, t + 1)
+            if self._is_partial and not self._mid_rollout:
+                for step in self._steps:
+                    step.moments = self._shared.moments
             for agent in sorted(self._attendance.taking_part):
                 self._send_observation(agent, self._label)
         self._admit()
@@ -256,17 +280,26 @@ class EnvironmentServer:
         if isinstance(message, Bye):
             self._finished.add(agent)
         elif isinstance(message, Hello):
-            if self._attendance.hello(agent, message.incarnation, message.iteration):
+            if self._attendance.hello(agent, message.incarnation, message.iteration, message.attempt):
                 self._on_loss(f"agent {agent} was restarted")
                 self._broken |= self._mid_rollout and self._config.on_agent_loss == "wait"
+            self._broken |= self._is_behind(message)
             self._answer(agent)
         elif (
             self._label is not None
-            and message.server == self._number
+            and message.attempt == self._attempt
             and agent in self._attendance.taking_part
             and self._tick(message.iteration, message.t) == self._tick(*self._label)
         ):
             self._actions[agent] = message.action
+
+    def _is_behind(self, hello: Hello) -> bool:
+        """Whether an agent knows of something later than what this server runs, and so cannot finish that."""
+        if self._label is None:
+            return False
+        running = self._label[0] + (not self._mid_rollout)
+        beyond = hello.sender in self._attendance.taking_part and hello.iteration > running
+        return beyond or hello.attempt > self._attempt
 
     @property
     def _mid_rollout(self) -> bool:
@@ -309,28 +342,33 @@ class EnvironmentServer:
         _LOG.warning("%s %s; %s", what, where, "all wait" if rule == "wait" else "actions of zeros instead")
 
     def _send_observation(self, agent: int, label: tuple[int, int]) -> None:
-        self._line.send(agent, Observation(self._number, *label, self._steps[agent]))
+        self._line.send(agent, Observation(self._attempt, *label, self._steps[agent]))
 
     def _tick(self, iteration: int, t: int) -> int:
         return iteration * self._config.rollout_length + t
 
 
-def serve(cluster: Cluster, on_ready: OnReady = dict) -> None:
-    """Run the environment server of a cluster to its end.
+def serve(cluster: Cluster, on_ready: OnReady = dict, server: int = 0) -> None:
+    """Run an environment server of a cluster to its end.
 
     Raises:
         ConfigError: the run directory does not fit the cluster file, or a checkpoint cannot be read.
         RunAborted: an agent was lost, and the run is to end then.
     """
-    EnvironmentServer(cluster, RunDirectory.open(cluster.config.parent), on_ready).run()
+    EnvironmentServer(cluster, RunDirectory.open(cluster.config.parent), on_ready, server).run()
 
 
-def child_main(cluster: Cluster, supervision: Supervision) -> None:
+def child_main(cluster: Cluster, server: int, supervision: Supervision) -> None:
     """The launcher's child process."""
 
     def on_ready() -> dict[str, float]:
         supervision.report.send_bytes(READY)
         return {"seconds_startup": time.time() - supervision.launched_at}
 
-    directory = RunDirectory.open(cluster.config.parent).env
-    run_supervised(TITLE, directory, supervision, lambda: serve(cluster, on_ready))
+    directory = RunDirectory.open(cluster.config.parent).server(server)
+    run_supervised(title(server), directory, supervision, lambda: serve(cluster, on_ready, server))
+
+
+def title(server: int) -> str:
+    """What `ps` shows of a server."""
+    return f"matrpo {server_name(server)}"

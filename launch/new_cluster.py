@@ -64,7 +64,7 @@ def new_cluster(config: Config, endpoints: Sequence[str], out: Path | None) -> C
 
     Args:
         config: the settings.
-        endpoints: the environment server's, then every agent's.
+        endpoints: the environment server's, then every agent's, then those of further environment servers.
         out: the run directory; None makes one in `runs/`.
 
     Raises:
@@ -72,8 +72,9 @@ def new_cluster(config: Config, endpoints: Sequence[str], out: Path | None) -> C
         StorageError: a file cannot be written.
     """
     run = RunDirectory.create(out, config, versions())
-    server, *agents = endpoints
-    made = Cluster(secrets.token_hex(8), run.path / "config.yaml", server, tuple(agents), build_graph(config))
+    (server, *agents), more = endpoints[: run.num_agents + 1], endpoints[run.num_agents + 1 :]
+    file = run.path / "config.yaml"
+    made = Cluster(secrets.token_hex(8), file, server, tuple(agents), build_graph(config), more=tuple(more))
     made = dataclasses.replace(made, insecure=True) if config.insecure else equip(made)
     made.save(made.file)
     say(f"{run.path} holds config.yaml, cluster.yaml{'' if made.insecure else ' and keys/'}")

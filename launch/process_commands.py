@@ -51,17 +51,21 @@ def agent(file: Path, which: str, insecure: bool, until_eof: bool, managed: bool
 
 @click.command()
 @click.option("--cluster", "file", type=_PATH, required=True, metavar="FILE", help="The run's cluster.yaml.")
+@click.option("--id", "server", type=int, default=0, show_default=True, metavar="K", help="Which, of several.")
 @click.option("--insecure", is_flag=True, help="Talk over TCP without encryption and authentication.")
 @click.option("--until-eof", is_flag=True, help="Stop when standard input ends.")
 @_MANAGED
-def env_server(file: Path, insecure: bool, until_eof: bool, managed: bool) -> int:
-    """Run the environment server of a cluster in this process."""
+def env_server(file: Path, server: int, insecure: bool, until_eof: bool, managed: bool) -> int:
+    """Run an environment server of a cluster in this process."""
     cluster = load_cluster(file, insecure)
+    if not 0 <= server < len(cluster.servers):
+        last = len(cluster.servers) - 1
+        raise ConfigError(f"--id {server}: {file} has the environment servers 0 to {last}, not {server}")
     cluster.security(None)
-    directory = RunDirectory.open(cluster.config.parent).env
-    from matrpo.launch.env_server import TITLE, serve
+    directory = RunDirectory.open(cluster.config.parent).server(server)
+    from matrpo.launch.env_server import serve, title
 
-    status = run_alone(TITLE, directory, lambda: serve(cluster), until_eof)
+    status = run_alone(title(server), directory, lambda: serve(cluster, server=server), until_eof)
     return _stay(directory) if managed and not status else status
 
 
@@ -87,12 +91,15 @@ def load_cluster(file: Path, insecure: bool) -> Cluster:
     """Read a cluster file for a process of it; `insecure`: the user typed --insecure.
 
     Raises:
-        ConfigError: it is not valid, or has keys although the user wants to go without.
+        ConfigError: it is not valid or not of the run's settings, or has keys although the user wants to go without.
     """
     cluster = Cluster.load(file)
     if cluster.keys and insecure:
         raise ConfigError(f"{file} has keys, and all others use them: leave --insecure out")
-    return dataclasses.replace(cluster, insecure=insecure or RunDirectory.open(file.parent).config.insecure)
+    run = RunDirectory.open(file.parent)
+    if len(cluster.servers) != run.num_servers:
+        raise ConfigError(f"{file} has {len(cluster.servers)} environment servers, 'env_servers' is {run.num_servers}")
+    return dataclasses.replace(cluster, insecure=insecure or run.config.insecure)
 
 
 def _own_agent(cluster: Cluster, given: str) -> int:

@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 from matrpo import algorithm_table
+from matrpo.environment_tail import EnvironmentTail
 from matrpo.launch.link_table import link_table
 from matrpo.process_directory import MetricsTail
 from matrpo.run_directory import SERVER, TRAINER, RunDirectory
@@ -39,7 +40,7 @@ class Progress:
         self.agents: list[dict[str, Any]] = [{} for _ in range(run.num_agents)]
         self.trainer: dict[str, Any] = {}
         self._trainer_lines = _Lines(MetricsTail(run.trainer.metrics_path))
-        self._environment_lines = _Lines(MetricsTail(run.env.metrics_path))
+        self._environment_lines = _Lines(run.environment_tail())
         self._agent_lines = [_Lines(MetricsTail(run.agent(agent).metrics_path)) for agent in range(run.num_agents)]
         self._ends: deque[tuple[int, float]] = deque(maxlen=_RECENT + 1)
 
@@ -180,7 +181,7 @@ class _Lines:
         newest: the iteration of the last line in the file; 0 without any.
     """
 
-    def __init__(self, tail: MetricsTail) -> None:
+    def __init__(self, tail: MetricsTail | EnvironmentTail) -> None:
         self._tail = tail
         self._waiting: deque[dict[str, Any]] = deque()
         self.newest = 0

@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from matrpo.launch.cluster import FILE_NAME, Cluster, host_of
+from matrpo.launch.cluster import FILE_NAME, Cluster, Process, host_of
 from matrpo.launch.interrupts import Interrupts
-from matrpo.launch.process import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_MISTAKE, name_of
+from matrpo.launch.process import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_MISTAKE
 
 _POLL = 0.1
 _GRACE = 10.0
@@ -88,9 +88,9 @@ class RemoteRun:
         """Start all and stay until the last has ended; the exit status of the launcher."""
         with Interrupts().counted() as interrupts:
             try:
-                for agent in (None, *range(len(self._cluster.endpoints))):
+                for process in self._cluster.processes:
                     if not interrupts.count:
-                        self._start(agent)
+                        self._start(process)
                 while not interrupts.count:
                     codes = [remote.process.poll() for remote in self._remotes]
                     if any(codes):
@@ -103,12 +103,10 @@ class RemoteRun:
             finally:
                 self._stop()
 
-    def _start(self, agent: int | None) -> None:
-        cluster = self._cluster
-        arguments = ["env-server"] if agent is None else ["agent", "--id", str(agent)]
-        host = host_of(cluster.environment if agent is None else cluster.endpoints[agent])
-        insecure = ["--insecure"] if cluster.insecure else []
-        command = self._site.command(host, *arguments, "--cluster", FILE_NAME, *insecure)
+    def _start(self, started: Process) -> None:
+        host = host_of(started.endpoint)
+        insecure = ["--insecure"] if self._cluster.insecure else []
+        command = self._site.command(host, *started.arguments, "--cluster", FILE_NAME, *insecure)
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -118,7 +116,7 @@ class RemoteRun:
             errors="replace",
             start_new_session=True,  # Ctrl-C is the launcher's business
         )
-        remote = _Remote(name_of(agent), host, process)
+        remote = _Remote(started.name, host, process)
         remote.follow(self._say)
         self._remotes.append(remote)
 

@@ -48,7 +48,7 @@ def render_kubernetes(
 
 
 def _new_pods(name: str, out: Path | None, given: dict[str, Any]) -> Cluster:
-    config = _without_files(_with_keys(new_config("cluster render kubernetes", **given)))
+    config = _without_files(_placeable(new_config("cluster render kubernetes", **given)))
     return new_cluster(config, kubernetes.endpoints(name, config), out)
 
 
@@ -71,7 +71,7 @@ def render_slurm(options: tuple[str, ...], program: str | None, out: Path | None
 
     The run directory must be on a file system that all nodes share.
     """
-    config = _with_keys(new_config("cluster render slurm", **given))
+    config = _placeable(new_config("cluster render slurm", **given))
     assert config.agents is not None
     slurm.check_options(options)
     ports = local_ports(config.port, config.agents)
@@ -82,7 +82,9 @@ def render_slurm(options: tuple[str, ...], program: str | None, out: Path | None
     return 0
 
 
-def _with_keys(config: Config) -> Config:
+def _placeable(config: Config) -> Config:
+    if config.env_servers > 1:
+        raise ConfigError(f"bad value {config.env_servers} for 'env_servers': a rendered run has exactly 1")
     if config.insecure:
         raise ConfigError("--insecure: processes that others place talk with keys: leave it out")
     return config

@@ -34,6 +34,7 @@ from matrpo.topology import CommunicationGraph
 
 _CHANGEABLE = {
     "steps",
+    "env_workers",
     "link_deadline",
     "link_resend",
     "on_agent_loss",
@@ -142,6 +143,8 @@ def launch(
     layers = setting_layers(settings, file, preset, overrides)
     if not resume:
         config = resolve_layers(layers)
+        if in_process:
+            config = dataclasses.replace(config, env_servers=1)
         if algorithm_table.is_central(config.algo) and (faults or restart or how.ray):
             raise ConfigError(
                 f"--faults, --restart and --backend ray are for processes: {config.algo} trains in one process"
@@ -200,7 +203,7 @@ def _launch_remotely(
     from matrpo.launch.remote import RemoteRun, Site
 
     cluster = load_cluster(file, insecure)
-    if not all(endpoint.startswith("tcp:") for endpoint in (cluster.environment, *cluster.endpoints)):
+    if not all(process.endpoint.startswith("tcp:") for process in cluster.processes):
         raise ConfigError(f"{file} is of a run on one machine; `matrpo cluster init` makes one for several")
     if user and not user.endswith("@"):
         raise ConfigError(f"--ssh {user}: a user's name must end with @")
@@ -227,11 +230,15 @@ def _checked(config: Config, how: How) -> CommunicationGraph | None:
         return None
     graph = build_graph(config)
     if how.ray:
+        if config.env_servers > 1:
+            raise ConfigError(
+                f"bad value {config.env_servers} for 'env_servers': with --backend ray there is exactly 1"
+            )
         from matrpo.launch.ray_backend import join_ray
 
         join_ray(how.ray_address, config.agents + 1)
     elif config.transport == "tcp" and not how.in_process:
-        check_ports(local_ports(config.port, config.agents))
+        check_ports(local_ports(config.port, config.agents, config.env_servers))
     return graph
 
 
@@ -255,6 +262,8 @@ def _continued(run: RunDirectory, layers: list[Layer], how: How) -> Prepared:
     for key, value in changed.items():
         if key not in _CHANGEABLE:
             raise ConfigError(f"--resume cannot change {key!r}: {run.path} has {stored[key]!r}, not {value!r}")
+    if how.in_process and run.num_servers > 1:
+        raise ConfigError(f"{run.path} has {run.num_servers} environment servers: leave --in-process out")
     graph = _checked(config, how)
     point = run.resume_point()
     start = point.iteration

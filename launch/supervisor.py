@@ -29,7 +29,7 @@ from matrpo.launch.process import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_MISTAKE, R
 from matrpo.launch.process_faults import script_of, was_killed_by_script
 from matrpo.launch.restarts import BackOff
 from matrpo.process_directory import ProcessDirectory
-from matrpo.run_directory import SERVER, RunDirectory
+from matrpo.run_directory import RunDirectory, is_server
 from matrpo.topology import CommunicationGraph
 
 _WARM = "matrpo.launch.warm_parent"
@@ -100,6 +100,7 @@ class Supervisor:
         self._words: dict[str, bytes] = {}
         self._sockets = Path()
         self._ready = False
+        self._waited_for = {name for name in run.processes() if is_server(name)}
         self._over_at: float | None = None
         self._killed_for_good: set[str] = set()
 
@@ -185,9 +186,9 @@ class Supervisor:
         """Deal with the end of a child; whether the run goes on. It must have begun with all its agents."""
         child.over = True
         code = child.process.exitcode or 0
-        is_server = child.name == SERVER
+        serves = is_server(child.name)
         if code == 0:
-            self._over_at = time.monotonic() if is_server else self._over_at
+            self._over_at = time.monotonic() if serves else self._over_at
             return True
         if code == -signal.SIGKILL and (fault := self._scripted_end(child)):
             return self._follow_script(child, fault)
@@ -196,12 +197,12 @@ class Supervisor:
         if self._restart and code != EXIT_MISTAKE and self._over_at is None:
             return self._restart_later(child)
         rule = self._run.config.on_agent_loss
-        if is_server or code > 0 or rule == "abort" or not self._ready:
+        if serves or code > 0 or rule == "abort" or not self._ready:
             return False
         others = "wait for it" if rule == "wait" else "go on"
         hint = f"matrpo agent --cluster {self._run.path / FILE_NAME} --id {child.name.removeprefix('agent ')}"
         self._say(f"{child.name} {child.end}; the others {others} (`{hint}` brings it back)")
-        return any(other.runs for other in self._children.values() if other.name != SERVER)
+        return any(other.runs for other in self._children.values() if not is_server(other.name))
 
     def _scripted_end(self, child: Child) -> Fault | None:
         return was_killed_by_script(child.directory, self._script, child.name, child.started_at)
@@ -212,7 +213,7 @@ class Supervisor:
         if delay is None:
             self._say(f"{child.name} was killed by the fault script and stays away")
             self._killed_for_good.add(child.name)
-            return child.name != SERVER
+            return not is_server(child.name)
         self._say(f"{child.name} was killed by the fault script; starting it again in {delay:g} s")
         child.start_at = time.monotonic() + delay
         return True
@@ -281,9 +282,15 @@ class Supervisor:
                 while child.report.poll():
                     self._words[child.name] = child.report.recv_bytes()
                     if self._words[child.name] == READY:
-                        self._ready = True
-                        seconds = time.time() - child.started_at
-                        self._say(f"{self._run.num_agents} agents ready after {seconds:.1f} s")
+                        self._greet(child)
+
+    def _greet(self, child: Child) -> None:
+        """A server has all its agents: once the last has, the run has begun."""
+        self._waited_for.discard(child.name)
+        if not self._waited_for:
+            self._ready = True
+            seconds = time.time() - child.started_at
+            self._say(f"{self._run.num_agents} agents ready after {seconds:.1f} s")
 
     def _fail(self, ended: list[Child], interrupts: Interrupts) -> int:
         """End the run because a child failed; name the one that failed by itself, and return the exit status."""
@@ -327,17 +334,20 @@ def make_cluster(run: RunDirectory, graph: CommunicationGraph, sockets: Path) ->
     """
     config = run.config
     if config.transport == "tcp":
-        server, *agents = [f"tcp://127.0.0.1:{port}" for port in local_ports(config.port, run.num_agents)]
+        ports = local_ports(config.port, run.num_agents, run.num_servers)
+        server, *others = [f"tcp://127.0.0.1:{port}" for port in ports]
+        agents, more = others[: run.num_agents], others[run.num_agents :]
     else:
-        server = f"ipc://{sockets}/env"
+        server, *more = [f"ipc://{sockets}/{run.server(k).path.name}" for k in range(run.num_servers)]
         agents = [f"ipc://{sockets}/agent-{agent:02d}" for agent in range(run.num_agents)]
     insecure = config.insecure and config.transport == "tcp"
-    return Cluster(secrets.token_hex(8), run.path / "config.yaml", server, tuple(agents), graph, insecure=insecure)
+    config_file = run.path / "config.yaml"
+    return Cluster(secrets.token_hex(8), config_file, server, tuple(agents), graph, insecure=insecure, more=tuple(more))
 
 
-def local_ports(first: int, num_agents: int) -> range:
-    """The TCP ports of a local run: the environment server's, then one for each agent."""
-    return range(first, first + num_agents + 1)
+def local_ports(first: int, num_agents: int, num_servers: int = 1) -> range:
+    """The TCP ports of a local run: the environment server's, one for each agent, one for each further server."""
+    return range(first, first + num_agents + num_servers)
 
 
 def check_ports(ports: range) -> None:

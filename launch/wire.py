@@ -59,19 +59,20 @@ class Probe:
 
 @dataclass(frozen=True)
 class Hello:
-    """An agent says where it is, and asks for the observation that it needs to act in an iteration."""
+    """An agent says where it is and in which iteration it can act; `attempt` is the latest that it has been told of."""
 
     sender: int
     incarnation: int
     iteration: int
+    attempt: int = 0
 
 
 @dataclass(frozen=True)
 class Action:
-    """An agent's action (B, w) at step t of an iteration, by an observation of this incarnation of the server."""
+    """An agent's action (B, w) at step t of an iteration, in this attempt at it."""
 
     sender: int
-    server: int
+    attempt: int
     iteration: int
     t: int
     action: np.ndarray
@@ -86,9 +87,9 @@ class Bye:
 
 @dataclass(frozen=True)
 class Observation:
-    """What an agent sees after t steps of an iteration, from this incarnation of the server."""
+    """What an agent sees after t steps of an iteration, in this attempt at it."""
 
-    server: int
+    attempt: int
     iteration: int
     t: int
     step: AgentStep
@@ -153,8 +154,7 @@ class LinkCodec:
         if message.u is None:
             return _frames(self._run_id, header)
         header |= {"dtype": self._array.dtype.name, "shape": list(self._array.shape)}
-        payload = np.ascontiguousarray(message.u, self._array.dtype)
-        return _frames(self._run_id, header, _bytes(payload))
+        return _frames(self._run_id, header, _bytes(np.ascontiguousarray(message.u, self._array.dtype)))
 
     def encode_probe(self, probe: Probe) -> list[bytes | memoryview]:
         """The frames of a `Probe`."""
@@ -194,16 +194,18 @@ class EnvironmentCodec:
     Args:
         run_id: of the run; messages of another are refused.
         spec: the task's spaces.
-        num_envs: B.
+        num_envs: B of the server.
+        partial: it is one of several.
     """
 
-    def __init__(self, run_id: str, spec: TaskSpec, num_envs: int) -> None:
+    def __init__(self, run_id: str, spec: TaskSpec, num_envs: int, partial: bool = False) -> None:
         self._run_id = run_id
         self._spec = spec
         self._num_envs = num_envs
+        self._partial = partial
         sizes = [4 * num_envs * max(size, spec.joint_action_width) for size in spec.observation_sizes]
         masks = [num_envs * space.n for space in spec.action_spaces if isinstance(space, Discrete)]
-        self.max_bytes = max(MAX_HEADER_BYTES, *sizes, *masks)
+        self.max_bytes = max(MAX_HEADER_BYTES, *sizes, *masks, 24 * num_envs * partial)
 
     def encode(self, message: Hello | Action | Bye | Stop | Ping) -> list[bytes | memoryview]:
         """Frames of one message without observations."""
@@ -223,7 +225,7 @@ class EnvironmentCodec:
         }
         header = {
             "kind": "observation",
-            "server": observation.server,
+            "attempt": observation.attempt,
             "iteration": observation.iteration,
             "t": observation.t,
             "arrays": list(arrays),
@@ -245,11 +247,11 @@ class EnvironmentCodec:
             action = self._action(sender).unpack("action", frames[1]).copy()
             if not np.isfinite(action).all():
                 raise WireError("action is not finite")
-            server, iteration, t = (header.number(name, _LARGEST) for name in ("server", "iteration", "t"))
-            message = Action(sender, server, iteration, t, action)
+            attempt, iteration, t = (header.number(name, _LARGEST) for name in ("attempt", "iteration", "t"))
+            message = Action(sender, attempt, iteration, t, action)
         elif kind == "hello":
             _expect_frames(frames, 1)
-            message = Hello(sender, header.number("incarnation", _LARGEST), header.number("iteration", _LARGEST))
+            message = Hello(sender, *(header.number(k, _LARGEST) for k in ("incarnation", "iteration", "attempt")))
         else:
             _expect_frames(frames, 1)
             message = Bye(sender)
@@ -269,14 +271,14 @@ class EnvironmentCodec:
             header.close()
             _expect_frames(frames, 1)
             return word
-        server, iteration, t = (header.number(name, _LARGEST) for name in ("server", "iteration", "t"))
+        attempt, iteration, t = (header.number(name, _LARGEST) for name in ("attempt", "iteration", "t"))
         step = self._unpack_step(agent, header.names("arrays"), frames[1:])
         header.close()
-        return Observation(server, iteration, t, step)
+        return Observation(attempt, iteration, t, step)
 
     def _unpack_step(self, agent: int, names: list[str], payloads: Frames) -> AgentStep:
         expected = self._step_arrays(agent)
-        optional = {"final_observation", "action_mask"}
+        optional = {"final_observation", "action_mask", "moments"}
         if names != [name for name in expected if name in names or name not in optional]:
             raise WireError(f"arrays are {names}, expected {list(expected)} in this order")
         _expect_frames(payloads, len(names))
@@ -303,6 +305,8 @@ class EnvironmentCodec:
         space = spec.action_spaces[agent]
         if isinstance(space, Discrete):
             arrays["action_mask"] = _Array(flag, (b, space.n))
+        if self._partial:
+            arrays["moments"] = _Array(np.dtype(np.float64), (b, 3))
         return arrays
 
 

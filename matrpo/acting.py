@@ -33,27 +33,48 @@ class Actor:
         ended: np.ndarray,
         generator: torch.Generator,
         deterministic: bool,
+        first: int = 0,
     ) -> np.ndarray:
-        """Choose actions, drawn or most probable.
+        """Choose actions, drawn or most probable, in b of the B environments that follow one another.
+
+        The network is given B rows and as many actions are drawn, whatever b is: matrix products of other shapes may
+        be rounded otherwise, and a generator's numbers differ when they are drawn in parts.
 
         Args:
-            observation: (B, observation size) float32.
-            action_mask: (B, n) booleans, or None if every action is available.
-            ended: (B,) booleans, where the observation does not continue the episode before: nothing is remembered.
+            observation: (b, observation size) float32.
+            action_mask: (b, n) booleans, or None if every action is available.
+            ended: (b,) booleans, where the observation does not continue the episode before: nothing is remembered.
             generator: what drawn actions are drawn from.
             deterministic: take the most probable action.
+            first: the first of the b environments.
 
         Returns:
-            (B, width of this agent's action), float32.
+            (b, width of this agent's action), float32.
         """
-        inputs, starts = torch.from_numpy(observation), torch.from_numpy(ended)
+        rows = slice(first, first + len(observation))
+        inputs, starts = self._whole(observation, rows), self._whole(ended, rows)
         outputs, states = self._policy.network.unroll(inputs.unsqueeze(0), starts.unsqueeze(0), self.state)
-        self.state = states[1]
-        mask = None if action_mask is None else torch.from_numpy(action_mask)
+        self.state = self._merged(states[1], rows)
+        mask = None if action_mask is None else self._whole(action_mask, rows)
         head = self._policy.own_head_of(outputs[0], mask)
         actions = head.mode() if deterministic else head.sample(generator)
-        chosen: np.ndarray = actions[:, 0].numpy()
+        chosen: np.ndarray = actions[rows, 0].numpy()
         return chosen
+
+    def _whole(self, part: np.ndarray, rows: slice) -> Tensor:
+        """Some environments' rows among those of all; what the others hold must not matter."""
+        given = torch.from_numpy(part)
+        if len(given) == len(self.state):
+            return given
+        whole = torch.zeros(len(self.state), *given.shape[1:], dtype=given.dtype)
+        whole[rows] = given
+        return whole
+
+    def _merged(self, state: Tensor, rows: slice) -> Tensor:
+        """The memory after a step of some environments."""
+        merged = self.state.clone()
+        merged[rows] = state[rows]
+        return merged
 
 
 class Actors:

@@ -57,22 +57,32 @@ class Agent:
         self._actor = Actor(self.policy, config.num_envs)
         self._critic_state = self.critic.initial_state(config.num_envs)
         self._rollout = make_rollout(self.policy, spec, config)
+        self._draws = Draws(self._generator)
         self._rule = make_step_rule(penalty, config)
         self._update: _Update | None = None
 
-    def act(self, step: AgentStep) -> np.ndarray:
+    def act(self, step: AgentStep, first: int = 0) -> np.ndarray:
         """Take in what the environment says and choose the next actions.
 
+        The environments may be asked for in parts, each going ahead at its own pace within the iteration: actions are
+        the same as if they were asked for together.
+
         Args:
-            step: the outcome of the previous action (ignored at an iteration's first step) and the observation.
+            step: the outcome of the previous action (ignored at an iteration's first step) and the observation, of all
+                environments or of b that follow one another.
+            first: the first of them.
 
         Returns:
-            (B, width of this agent's action), float32.
+            (b, width of this agent's action), float32.
         """
-        if 0 < self._rollout.t < self.config.rollout_length:
-            self._rollout.add_outcome(step)
-        self._rollout.add_observation(step, self._actor.state)
-        return self._actor.act(step.observation, step.action_mask, step.ended, self._generator, deterministic=False)
+        rollout = self._rollout
+        if rollout.complete:
+            self._draws.begin()
+        if 0 < rollout.t(first) < self.config.rollout_length:
+            rollout.add_outcome(step, first)
+        rollout.add_observation(step, self._actor.state, first)
+        generator = self._draws.of(rollout.t(first) - 1)
+        return self._actor.act(step.observation, step.action_mask, step.ended, generator, False, first)
 
     def discard_rollout(self) -> None:
         """Forget the samples of an iteration that is thrown away, and what was remembered of its episodes.
@@ -80,6 +90,7 @@ class Agent:
         The next observation is the first of another iteration, and what came before it need not be known.
         """
         self._rollout.discard()
+        self._draws.begin()
         self._actor.state = torch.zeros_like(self._actor.state)
         self._critic_state = torch.zeros_like(self._critic_state)
 
@@ -87,7 +98,7 @@ class Agent:
         """Close the rollout, fit the critic, estimate advantages by it and linearise the policy.
 
         Args:
-            step: the outcome of the iteration's last action.
+            step: the outcome of the iteration's last action, of all environments.
         """
         config, rollout = self.config, self._rollout
         rollout.add_outcome(step)
@@ -223,6 +234,30 @@ class _Update:
         self.model = model
         self.solver = solver
         self.advantages = advantages
+
+
+class Draws:
+    """What the actions of an iteration's steps are drawn from, in each step the same however often it is asked for.
+
+    Args:
+        generator: the steps draw from it in their order.
+    """
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self._generator = generator
+        self._again = torch.Generator()
+        self._states: list[Tensor] = []
+
+    def begin(self) -> None:
+        """The next step is the first of an iteration."""
+        self._states.clear()
+
+    def of(self, t: int) -> torch.Generator:
+        """The generator as it is before step t; the first time, no step before t may be missing."""
+        if t < len(self._states):
+            return self._again.set_state(self._states[t])
+        self._states.append(self._generator.get_state())
+        return self._generator
 
 
 def make_rollout(policy: JointPolicy, spec: TaskSpec, config: Config) -> Rollout:

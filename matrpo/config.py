@@ -63,6 +63,9 @@ class Config:
 
     # Sampling
     num_envs: int = setting(100, "Environments simulated in a batch (B).", minimum=1)
+    env_workers: int | None = setting(
+        None, "Processes that step MuJoCo's robots, for each server (default: its share of the cores).", minimum=1
+    )
     rollout_length: int = setting(100, "Steps of each environment per iteration (T).", minimum=1)
     reward: str = setting(
         "own",
@@ -170,6 +173,7 @@ class Config:
     # Links
     link_deadline: float = setting(60.0, "Seconds an activation may take before it is given up.", above=0.0)
     link_resend: float = setting(2.0, "Most seconds until a message that does not come is asked for again.", above=0.0)
+    env_servers: int = setting(1, "Environment servers: processes that simulate, each its share of B.", minimum=1)
     on_agent_loss: str = setting(
         "noop",
         "When an agent's connection is lost: go on with actions of zeros in its place until it is back, wait for it, "
@@ -195,6 +199,11 @@ class Config:
     def shared_samples(self) -> int:
         """m: samples of one iteration whose log ratios the agents exchange."""
         return self.samples if self.consensus_samples is None else self.consensus_samples
+
+    @property
+    def envs_per_server(self) -> int:
+        """Environments that each environment server simulates."""
+        return self.num_envs // self.env_servers
 
     @property
     def iterations(self) -> int:
@@ -251,6 +260,7 @@ def resolve(*layers: tuple[str, Mapping[str, Any]]) -> Config:
     config = Config(**values)
     _check_recurrence(config, origins)
     _check_consensus(config, origins)
+    _check_servers(config, origins)
     return config
 
 
@@ -331,6 +341,12 @@ def _check_consensus(config: Config, origins: Mapping[str, str]) -> None:
     if config.shared_samples > config.samples:
         expected = f"at most the {config.samples} samples of an iteration, num_envs times rollout_length"
         raise _bad("consensus_samples", config.consensus_samples, expected, origins["consensus_samples"])
+
+
+def _check_servers(config: Config, origins: Mapping[str, str]) -> None:
+    if config.num_envs % config.env_servers:
+        expected = f"a divisor of num_envs, {config.num_envs}"
+        raise _bad("env_servers", config.env_servers, expected, origins["env_servers"])
 
 
 def _convert(key: str, value: Any, origin: str) -> Any:

@@ -56,11 +56,12 @@ class ProcessDirectory:
         """One JSON object per line and iteration."""
         return self.path / "metrics.jsonl"
 
-    def begin_incarnation(self, run_id: str) -> Incarnation:
+    def begin_incarnation(self, run_id: str, at_least: int = 1) -> Incarnation:
         """Count one more start of this process, before it talks to anyone.
 
         Args:
             run_id: marks the messages of the run; a run that all processes continue together has a new one.
+            at_least: skip the numbers below.
 
         Raises:
             ConfigError: the counter is damaged.
@@ -74,8 +75,9 @@ class ProcessDirectory:
             number, last_run = 0, None
         except (OSError, ValueError, TypeError, KeyError):
             raise ConfigError(f"{path} is damaged: it must hold the number of the process's last start") from None
-        write_atomically(path, json.dumps({"incarnation": number + 1, "run_id": run_id}).encode())
-        return Incarnation(number + 1, last_run == run_id)
+        number = max(number + 1, at_least)
+        write_atomically(path, json.dumps({"incarnation": number, "run_id": run_id}).encode())
+        return Incarnation(number, last_run == run_id)
 
     def log_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Append one line; numbers that are not finite become null.

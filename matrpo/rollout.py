@@ -57,44 +57,56 @@ class Rollout:
         self._truncated = torch.zeros(shape, dtype=torch.bool)
         self._masks: Tensor | None = None
         self._final_observations: dict[int, Tensor] = {}
-        self._last_observation = self._observations[0]
-        self._t = 0
+        self._last_observation = torch.zeros(num_envs, spec.observation_sizes[agent_id])
+        self._t = np.zeros(num_envs, dtype=np.int64)
+
+    def t(self, first: int = 0) -> int:
+        """Steps whose action is recorded, in environment `first`."""
+        return int(self._t[first])
 
     @property
-    def t(self) -> int:
-        """Steps whose action is recorded."""
-        return self._t
+    def complete(self) -> bool:
+        """Whether the actions of all steps are recorded, in all environments."""
+        return bool((self._t == self._length).all())
 
     def discard(self) -> None:
         """Forget what was recorded of an iteration that is thrown away."""
-        self._t = 0
+        self._t[...] = 0
         self._final_observations.clear()
 
-    def add_observation(self, step: AgentStep, state: Tensor) -> None:
-        """Record what the agent sees before it acts, and the memory, (B, S), that its policy has then."""
-        if self._t == self._length:
+    def add_observation(self, step: AgentStep, state: Tensor, first: int = 0) -> None:
+        """Record what the agent sees before it acts.
+
+        Args:
+            step: of all environments, or of some that follow one another.
+            state: (B, S), the memory that the agent's policy has then, of all environments.
+            first: the first environment of `step`.
+        """
+        if self.complete:
             self.discard()
-        self._observations[self._t] = _tensor(step.observation)
-        self._starts[self._t] = _tensor(step.ended)
-        if self._t % self._chunk_length == 0:
-            self._states[self._t // self._chunk_length] = state
+        rows, t = _rows(step, first), self.t(first)
+        self._observations[t, rows] = _tensor(step.observation)
+        self._starts[t, rows] = _tensor(step.ended)
+        if t % self._chunk_length == 0:
+            self._states[t // self._chunk_length, rows] = state[rows]
         if step.action_mask is not None:
             if self._masks is None:
-                self._masks = torch.zeros(*self._rewards.shape, step.action_mask.shape[-1], dtype=torch.bool)
-            self._masks[self._t] = _tensor(step.action_mask)
-        self._t += 1
+                self._masks = torch.ones(*self._rewards.shape, step.action_mask.shape[-1], dtype=torch.bool)
+            self._masks[t, rows] = _tensor(step.action_mask)
+        self._t[rows] += 1
 
-    def add_outcome(self, step: AgentStep) -> None:
-        """Record what the joint action since the last observation brought about."""
-        t = self._t - 1
-        self._rewards[t] = _tensor(step.reward)
+    def add_outcome(self, step: AgentStep, first: int = 0) -> None:
+        """Record what the joint action since the last observation brought about; arguments as of `add_observation`."""
+        rows, t = _rows(step, first), self.t(first) - 1
+        self._rewards[t, rows] = _tensor(step.reward)
         self._reward_scale = _tensor(step.reward_scale)
-        self._terminated[t] = _tensor(step.terminated)
-        self._truncated[t] = _tensor(step.truncated)
-        self._joint_actions[t] = _tensor(step.joint_action)
+        self._terminated[t, rows] = _tensor(step.terminated)
+        self._truncated[t, rows] = _tensor(step.truncated)
+        self._joint_actions[t, rows] = _tensor(step.joint_action)
         if step.final_observation is not None:
-            self._final_observations[t] = _tensor(step.final_observation)
-        self._last_observation = _tensor(step.observation)
+            whole = self._final_observations.setdefault(t, torch.zeros_like(self._last_observation))
+            whole[rows] = _tensor(step.final_observation)
+        self._last_observation[rows] = _tensor(step.observation)
 
     @property
     def observations(self) -> Tensor:
@@ -145,6 +157,10 @@ class Rollout:
 
     def _sequences(self, states: Tensor) -> Sequences | None:
         return Sequences(self._starts, states) if states.shape[2] else None
+
+
+def _rows(step: AgentStep, first: int) -> slice:
+    return slice(first, first + len(step.reward))
 
 
 def _tensor(array: np.ndarray) -> Tensor:

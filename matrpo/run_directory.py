@@ -4,7 +4,7 @@
       config.yaml           every setting, and the versions it ran with (comments: it is a valid --config file)
       cluster.yaml          where the processes are
       agents/03/            metrics.jsonl, log.txt, checkpoint-000120.safetensors and .json
-      env/                  the same, of the environment server
+      env/                  the same, of the environment server; of further ones, env-1/, env-2/, ...
       trainer/              the same, of an algorithm that trains centrally: what is needed to go on learning
       tensorboard/          one folder per process
 
@@ -28,6 +28,7 @@ import yaml
 
 from matrpo import algorithm_table
 from matrpo.config import Config, ConfigError, load_file, resolve, to_dict
+from matrpo.environment_tail import EnvironmentTail
 from matrpo.graph_settings import resolve_graph_settings
 from matrpo.process_directory import ProcessDirectory as ProcessDirectory
 from matrpo.process_directory import StorageError as StorageError
@@ -38,7 +39,7 @@ TRAINER = "trainer"
 """The name of an algorithm that trains centrally among the processes of a run."""
 
 SERVER = "env-server"
-"""The name of the environment server among the processes of a run."""
+"""The name of the environment server, of several the first, among the processes of a run."""
 
 _PROBE_BYTES = 1 << 20
 
@@ -121,9 +122,26 @@ class RunDirectory:
         return self.config.agents
 
     @property
+    def num_servers(self) -> int:
+        """Environment servers; an algorithm that trains centrally simulates by itself."""
+        return 1 if algorithm_table.is_central(self.config.algo) else self.config.env_servers
+
+    @property
     def env(self) -> ProcessDirectory:
-        """The environment server's files."""
-        return ProcessDirectory(self.path / "env")
+        """The environment server's files, of several the first one's."""
+        return self.server(0)
+
+    def server(self, server: int) -> ProcessDirectory:
+        """The files of environment server number `server`."""
+        return ProcessDirectory(self.path / (f"env-{server}" if server else "env"))
+
+    def environment_tail(self) -> EnvironmentTail:
+        """Reads the environment's metrics as they grow, all servers' together."""
+        return EnvironmentTail([self.server(server).metrics_path for server in range(self.num_servers)])
+
+    def environment_metrics(self) -> list[dict[str, Any]]:
+        """The environment's lines of metrics, all servers' together."""
+        return self.environment_tail().poll()
 
     @property
     def trainer(self) -> ProcessDirectory:
@@ -135,10 +153,14 @@ class RunDirectory:
         return ProcessDirectory(self.path / "agents" / f"{agent:02d}")
 
     def processes(self) -> dict[str, ProcessDirectory]:
-        """Every process's files, by its name: `env-server`, `agent 0`, ..., as if each of these were a process."""
+        """Every process's files, by its name: `env-server`, `agent 0`, ..., as if each of these were a process.
+
+        Further environment servers are `env-server 1`, `env-server 2`, ...
+        """
         agents = {f"agent {i}": self.agent(i) for i in range(self.num_agents)}
         trainer = {TRAINER: self.trainer} if algorithm_table.is_central(self.config.algo) else {}
-        return {SERVER: self.env, **trainer, **agents}
+        servers = {server_name(server): self.server(server) for server in range(self.num_servers)}
+        return {**servers, **trainer, **agents}
 
     def tensorboard(self, process: ProcessDirectory) -> Path:
         """The folder of event files of one process."""
@@ -170,19 +192,20 @@ class RunDirectory:
             return ResumePoint(common, {})
         agents = {agent: self.agent(agent).checkpoint_iterations() for agent in range(self.num_agents)}
         points = []
-        for iteration in self.env.checkpoint_iterations():
+        servers = [set(self.server(server).checkpoint_iterations()) for server in range(self.num_servers)]
+        for iteration in sorted(set.intersection(*servers)):
             laggards = {agent: max(own, default=0) for agent, own in agents.items() if iteration not in own}
             if len(laggards) < len(agents) and all(newest < iteration for newest in laggards.values()):
                 points.append(ResumePoint(iteration, laggards))
         return max(points, key=lambda point: (-len(point.laggards), point.iteration), default=ResumePoint(0, {}))
 
-    def episode_stream(self, iteration: int) -> int:
-        """The stream of episodes that the environment's checkpoint of `iteration` drew from; 0 for a new run.
+    def episode_stream(self, iteration: int, server: int = 0) -> int:
+        """The stream of episodes that a server's checkpoint of `iteration` drew from; 0 for a new run.
 
         Raises:
             ConfigError: the checkpoint cannot be read.
         """
-        return int(self.env.read_checkpoint_meta(iteration).get("stream", 0)) if iteration else 0
+        return int(self.server(server).read_checkpoint_meta(iteration).get("stream", 0)) if iteration else 0
 
     def check_checkpoints(self, iteration: int, spec: TaskSpec) -> None:
         """Check that every process's checkpoint of `iteration`, if it has one, belongs to this task and these networks.
@@ -235,6 +258,21 @@ class RunDirectory:
                 return False
         except ConfigError:
             return True
+
+
+def server_name(server: int) -> str:
+    """What an environment server is called among the processes of a run."""
+    return f"{SERVER} {server}" if server else SERVER
+
+
+def is_server(name: str) -> bool:
+    """Whether a process of that name is an environment server."""
+    return name.startswith(SERVER)
+
+
+def server_number(name: str) -> int:
+    """The number of the environment server of that name."""
+    return int(name.removeprefix(SERVER) or 0)
 
 
 def identity(spec: TaskSpec, config: Config) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 
 from matrpo import algorithm_table
 from matrpo.build import build_agent, build_algorithm, build_environment, build_peer
-from matrpo.config import Config
+from matrpo.config import Config, ConfigError
 from matrpo.consensus.bus import run_in_process
 from matrpo.envs.central import CentralEnvironment, CentralStep
 from matrpo.envs.shared import AgentStep
@@ -39,6 +39,8 @@ class Training(ABC):
 
     def __init__(self, run: RunDirectory, start: int = 0) -> None:
         config = run.config
+        if run.num_servers > 1:
+            raise ConfigError(f"bad value {run.num_servers} for 'env_servers': one process is one server, expected 1")
         torch.set_num_threads(config.torch_threads)
         self.config: Config = config
         self.iteration = start

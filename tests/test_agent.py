@@ -7,7 +7,7 @@ import torch
 from matrpo.agent import Agent
 from matrpo.config import ConfigError, resolve
 from matrpo.envs.navigation import NavigationEnv
-from matrpo.envs.shared import SharedEnvironment
+from matrpo.envs.shared import AgentStep, SharedEnvironment
 
 SETTINGS = {"num_envs": 6, "rollout_length": 60, "hidden_sizes": [12, 12], "critic_epochs": 2, "agents": 3}
 
@@ -120,3 +120,41 @@ def test_a_foreign_state_is_refused(changes, message):
 def test_steps_need_a_prepared_update():
     with pytest.raises(RuntimeError, match="prepare_update"):
         Team().agents[0].finish_update()
+
+
+@pytest.mark.parametrize("changes", [{}, {"recurrent_layers": 1, "chunk_length": 10}], ids=["feedforward", "recurrent"])
+@pytest.mark.parametrize("parts", [2, 6])
+def test_it_acts_in_parts_of_the_environments_as_in_all_at_once(changes, parts):
+    """A part may be several steps ahead; the last, of one environment alone, would be rounded otherwise by itself."""
+    together, apart = Team(**changes), Team(**changes)
+    length, size = together.config.rollout_length, 6 // parts
+    for _ in range(2):
+        steps, actions = [together.steps], []
+        for _ in range(length):
+            actions.append([agent.act(step) for agent, step in zip(together.agents, together.steps, strict=True)])
+            together.steps = together.environment.step(np.concatenate(actions[-1], axis=1))
+            steps.append(together.steps)
+        order = np.random.default_rng(0).permutation(np.repeat(np.arange(parts), length))
+        for q, agent in enumerate(apart.agents):
+            times = [0] * parts
+            for part in order.tolist():
+                t, first = times[part], part * size
+                action = agent.act(part_of(steps[t][q], first, size), first)
+                np.testing.assert_array_equal(action, actions[t][q][first : first + size])
+                times[part] += 1
+        for team in (together, apart):
+            for agent, step in zip(team.agents, together.steps, strict=True):
+                agent.prepare_update(step)
+                agent.step(np.zeros((3, team.config.samples), np.float32))
+                agent.finish_update()
+        for one, other in zip(together.agents, apart.agents, strict=True):
+            assert_equal_states(arrays_of(one), arrays_of(other))
+
+
+def part_of(step, first, size):
+    """What the step says of some environments."""
+    parts = {
+        name: value if name == "reward_scale" or value is None else value[first : first + size]
+        for name, value in vars(step).items()
+    }
+    return AgentStep(**parts)

@@ -34,7 +34,7 @@ SHORT = {"num_envs": 4, "steps": 4 * 140, "checkpoint_every": 1}
 def recall(monkeypatch):
     """Every task is the recall task."""
     for module in (matrpo.build, matrpo.evaluation):
-        monkeypatch.setattr(module, "make_env", lambda task, agents, num_envs, seed: RecallEnv(num_envs, seed))  # noqa: ARG005
+        monkeypatch.setattr(module, "make_env", lambda task, agents, num_envs, seed, *_: RecallEnv(num_envs, seed))  # noqa: ARG005
 
 
 def create(path, **changes):

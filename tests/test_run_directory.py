@@ -136,6 +136,8 @@ def test_a_process_counts_its_starts(run: RunDirectory) -> None:
     assert run.env.begin_incarnation("a") == Incarnation(1, returns=False)
     assert run.env.begin_incarnation("a") == Incarnation(2, returns=True)
     assert run.env.begin_incarnation("b") == Incarnation(3, returns=False)
+    assert run.env.begin_incarnation("b", at_least=3) == Incarnation(4, returns=True)
+    assert run.env.begin_incarnation("b", at_least=9) == Incarnation(9, returns=True)
     assert run.agent(0).begin_incarnation("b") == Incarnation(1, returns=False)
     (run.env.path / "incarnation.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"incarnation\.json is damaged"):

@@ -128,6 +128,9 @@ class GameEnv(VectorEnv):
         self._game = game
         self._plays = -1
 
+    def number_from(self, first: int) -> None:
+        """As `VectorEnv.number_from`: all environments are alike."""
+
     def reset(self) -> list[np.ndarray]:
         """Begin the next play."""
         self._plays += 1

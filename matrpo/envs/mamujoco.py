@@ -23,7 +23,7 @@ class MamujocoEnv(VectorEnv):
     single-agent task's does, and is truncated after 1000 steps. Episode e of environment b starts as a function of
     (seed, b, e) alone.
 
-    The environments are dealt out to as many processes as there are cores.
+    The environments are dealt out to as many processes as there are cores; these start at the first order.
 
     Args:
         name: the task, `mamujoco/<Robot>-<partition>`.
@@ -44,14 +44,19 @@ class MamujocoEnv(VectorEnv):
         robot.close()
         self._drawable: Robot | None = None
         self._records: np.ndarray | None = None
-        count = min(num_envs, len(os.sched_getaffinity(0)))
-        bounds = np.linspace(0, num_envs, count + 1).astype(int)
-        self._shares = [slice(a, b) for a, b in itertools.pairwise(bounds)]
-        self._workers = [
-            Worker("matrpo.envs.mamujoco_worker", [name, str(share.start), str(share.stop), str(seed)])
-            for share in self._shares
-        ]
-        self._receive(np.empty((num_envs, 0)))
+        self._seed = seed
+        self._first = 0
+        self._most_workers = len(os.sched_getaffinity(0))
+        self._shares: list[slice] = []
+        self._workers: list[Worker] = []
+
+    def number_from(self, first: int) -> None:
+        """As `VectorEnv.number_from`."""
+        self._first = first
+
+    def limit_workers(self, most: int) -> None:
+        """Deal the robots out to at most so many processes."""
+        self._most_workers = most
 
     def reset(self) -> list[np.ndarray]:
         """Begin the next episode in every environment."""
@@ -135,7 +140,17 @@ class MamujocoEnv(VectorEnv):
         self._receive(records)
         self._records = records
 
+    def _start_workers(self) -> None:
+        bounds = np.linspace(0, self.num_envs, min(self.num_envs, self._most_workers) + 1).astype(int)
+        self._shares = [slice(a, b) for a, b in itertools.pairwise(bounds)]
+        for share in self._shares:
+            numbers = (str(self._first + share.start), str(self._first + share.stop), str(self._seed))
+            self._workers.append(Worker("matrpo.envs.mamujoco_worker", [self.spec.name, *numbers]))
+        self._receive(np.empty((self.num_envs, 0)))
+
     def _send(self, letter: bytes, content: np.ndarray | None = None) -> None:
+        if not self._workers:
+            self._start_workers()
         for worker, share in zip(self._workers, self._shares, strict=True):
             worker.send(letter, None if content is None else content[share])
 

@@ -39,6 +39,7 @@ class ParticleEnv(VectorEnv):
         self.num_envs = world.num_envs
         self._world = world
         self._seed = seed
+        self._first = 0
         self._draws = draws
         self._episode = -1
         self._time = 0
@@ -85,6 +86,10 @@ class ParticleEnv(VectorEnv):
         truncated = np.full(shape, ended)
         return VectorStep(observations, rewards, np.zeros(shape, dtype=bool), truncated, final_observations)
 
+    def number_from(self, first: int) -> None:
+        """As `VectorEnv.number_from`."""
+        self._first = first
+
     def observe(self) -> list[np.ndarray]:
         """The current observations, (B, O_q) float32 for each agent."""
         self._describe()
@@ -111,7 +116,7 @@ class ParticleEnv(VectorEnv):
     def _begin_episode(self) -> None:
         self._episode += 1
         self._time = 0
-        envs = np.arange(self.num_envs)
+        envs = self._first + np.arange(self.num_envs)
         self._begin(counter_rng.uniform(self._seed, envs, np.full_like(envs, self._episode), self._draws))
 
     def _canvas(self, positions: np.ndarray, margin: float) -> Canvas:

@@ -38,6 +38,7 @@ class PettingZooEnv(VectorEnv):
         self.num_envs = num_envs
         self._make = make
         self._seed = seed
+        self._first = 0
         self._copies = [make() for _ in range(num_envs)]
         self._retired: list[ParallelEnv] = []
         first = self._copies[0]
@@ -59,6 +60,10 @@ class PettingZooEnv(VectorEnv):
         self._observations: list[np.ndarray] = []
         self._history: list[dict[Any, Any]] = []
         self._drawable = False
+
+    def number_from(self, first: int) -> None:
+        """As `VectorEnv.number_from`."""
+        self._first = first
 
     def reset(self) -> list[np.ndarray]:
         """Begin the next episode in every copy."""
@@ -179,7 +184,7 @@ class PettingZooEnv(VectorEnv):
         self._drawable = True
 
     def _episode_seed(self, b: int) -> int:
-        words = counter_rng.bits(self._seed, np.array([b]), self._episodes[b : b + 1], draws=1)
+        words = counter_rng.bits(self._seed, np.array([self._first + b]), self._episodes[b : b + 1], draws=1)
         return int(words[0, 0] >> np.uint64(33))
 
     def _blank_observations(self) -> list[np.ndarray]:

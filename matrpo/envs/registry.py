@@ -73,7 +73,9 @@ def check_installed(task: str) -> None:
         raise ConfigError(f"task {found.name!r}: {problem}")
 
 
-def make_env(task: str, num_agents: int | None, num_envs: int, seed: int) -> VectorEnv:
+def make_env(
+    task: str, num_agents: int | None, num_envs: int, seed: int, first: int | None = None, workers: int | None = None
+) -> VectorEnv:
     """Build `num_envs` environments of a task.
 
     Args:
@@ -81,12 +83,21 @@ def make_env(task: str, num_agents: int | None, num_envs: int, seed: int) -> Vec
         num_agents: N, or None for the task's default.
         num_envs: B.
         seed: of everything random in them.
+        first: if they are a part of a larger batch, the number of their first one in it: their episodes are the same
+            as in the whole.
+        workers: most processes that they are stepped in, where a task has such; None leaves it to the task.
 
     Raises:
-        ConfigError: the task is unknown, cannot have so many agents, or needs what is not installed.
+        ConfigError: the task is unknown, cannot have so many agents or be a part of a batch, or needs what is not
+            installed.
     """
     check_installed(task)
-    return _find(task)[1].make(num_agents, num_envs, seed)
+    env = _find(task)[1].make(num_agents, num_envs, seed)
+    if first is not None:
+        env.number_from(first)
+    if workers is not None:
+        env.limit_workers(workers)
+    return env
 
 
 def stream_seed(seed: int, stream: int) -> int:

@@ -13,9 +13,8 @@ class RewardScale:
     """Measures how large returns are, over all environments and all steps so far.
 
     In each environment R <- gamma R + sum_q r^q, starting from 0 in each episode; the scale is the standard
-    deviation of all values that R has had, by Welford's algorithm on batches of B. It is never below a tenth of
-    their root mean square, which keeps it away from 0 while there are few values or they hardly differ, and it
-    is 1 as long as no reward has been seen.
+    deviation of all values that R has had: Welford's algorithm in each environment, pooled by `scale_of`. So parts of
+    a batch that are measured apart give the same scale, to the bit, as the whole.
 
     Args:
         gamma: the discount.
@@ -25,29 +24,26 @@ class RewardScale:
     def __init__(self, gamma: float, num_envs: int) -> None:
         self._gamma = gamma
         self._returns = np.zeros(num_envs)
-        self._count = 0.0
-        self._mean = 0.0
-        self._squares = 0.0
+        self._moments = np.zeros((num_envs, 3))
 
     @property
     def value(self) -> float:
         """The scale, above 0."""
-        if self._count == 0:
-            return 1.0
-        variance = self._squares / self._count
-        return math.sqrt(max(variance, _LEAST_RATIO**2 * (variance + self._mean**2))) or 1.0
+        return scale_of(self._moments)
+
+    @property
+    def moments(self) -> np.ndarray:
+        """(B, 3) float64: in each environment the number of values of R, their mean, and their squared deviations."""
+        return self._moments.copy()
 
     def update(self, team_rewards: np.ndarray, ended: np.ndarray) -> None:
         """Count one step: the rewards summed over agents, (B,), and where the episode ended, (B,) bool."""
         self._returns = self._gamma * self._returns + team_rewards
-        batch = self._returns.size
-        mean = float(self._returns.mean())
-        squares = float(np.square(self._returns - mean).sum())
-        total = self._count + batch
-        shift = mean - self._mean
-        self._mean += shift * batch / total
-        self._squares += squares + shift * shift * self._count * batch / total
-        self._count = total
+        count, mean, squares = self._moments.T
+        count += 1.0
+        shift = self._returns - mean
+        mean += shift / count
+        squares += shift * (self._returns - mean)
         self._returns[ended] = 0.0
 
     def forget_episodes(self) -> None:
@@ -56,12 +52,27 @@ class RewardScale:
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """The statistics and the returns of the running episodes."""
-        return {
-            "returns": self._returns.copy(),
-            "moments": np.array([self._count, self._mean, self._squares]),
-        }
+        return {"returns": self._returns.copy(), "moments": self.moments}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
         """Continue exactly where `state_dict` was taken."""
         self._returns = state["returns"].copy()
-        self._count, self._mean, self._squares = (float(moment) for moment in state["moments"])
+        moments = state["moments"]
+        if moments.ndim == 1:  # of a version that pooled them at once: each environment had the same share
+            moments = moments / np.array([len(self._returns), 1.0, len(self._returns)])
+        self._moments[...] = moments
+
+
+def scale_of(moments: np.ndarray) -> float:
+    """The scale of environments whose `RewardScale.moments` these are, (B, 3); above 0.
+
+    It is never below a tenth of the root mean square of all values, which keeps it away from 0 while there are few or
+    they hardly differ, and it is 1 as long as no reward has been seen.
+    """
+    count, mean, squares = np.ascontiguousarray(moments.T)
+    total = count.sum()
+    if total == 0:
+        return 1.0
+    common = (count * mean).sum() / total
+    variance = (squares + count * np.square(mean - common)).sum() / total
+    return math.sqrt(max(variance, _LEAST_RATIO**2 * (variance + common**2))) or 1.0

@@ -5,7 +5,7 @@ What each agent receives, the reward scale common to all, and the episodes' stat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,8 @@ class AgentStep:
             `observation` in the others; else None.
         joint_action: (B, W) float32, what all agents did in the step that led here.
         action_mask: (B, n) bool, the actions allowed next; None if all always are.
+        moments: (B, 3) float64 at the end of an iteration, if these are a part of all environments: what the scale is
+            made of (`RewardScale.moments`). It is then `scale_of` the moments of all parts, not `reward_scale`.
     """
 
     observation: np.ndarray
@@ -41,6 +43,7 @@ class AgentStep:
     final_observation: np.ndarray | None
     joint_action: np.ndarray
     action_mask: np.ndarray | None
+    moments: np.ndarray | None = None
 
     @property
     def ended(self) -> np.ndarray:
@@ -72,14 +75,18 @@ class SharedEnvironment:
         self.last: VectorStep | None = None
         self._returns = np.zeros((env.num_envs, env.spec.num_agents))
         self._lengths = np.zeros(env.num_envs, dtype=np.int64)
-        self._finished_returns: list[np.ndarray] = []
-        self._finished_lengths: list[np.ndarray] = []
-        self._finished_statistics: list[np.ndarray] = []
+        self._finished: list[np.ndarray] = []
+        self._steps = 0
 
     @property
     def reward_scale(self) -> float:
         """What agents divide their rewards by now."""
         return self._scale.value if self._scale else 1.0
+
+    @property
+    def moments(self) -> np.ndarray:
+        """(B, 3), what the reward scale is made of: see `RewardScale.moments`."""
+        return self._scale.moments if self._scale else np.zeros((self.env.num_envs, 3))
 
     def reset(self) -> list[AgentStep]:
         """Begin a new episode in every environment, dropping the unfinished ones.
@@ -127,26 +134,14 @@ class SharedEnvironment:
         )
 
     def take_metrics(self) -> dict[str, Any]:
-        """Statistics of the episodes that ended since the last call, as plain JSON values.
+        """Statistics of the episodes that ended since the last call; see `episode_metrics`."""
+        return episode_metrics(self.take_episodes(), self.spec.agents, self.env.statistics, self.reward_scale)
 
-        Returns are undiscounted and in the task's own unit; a team return is summed over agents. Every key is
-        always there; statistics of no episode at all are None. What the task itself says of its episodes
-        (`VectorEnv.statistics`) is averaged over them.
-        """
-        returns, lengths, statistics = self._finished()
-        self._finished_returns, self._finished_lengths, self._finished_statistics = [], [], []
-        team = returns.sum(axis=1)
-        return {
-            "episodes": len(team),
-            "team_return_mean": _statistic(np.mean, team),
-            "team_return_min": _statistic(np.min, team),
-            "team_return_max": _statistic(np.max, team),
-            "team_return_std": _statistic(np.std, team),
-            "agent_return_mean": {name: _statistic(np.mean, returns[:, q]) for q, name in enumerate(self.spec.agents)},
-            "episode_length_mean": _statistic(np.mean, lengths),
-            **{name: _statistic(np.mean, statistics[:, k]) for k, name in enumerate(self.env.statistics)},
-            "reward_scale": self.reward_scale,
-        }
+    def take_episodes(self) -> np.ndarray:
+        """The episodes that ended since the last call, as rows of `episode_metrics`."""
+        episodes = self._episodes()
+        self._finished, self._steps = [], 0
+        return episodes
 
     def state_dict(self) -> dict[str, np.ndarray] | None:
         """Everything that later steps and metrics depend on; None if the task's state cannot be saved."""
@@ -158,7 +153,7 @@ class SharedEnvironment:
             state |= {f"scale.{key}": value for key, value in self._scale.state_dict().items()}
         state["returns"] = self._returns.copy()
         state["lengths"] = self._lengths.copy()
-        state["finished_returns"], state["finished_lengths"], state["finished_statistics"] = self._finished()
+        state["episodes"] = self._episodes()
         return state
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
@@ -174,9 +169,8 @@ class SharedEnvironment:
             self._scale.load_state_dict(_part(state, "scale."))
         self._returns = state["returns"].copy()
         self._lengths = state["lengths"].copy()
-        self._finished_returns = [state["finished_returns"].copy()]
-        self._finished_lengths = [state["finished_lengths"].copy()]
-        self._finished_statistics = [state["finished_statistics"].copy()]
+        if "episodes" in state:  # else of a version that saved them otherwise, but never had any to save
+            self._finished = [state["episodes"].copy()]
 
     def load_reward_scale(self, state: dict[str, np.ndarray]) -> None:
         """Take over the rewards that `state_dict` had seen, and nothing else."""
@@ -187,18 +181,17 @@ class SharedEnvironment:
         self._returns += rewards
         self._lengths += 1
         if ended.any():
-            self._finished_returns.append(self._returns[ended])
-            self._finished_lengths.append(self._lengths[ended])
-            if statistics is not None:
-                self._finished_statistics.append(statistics[ended])
+            [envs] = np.nonzero(ended)
+            own = np.empty((len(envs), 0)) if statistics is None else statistics[ended]
+            steps = np.full(len(envs), self._steps)
+            self._finished.append(np.column_stack([steps, envs, self._lengths[ended], self._returns[ended], own]))
             self._returns[ended] = 0.0
             self._lengths[ended] = 0
+        self._steps += 1
 
-    def _finished(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of the episodes since `take_metrics`: returns (E, N), lengths (E,) and the task's statistics (E, K)."""
-        returns = np.concatenate([self._returns[:0], *self._finished_returns])
-        lengths = np.concatenate([self._lengths[:0], *self._finished_lengths])
-        return returns, lengths, np.concatenate([np.empty((0, len(self.env.statistics))), *self._finished_statistics])
+    def _episodes(self) -> np.ndarray:
+        width = 3 + self.spec.num_agents + len(self.env.statistics)
+        return np.concatenate([np.empty((0, width)), *self._finished])
 
     def _initial(self, observations: list[np.ndarray], truncated: bool) -> list[AgentStep]:
         shape = (self.env.num_envs, self.spec.num_agents)
@@ -230,6 +223,37 @@ class SharedEnvironment:
             )
             for q in range(self.spec.num_agents)
         ]
+
+
+def episode_metrics(
+    episodes: np.ndarray, agents: Sequence[str], statistics: Sequence[str], reward_scale: float
+) -> dict[str, Any]:
+    """Statistics of some episodes as plain JSON values.
+
+    Returns are undiscounted and in the task's own unit; a team return is summed over agents. Every key is always there;
+    statistics of no episode at all are None. What the task itself says of its episodes is averaged over them.
+
+    Args:
+        episodes: (E, 3 + N + K), of each the number of the step that it ended with, its environment, its length, its
+            returns, and what the task says of it.
+        agents: the names of the N agents.
+        statistics: the names of what the task says, K of them (`VectorEnv.statistics`).
+        reward_scale: what agents divide their rewards by.
+    """
+    lengths, returns, own = np.split(episodes[:, 2:], [1, 1 + len(agents)], axis=1)
+    returns = np.ascontiguousarray(returns)
+    team = returns.sum(axis=1)
+    return {
+        "episodes": len(team),
+        "team_return_mean": _statistic(np.mean, team),
+        "team_return_min": _statistic(np.min, team),
+        "team_return_max": _statistic(np.max, team),
+        "team_return_std": _statistic(np.std, team),
+        "agent_return_mean": {name: _statistic(np.mean, returns[:, q]) for q, name in enumerate(agents)},
+        "episode_length_mean": _statistic(np.mean, lengths),
+        **{name: _statistic(np.mean, own[:, k]) for k, name in enumerate(statistics)},
+        "reward_scale": reward_scale,
+    }
 
 
 def _paid_to_the_first(rewards: np.ndarray) -> np.ndarray:

@@ -75,10 +75,15 @@ class SmaxEnv(VectorEnv):
         self.spec = smax_spec(name)
         self.num_envs = num_envs
         self._seed = seed
+        self._first = 0
         self._battle = _Battle(name.removeprefix("smax/"))
         self._episodes = np.full(num_envs, -1, dtype=np.int64)
         self._state: Any = None
         self._view: _View | None = None
+
+    def number_from(self, first: int) -> None:
+        """As `VectorEnv.number_from`."""
+        self._first = first
 
     def reset(self) -> list[np.ndarray]:
         """Begin the next episode in every environment."""
@@ -160,7 +165,7 @@ class SmaxEnv(VectorEnv):
 
     def _keys(self) -> np.ndarray:
         """A threefry key for each environment's episode, (B, 2) uint32."""
-        words = counter_rng.bits(self._seed, np.arange(self.num_envs), self._episodes, draws=1)[0]
+        words = counter_rng.bits(self._seed, self._first + np.arange(self.num_envs), self._episodes, draws=1)[0]
         return np.ascontiguousarray(words).view(np.uint32).reshape(self.num_envs, 2)
 
     def _each(self, values: np.ndarray) -> np.ndarray:

@@ -122,7 +122,7 @@ class TreasureHuntEnv(ParticleEnv):
         if not env.size:
             return
         first = self._draws + 3 * (self._time * self._num_treasures + treasure)
-        draws = counter_rng.uniform(self._seed, env, np.full_like(env, self._episode), 3, first)
+        draws = counter_rng.uniform(self._seed, self._first + env, np.full_like(env, self._episode), 3, first)
         self._world.move_landmarks(treasure, env, TREASURE_BOUND * (2 * draws[:2] - 1))
         self._colours[treasure, env] = self._num_banks * draws[2]
         self._away[treasure, env] = False

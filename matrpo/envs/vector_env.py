@@ -75,6 +75,19 @@ class VectorEnv(ABC):
             RuntimeError: `reset` or `load_state_dict` was never called.
         """
 
+    def number_from(self, first: int) -> None:  # noqa: ARG002
+        """Be a part of a larger batch, whose environments `first` to `first` + B - 1 have the very same episodes.
+
+        It is called before `reset`.
+
+        Raises:
+            ConfigError: this task's episodes are not a function of the environment's number.
+        """
+        raise ConfigError(f"task {self.spec.name!r} cannot be split: expected 1 for 'env_servers'")
+
+    def limit_workers(self, most: int) -> None:  # noqa: B027 (most tasks have none)
+        """Step in at most so many processes besides this one; it is called before `reset`."""
+
     @abstractmethod
     def observe(self) -> list[np.ndarray]:
         """The current observations again, without a step: for each agent, (B, O_q) float32."""

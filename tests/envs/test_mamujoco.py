@@ -223,6 +223,7 @@ def test_nothing_is_printed_and_no_file_is_left(tmp_path: Path) -> None:
 
 def test_a_workers_failure_is_one_line() -> None:
     env = make_mamujoco("mamujoco/Hopper-3x1", num_envs=1, seed=0)
+    env.reset()
     env._workers[0].send(b"?")
     with pytest.raises(RuntimeError, match=r"^mamujoco_worker mamujoco/Hopper-3x1 0 1 0 failed: KeyError") as caught:
         env.reset()

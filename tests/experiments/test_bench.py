@@ -127,6 +127,13 @@ def test_startup(tmp_path: Path) -> None:
     assert all(row["unique_MB_median"] > 1 for row in memory)
 
 
+def test_shards(tmp_path: Path) -> None:
+    document, _ = run("shards", path=tmp_path / "bench.json")
+    check_document(document, "shards", tables=1)
+    [[row]] = document["tables"].values()
+    assert row["ratio"] == pytest.approx(row["steps_per_second_with_2"] / row["steps_per_second_with_1"])
+
+
 def test_scaling(tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
     document, printed = run("scaling", "--agents", "3", "--iterations", "1", path=path)

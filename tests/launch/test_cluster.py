@@ -76,6 +76,17 @@ def test_keys_are_kept(tmp_path: Path) -> None:
     )
 
 
+def test_further_environment_servers_have_addresses_of_their_own(tmp_path: Path) -> None:
+    more = ["tcp://10.0.0.1:5610", "ipc:///tmp/x/env-2"]
+    cluster = Cluster.load(write(tmp_path / "cluster.yaml", changed("environment.more", more)))
+    assert cluster.servers == ("ipc:///tmp/x/env", *more)
+    names = ["env-server", "env-server 1", "env-server 2", "agent 0", "agent 1", "agent 2"]
+    assert [process.name for process in cluster.processes] == names
+    assert [process.arguments for process in cluster.processes[:2]] == [["env-server"], ["env-server", "--id", "1"]]
+    cluster.save(tmp_path / "again.yaml")
+    assert Cluster.load(tmp_path / "again.yaml").servers == cluster.servers
+
+
 def changed(path: str, value: object) -> dict[str, Any]:
     content = copy.deepcopy(CONTENT)
     *parents, last = [int(key) if key.isdigit() else key for key in path.split(".")]
@@ -95,6 +106,12 @@ def changed(path: str, value: object) -> dict[str, Any]:
         (changed("run_id", 5), "run_id must be text"),
         (changed("config", "../config.yaml"), "config must name a file beside"),
         (changed("environment", "ipc:///tmp/env"), "environment needs endpoint, a key, and nothing else"),
+        (changed("environment.more", "tcp://x:1"), "more of environment must be a list"),
+        (changed("environment.more", ["tcp://x"]), "environment server 1 must end with a port"),
+        (
+            changed("environment.more", ["ipc:///tmp/x/env"]),
+            "environment server 1 has the same endpoint as environment",
+        ),
         (changed("environment.endpoint", "http://x"), "environment must begin with ipc:// or tcp://"),
         (changed("environment.endpoint", "tcp://x"), "environment must end with a port from 1 to 65535"),
         (changed("environment.endpoint", "tcp://x:0"), "environment must end with a port from 1 to 65535"),

@@ -91,7 +91,7 @@ class Agents:
         """The step of the next observation for an agent."""
         message = self.hear(agent)
         assert isinstance(message, Observation)
-        self.number = message.server
+        self.number = message.attempt
         return message.iteration, message.t
 
     def hears_nothing(self, agent: int) -> bool:
@@ -221,7 +221,7 @@ def test_a_trajectory_is_bit_for_bit_that_of_the_task_stepped_directly(
                 message = peers.hear(agent)
                 assert isinstance(message, Observation)
                 assert message.t == t
-                peers.number = message.server
+                peers.number = message.attempt
                 assert_same_bits(message.step, expected[agent])
             if t < length:
                 for agent in range(agents):
@@ -415,7 +415,7 @@ def test_a_server_that_crashed_begins_new_episodes(
         messages = [agents.hear(agent) for agent in range(2)]
         for message in messages:
             assert isinstance(message, Observation)
-            assert (message.server, message.iteration, message.t) == (2, 2, 0)
+            assert (message.attempt, message.iteration, message.t) == (2, 2, 0)
             assert message.step.reward_scale[0] != 1, "the reward scale is kept"
         fresh = make_env(CONFIG.task, 2, CONFIG.num_envs, CONFIG.seed).reset()
         assert not np.array_equal(messages[0].step.observation, fresh[0]), "no episode is played twice"

@@ -1,4 +1,4 @@
-"""The environment server crashes at any point and comes back: no sample is learnt from twice, or by one agent alone.
+"""An environment server crashes at any point and comes back: no sample is learnt from twice, or by one agent alone.
 
 Nor is an episode that the crash ended remembered.
 """
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from matrpo.agent import Agent
@@ -57,19 +58,21 @@ class Learnt:
             monkeypatch.setattr(module, "ignore_stops", lambda: None)
         self.samples: dict[int, list[bytes]] = defaultdict(list)
         prepare, act = Agent.prepare_update, Agent.act
-        self.seen: dict[int, list[bytes]] = defaultdict(list)
+        self.seen: dict[int, dict[int, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
         self.fresh_starts: Counter[int] = Counter()
 
-        def recorded_act(agent: Agent, step: AgentStep) -> Any:
-            self.seen[agent.agent_id].append(step.observation.tobytes())
-            begins = agent._rollout.t in (0, T)
+        def recorded_act(agent: Agent, step: AgentStep, first: int = 0) -> Any:
+            self.seen[agent.agent_id][first].append(step.observation)
+            begins = agent._rollout.t(first) in (0, T) and first == 0
             self.fresh_starts[agent.agent_id] += begins and not agent._actor.state.any()
-            return act(agent, step)
+            return act(agent, step, first)
 
         def recorded_prepare(agent: Agent, step: AgentStep) -> None:
             prepare(agent, step)
             self.samples[agent.agent_id].append(agent._rollout.joint_actions.numpy().tobytes())
-            assert agent._rollout.observations.numpy().tobytes() == b"".join(self.seen[agent.agent_id][-T:])
+            parts = [np.stack(seen[-T:]) for _, seen in sorted(self.seen[agent.agent_id].items())]
+            seen = np.concatenate(parts, axis=1)
+            np.testing.assert_array_equal(agent._rollout.observations.numpy(), seen.reshape(T * B, -1))
 
         monkeypatch.setattr(Agent, "act", recorded_act)
         monkeypatch.setattr(Agent, "prepare_update", recorded_prepare)
@@ -119,6 +122,50 @@ def test_a_server_that_crashes_between_any_two_messages(
     assert all(len(samples) == 1 for samples in learners.values()), "all who learn in an iteration have its samples"
 
 
+@pytest.mark.parametrize("label", [(1, 1), (2, 0), (2, 2), (2, 4), (3, 1), (6, 4)])
+@pytest.mark.parametrize(("server", "agent"), [(0, 1), (1, 0), (1, 2)])
+def test_one_of_two_servers_that_crashes_between_any_two_messages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: int, agent: int, label: tuple[int, int]
+) -> None:
+    """The other goes on or begins again as the agents say; none mixes the samples of two attempts."""
+    learnt = Learnt(monkeypatch)
+    run = create_run(tmp_path, env_servers=2)
+    cluster = make_cluster(run, make_graph("ring", N, 0), tmp_path)
+    servers = [EnvironmentServer(cluster, run, dict, number) for number in range(2)]
+    fragile, send, crashed = servers[server]._line, ServerLine.send, threading.Event()
+
+    def fragile_send(line: ServerLine, receiver: int, message: Any) -> bool:
+        is_it = isinstance(message, Observation) and (receiver, message.iteration, message.t) == (agent, *label)
+        is_last = label[1] == 0 and isinstance(message, Observation) and message.iteration == label[0]
+        if line is fragile and (is_it or is_last) and not crashed.is_set():
+            crashed.set()
+            raise CrashError
+        return send(line, receiver, message)
+
+    monkeypatch.setattr(ServerLine, "send", fragile_send)
+
+    def serve(number: int) -> None:
+        try:
+            servers[number].run()
+        except CrashError:
+            EnvironmentServer(cluster, run, dict, number).run()
+
+    agents = [AgentProcess(cluster, run, q, task_spec(run.config.task, N)) for q in range(N)]
+    work_together(lambda: serve(0), lambda: serve(1), *(each.run for each in agents))
+    assert crashed.is_set()
+    learners: dict[int, set[bytes]] = defaultdict(set)
+    for q in range(N):
+        iterations = [line["iteration"] for line in run.agent(q).read_metrics()]
+        assert iterations == sorted(set(iterations))
+        assert iterations[-1] >= ITERATIONS - 1
+        assert len(iterations) >= ITERATIONS - 1, "at most the iteration of the crash is lost"
+        assert len(iterations) == len(learnt.samples[q]) == len(set(learnt.samples[q]))
+        for iteration, samples in zip(iterations, learnt.samples[q], strict=True):
+            learners[iteration].add(samples)
+    assert all(len(samples) == 1 for samples in learners.values()), "all who learn in an iteration have its samples"
+    assert [line["iteration"] for line in run.environment_metrics()][-1] >= ITERATIONS - 1
+
+
 def test_an_agent_that_crashes_and_is_back_does_not_take_up_the_episodes_of_its_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,11 +177,11 @@ def test_an_agent_that_crashes_and_is_back_does_not_take_up_the_episodes_of_its_
     crashed = threading.Event()
     act = Agent.act
 
-    def fragile_act(agent: Agent, step: AgentStep) -> Any:
-        if agent.agent_id == 1 and len(learnt.seen[1]) == 2 * T + 2 and not crashed.is_set():
+    def fragile_act(agent: Agent, step: AgentStep, first: int = 0) -> Any:
+        if agent.agent_id == 1 and len(learnt.seen[1][0]) == 2 * T + 2 and not crashed.is_set():
             crashed.set()
             raise CrashError
-        return act(agent, step)
+        return act(agent, step, first)
 
     monkeypatch.setattr(Agent, "act", fragile_act)
 

@@ -1,0 +1,84 @@
+"""The parts of a batch of environments that several servers simulate, put together again as if it were one.
+
+What comes out is the same, to the bit, however many parts there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from matrpo.envs.reward_scale import scale_of
+from matrpo.envs.shared import AgentStep, SharedEnvironment, episode_metrics
+
+_LARGEST = ("time", "seconds_startup", "seconds_rollout", "agents_absent", "steps_substituted")
+_SUMS = ("steps_per_second", "rollout_steps_per_second")
+
+
+def join_steps(steps: Sequence[AgentStep]) -> AgentStep:
+    """What an agent receives of all environments at the end of an iteration.
+
+    Args:
+        steps: of each part, in the order of their environments; with `moments`, if there are several.
+    """
+    if len(steps) == 1:
+        return steps[0]
+    moments = np.concatenate([_given(step.moments) for step in steps])
+    finals = [step.observation if step.final_observation is None else step.final_observation for step in steps]
+    return AgentStep(
+        observation=np.concatenate([step.observation for step in steps]),
+        reward=np.concatenate([step.reward for step in steps]),
+        reward_scale=np.array([scale_of(moments)], dtype=np.float32),
+        terminated=np.concatenate([step.terminated for step in steps]),
+        truncated=np.concatenate([step.truncated for step in steps]),
+        final_observation=None if all(step.final_observation is None for step in steps) else np.concatenate(finals),
+        joint_action=np.concatenate([step.joint_action for step in steps]),
+        action_mask=_join_masks([step.action_mask for step in steps], [len(step.reward) for step in steps]),
+    )
+
+
+def take_share(shared: SharedEnvironment) -> dict[str, Any]:
+    """A part's metrics since the last call: those of its own episodes, and in `share` what `join_lines` needs."""
+    names, episodes, moments = shared.env.statistics, shared.take_episodes(), shared.moments
+    own = episode_metrics(episodes, shared.spec.agents, names, scale_of(moments))
+    return {**own, "share": {"episodes": episodes.tolist(), "moments": moments.tolist(), "statistics": list(names)}}
+
+
+def join_lines(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The line of metrics of a whole environment, from those of its parts, in the order of their environments."""
+    if len(lines) == 1:
+        return dict(lines[0])
+    shares = [line["share"] for line in lines]
+    moments = [np.array(share["moments"]) for share in shares]
+    agents, names = list(lines[0]["agent_return_mean"]), shares[0]["statistics"]
+    firsts = np.cumsum([0, *map(len, moments)])
+    parts = []
+    for share, first in zip(shares, firsts, strict=False):
+        episodes = np.array(share["episodes"]).reshape(-1, 3 + len(agents) + len(names))
+        episodes[:, 1] += first
+        parts.append(episodes)
+    together = np.concatenate(parts)
+    in_order = together[np.lexsort((together[:, 1], together[:, 0]))]
+    joined = {key: value for key, value in lines[0].items() if key != "share"}
+    joined |= episode_metrics(in_order, agents, names, scale_of(np.concatenate(moments)))
+    joined |= {key: max(line[key] for line in lines) for key in _LARGEST if key in joined}
+    return joined | {key: sum(line[key] for line in lines) for key in _SUMS if key in joined}
+
+
+def _given(moments: np.ndarray | None) -> np.ndarray:
+    if moments is None:
+        raise ValueError("a part of a batch came without the moments of its returns")
+    return moments
+
+
+def _join_masks(masks: Sequence[np.ndarray | None], sizes: Sequence[int]) -> np.ndarray | None:
+    """All masks; a part that was never given one allows everything."""
+    width = next((mask.shape[1] for mask in masks if mask is not None), None)
+    if width is None:
+        return None
+    whole = [
+        np.ones((size, width), dtype=bool) if mask is None else mask for mask, size in zip(masks, sizes, strict=True)
+    ]
+    return np.concatenate(whole)
