@@ -28,11 +28,11 @@ def run(task: str, repeats: int, iterations: int, quick: bool, say: Say) -> Repo
     repeats, iterations = (1, 1) if quick else (repeats, iterations)
     rows: list[Row] = []
     for number in range(repeats):
-        speeds: Row = {"repetition": number + 1}
+        speeds: dict[str, float] = {"repetition": number + 1}
         for servers in _SERVERS:
             say(f"repetition {number + 1} of {repeats}: env_servers={servers}")
             speeds[f"steps_per_second_with_{servers}"] = _speed({**settings, "env_servers": servers}, iterations)
-        one, two = (float(speeds[f"steps_per_second_with_{servers}"]) for servers in _SERVERS)
+        one, two = (speeds[f"steps_per_second_with_{servers}"] for servers in _SERVERS)
         rows.append({**speeds, "ratio": two / one})
     ratio = statistics.median(float(row["ratio"]) for row in rows)
     goal = Goal("rollouts with two environment servers / with one (median)", ratio, _GOAL)

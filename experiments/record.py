@@ -29,8 +29,8 @@ _TAIL_STEPS = 20_000
 _UPDATE_SECONDS = ("seconds_update", "seconds_prepare", "seconds_consensus", "seconds_finish")
 """What an iteration's update is made of: the first where one process trains all, the others of an agent's process."""
 
-_BOOKKEEPING = {"checkpoint_every": 1, "checkpoints_kept": 1, "tensorboard": False, "torch_threads": 1}
-"""Settings that change no result, as they are compared."""
+_BOOKKEEPING = {"checkpoint_every", "checkpoints_kept", "tensorboard", "torch_threads"}
+"""Settings that change no result."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,9 @@ def read_record(run: PlannedRun) -> Record:
 
 def _difference(recorded: Config, planned: Config) -> str:
     """The first setting in which two runs differ, in words; empty if their results are the same."""
-    theirs, ours = (to_dict(dataclasses.replace(config, **_BOOKKEEPING)) for config in (recorded, planned))
-    return next((f"{key} {theirs[key]}, not {ours[key]}" for key in ours if theirs[key] != ours[key]), "")
+    theirs, ours = to_dict(recorded), to_dict(planned)
+    keys = (key for key in ours if key not in _BOOKKEEPING and theirs[key] != ours[key])
+    return next((f"{key} {theirs[key]}, not {ours[key]}" for key in keys), "")
 
 
 def _training_return(server: Sequence[Mapping[str, Any]]) -> float | None:

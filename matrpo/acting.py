@@ -150,8 +150,9 @@ def own_outputs(policies: Sequence[JointPolicy], observations: Tensor) -> Tensor
     Returns:
         (G, B, size of an own head).
     """
-    function = policies[0].network.hidden
-    *hidden, last = zip(*(policy.network.linear_layers for policy in policies), strict=True)
+    networks = [policy.network for policy in policies if isinstance(policy.network, MLP)]
+    function = networks[0].hidden
+    *hidden, last = zip(*(network.linear_layers for network in networks), strict=True)
     values = function.normalized(observations)
     for layers in hidden:
         values = function(_affine(values, [layer.weight for layer in layers], [layer.bias for layer in layers]))

@@ -185,7 +185,8 @@ class JointPolicy(nn.Module):
     def own_free(self) -> Tensor:
         """The own head's free parameters, (1, free)."""
         head = self.agent_id - self.groups[self.own_group].first
-        return self.free[self.own_group][head : head + 1]
+        free: Tensor = self.free[self.own_group][head : head + 1]
+        return free
 
     def _mask(self, outputs: Tensor, action_mask: Tensor) -> Tensor:
         masked = outputs.clone()
