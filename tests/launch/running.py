@@ -27,7 +27,8 @@ Matrpo = Callable[..., tuple[int, str, str]]
 """Runs a command line; gives its exit status, standard output and standard error."""
 
 _PATIENCE = 120.0
-_TIMINGS = ("time", "seconds_", "steps_per_second", "rollout_steps_per_second")
+TIMINGS = ("time", "seconds_", "cpu_seconds", "steps_per_second", "rollout_steps_per_second")
+"""How metrics begin that differ from run to run."""
 
 
 def command(run: Path, *arguments: str) -> list[str]:
@@ -97,7 +98,7 @@ def checkpoints(run: Path, iteration: int = LAST) -> dict[str, bytes]:
 
 def metrics(run: Path, *, without: tuple[str, ...] = ()) -> dict[str, list[dict[str, Any]]]:
     """The metrics of all processes, without those that tell time and those named."""
-    ignored = (*_TIMINGS, *without)
+    ignored = (*TIMINGS, *without)
     return {
         str(file.relative_to(run)): [
             {key: value for key, value in json.loads(line).items() if not key.startswith(ignored)}

@@ -11,6 +11,7 @@ import psutil
 import pytest
 from running import (
     LAST,
+    TIMINGS,
     Matrpo,
     checkpoints,
     free_ports,
@@ -30,7 +31,6 @@ from matrpo.run_directory import RunDirectory
 NAVIGATION = ("--agents", "3")
 TREASURE = ("--task", "treasure", "--agents", "4", "--recurrent-layers", "1", "--chunk-length", "5")
 CHEETAH = ("--task", "mamujoco/HalfCheetah-2x3", "--topology", "line", "--env-workers", "1")
-TIMINGS = ("time", "seconds_", "steps_per_second", "rollout_steps_per_second")
 TRAFFIC = ("messages_", "bytes_", "unsent", "resends", "rejected", "refused", "links")
 
 
