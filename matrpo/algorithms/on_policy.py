@@ -93,7 +93,7 @@ class OnPolicy(Algorithm):
 
     def act(self, step: CentralStep) -> np.ndarray:
         """Choose the next actions, and record what they are chosen on."""
-        t = self._rollouts[0].t % self.config.rollout_length
+        t = self._rollouts[0].t() % self.config.rollout_length
         self._alive[t] = torch.from_numpy(step.alive)
         for rollout, actor, seen in zip(self._rollouts, self._actors.members, step.agents, strict=True):
             rollout.add_observation(seen, actor.state)
