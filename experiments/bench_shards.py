@@ -28,12 +28,13 @@ def run(task: str, repeats: int, iterations: int, quick: bool, say: Say) -> Repo
     repeats, iterations = (1, 1) if quick else (repeats, iterations)
     rows: list[Row] = []
     for number in range(repeats):
-        speeds: dict[str, float] = {"repetition": number + 1}
+        speeds = []
         for servers in _SERVERS:
             say(f"repetition {number + 1} of {repeats}: env_servers={servers}")
-            speeds[f"steps_per_second_with_{servers}"] = _speed({**settings, "env_servers": servers}, iterations)
-        one, two = (speeds[f"steps_per_second_with_{servers}"] for servers in _SERVERS)
-        rows.append({**speeds, "ratio": two / one})
+            speeds.append(_speed({**settings, "env_servers": servers}, iterations))
+        rows.append(
+            {"repetition": number + 1, "one server": speeds[0], "two": speeds[1], "ratio": speeds[1] / speeds[0]}
+        )
     ratio = statistics.median(float(row["ratio"]) for row in rows)
     goal = Goal("rollouts with two environment servers / with one (median)", ratio, _GOAL)
     facts = {**settings, "repeats": repeats, "iterations": iterations, "cores": len(os.sched_getaffinity(0))}

@@ -63,8 +63,10 @@ def join_lines(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     in_order = together[np.lexsort((together[:, 1], together[:, 0]))]
     joined = {key: value for key, value in lines[0].items() if key != "share"}
     joined |= episode_metrics(in_order, agents, names, scale_of(np.concatenate(moments)))
-    joined |= {key: max(line[key] for line in lines) for key in _LARGEST if key in joined}
-    return joined | {key: sum(line[key] for line in lines) for key in _SUMS if key in joined}
+    for keys, function in ((_LARGEST, max), (_SUMS, sum)):
+        found = {key: [line[key] for line in lines if key in line] for key in keys}
+        joined |= {key: function(values) for key, values in found.items() if values}
+    return joined
 
 
 def _given(moments: np.ndarray | None) -> np.ndarray:

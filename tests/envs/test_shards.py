@@ -89,6 +89,7 @@ def test_a_line_of_two_servers_says_what_a_line_of_one_does() -> None:
             "time": 4.0,
             **line(shares[1]),
             "agents_absent": 1,
+            "seconds_startup": 3.0,
             "steps_per_second": 30.0,
             "seconds_rollout": 2.0,
         },
@@ -97,6 +98,7 @@ def test_a_line_of_two_servers_says_what_a_line_of_one_does() -> None:
     assert joined.items() >= {**common, "time": 5.0, "agents_absent": 1, "steps_per_second": 40.0}.items()
     assert joined["team_return_mean"] is None
     assert joined["seconds_rollout"] == 2.0
+    assert joined["seconds_startup"] == 3.0, "of a server that was started later than the other"
     assert "share" not in joined
     assert join_lines(lines[:1]) == lines[0]
 
