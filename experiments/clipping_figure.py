@@ -23,8 +23,9 @@ from matplotlib.figure import Figure
 from matrpo.algorithms.learner import Learner
 from matrpo.algorithms.mappo import MAPPO
 from matrpo.algorithms.mirror import ClipDrift, Mirror, NoDrift, Objective, PolicySpace
-from matrpo.build import build_environment, state_sizes
+from matrpo.build import state_sizes
 from matrpo.config import Config, ConfigError, resolve
+from matrpo.envs.build import build_environment
 from matrpo.envs.central import CentralEnvironment
 from matrpo.experiments.plot import COLOURS, STYLES
 from matrpo.run_directory import write_atomically

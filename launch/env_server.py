@@ -28,7 +28,7 @@ from collections.abc import Callable
 import numpy as np
 import zmq
 
-from matrpo.build import build_environment
+from matrpo.envs.build import build_environment
 from matrpo.envs.shards import take_share
 from matrpo.envs.shared import AgentStep
 from matrpo.launch.attendance import Attendance

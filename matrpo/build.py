@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import nullcontext
 from importlib import import_module
 
@@ -11,32 +10,11 @@ from matrpo.agent import Agent
 from matrpo.algorithms.algorithm import Algorithm
 from matrpo.config import Config, ConfigError
 from matrpo.consensus.peer import Peer
-from matrpo.envs.registry import make_env, stream_seed
-from matrpo.envs.shared import SharedEnvironment
 from matrpo.envs.vector_env import VectorEnv
 from matrpo.graph_settings import agent_penalty, link_activations, link_penalty
 from matrpo.spaces import TaskSpec
 from matrpo.topology.graph import CommunicationGraph
 from matrpo.user_file import UserFile
-
-
-def build_environment(config: Config, stream: int = 0, server: int | None = None) -> SharedEnvironment:
-    """The environment that all agents share.
-
-    Args:
-        config: the run's settings.
-        stream: which of the run's streams of episodes it draws from; no two have an episode in common.
-        server: only the share of this environment server.
-
-    Raises:
-        ConfigError: the task's environments cannot be dealt out to several servers.
-    """
-    num_envs, first, workers = config.num_envs, None, config.env_workers
-    if server is not None and config.env_servers > 1:
-        num_envs, first = config.envs_per_server, server * config.envs_per_server
-        workers = workers or max(1, len(os.sched_getaffinity(0)) // config.env_servers)
-    env = make_env(config.task, config.agents, num_envs, stream_seed(config.seed, stream), first, workers)
-    return SharedEnvironment(env, config.gamma, config.reward_scaling, config.reward)
 
 
 def state_sizes(env: VectorEnv, state_type: str) -> tuple[int, ...]:

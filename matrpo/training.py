@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from matrpo import algorithm_table
-from matrpo.build import build_agent, build_algorithm, build_environment, build_peer
+from matrpo.build import build_agent, build_algorithm, build_peer
 from matrpo.config import Config, ConfigError
 from matrpo.consensus.bus import run_in_process
+from matrpo.envs.build import build_environment
 from matrpo.envs.central import CentralEnvironment, CentralStep
 from matrpo.envs.shared import AgentStep
 from matrpo.graph_settings import build_graph

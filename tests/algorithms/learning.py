@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from matrpo.algorithms.algorithm import Algorithm, UpdateReport
-from matrpo.build import algorithm_class, build_environment, state_sizes
+from matrpo.build import algorithm_class, state_sizes
 from matrpo.config import resolve
+from matrpo.envs.build import build_environment
 from matrpo.envs.central import CentralEnvironment
 from matrpo.envs.shared import SharedEnvironment
 from matrpo.envs.vector_env import VectorEnv, VectorStep

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from matrpo.build import build_environment
 from matrpo.config import Config, ConfigError
+from matrpo.envs.build import build_environment
 from matrpo.envs.shards import join_lines, join_steps, take_share
 from matrpo.envs.shared import AgentStep, SharedEnvironment
 
