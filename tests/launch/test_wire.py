@@ -226,7 +226,7 @@ def test_malformed_link_messages_are_refused_with_a_reason(frames: list[bytes], 
     ],
 )
 def test_observations_with_other_arrays_are_refused(arrays: list[Any], reason: str) -> None:
-    header = {"version": 1, "run": "run", "kind": "observation", "server": 1, "iteration": 1, "t": 0, "arrays": arrays}
+    header = {"version": 1, "run": "run", "kind": "observation", "attempt": 1, "iteration": 1, "t": 0, "arrays": arrays}
     with pytest.raises(WireError, match=reason):
         ENVIRONMENT.decode_at_agent([msgpack.packb(header)], 0)
 
