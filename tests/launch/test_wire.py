@@ -146,6 +146,31 @@ def test_observations_are_the_receivers_own_to_change() -> None:
     assert received.step.observation.flags.writeable
 
 
+def test_one_of_several_servers_sends_the_moments_of_its_returns_and_a_single_one_may_not() -> None:
+    partial = EnvironmentCodec("run", SPEC, B, partial=True)
+    step = AgentStep(
+        observation=np.zeros((B, 3), np.float32),
+        reward=np.zeros(B, np.float32),
+        reward_scale=np.ones(1, np.float32),
+        terminated=np.zeros(B, bool),
+        truncated=np.zeros(B, bool),
+        final_observation=None,
+        joint_action=np.zeros((B, 4), np.float32),
+        action_mask=None,
+        moments=np.arange(3.0 * B).reshape(B, 3) / 7,
+    )
+    frames = sent(partial.encode_observation(Observation(1, 1, 2, step), 0))
+    received = partial.decode_at_agent(frames, 0)
+    assert isinstance(received, Observation)
+    assert received.step.moments is not None
+    np.testing.assert_array_equal(received.step.moments, step.moments)
+    assert max(map(len, frames)) <= partial.max_bytes
+    with pytest.raises(WireError, match="arrays are"):
+        ENVIRONMENT.decode_at_agent(frames, 0)
+    without = sent(ENVIRONMENT.encode_observation(Observation(1, 1, 2, step), 0))
+    assert len(without) == len(frames) - 1
+
+
 @given(st.integers(0, 2), numbers, numbers)
 def test_what_agents_say_to_the_server_round_trips(sender: int, iteration: int, t: int) -> None:
     action = np.arange(B * SPEC.action_spaces[sender].width, dtype=np.float32).reshape(B, -1)

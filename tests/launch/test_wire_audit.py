@@ -141,9 +141,10 @@ def test_agents_tell_the_environment_nothing_but_their_actions(recording: Record
     for header, *payload in recording.messages[server]:
         fields = checked_fields(header, payload)
         if fields["kind"] == "action":
-            assert fields.keys() == {"version", "run", "kind", "sender", "server", "iteration", "t"}
+            assert fields.keys() == {"version", "run", "kind", "sender", "attempt", "iteration", "t"}
             assert [len(data) for data in payload] == [4 * B]
         elif fields["kind"] == "hello":
-            assert (fields.keys(), payload) == ({"version", "run", "kind", "sender", "incarnation", "iteration"}, [])
+            numbers = {"incarnation", "iteration", "attempt"}
+            assert (fields.keys(), payload) == ({"version", "run", "kind", "sender", *numbers}, [])
         elif fields["kind"] == "bye":
             assert (fields.keys(), payload) == ({"version", "run", "kind", "sender"}, [])
