@@ -5,7 +5,7 @@ import pytest
 import torch
 from recall import RecallEnv
 
-import matrpo.build
+import matrpo.envs.build
 import matrpo.evaluation
 from matrpo.agent import Agent
 from matrpo.config import ConfigError, resolve
@@ -33,7 +33,7 @@ SHORT = {"num_envs": 4, "steps": 4 * 140, "checkpoint_every": 1}
 @pytest.fixture(autouse=True)
 def recall(monkeypatch):
     """Every task is the recall task."""
-    for module in (matrpo.build, matrpo.evaluation):
+    for module in (matrpo.envs.build, matrpo.evaluation):
         monkeypatch.setattr(module, "make_env", lambda task, agents, num_envs, seed, *_: RecallEnv(num_envs, seed))  # noqa: ARG005
 
 
