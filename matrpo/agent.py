@@ -141,8 +141,14 @@ class Agent:
 
         The surrogate is the mean over this agent's samples of A^q times the new policy's joint ratio.
         """
-        update, config = self._running_update(), self.config
-        rollout, parameters = self._rollout, list(self.policy.parameters())
+        update, self._update = self._running_update(), None
+        before, change, advantages = update.model.parameters, update.solver.x, update.advantages
+        products = {
+            "fisher_products": update.model.fisher_products,
+            "jacobian_products": update.model.jacobian_products,
+        }
+        del update  # The largest arrays of an iteration: what follows has room in their place.
+        config, rollout, parameters = self.config, self._rollout, list(self.policy.parameters())
         samples = (rollout.observations, rollout.action_masks, rollout.sequences)
         old = self.policy.distribution(*samples)
         log_probs = old.log_prob(rollout.joint_actions)
@@ -150,30 +156,27 @@ class Agent:
         reached = {"kl": 0.0, "surrogate": 0.0}
 
         def fits(fraction: float) -> bool:
-            set_flat_parameters(parameters, update.model.parameters + fraction * update.solver.x)
+            set_flat_parameters(parameters, before + fraction * change)
             new = self.policy.distribution(*samples)
             kl = float(old.kl_to(new).sum(1).mean())
             log_ratio = new.log_prob(rollout.joint_actions).sum(1) - old_log_prob
-            reached.update(kl=kl, surrogate=float((log_ratio.exp() * update.advantages).mean()))
+            reached.update(kl=kl, surrogate=float((log_ratio.exp() * advantages).mean()))
             return kl <= config.backtrack_kl * config.kl_step
 
         fraction = backtrack(fits, config.backtrack_limit, config.backtrack_factor)
         if not fraction:
-            set_flat_parameters(parameters, update.model.parameters)
+            set_flat_parameters(parameters, before)
             reached.update(kl=0.0, surrogate=0.0)
         own = self.policy.own_head(*samples)
-        metrics = {
+        return {
             **reached,
             "step_fraction": fraction,
             "entropy": float(own.entropy().mean()),
-            "advantage_std": float(update.advantages.std()),
+            "advantage_std": float(advantages.std()),
             "model_nll": self._of_others(-log_probs),
-            "fisher_products": update.model.fisher_products,
-            "jacobian_products": update.model.jacobian_products,
+            **products,
             **self._critic_metrics,
         }
-        self._update = None
-        return metrics
 
     def state_dict(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Everything that the next iteration depends on: arrays, and what says whom they belong to."""

@@ -19,8 +19,8 @@ from matrpo.recurrent import LinearizedRecurrentNetwork, make_network
 from matrpo.sequences import Sequences
 from matrpo.spaces import ActionSpace, Discrete, TaskSpec
 
-CHUNK = 2048
-"""Samples linearised at a time: a chunk's hidden layers stay in the processor's cache."""
+CHUNK = 2048 * 128
+"""Numbers of the widest layer linearised at a time: a chunk's layers stay in the processor's cache."""
 
 LinearizedNetwork = LinearizedMLP | LinearizedRecurrentNetwork
 
@@ -221,7 +221,9 @@ class LinearizedPolicy:
         self.jacobian_products = 0
         self._groups = policy.groups
         self._chunks = []
-        for rows, network in policy.network.linearize(observations, CHUNK, sequences):
+        last = policy.network.output_layer
+        limit = max(1, CHUNK // max(observations.shape[1], last.in_features, last.out_features))
+        for rows, network in policy.network.linearize(observations, limit, sequences):
             mask = None if action_mask is None else action_mask[rows]
             with torch.no_grad():
                 distribution = policy.distribution_of(network.outputs, mask)

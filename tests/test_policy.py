@@ -18,7 +18,7 @@ def hidden_function(request):
 @pytest.fixture(params=[MIXED, (Discrete(5),) * 3, (Box(2, -1.0, 1.0),) * 2], ids=["mixed", "discrete", "box"])
 def linearised(request, hidden_function, monkeypatch):
     """A linearisation over several chunks, with its dense J (N, M, D) and H (D, D)."""
-    monkeypatch.setattr(matrpo.policy, "CHUNK", 7)
+    monkeypatch.setattr(matrpo.policy, "CHUNK", 56)
     spec = make_spec(request.param, 4)
     policy = make_policy(spec, agent_id=1, seed=3, activation=hidden_function[0], normalize=hidden_function[1])
     observations, actions = draw_samples(spec, policy, samples=17, seed=5)
