@@ -172,8 +172,9 @@ class InProcessTraining(Training):
     def _reach_consensus(self) -> None:
         config, iteration = self.config, self.iteration
         shape = (self.graph.num_agents, config.shared_samples)
-        for agent, peer in zip(self.agents, self.peers, strict=True):
-            peer.begin(iteration, on_shared_samples(agent.step, config, iteration), shape, now=0.0)
+        for agent, peer, clock in zip(self.agents, self.peers, self._clocks, strict=True):
+            local_step = clock.phase("consensus")(agent.step)
+            peer.begin(iteration, on_shared_samples(local_step, config, iteration), shape, now=0.0)
         run_in_process(self.peers)
 
     def _restore(self, run: RunDirectory, iteration: int) -> list[AgentStep]:

@@ -62,6 +62,11 @@ def test_every_process_leaves_metrics_and_checkpoints(finished):
     assert finished.env.read_metrics()[1]["episodes"] == 4
 
 
+def test_every_agent_says_how_long_it_learned(finished):
+    phases = ("seconds_prepare", "seconds_consensus", "seconds_finish")
+    assert all(line[phase] > 0 for q in range(3) for line in finished.agent(q).read_metrics() for phase in phases)
+
+
 def test_two_runs_are_equal_bit_for_bit(finished, tmp_path):
     again = create(tmp_path / "again")
     train(again)
