@@ -37,7 +37,7 @@ def run_in_step(network, iterations):
         network.run(first=iteration)
 
 
-@pytest.mark.parametrize("batch", range(20))
+@pytest.mark.parametrize("batch", range(10))
 def test_seeded_histories(batch):
     """Once the faults stop, silent neighbours hear each other in two iterations; the next is as without any fault."""
     for seed in range(40 * batch, 40 * (batch + 1)):

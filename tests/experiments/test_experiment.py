@@ -185,6 +185,7 @@ def compared(tmp_path_factory) -> Path:
         folder / "figure.yaml",
         settings={"task": "navigation", "agents": 3, "admm_iterations": 3},
         lines={"ring": {}, "lossy": {"faults": "loss-20"}, "HATRPO": {"algo": "hatrpo"}},
+        scales={"smoke": {"seeds": 1, "settings": TINY}},
     )
     outcome = run(file, "--scale", "smoke", "--out", folder, "--jobs", 2)
     assert outcome.returncode == 0, outcome.stderr
@@ -197,11 +198,8 @@ def rows_of(file: Path) -> dict[str, dict[str, str]]:
 
 
 def test_lost_messages_change_no_result(compared):
-    for seed in (0, 1):
-        ring, lossy = (
-            json.loads((compared / "records" / f"{line}-s{seed}.json").read_text()) for line in ("ring", "lossy")
-        )
-        assert all(ring[key] == lossy[key] for key in ("evaluation", "steps", "returns", "training_return"))
+    ring, lossy = (json.loads((compared / "records" / f"{line}-s0.json").read_text()) for line in ("ring", "lossy"))
+    assert all(ring[key] == lossy[key] for key in ("evaluation", "steps", "returns", "training_return"))
     final = rows_of(compared / "final.csv")
     assert final["lossy"] == {**final["ring"], "line": "lossy"}
     assert final["lossy"]["better than the first by"] == "0.0 [0.0, 0.0] %"
@@ -218,7 +216,7 @@ def test_diagnostics_say_what_was_measured_and_nothing_else(compared):
 def test_a_run_with_faults_that_was_broken_off_begins_anew(compared, tmp_path):
     """Its script acts in seconds: what happened before would not happen again."""
     shutil.copytree(compared, tmp_path / "again")
-    broken, record = (tmp_path / "again" / part for part in ("runs/lossy-s1", "records/lossy-s1.json"))
+    broken, record = (tmp_path / "again" / part for part in ("runs/lossy-s0", "records/lossy-s0.json"))
     record.unlink()
     begun = (broken / "config.yaml").stat().st_mtime_ns
     outcome = run(tmp_path / "again" / "figure.yaml", "--scale", "smoke", "--out", tmp_path / "again")

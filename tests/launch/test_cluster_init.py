@@ -238,6 +238,7 @@ def test_a_machine_that_ssh_cannot_reach_is_named(tmp_path: Path, program: Path)
     assert "cannot start env-server on 127.0.0.1 over ssh: ssh: connect to host 127.0.0.1 port 22: No route" in errors
 
 
+@pytest.mark.slow
 def test_rotated_keys_work_and_it_says_what_to_do(tmp_path: Path, ssh: Path, program: Path) -> None:
     run = make(tmp_path / "run")
     result = matrpo("keys", "rotate", "--cluster", str(run / "cluster.yaml"), "--id", "2")

@@ -176,6 +176,7 @@ def by_hand(found, name: str, ordinal: int, home: Path, **places: str) -> tuple[
     return start, environment, ready
 
 
+@pytest.mark.slow
 def test_the_start_commands_by_hand_make_a_run_that_equals_a_launch(render, tmp_path):
     """Each pod is a folder and a loopback address; the environment server comes last, and all stay when it is over."""
     found = documents(render(3, "--topology", "line"))

@@ -122,7 +122,10 @@ def test_a_server_that_crashes_between_any_two_messages(
     assert all(len(samples) == 1 for samples in learners.values()), "all who learn in an iteration have its samples"
 
 
-@pytest.mark.parametrize("label", [(1, 1), (2, 0), (2, 2), (2, 4), (3, 1), (6, 4)])
+_MORE = [pytest.param(label, marks=pytest.mark.slow) for label in [(1, 1), (2, 4), (3, 1)]]
+
+
+@pytest.mark.parametrize("label", [(2, 0), (2, 2), (6, 4), *_MORE])
 @pytest.mark.parametrize(("server", "agent"), [(0, 1), (1, 0), (1, 2)])
 def test_one_of_two_servers_that_crashes_between_any_two_messages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: int, agent: int, label: tuple[int, int]
