@@ -78,6 +78,20 @@ def observations(draw: st.DrawFn) -> tuple[Observation, int]:
     return Observation(draw(numbers), draw(numbers), draw(numbers), step), agent
 
 
+def empty_step(moments: np.ndarray | None = None) -> AgentStep:
+    return AgentStep(
+        observation=np.zeros((B, 3), np.float32),
+        reward=np.zeros(B, np.float32),
+        reward_scale=np.ones(1, np.float32),
+        terminated=np.zeros(B, bool),
+        truncated=np.zeros(B, bool),
+        final_observation=None,
+        joint_action=np.zeros((B, 4), np.float32),
+        action_mask=None,
+        moments=moments,
+    )
+
+
 def assert_same(a: object, b: object) -> None:
     """Equal field by field, arrays bit by bit."""
     assert type(a) is type(b)
@@ -131,16 +145,7 @@ def test_observations_round_trip(case: tuple[Observation, int]) -> None:
 
 
 def test_observations_are_the_receivers_own_to_change() -> None:
-    step = AgentStep(
-        observation=np.zeros((B, 3), np.float32),
-        reward=np.zeros(B, np.float32),
-        reward_scale=np.ones(1, np.float32),
-        terminated=np.zeros(B, bool),
-        truncated=np.zeros(B, bool),
-        final_observation=None,
-        joint_action=np.zeros((B, 4), np.float32),
-        action_mask=None,
-    )
+    step = empty_step()
     received = ENVIRONMENT.decode_at_agent(sent(ENVIRONMENT.encode_observation(Observation(1, 1, 2, step), 0)), 0)
     assert isinstance(received, Observation)
     assert received.step.observation.flags.writeable
@@ -148,17 +153,7 @@ def test_observations_are_the_receivers_own_to_change() -> None:
 
 def test_one_of_several_servers_sends_the_moments_of_its_returns_and_a_single_one_may_not() -> None:
     partial = EnvironmentCodec("run", SPEC, B, partial=True)
-    step = AgentStep(
-        observation=np.zeros((B, 3), np.float32),
-        reward=np.zeros(B, np.float32),
-        reward_scale=np.ones(1, np.float32),
-        terminated=np.zeros(B, bool),
-        truncated=np.zeros(B, bool),
-        final_observation=None,
-        joint_action=np.zeros((B, 4), np.float32),
-        action_mask=None,
-        moments=np.arange(3.0 * B).reshape(B, 3) / 7,
-    )
+    step = empty_step(moments=np.arange(3.0 * B).reshape(B, 3) / 7)
     frames = sent(partial.encode_observation(Observation(1, 1, 2, step), 0))
     received = partial.decode_at_agent(frames, 0)
     assert isinstance(received, Observation)
