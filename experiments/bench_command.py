@@ -165,16 +165,23 @@ def scaling(
 
 
 @bench.command()
-@click.option("--task", default="mamujoco/HalfCheetah-2x3", show_default=True, help="A MuJoCo task of two agents.")
-@click.option("--repeats", type=_COUNT, default=5, show_default=True, help="Runs with one server, and with two.")
+@click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    default=("mamujoco/HalfCheetah-2x3", "mamujoco/Humanoid-9|8"),
+    show_default=True,
+    help="A MuJoCo task of two agents; may be given several times.",
+)
+@click.option("--repeats", type=_COUNT, default=3, show_default=True, help="Runs with one server, and with two.")
 @click.option("--iterations", type=_COUNT, default=4, show_default=True, help="Measured iterations of a run.")
 @_shared
-def shards(task: str, repeats: int, iterations: int, path: Path | None, quick: bool) -> None:
+def shards(tasks: tuple[str, ...], repeats: int, iterations: int, path: Path | None, quick: bool) -> None:
     """Environment steps per second with two environment servers against one (extra: mamujoco)."""
     path = _target(path, "shards")
     from matrpo.experiments.bench_shards import run
 
-    _finish(run(task, repeats, iterations, quick, _say), path, quick)
+    _finish(run(tasks, repeats, iterations, quick, _say), path, quick)
 
 
 @bench.command()
