@@ -30,7 +30,11 @@ class CategoricalBlock:
     def __init__(self, logits: Tensor, free: Tensor) -> None:
         self._no_free = free.new_zeros(free.shape)
         self.log_probs = torch.log_softmax(logits, dim=-1)
-        self.probs = self.log_probs.exp()
+
+    @property
+    def probs(self) -> Tensor:
+        """(batch, heads, n), computed from the log probabilities each time: with many heads both together are large."""
+        return self.log_probs.exp()
 
     def select(self, rows: Tensor) -> CategoricalBlock:
         """The distributions of some samples alone."""
@@ -42,11 +46,11 @@ class CategoricalBlock:
         # In float64 a draw below 1 times the total stays below the total: no action of probability zero is drawn.
         draws = torch.rand(cumulative.shape[:-1], generator=generator, dtype=torch.float64)
         threshold = (draws * cumulative[..., -1]).unsqueeze(-1)
-        return (cumulative <= threshold).sum(-1, keepdim=True).to(self.probs.dtype)
+        return (cumulative <= threshold).sum(-1, keepdim=True).to(cumulative.dtype)
 
     def mode(self) -> Tensor:
         """Most probable actions. Shape (batch, heads, 1)."""
-        return self.probs.argmax(-1, keepdim=True).to(self.probs.dtype)
+        return self.log_probs.argmax(-1, keepdim=True).to(self.log_probs.dtype)
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """Log probabilities of action indices. Shapes (batch, heads, 1) -> (batch, heads)."""
@@ -75,8 +79,9 @@ class CategoricalBlock:
 
     def fisher(self, tangent: Tensor, free_tangent: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """Fisher matrix of the logits, diag(p) - p p^T, times a tangent: (batch, heads, n) and (heads, 0)."""
-        weighted = self.probs * tangent
-        return weighted - self.probs * weighted.sum(-1, keepdim=True), self._no_free
+        probs = self.probs
+        weighted = probs * tangent
+        return weighted - probs * weighted.sum(-1, keepdim=True), self._no_free
 
 
 class GaussianBlock:

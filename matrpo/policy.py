@@ -227,6 +227,7 @@ class LinearizedPolicy:
             mask = None if action_mask is None else action_mask[rows]
             with torch.no_grad():
                 distribution = policy.distribution_of(network.outputs, mask)
+            del network.outputs  # The distribution holds what is needed of them.
             actions = [group.split_actions(joint_action[rows]) for group in policy.groups]
             self._chunks.append((rows, network, distribution.blocks, actions))
 

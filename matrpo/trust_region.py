@@ -104,10 +104,11 @@ class RecycledSolver:
         self._check_every = check_every
         self._solves = 0
         self._size = 0
-        self._curvatures = model.parameters.new_empty(0)  # d_k
-        self._directions = model.parameters.new_empty(0, model.parameters.numel())  # p_k
+        rows = first_directions
+        self._curvatures = model.parameters.new_empty(rows)  # d_k
+        self._directions = model.parameters.new_empty(rows, model.parameters.numel())  # p_k
         self._products = torch.empty_like(self._directions)  # H p_k
-        self._ratios = model.parameters.new_empty(0, model.num_agents * model.num_samples)  # J p_k
+        self._ratios = model.parameters.new_empty(rows, model.num_agents * model.num_samples)  # J p_k
         self._coefficients = model.parameters.new_empty(0)
 
     @property
@@ -143,7 +144,6 @@ class RecycledSolver:
         residual = gradient - self._products[: self._size].T @ self._project(w.reshape(-1))
         tolerance = max(self._tolerance, 100.0 * torch.finfo(residual.dtype).eps)
         smallest = tolerance * float(gradient.norm())
-        self._reserve(self._size + count)
         for _ in range(count):
             if float(residual.norm()) <= smallest:
                 return
@@ -156,6 +156,8 @@ class RecycledSolver:
                 return
             residual = residual - (float(direction @ residual) / curvature) * product
             row = self._size
+            if row == len(self._curvatures):
+                self._grow()
             self._directions[row], self._products[row] = direction, product
             self._ratios[row], self._curvatures[row] = ratios.reshape(-1), curvature
             self._size += 1
@@ -165,15 +167,12 @@ class RecycledSolver:
         directions, products = self._directions[: self._size], self._products[: self._size]
         return vector - directions.T @ ((products @ vector) / self._curvatures[: self._size])
 
-    def _reserve(self, rows: int) -> None:
-        """Make room, half as much again each time. Rows in use are kept."""
-        if rows <= len(self._curvatures):
-            return
-        rows = max(rows, 3 * len(self._curvatures) // 2)
+    def _grow(self) -> None:
+        """Make room for half as many directions again."""
 
         def grown(store: Tensor) -> Tensor:
-            larger = store.new_empty(rows, *store.shape[1:])
-            larger[: self._size] = store[: self._size]
+            larger = store.new_empty(3 * len(store) // 2 + 1, *store.shape[1:])
+            larger[: len(store)] = store
             return larger
 
         self._curvatures, self._ratios = grown(self._curvatures), grown(self._ratios)

@@ -222,24 +222,13 @@ def memory_bytes(sizes: Sizes, config: Config, made: Products, steps: int) -> in
     parameters = s.policy_weights + sum(s.policy[1:])
     hidden = sum(s.policy[1:-1])
     samples = s.samples * (s.observation + s.action_width + 6)
-    linearised = s.samples * (2 * hidden + 4 * s.outputs) + parameters
+    linearised = s.samples * (2 * hidden + s.outputs) + parameters
     networks = 4 * (parameters + 4 * s.critic_weights)
     links = s.degree * s.shared_ratios * 7
     transients = _PASSES_OF_TRANSIENTS * s.ratios
     solver = 0.0
     if config.solver == "recycled":
-        rows = _reserved_rows(config, made, steps)
-        solver = rows * (2 * parameters + s.ratios)
+        directions = sum(made.at(step, config) for step in range(steps))
+        solver = directions * (2 * parameters + s.ratios)
         solver += sum((a + 1) ** 2 + b**2 + (a + 1) * b for a, b in pairwise(s.policy))
     return round(4 * (samples + linearised + networks + links + transients + solver))
-
-
-def _reserved_rows(config: Config, made: Products, steps: int) -> int:
-    """Directions that a recycled solver has room for in the end: half as much again each time that room runs out."""
-    rows, used = 0, 0.0
-    for step in range(steps):
-        limit = config.cg_iterations if step == 0 else config.solver_extension
-        if step % config.solver_check_every == 0 and (needed := round(used) + limit) > rows:
-            rows = max(needed, 3 * rows // 2)
-        used += made.at(step, config)
-    return rows

@@ -164,6 +164,7 @@ def test_scaling(tmp_path: Path) -> None:
     assert fit(runs, machine).agents == (3,)
 
 
+@pytest.mark.slow
 def test_throughput(tmp_path: Path) -> None:
     document, printed = run("throughput", path=tmp_path / "bench.json")
     check_document(document, "throughput", tables=1)

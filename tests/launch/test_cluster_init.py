@@ -202,7 +202,7 @@ def test_a_run_over_ssh_equals_one_in_one_process(tmp_path: Path, ssh: Path, pro
     assert checkpoints(run) == checkpoints(train(tmp_path / "here", *AGENTS, "--in-process"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
 def test_whatever_ends_the_launcher_ends_the_remote_processes(
     tmp_path: Path, ssh: Path, program: Path, number: signal.Signals
 ) -> None:

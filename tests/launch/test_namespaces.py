@@ -46,6 +46,7 @@ def until(what: str, condition: Any, processes: list[subprocess.Popen[str]]) -> 
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_run_over_four_machines_survives_a_pulled_cable(machines: IsolatedHosts, tmp_path: Path) -> None:
     run = tmp_path / "run"
     hosts = [word for address in machines.addresses for word in ("--host", address)]
