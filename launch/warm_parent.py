@@ -4,6 +4,7 @@ It pays for importing torch once. Signals of the terminal are the launcher's bus
 so sends its children, if they are stopped, the signal that lets them end too.
 """
 
+import gc
 import signal
 
 signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -19,3 +20,5 @@ from matrpo.launch.process import signal_at_parents_death  # noqa: E402
 
 signal_at_parents_death(signal.SIGKILL)
 setproctitle("matrpo warm parent")
+gc.collect()
+gc.freeze()  # A collection in a child would write to every object made here, and so copy the memory that all share.
