@@ -205,9 +205,12 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["scancel", "--user=root", "--signal=KILL", "--full"], capture_output=True)
-        for daemon in daemons:
-            daemon.terminate()
-            daemon.wait()
+        try:
+            until(lambda: not say("squeue", "--noheader"))
+        finally:
+            for daemon in daemons:
+                daemon.terminate()
+                daemon.wait()
 
 
 def say(*command: str) -> str:
