@@ -104,11 +104,10 @@ class RecycledSolver:
         self._check_every = check_every
         self._solves = 0
         self._size = 0
-        rows = first_directions
-        self._curvatures = model.parameters.new_empty(rows)  # d_k
-        self._directions = model.parameters.new_empty(rows, model.parameters.numel())  # p_k
+        self._curvatures = model.parameters.new_empty(first_directions)  # d_k
+        self._directions = model.parameters.new_empty(first_directions, model.parameters.numel())  # p_k
         self._products = torch.empty_like(self._directions)  # H p_k
-        self._ratios = model.parameters.new_empty(rows, model.num_agents * model.num_samples)  # J p_k
+        self._ratios = model.parameters.new_empty(first_directions, model.num_agents * model.num_samples)  # J p_k
         self._coefficients = model.parameters.new_empty(0)
 
     @property
