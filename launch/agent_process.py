@@ -14,7 +14,7 @@ from matrpo.envs.registry import task_spec
 from matrpo.envs.shards import join_steps
 from matrpo.launch.agent_network import AgentNetwork
 from matrpo.launch.cluster import Cluster
-from matrpo.launch.process import Supervision, ignore_stops, run_supervised
+from matrpo.launch.process import Supervision, ignore_stops, return_free_memory, run_supervised
 from matrpo.launch.wire import Action, Observation
 from matrpo.recorder import PhaseClock, Recorder, agent_metrics
 from matrpo.run_directory import RunDirectory
@@ -107,10 +107,12 @@ class AgentProcess:
         self._network.want(iteration + 1)
         with self._clock.phase("prepare"):
             self._agent.prepare_update(join_steps([observation.step for observation in last]))
+            return_free_memory()
         with self._clock.phase("consensus"):
             self._agree(iteration)
         with self._clock.phase("finish"):
             learning = self._agent.finish_update()
+            return_free_memory()
         self._record(iteration, learning)
         return [dataclasses.replace(observation, iteration=iteration + 1, t=0) for observation in last]
 

@@ -33,7 +33,10 @@ class CategoricalBlock:
 
     @property
     def probs(self) -> Tensor:
-        """(batch, heads, n), computed from the log probabilities each time: with many heads both together are large."""
+        """(batch, heads, n), computed from the log probabilities each time: with many heads both together are large.
+
+        For the same reason, the products below are computed in its place.
+        """
         return self.log_probs.exp()
 
     def select(self, rows: Tensor) -> CategoricalBlock:
@@ -70,18 +73,18 @@ class CategoricalBlock:
 
     def score(self, actions: Tensor, tangent: Tensor, free_tangent: Tensor) -> Tensor:  # noqa: ARG002
         """Change of `log_prob(actions)` along a change of the logits. Shape (batch, heads)."""
-        return tangent.gather(-1, actions.long()).squeeze(-1) - (self.probs * tangent).sum(-1)
+        return tangent.gather(-1, actions.long()).squeeze(-1) - self.probs.mul_(tangent).sum(-1)
 
     def score_transpose(self, actions: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Transpose of `score`: (batch, heads) -> cotangents (batch, heads, n) and (heads, 0)."""
-        cotangent = -self.probs * weights.unsqueeze(-1)
+        cotangent = self.probs.neg_().mul_(weights.unsqueeze(-1))
         return cotangent.scatter_add_(-1, actions.long(), weights.unsqueeze(-1)), self._no_free
 
     def fisher(self, tangent: Tensor, free_tangent: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """Fisher matrix of the logits, diag(p) - p p^T, times a tangent: (batch, heads, n) and (heads, 0)."""
         probs = self.probs
         weighted = probs * tangent
-        return weighted - probs * weighted.sum(-1, keepdim=True), self._no_free
+        return weighted.sub_(probs.mul_(weighted.sum(-1, keepdim=True))), self._no_free
 
 
 class GaussianBlock:

@@ -10,6 +10,7 @@ them with a preconditioner;
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -105,9 +106,10 @@ class RecycledSolver:
         self._solves = 0
         self._size = 0
         self._curvatures = model.parameters.new_empty(first_directions)  # d_k
-        self._directions = model.parameters.new_empty(first_directions, model.parameters.numel())  # p_k
-        self._products = torch.empty_like(self._directions)  # H p_k
-        self._ratios = model.parameters.new_empty(first_directions, model.num_agents * model.num_samples)  # J p_k
+        dtype = model.parameters.dtype
+        self._directions = _mapped(first_directions, model.parameters.numel(), dtype)  # p_k
+        self._products = _mapped(first_directions, model.parameters.numel(), dtype)  # H p_k
+        self._ratios = _mapped(first_directions, model.num_agents * model.num_samples, dtype)  # J p_k
         self._coefficients = model.parameters.new_empty(0)
 
     @property
@@ -168,14 +170,26 @@ class RecycledSolver:
 
     def _grow(self) -> None:
         """Make room for half as many directions again."""
+        rows = 3 * self._size // 2 + 1
 
         def grown(store: Tensor) -> Tensor:
-            larger = store.new_empty(3 * len(store) // 2 + 1, *store.shape[1:])
-            larger[: len(store)] = store
+            larger = _mapped(rows, store.shape[1], store.dtype)
+            larger[: self._size] = store
             return larger
 
-        self._curvatures, self._ratios = grown(self._curvatures), grown(self._ratios)
-        self._directions, self._products = grown(self._directions), grown(self._products)
+        self._curvatures = torch.cat([self._curvatures, self._curvatures.new_empty(rows - self._size)])
+        self._ratios = grown(self._ratios)
+        self._directions = grown(self._directions)
+        self._products = grown(self._products)
+
+
+def _mapped(rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+    """Room for vectors, apart from the heap: it takes memory only row by row as it is written, and returns it whole.
+
+    The heap would keep it, in pieces, between the arrays that come and go while the consensus lasts.
+    """
+    room = mmap.mmap(-1, max(1, rows * columns * dtype.itemsize), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(room, dtype=dtype, count=rows * columns).view(rows, columns)
 
 
 class ConjugateGradientSolver:
