@@ -218,7 +218,7 @@ def say(*command: str) -> str:
 
 
 def until(condition) -> None:
-    deadline = time.monotonic() + 180.0
+    deadline = time.monotonic() + 600.0
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.2)
