@@ -1,7 +1,9 @@
 """The constants of the cost model: what a step, a message or an operation takes, fitted to measured runs.
 
 A phase's processor seconds are a sum of its counts (`workload.PHASES`), each times a constant that is not negative:
-least squares of the relative errors over the runs of `matrpo bench scaling` with at most `LARGEST_FITTED` agents.
+least squares of the relative errors over the runs of `matrpo bench scaling` with at most `LARGEST_FITTED` agents. A
+floating-point operation takes the same in all phases: both it and the numbers that a phase passes over grow with N, and
+few small runs cannot tell which of them a phase's time is.
 """
 
 from __future__ import annotations
@@ -150,15 +152,30 @@ def fit(runs: Sequence[Measurement], machine: Mapping[str, Any]) -> Constants:
     made = Products(
         *least_squares([(1, run.steps - 1) for run in small], [run.figures["fisher_products"] for run in small])
     )
-    counts = [_counts(run, made) for run in small]
-    seconds = {
-        phase: least_squares([c[phase] for c in counts], [run.figures[f"cpu_{phase}"] for run in small])
-        for phase in PHASES
-    }
+    seconds = _fit_seconds(small, [_counts(run, made) for run in small])
     arrays = [memory_bytes(run.sizes, run.config, made, run.steps) for run in small]
     rest = [1e6 * run.figures["unique_MB"] - own for run, own in zip(small, arrays, strict=True)]
     base = max(0.0, float(np.mean(rest)))
     return Constants(seconds, made, base, machine, runs[0].config.task, tuple(sorted({run.agents for run in small})))
+
+
+def _fit_seconds(runs: Sequence[Measurement], counts: Sequence[Mapping[str, Counts]]) -> dict[str, Counts]:
+    """Processor seconds per count of each phase, from all phases of all runs together."""
+    columns = {phase: [_column(phase, count) for count in PHASES[phase]] for phase in PHASES}
+    order = list(dict.fromkeys(column for own in columns.values() for column in own))
+    rows, measured = [], []
+    for run, counted in zip(runs, counts, strict=True):
+        for phase, own in columns.items():
+            by_column = dict(zip(own, counted[phase], strict=True))
+            rows.append([by_column.get(column, 0.0) for column in order])
+            measured.append(run.figures[f"cpu_{phase}"])
+    fitted = dict(zip(order, least_squares(rows, measured), strict=True))
+    return {phase: tuple(fitted[column] for column in own) for phase, own in columns.items()}
+
+
+def _column(phase: str, count: str) -> tuple[str, str]:
+    """Which constant a phase's count is multiplied by: one of its own, but for the operations, which all share."""
+    return ("any phase" if count == "operation" else phase, count)
 
 
 def least_squares(counts: Sequence[Counts], measured: Sequence[float]) -> Counts:
