@@ -163,11 +163,12 @@ def _fit_seconds(runs: Sequence[Measurement], counts: Sequence[Mapping[str, Coun
     """Processor seconds per count of each phase, from all phases of all runs together."""
     columns = {phase: [_column(phase, count) for count in PHASES[phase]] for phase in PHASES}
     order = list(dict.fromkeys(column for own in columns.values() for column in own))
-    rows, measured = [], []
+    rows: list[Counts] = []
+    measured: list[float] = []
     for run, counted in zip(runs, counts, strict=True):
         for phase, own in columns.items():
             by_column = dict(zip(own, counted[phase], strict=True))
-            rows.append([by_column.get(column, 0.0) for column in order])
+            rows.append(tuple(by_column.get(column, 0.0) for column in order))
             measured.append(run.figures[f"cpu_{phase}"])
     fitted = dict(zip(order, least_squares(rows, measured), strict=True))
     return {phase: tuple(fitted[column] for column in own) for phase, own in columns.items()}
