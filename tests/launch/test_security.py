@@ -271,11 +271,13 @@ def test_the_log_names_the_first_of_each_reason_and_is_short(caplog: pytest.LogC
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01CURVE" + bytes(15) + b"\0" + bytes(31)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "greeting", [b"", GREETING, GREETING + b"\x06" + bytes(6) + b"\x08\x00"], ids=["raw", "zmtp", "long"]
 )
-@pytest.mark.parametrize("seconds", [1.0, pytest.param(10.0, marks=pytest.mark.slow)])
-def test_garbage_at_full_speed_does_not_stop_a_link(house: House, greeting: bytes, seconds: float) -> None:
+def test_garbage_at_full_speed_does_not_stop_a_link(house: House, greeting: bytes) -> None:
+    """Slow, as a flood may end this very process: `THREATS.md`, a stranger's garbage at the wrong moment."""
+    seconds = 10.0
     guest = house.transport(0)
     house.talk(guest, 1)
     memory = psutil.Process(os.getpid()).memory_info
