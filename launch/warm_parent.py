@@ -10,7 +10,6 @@ import signal
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
-import torch._dynamo  # noqa: E402, F401  (the optimiser needs it: 2 s in each agent if not here)
 from setproctitle import setproctitle  # noqa: E402
 
 import matrpo.launch.agent_process  # noqa: E402

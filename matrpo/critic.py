@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from matrpo.optimizer import make_adam
 from matrpo.recurrent import make_network
 from matrpo.sequences import Sequences, minibatches
 
@@ -81,7 +82,7 @@ class Critic(nn.Module):
         self.network = make_network(
             sizes, activation, generator, recurrent_layers, normalize=normalize, orthogonal=orthogonal
         )
-        self.optimizer = torch.optim.Adam(self.parameters(), lr=lr, fused=True)
+        self.optimizer = make_adam(self.parameters(), lr=lr)
         self.mean: Tensor
         self.square: Tensor
         self.batches: Tensor

@@ -13,6 +13,7 @@ from matrpo.algorithms.off_policy import Masks, OffPolicy
 from matrpo.algorithms.replay import Batch, Moment
 from matrpo.config import Config, ConfigError
 from matrpo.networks import MLP
+from matrpo.optimizer import make_adam
 from matrpo.spaces import ActionSpace, Box, Discrete, TaskSpec
 
 
@@ -69,9 +70,9 @@ class DeterministicGradient(OffPolicy):
         self.critics |= {f"critic.{j}": network for j, network in enumerate(self.value_networks)}
         self.target_values = [self.make_target(f"critic.{j}", network) for j, network in enumerate(self.value_networks)]
         parameters = [parameter for network in self.value_networks for parameter in network.parameters()]
-        self.optimizers["critic"] = torch.optim.Adam(parameters, lr=config.critic_lr, fused=True)
+        self.optimizers["critic"] = make_adam(parameters, lr=config.critic_lr)
         for q, actor in enumerate(self.actors):
-            self.optimizers[f"policy.{q}"] = torch.optim.Adam(actor.parameters(), lr=config.actor_lr, fused=True)
+            self.optimizers[f"policy.{q}"] = make_adam(actor.parameters(), lr=config.actor_lr)
 
     @abstractmethod
     def improve(self, batch: Batch) -> None:

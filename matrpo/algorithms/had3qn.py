@@ -12,6 +12,7 @@ from matrpo.algorithms.replay import Batch
 from matrpo.algorithms.value_based import ValueBased, greedy, indices
 from matrpo.config import Config, ConfigError
 from matrpo.networks import MLP
+from matrpo.optimizer import make_adam
 from matrpo.sequences import Sequences
 from matrpo.spaces import TaskSpec
 
@@ -42,9 +43,9 @@ class HAD3QN(ValueBased):
         self.critic = DuelingNetwork(state_sizes[0], count, config, self.generator)
         self.critics["critic"] = self.critic
         self.target_critic = self.make_target("critic", self.critic)
-        self.optimizers["critic"] = torch.optim.Adam(self.critic.parameters(), lr=config.critic_lr, fused=True)
+        self.optimizers["critic"] = make_adam(self.critic.parameters(), lr=config.critic_lr)
         for q, actor in enumerate(self.actors):
-            self.optimizers[f"policy.{q}"] = torch.optim.Adam(actor.parameters(), lr=config.actor_lr, fused=True)
+            self.optimizers[f"policy.{q}"] = make_adam(actor.parameters(), lr=config.actor_lr)
 
     def utilities(self, networks: Sequence[nn.Module], observations: Sequence[Tensor]) -> list[Tensor]:
         """As `ValueBased.utilities`."""

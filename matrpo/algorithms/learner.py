@@ -10,6 +10,7 @@ from torch import Tensor
 
 from matrpo.config import Config
 from matrpo.distributions import Head
+from matrpo.optimizer import make_adam
 from matrpo.policy import JointPolicy
 from matrpo.sequences import Sequences, samples_of, side_by_side
 
@@ -82,7 +83,7 @@ class Learner:
         self.policy = policy
         self.config = config
         self.generator = generator
-        self.optimizer = torch.optim.Adam(policy.parameters(), lr=config.actor_lr, eps=1e-5, fused=True)
+        self.optimizer = make_adam(policy.parameters(), lr=config.actor_lr, eps=1e-5)
 
 
 def ascend(objective: Tensor, learners: Sequence[Learner]) -> None:

@@ -11,6 +11,7 @@ from matrpo.algorithms.replay import Batch, Moment
 from matrpo.algorithms.value_based import ValueBased, greedy, indices
 from matrpo.config import Config, ConfigError
 from matrpo.networks import MLP
+from matrpo.optimizer import make_adam
 from matrpo.spaces import TaskSpec
 
 
@@ -32,7 +33,7 @@ class QMIX(ValueBased):
         self.critics["mixer"] = self.mixer
         self.target_mixer = self.make_target("mixer", self.mixer)
         parameters = [parameter for network in (*networks, self.mixer) for parameter in network.parameters()]
-        self.optimizers["critic"] = torch.optim.Adam(parameters, lr=config.critic_lr, eps=1e-5, fused=True)
+        self.optimizers["critic"] = make_adam(parameters, lr=config.critic_lr, eps=1e-5)
 
     def utilities(self, networks: Sequence[nn.Module], observations: Sequence[Tensor]) -> list[Tensor]:
         """As `ValueBased.utilities`."""

@@ -1,0 +1,33 @@
+"""The one optimiser, without torch's compiler, which torch's own imports: two seconds of every process that learns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def make_adam(parameters: Iterable[Tensor], lr: float, eps: float = 1e-8) -> torch.optim.Adam:
+    """Adam (Kingma & Ba 2015, Algorithm 1), in one fused operation for all parameters.
+
+    Args:
+        parameters: what it changes, tensors of any shapes.
+        lr: the learning rate.
+        eps: added to the root of the second moment.
+    """
+    return _Adam(parameters, lr=lr, eps=eps, fused=True)
+
+
+def _plain(method: Callable[..., Any]) -> Any:
+    """A method without what torch puts around it to hide it from its compiler."""
+    return getattr(method, "__wrapped__", method)
+
+
+class _Adam(torch.optim.Adam):
+    add_param_group = _plain(torch.optim.Optimizer.add_param_group)
+    load_state_dict = _plain(torch.optim.Optimizer.load_state_dict)
+    state_dict = _plain(torch.optim.Optimizer.state_dict)
+    zero_grad = _plain(torch.optim.Optimizer.zero_grad)
+    step = torch.no_grad()(_plain(torch.optim.Adam.step))
