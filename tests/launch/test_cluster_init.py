@@ -25,7 +25,7 @@ from matrpo.launch.keys import key_path
 from matrpo.run_directory import RunDirectory
 
 SETTINGS = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
-AGENTS = ["--agents", "3", "--topology", "line"]
+AGENTS = ["--agents", "3", "--topology", "line", "--admm-iterations", "24"]
 LOCAL = ["--host", "127.0.0.1", "--env-host", "127.0.0.1"]
 
 
@@ -57,6 +57,12 @@ def make(folder: Path, *arguments: str) -> Path:
     result = matrpo("cluster", "init", "--out", str(folder), *SETTINGS, *AGENTS, *LOCAL, "--port", port, *arguments)
     assert result.returncode == 0, result.stderr
     return folder
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared run that no test changes."""
+    return make(tmp_path_factory.mktemp("prepared") / "run")
 
 
 def mistake(*arguments: str) -> str:
@@ -185,9 +191,8 @@ def test_without_keys_one_must_say_so_everywhere(tmp_path: Path) -> None:
         (["keys", "rotate", "--cluster", "FILE", "--id", "1", "--env"], "name one, or neither"),
     ],
 )
-def test_mistakes_with_a_cluster_are_named(tmp_path: Path, arguments: list[str], words: str) -> None:
-    run = make(tmp_path / "run")
-    assert words in mistake(*[str(run / "cluster.yaml") if word == "FILE" else word for word in arguments])
+def test_mistakes_with_a_cluster_are_named(prepared: Path, arguments: list[str], words: str) -> None:
+    assert words in mistake(*[str(prepared / "cluster.yaml") if word == "FILE" else word for word in arguments])
 
 
 def test_a_run_over_ssh_equals_one_in_one_process(tmp_path: Path, ssh: Path, program: Path) -> None:

@@ -27,7 +27,7 @@ from running import (
 
 from matrpo.run_directory import RunDirectory
 
-RING = ("--agents", "4", "--checkpoint-every", "2")
+RING = ("--agents", "4", "--checkpoint-every", "2", "--admm-iterations", "24")
 ENDLESS = ("--steps", "4000000")
 FOREVER = ("--link-deadline", "1000")
 """No deadline helps: who is lost must be noticed."""

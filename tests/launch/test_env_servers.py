@@ -28,9 +28,10 @@ from running import (
 from matrpo.launch.cluster import Cluster
 from matrpo.run_directory import RunDirectory
 
-NAVIGATION = ("--agents", "3")
-TREASURE = ("--task", "treasure", "--agents", "4", "--recurrent-layers", "1", "--chunk-length", "5")
-CHEETAH = ("--task", "mamujoco/HalfCheetah-2x3", "--topology", "line", "--env-workers", "1")
+FEW = ("--admm-iterations", "24")
+NAVIGATION = ("--agents", "3", *FEW)
+TREASURE = ("--task", "treasure", "--agents", "4", "--recurrent-layers", "1", "--chunk-length", "5", *FEW)
+CHEETAH = ("--task", "mamujoco/HalfCheetah-2x3", "--topology", "line", "--env-workers", "1", *FEW)
 TRAFFIC = ("messages_", "bytes_", "unsent", "resends", "rejected", "refused", "links")
 
 

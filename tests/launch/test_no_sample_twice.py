@@ -37,7 +37,7 @@ class CrashError(RuntimeError):
 def create_run(folder: Path, **changes: Any) -> RunDirectory:
     """A run of recurrent networks."""
     sizes = {"agents": N, "num_envs": B, "rollout_length": T, "steps": ITERATIONS * B * T, "hidden_sizes": (8,)}
-    config = Config(**sizes, recurrent_layers=1, chunk_length=2, **changes)
+    config = Config(**sizes, admm_iterations=12, recurrent_layers=1, chunk_length=2, **changes)
     return RunDirectory.create(folder / "run", config, {})
 
 

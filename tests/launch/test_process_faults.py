@@ -13,7 +13,7 @@ from matrpo.launch.process_faults import ProcessFaults, read_record, was_killed_
 from matrpo.process_directory import ProcessDirectory
 from matrpo.run_directory import RunDirectory
 
-QUICK = ("--agents", "4", "--link-resend", "0.1")
+QUICK = ("--agents", "4", "--link-resend", "0.1", "--admm-iterations", "24")
 
 
 def test_lost_and_damaged_messages_change_no_result(tmp_path: Path) -> None:
