@@ -58,7 +58,7 @@ def assert_same_states(left, right):
             np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
-@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("layers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_memory_learns_to_recall(tmp_path, layers):
     run = create(tmp_path / "run", recurrent_layers=layers)
     train(run)

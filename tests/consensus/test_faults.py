@@ -8,6 +8,7 @@ from simulated_network import Faults, Network, complete, line, make_peers, ring,
 
 ACTIVATIONS = 12
 GRAPHS = [line(2), line(3), ring(3), ring(4), complete(4)]
+BATCHES = [*range(5), *(pytest.param(batch, marks=pytest.mark.slow) for batch in range(5, 10))]
 
 
 def faulty_network(seed, schedule="seeded"):
@@ -37,7 +38,7 @@ def run_in_step(network, iterations):
         network.run(first=iteration)
 
 
-@pytest.mark.parametrize("batch", range(10))
+@pytest.mark.parametrize("batch", BATCHES)
 def test_seeded_histories(batch):
     """Once the faults stop, silent neighbours hear each other in two iterations; the next is as without any fault."""
     for seed in range(40 * batch, 40 * (batch + 1)):
@@ -51,7 +52,7 @@ def test_seeded_histories(batch):
                 assert same(network.results[4, agent][e], state), f"seed {seed}"
 
 
-@pytest.mark.parametrize("batch", range(10))
+@pytest.mark.parametrize("batch", BATCHES)
 def test_poisson_histories(batch):
     for seed in range(20 * batch, 20 * (batch + 1)):
         network = faulty_network(seed, "poisson")

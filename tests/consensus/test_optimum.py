@@ -112,7 +112,10 @@ def surrogate(problem: Problem, agent: int, u: np.ndarray) -> float:
     return float((problem.advantages[agent] * u.sum(0)).mean())
 
 
-@pytest.mark.parametrize(("kind", "topology"), [("recycled", "ring"), ("recycled", "line"), ("cg", "line")])
+@pytest.mark.parametrize(
+    ("kind", "topology"),
+    [("recycled", "ring"), ("recycled", "line"), pytest.param("cg", "line", marks=pytest.mark.slow)],
+)
 def test_admm_reaches_the_optimum_of_the_consensus_problem(topology, kind):
     problem = Problem(seed=1)
     graph = make_graph(topology, 3, 0)

@@ -64,7 +64,11 @@ def test_a_launched_run_is_complete_and_is_in_process_anyway(folder: Path, hatrp
     assert (checkpoints(launched), lines) == (checkpoints(hatrpo), metrics(hatrpo))
 
 
-@pytest.mark.parametrize("changes", [{"algo": "happo", "recurrent_layers": 1}, {"algo": "hatrpo"}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [{"algo": "happo", "recurrent_layers": 1}, pytest.param({"algo": "hatrpo"}, marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_ctrl_c_stops_with_a_checkpoint_and_the_run_goes_on_as_if_nothing_happened(
     folder: Path, changes: dict[str, object]
 ) -> None:

@@ -20,9 +20,10 @@ def test_lost_and_damaged_messages_change_no_result(tmp_path: Path) -> None:
     """The link protocol gets every activation through, to the same bits."""
     faults = [{"do": "drop", "probability": 0.2}, {"do": "corrupt", "probability": 0.1}]
     (tmp_path / "script.yaml").write_text(yaml.safe_dump({"faults": faults}))
-    faulty = train(tmp_path / "faulty", *QUICK, "--faults", str(tmp_path / "script.yaml"))
-    clean = train(tmp_path / "clean", *QUICK, "--in-process")
-    assert checkpoints(faulty) == checkpoints(clean)
+    half = ("--steps", "240")
+    faulty = train(tmp_path / "faulty", *QUICK, *half, "--faults", str(tmp_path / "script.yaml"))
+    clean = train(tmp_path / "clean", *QUICK, *half, "--in-process")
+    assert checkpoints(faulty, 6) == checkpoints(clean, 6) != {}
     report = describe(RunDirectory.open(faulty))
     assert [(row["do"], len(row["processes"])) for row in report["faults"]] == [("drop", 4), ("corrupt", 4)]
     assert sum(row["resends"] for row in report["links"]) > 0
