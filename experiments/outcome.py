@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from matrpo.experiments.experiment import Experiment, PlannedRun
-from matrpo.experiments.plot import COLOURS, STYLES
+from matrpo.experiments.plot import draw_curve
 from matrpo.experiments.record import is_done, read_record
 from matrpo.experiments.statistics import Estimate, bootstrap
 from matrpo.experiments.tables import (
@@ -94,16 +94,13 @@ def _picture(experiment: Experiment, panels: Mapping[str, Curves], kind: str) ->
     for index, (panel, curves) in enumerate(panels.items()):
         axes = figure.add_subplot(1, len(panels), index + 1)
         for number, (line, (seeds, points)) in enumerate(curves.items()):
-            colour, style = COLOURS[number % len(COLOURS)], STYLES[number % len(STYLES)]
-            steps = np.array([step for step, _ in points]) / 1e6
+            steps = [step / 1e6 for step, _ in points]
             label = f"{line} ({seeds} {'seed' if seeds == 1 else 'seeds'})"
-            axes.plot(steps, [e.value for _, e in points], style, color=colour, label=label, linewidth=1.6)
+            colour = draw_curve(axes, number, steps, [e.value for _, e in points], label)
             low, high = [e.low for _, e in points], [e.high for _, e in points]
             axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
-        axes.set_xlabel("environment steps (millions)")
         axes.set_ylabel("team return of an episode (IQM, 95% CI)")
         axes.set_title(panel or experiment.title)
-        axes.grid(alpha=0.3)
         axes.legend(frameon=False, ncols=_LEGEND_COLUMNS, loc="upper center", bbox_to_anchor=(0.5, -0.15))
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=150)

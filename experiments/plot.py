@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from matrpo.config import ConfigError
 from matrpo.run_directory import RunDirectory, write_atomically
@@ -17,6 +20,26 @@ from matrpo.run_directory import RunDirectory, write_atomically
 # Okabe and Ito's palette: distinct for colour-blind readers and in grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", "-.", ":")
+_MOST_TICKS = 6
+
+
+def draw_curve(axes: Axes, number: int, millions: Sequence[float], values: Sequence[float], label: str) -> str:
+    """Add a line over environment steps to a figure, and give its colour. One point has a mark, as it has no line.
+
+    Args:
+        axes: where to draw.
+        number: of the line among the figure's, from 0.
+        millions: of steps.
+        values: as many.
+        label: what the legend says.
+    """
+    colour, style = COLOURS[number % len(COLOURS)], STYLES[number % len(STYLES)]
+    marker = "o" if len(millions) == 1 else ""
+    axes.plot(millions, values, color=colour, linestyle=style, marker=marker, label=label, linewidth=1.6)
+    axes.set_xlabel("environment steps (millions)")
+    axes.xaxis.set_major_locator(MaxNLocator(_MOST_TICKS, steps=[1, 2, 5, 10]))
+    axes.grid(alpha=0.3)
+    return colour
 
 
 class Curve:
@@ -64,15 +87,12 @@ def draw(curves: list[Curve], title: str) -> Figure:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for index, curve in enumerate(curves):
-        colour, style = COLOURS[index % len(COLOURS)], STYLES[index % len(STYLES)]
         seeds = "1 seed" if curve.runs == 1 else f"{curve.runs} seeds"
-        steps = np.array(curve.steps) / 1e6
-        axes.plot(steps, curve.returns.mean(0), style, color=colour, label=f"{curve.label} ({seeds})", linewidth=1.6)
+        steps = [step / 1e6 for step in curve.steps]
+        colour = draw_curve(axes, index, steps, list(curve.returns.mean(0)), f"{curve.label} ({seeds})")
         axes.fill_between(steps, curve.returns.min(0), curve.returns.max(0), color=colour, alpha=0.18, linewidth=0)
-    axes.set_xlabel("environment steps (millions)")
     axes.set_ylabel("team return of an episode")
     axes.set_title(title)
-    axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     return figure
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from matrpo import algorithm_table
 from matrpo.config import FIELDS, ConfigError, to_dict
-from matrpo.experiments.plot import COLOURS, STYLES
+from matrpo.experiments.plot import COLOURS, draw_curve
 from matrpo.graph_settings import build_graph
 from matrpo.launch.picture import save_picture
 from matrpo.process_directory import ProcessDirectory
@@ -217,10 +217,7 @@ def _plot(title: str, series: Series) -> Picture:
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         for index, (label, (x, y)) in enumerate(series.items()):
-            style = STYLES[index % len(STYLES)]
-            axes.plot(x, y, style, color=COLOURS[index % len(COLOURS)], label=label, linewidth=1.6)
-        axes.set_xlabel("environment steps (millions)")
-        axes.grid(alpha=0.3)
+            draw_curve(axes, index, x, y, label)
         axes.legend(frameon=False)
 
     return Picture(_drawn(draw, 3.4), title)

@@ -5,10 +5,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from matrpo.config import resolve
 from matrpo.experiments.matrpo_command import MATRPO
+from matrpo.experiments.plot import draw_curve
 from matrpo.run_directory import RunDirectory
 from matrpo.training import make_training
 
@@ -57,3 +59,12 @@ def test_mistakes_on_the_plot_command_are_one_line(arguments, message):
     assert finished.returncode == 2
     assert message in finished.stderr
     assert len(finished.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("points", [1, 2])
+def test_a_curve_of_one_point_can_be_seen(points):
+    axes = Figure().add_subplot()
+    draw_curve(axes, 0, [0.0004, 0.0008][:points], [-293.0, -280.0][:points], "ring")
+    (line,) = axes.lines
+    assert (line.get_marker() == "o") == (points == 1)
+    assert len(axes.get_xticks()) <= 8
