@@ -17,9 +17,8 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-import psutil
-
 from matrpo.config import ConfigError
+from matrpo.launch import STARTED_AT
 from matrpo.launch.children import run_child
 from matrpo.launch.cluster import FILE_NAME, Cluster
 from matrpo.launch.fault_script import Fault
@@ -140,9 +139,8 @@ class Supervisor:
         context.set_forkserver_preload([_WARM])
         _start_warm_parent()
         self._cluster = cluster
-        launched_at = psutil.Process().create_time()
         for name, directory in self._run.processes().items():
-            self._children[name] = Child(name, directory, *self._spawn(name, launched_at), launched_at)
+            self._children[name] = Child(name, directory, *self._spawn(name, STARTED_AT), STARTED_AT)
 
     def _spawn(
         self, name: str, started_at: float
