@@ -31,7 +31,7 @@ UNSUPPORTED = {
 """Families that an algorithm refuses."""
 
 SLOW = {"mamujoco", "smax"}
-"""Families whose tasks take seconds to start: in the normal suite the first with one algorithm."""
+"""Families whose tasks take seconds to start."""
 
 TINY = {
     "num_envs": 2,
@@ -48,8 +48,8 @@ def pairs():
     central = [algo for algo in algorithm_table.ALGORITHMS if algorithm_table.is_central(algo)]
     for algo in central:
         for family in FAMILIES:
-            slow = family in SLOW and (algo, family) != ("happo", "mamujoco")
-            yield pytest.param(algo, family, marks=[pytest.mark.slow] if slow else [], id=f"{algo}-{family}")
+            marks = [pytest.mark.slow] if family in SLOW else []
+            yield pytest.param(algo, family, marks=marks, id=f"{algo}-{family}")
 
 
 def create(path, algo, family, **changes):

@@ -67,7 +67,7 @@ class History:
             self.links[receiver].receive(message, self.now)
 
 
-@pytest.mark.parametrize("batch", range(10))
+@pytest.mark.parametrize("batch", [*range(5), *(pytest.param(batch, marks=pytest.mark.slow) for batch in range(5, 10))])
 def test_the_two_ends_always_have_a_common_state(batch):
     undone = 0
     for seed in range(300 * batch, 300 * (batch + 1)):

@@ -213,6 +213,7 @@ def test_diagnostics_say_what_was_measured_and_nothing_else(compared):
     assert {rows["HATRPO"][name] for name in ("residual", "MB sent", "skipped")} == {"-"}
 
 
+@pytest.mark.slow
 def test_a_run_with_faults_that_was_broken_off_begins_anew(compared, tmp_path):
     """Its script acts in seconds: what happened before would not happen again."""
     shutil.copytree(compared, tmp_path / "again")

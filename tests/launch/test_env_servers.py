@@ -54,7 +54,7 @@ def single(folder: Path) -> Path:
     return train(folder / "single", *NAVIGATION, "--in-process", "--env-servers", "4")
 
 
-@pytest.mark.parametrize("servers", ["2", "4"])
+@pytest.mark.parametrize("servers", [pytest.param("2", marks=pytest.mark.slow), "4"])
 def test_several_servers_equal_one_process_bit_for_bit(folder: Path, single: Path, servers: str) -> None:
     run = train(folder / f"navigation-{servers}", *NAVIGATION, "--env-servers", servers)
     assert learnt(run) == learnt(single)
@@ -64,7 +64,9 @@ def test_several_servers_equal_one_process_bit_for_bit(folder: Path, single: Pat
     assert all("finished" in log and "WARNING" not in log for log in logs)
 
 
-@pytest.mark.parametrize("task", [TREASURE, CHEETAH], ids=["treasure", "cheetah"])
+@pytest.mark.parametrize(
+    "task", [pytest.param(TREASURE, id="treasure"), pytest.param(CHEETAH, id="cheetah", marks=pytest.mark.slow)]
+)
 def test_a_resumed_run_of_two_servers_equals_one_process_bit_for_bit(folder: Path, task: tuple[str, ...]) -> None:
     run = train(folder / f"{task[1][:5]}-2", *task, "--env-servers", "2", "--steps", "200")
     train(run, "--resume", "--steps", "480")
