@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 
-def make_adam(parameters: Iterable[Tensor], lr: float, eps: float = 1e-8) -> torch.optim.Adam:
-    """Adam (Kingma & Ba 2015, Algorithm 1), in one fused operation for all parameters.
+def make_adam(parameters: Iterable[Tensor], lr: float, eps: float = 1e-8, fused: bool = True) -> torch.optim.Adam:
+    """Adam (Kingma & Ba 2015, Algorithm 1).
 
     Args:
         parameters: what it changes, tensors of any shapes.
         lr: the learning rate.
         eps: added to the root of the second moment.
+        fused: in one operation for all parameters, which rounds otherwise.
     """
-    return _Adam(parameters, lr=lr, eps=eps, fused=True)
+    return _Adam(parameters, lr=lr, eps=eps, fused=fused)
 
 
 def _plain(method: Callable[..., Any]) -> Any:
