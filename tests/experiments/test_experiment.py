@@ -14,7 +14,8 @@ import psutil
 import pytest
 import yaml
 
-from matrpo.config import ConfigError
+from matrpo import presets
+from matrpo.config import ConfigError, resolve
 from matrpo.experiments.experiment import SCALES, Experiment, shipped
 from matrpo.experiments.matrpo_command import MATRPO
 from matrpo.experiments.runner import distinct
@@ -53,6 +54,13 @@ def test_every_run_of_a_figure_has_valid_settings_and_a_folder_of_its_own(path, 
     assert len({planned.path for planned in runs}) == len({(planned.config, planned.faults) for planned in runs})
     for planned in runs:
         assert planned.config.steps == planned.settings["steps"]
+
+
+def test_table_iii_is_the_preset_with_recycled_directions(tmp_path):
+    settings = next(Experiment.load(Path("matrpo-table3-settings"), "paper").runs(tmp_path)).settings
+    preset = {**presets.load("paper", "navigation", 3), "solver": "recycled", "task": "navigation", "agents": 3}
+    budget = {"seed": 0, "steps": 5_000_000}
+    assert resolve(("experiment", settings)) == resolve(("preset", {**preset, **budget}))
 
 
 def test_later_layers_win(tmp_path):
