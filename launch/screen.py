@@ -291,7 +291,7 @@ def _total(lines: list[dict[str, float]], name: str) -> float | None:
 def _number(value: float | None) -> str:
     if value is None:
         return "-"
-    if abs(value) >= 100:
+    if 100 <= abs(value) < 100_000:
         return f"{value:.1f}"
     return f"{value:.3g}"
 

@@ -91,6 +91,18 @@ def test_the_screen_fits_the_terminal(run: RunDirectory, width: int, height: int
     assert (height >= 24) == (hidden == [])
 
 
+def test_numbers_of_any_size_leave_the_heads_of_the_columns_whole(run: RunDirectory) -> None:
+    seconds = {"iteration": 1, "time": 20.0}
+    run.env.log_metrics(seconds | {"team_return_mean": -357.6, "steps_per_second": 1.0})
+    for agent in range(12):
+        run.agent(agent).log_metrics(seconds | AGENT | {"surrogate": -2.75e41, "critic_loss": 1854.4})
+    progress = Progress(run)
+    progress.poll()
+    text = "\n".join(drawn(progress, 80, 24))
+    for fact in ("-2.75e+41", "1854.4", "surrogate", "residual", "step"):
+        assert fact in text
+
+
 def test_the_plain_line_says_the_same(run: RunDirectory) -> None:
     write(run, range(1, 5))
     progress = Progress(run)
