@@ -1,13 +1,17 @@
-"""The command line, run in the test's own process."""
+"""The command line, run in the test's own process, and a small run whose agents do what the test says."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from running import Matrpo
+from scripted_agents import CONFIG, Agents, line_cluster, scripted_agents
 
 from matrpo.launch import cli
+from matrpo.run_directory import RunDirectory
 
 
 @pytest.fixture
@@ -24,3 +28,16 @@ def matrpo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
         return end.value.code, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def small_run(tmp_path: Path) -> RunDirectory:
+    """Two agents, two iterations of two steps."""
+    return RunDirectory.create(tmp_path / "run", CONFIG, {})
+
+
+@pytest.fixture
+def agents(small_run: RunDirectory, tmp_path: Path) -> Iterator[Agents]:
+    """The small run's agents, with its server waiting for them."""
+    with scripted_agents(small_run, line_cluster(small_run, tmp_path)) as agents:
+        yield agents

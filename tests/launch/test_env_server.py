@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +16,7 @@ from matrpo.run_directory import RunDirectory
 from matrpo.spaces import Discrete, TaskSpec
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> RunDirectory:
-    return RunDirectory.create(tmp_path / "run", CONFIG, {})
-
-
-@pytest.fixture
-def agents(run: RunDirectory, tmp_path: Path) -> Iterator[Agents]:
-    with scripted_agents(run, line_cluster(run, tmp_path)) as agents:
-        yield agents
-
-
-def test_the_whole_run_in_lock_step(agents: Agents, run: RunDirectory) -> None:
+def test_the_whole_run_in_lock_step(agents: Agents, small_run: RunDirectory) -> None:
     agents.join()
     for iteration, t in ((1, 0), (1, 1), (2, 0), (2, 1)):
         agents.act(0, iteration, t)
@@ -36,8 +24,8 @@ def test_the_whole_run_in_lock_step(agents: Agents, run: RunDirectory) -> None:
         agents.act(1, iteration, t)
         assert [agents.observe(agent) for agent in range(2)] == [(iteration, t + 1)] * 2
     agents.finish()
-    assert [line["iteration"] for line in run.env.read_metrics()] == [1, 2]
-    assert run.env.checkpoint_iterations() == [1, 2]
+    assert [line["iteration"] for line in small_run.env.read_metrics()] == [1, 2]
+    assert small_run.env.checkpoint_iterations() == [1, 2]
 
 
 def test_agents_receive_their_own_view_and_the_joint_action(agents: Agents) -> None:
@@ -157,11 +145,11 @@ def test_an_agent_that_repeats_itself_is_told_again(agents: Agents) -> None:
     assert agents.hears_nothing(0), "its action is here: there is nothing new to tell"
 
 
-def test_a_resumed_server_shows_what_it_showed_last(run: RunDirectory, tmp_path: Path) -> None:
+def test_a_resumed_server_shows_what_it_showed_last(small_run: RunDirectory, tmp_path: Path) -> None:
     shown = []
     for start in (0, 1):
-        run.rewind(start)
-        with scripted_agents(run, line_cluster(run, tmp_path)) as agents:
+        small_run.rewind(start)
+        with scripted_agents(small_run, line_cluster(small_run, tmp_path)) as agents:
             agents.join(start + 1)
             for iteration in range(start + 1, 3):
                 for t in range(2):

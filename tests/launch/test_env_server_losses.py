@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +18,8 @@ from matrpo.launch.wire import Observation, Stop
 from matrpo.run_directory import RunDirectory
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> RunDirectory:
-    return RunDirectory.create(tmp_path / "run", CONFIG, {})
-
-
-@pytest.fixture
-def agents(run: RunDirectory, tmp_path: Path) -> Iterator[Agents]:
-    with scripted_agents(run, line_cluster(run, tmp_path)) as agents:
-        yield agents
-
-
 def test_without_an_agent_the_other_goes_on_and_it_takes_part_again_from_the_next_start(
-    agents: Agents, run: RunDirectory
+    agents: Agents, small_run: RunDirectory
 ) -> None:
     agents.join()
     agents.step((0, 1), 1, 0)
@@ -46,7 +35,8 @@ def test_without_an_agent_the_other_goes_on_and_it_takes_part_again_from_the_nex
     assert agents.step([0], 2, 1) == [(2, 2)]
     assert agents.observe(1) == (3, 0)
     agents.finish()
-    assert [(line["agents_absent"], line["steps_substituted"]) for line in run.env.read_metrics()] == [(1, 1), (1, 2)]
+    lines = small_run.env.read_metrics()
+    assert [(line["agents_absent"], line["steps_substituted"]) for line in lines] == [(1, 1), (1, 2)]
 
 
 def test_an_agent_that_returns_before_anyone_has_acted_misses_nothing(agents: Agents) -> None:
@@ -77,7 +67,7 @@ def test_a_hello_of_an_earlier_life_is_refused(agents: Agents) -> None:
 
 
 def test_when_all_are_lost_the_iteration_begins_again(
-    agents: Agents, run: RunDirectory, caplog: pytest.LogCaptureFixture
+    agents: Agents, small_run: RunDirectory, caplog: pytest.LogCaptureFixture
 ) -> None:
     agents.join()
     agents.step((0, 1), 1, 0)
@@ -92,7 +82,7 @@ def test_when_all_are_lost_the_iteration_begins_again(
     for iteration, t in ((1, 0), (1, 1), (2, 0), (2, 1)):
         agents.step((0, 1), iteration, t)
     agents.finish()
-    assert [line["agents_absent"] for line in run.env.read_metrics()] == [0, 0]
+    assert [line["agents_absent"] for line in small_run.env.read_metrics()] == [0, 0]
 
 
 @pytest.mark.parametrize("rule", ["wait", "abort"])
@@ -119,10 +109,10 @@ def test_the_rules_wait_and_abort(tmp_path: Path, rule: str) -> None:
 
 
 def test_a_server_that_crashed_begins_new_episodes(
-    run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cluster = line_cluster(run, tmp_path)
-    with scripted_agents(run, cluster) as agents:
+    cluster = line_cluster(small_run, tmp_path)
+    with scripted_agents(small_run, cluster) as agents:
         agents.join()
         for t in range(2):
             agents.step((0, 1), 1, t)
@@ -134,7 +124,7 @@ def test_a_server_that_crashed_begins_new_episodes(
         assert str(agents.failure) == "crash"
         for line in agents.lines:
             assert line.receive() == [], "nobody is told to stop: the server may come back"
-    with scripted_agents(run, cluster) as agents:
+    with scripted_agents(small_run, cluster) as agents:
         for agent in range(2):
             agents.hello(agent, 2)
         messages = [agents.hear(agent) for agent in range(2)]
@@ -147,8 +137,8 @@ def test_a_server_that_crashed_begins_new_episodes(
         for t in range(2):
             agents.step((0, 1), 2, t)
         agents.finish()
-    assert [line["iteration"] for line in run.env.read_metrics()] == [1, 2]
-    assert run.episode_stream(2) == 2
+    assert [line["iteration"] for line in small_run.env.read_metrics()] == [1, 2]
+    assert small_run.episode_stream(2) == 2
 
 
 def test_a_server_that_is_back_goes_on_without_those_that_do_not_come(tmp_path: Path) -> None:
