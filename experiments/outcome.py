@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -30,7 +31,11 @@ from matrpo.process_directory import write_atomically
 _POINTS = 100
 """Points of a learning curve."""
 
-_LEGEND_COLUMNS = 3
+_LEGEND_COLUMNS, _LEGEND_CHARACTERS = 3, 66
+"""The most columns of a legend, and the most characters of labels that a plot is wide enough for side by side."""
+
+_TITLE_CHARACTERS = 54
+"""What a line of a title has room for above a plot."""
 
 
 def save_outcome(experiment: Experiment, runs: Sequence[PlannedRun], folder: Path) -> list[Path]:
@@ -88,23 +93,28 @@ def _returns(run: PlannedRun) -> dict[int, float]:
 
 
 def _picture(experiment: Experiment, panels: Mapping[str, Curves], kind: str) -> bytes:
-    legend_rows = max(math.ceil(len(curves) / _LEGEND_COLUMNS) for curves in panels.values())
+    longest = max(len(_label(line, curves[line][0])) for curves in panels.values() for line in curves)
+    columns = min(_LEGEND_COLUMNS, max(1, _LEGEND_CHARACTERS // longest))
+    legend_rows = max(math.ceil(len(curves) / columns) for curves in panels.values())
     figure = Figure(figsize=(5.6 * len(panels) + 0.4, 3.9 + 0.2 * legend_rows), layout="constrained")
     FigureCanvasAgg(figure)
     for index, (panel, curves) in enumerate(panels.items()):
         axes = figure.add_subplot(1, len(panels), index + 1)
         for number, (line, (seeds, points)) in enumerate(curves.items()):
             steps = [step / 1e6 for step, _ in points]
-            label = f"{line} ({seeds} {'seed' if seeds == 1 else 'seeds'})"
-            colour = draw_curve(axes, number, steps, [e.value for _, e in points], label)
+            colour = draw_curve(axes, number, steps, [e.value for _, e in points], _label(line, seeds))
             low, high = [e.low for _, e in points], [e.high for _, e in points]
             axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
         axes.set_ylabel("team return of an episode (IQM, 95% CI)")
-        axes.set_title(panel or experiment.title)
-        axes.legend(frameon=False, ncols=_LEGEND_COLUMNS, loc="upper center", bbox_to_anchor=(0.5, -0.15))
+        axes.set_title(textwrap.fill(panel or experiment.title, _TITLE_CHARACTERS))
+        axes.legend(frameon=False, ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.15))
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=150)
     return buffer.getvalue()
+
+
+def _label(line: str, seeds: int) -> str:
+    return f"{line} ({seeds} {'seed' if seeds == 1 else 'seeds'})"
 
 
 def _curve_rows(panels: Mapping[str, Curves]) -> Table:

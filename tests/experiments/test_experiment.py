@@ -13,11 +13,13 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from matplotlib.image import imread
 
 from matrpo import presets
 from matrpo.config import ConfigError, resolve
 from matrpo.experiments.experiment import SCALES, Experiment, shipped
 from matrpo.experiments.matrpo_command import MATRPO
+from matrpo.experiments.outcome import save_outcome
 from matrpo.experiments.runner import distinct
 
 TINY = {"steps": 600, "num_envs": 3, "rollout_length": 100, "hidden_sizes": [4], "checkpoint_every": 1}
@@ -211,6 +213,23 @@ def test_lost_messages_change_no_result(compared):
     final = rows_of(compared / "final.csv")
     assert final["lossy"] == {**final["ring"], "line": "lossy"}
     assert final["lossy"]["better than the first by"] == "0.0 [0.0, 0.0] %"
+
+
+def test_long_titles_and_names_of_lines_are_whole_in_the_picture(compared, tmp_path):
+    names = {"ring": "beta 0.1, gamma 0.95 on a ring", "HATRPO": "another algorithm altogether"}
+    content = yaml.safe_load((compared / "figure.yaml").read_text())
+    lines = {new: content["lines"][old] for old, new in names.items()}
+    title = "a title that has more to say about what is below it than one line of it has room for"
+    file = write(tmp_path / "figure.yaml", **content | {"title": title, "lines": lines})
+    experiment = Experiment.load(file, "smoke")
+    runs = list(experiment.runs(tmp_path))
+    (tmp_path / "records").mkdir()
+    for old, planned in zip(names, runs, strict=True):
+        shutil.copy(compared / "records" / f"{old}-s0.json", planned.record_path)
+    save_outcome(experiment, runs, tmp_path)
+    pixels = imread(tmp_path / "curves.png")[..., :3]
+    assert pixels.min() < 0.5
+    assert (pixels[:, [0, -1]] == 1).all(), "something is cut off at an edge"
 
 
 def test_diagnostics_say_what_was_measured_and_nothing_else(compared):
