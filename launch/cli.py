@@ -13,22 +13,22 @@ from typing import NoReturn
 
 import click
 
-from matrpo.config import ConfigError
+from matrpo.errors import ConfigError
 from matrpo.version import __version__
 
 _COMMANDS = {
-    "launch": "matrpo.launch.run_commands:launch",
-    "agent": "matrpo.launch.process_commands:agent",
-    "env-server": "matrpo.launch.process_commands:env_server",
-    "probe": "matrpo.launch.process_commands:probe",
-    "cluster": "matrpo.launch.cluster_commands:cluster",
-    "keys": "matrpo.launch.cluster_commands:keys",
-    "doctor": "matrpo.launch.doctor:doctor",
-    "eval": "matrpo.launch.read_commands:evaluate_run",
-    "status": "matrpo.launch.read_commands:status",
-    "topology": "matrpo.launch.read_commands:topology",
-    "list": "matrpo.launch.read_commands:list_things",
-    "simulate": "matrpo.launch.simulate_command:simulate_histories",
+    "launch": "matrpo.launch.commands.launch:launch",
+    "agent": "matrpo.launch.commands.process:agent",
+    "env-server": "matrpo.launch.commands.process:env_server",
+    "probe": "matrpo.launch.commands.process:probe",
+    "cluster": "matrpo.launch.commands.cluster:cluster",
+    "keys": "matrpo.launch.commands.cluster:keys",
+    "doctor": "matrpo.launch.commands.doctor:doctor",
+    "eval": "matrpo.launch.commands.read:evaluate_run",
+    "status": "matrpo.launch.commands.read:status",
+    "topology": "matrpo.launch.commands.read:topology",
+    "list": "matrpo.launch.commands.read:list_things",
+    "simulate": "matrpo.launch.commands.simulate:simulate_histories",
 }
 _PLUGINS = "matrpo.commands"
 """Entry points of this group are further commands."""
@@ -76,7 +76,7 @@ def _run() -> int:
     except (KeyboardInterrupt, click.exceptions.Abort):
         return 130
     except RuntimeError as error:
-        from matrpo.process_directory import StorageError
+        from matrpo.runs.process_directory import StorageError
 
         if not isinstance(error, StorageError):
             raise

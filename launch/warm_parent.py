@@ -12,10 +12,10 @@ signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 from setproctitle import setproctitle  # noqa: E402
 
-import matrpo.launch.agent_process  # noqa: E402
 import matrpo.launch.cli  # noqa: E402
-import matrpo.launch.env_server  # noqa: E402, F401
-from matrpo.launch.process import signal_at_parents_death  # noqa: E402
+import matrpo.launch.processes.agent_process  # noqa: E402
+import matrpo.launch.processes.env_server  # noqa: E402, F401
+from matrpo.launch.processes.process import signal_at_parents_death  # noqa: E402
 
 signal_at_parents_death(signal.SIGKILL)
 setproctitle("matrpo warm parent")

@@ -5,16 +5,17 @@ from __future__ import annotations
 from contextlib import nullcontext
 from importlib import import_module
 
-from matrpo import algorithm_table
-from matrpo.agent import Agent
-from matrpo.algorithms.algorithm import Algorithm
-from matrpo.config import Config, ConfigError
+from matrpo.algorithms.shared.algorithm import Algorithm
 from matrpo.consensus.peer import Peer
+from matrpo.decentralized.agent import Agent
 from matrpo.envs.vector_env import VectorEnv
-from matrpo.graph_settings import agent_penalty, link_activations, link_penalty
+from matrpo.errors import ConfigError
+from matrpo.settings import algorithm_names
+from matrpo.settings.config import Config
+from matrpo.settings.graph_settings import agent_penalty, link_activations, link_penalty
+from matrpo.settings.user_file import UserFile
 from matrpo.spaces import TaskSpec
 from matrpo.topology.graph import CommunicationGraph
-from matrpo.user_file import UserFile
 
 
 def state_sizes(env: VectorEnv, state_type: str) -> tuple[int, ...]:
@@ -52,9 +53,9 @@ def algorithm_class(name: str) -> type[Algorithm]:
     Raises:
         ConfigError: a user's file cannot be imported, or has no such class.
     """
-    if file := algorithm_table.user_file(name):
+    if file := algorithm_names.user_file(name):
         return _class_from_file(file)
-    module, _, target = algorithm_table.ALGORITHMS[name].target.partition(":")
+    module, _, target = algorithm_names.ALGORITHMS[name].target.partition(":")
     found: type[Algorithm] = getattr(import_module(f"matrpo.algorithms.{module}"), target)
     return found
 
@@ -65,7 +66,7 @@ def build_algorithm(env: VectorEnv, config: Config) -> Algorithm:
     Raises:
         ConfigError: there is none of that name, or it cannot handle the task or the settings.
     """
-    kind, file = algorithm_class(config.algo), algorithm_table.user_file(config.algo)
+    kind, file = algorithm_class(config.algo), algorithm_names.user_file(config.algo)
     sizes = state_sizes(env, config.state_type)
     if not kind.handles_masks and any(mask is not None for mask in env.action_masks()):
         raise ConfigError(
@@ -78,7 +79,7 @@ def build_algorithm(env: VectorEnv, config: Config) -> Algorithm:
 def _class_from_file(file: UserFile) -> type[Algorithm]:
     found = file.load("class")
     if not (isinstance(found, type) and issubclass(found, Algorithm)):
-        raise ConfigError(f"algo '{file}': it is no subclass of matrpo.algorithms.algorithm.Algorithm")
+        raise ConfigError(f"algo '{file}': it is no subclass of matrpo.algorithms.shared.algorithm.Algorithm")
     if missing := sorted(found.__abstractmethods__):
         raise ConfigError(f"algo '{file}': the class has no method {', '.join(missing)}")
     return found

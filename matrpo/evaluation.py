@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from matrpo import algorithm_table
-from matrpo.acting import Actors
-from matrpo.algorithms.algorithm import Player
+from matrpo.algorithms.shared.algorithm import Player
 from matrpo.build import build_agent, build_algorithm
-from matrpo.config import ConfigError
 from matrpo.envs.registry import make_env
 from matrpo.envs.vector_env import VectorEnv, VectorStep
+from matrpo.errors import ConfigError
 from matrpo.film import check_film_name, save_film
-from matrpo.graph_settings import build_graph
-from matrpo.run_directory import RunDirectory
+from matrpo.runs.run_directory import RunDirectory
+from matrpo.sampling.acting import Actors
+from matrpo.settings import algorithm_names
+from matrpo.settings.graph_settings import build_graph
 
 EVALUATION_SEED = 1_000_003
 """Added to the run's seed: evaluation never sees the episodes that training saw."""
@@ -120,7 +120,7 @@ def load_player(run: RunDirectory, env: VectorEnv, iteration: int | None) -> tup
     if not iteration:
         raise ConfigError(f"{run.path} has no checkpoint yet: nothing to evaluate")
     run.check_checkpoints(iteration, env.spec)
-    if algorithm_table.is_central(run.config.algo):
+    if algorithm_names.is_central(run.config.algo):
         algorithm = build_algorithm(env, run.config)
         algorithm.load_checkpoint(run, iteration)
         return algorithm.player(env.num_envs), iteration

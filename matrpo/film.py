@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from matrpo.config import ConfigError
+from matrpo.errors import ConfigError
 
 _FRAME_MILLISECONDS = 80
 _SAVERS = (".gif", ".mp4")

@@ -13,18 +13,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from matrpo import algorithm_table
 from matrpo.build import build_agent, build_algorithm, build_peer
-from matrpo.config import Config, ConfigError
 from matrpo.consensus.bus import run_in_process
+from matrpo.decentralized.shared_samples import on_shared_samples
 from matrpo.envs.build import build_environment
 from matrpo.envs.central import CentralEnvironment, CentralStep
 from matrpo.envs.shared import AgentStep
-from matrpo.graph_settings import build_graph
-from matrpo.recorder import PhaseClock, Recorder, agent_metrics, environment_metrics
-from matrpo.run_directory import RunDirectory
-from matrpo.shared_samples import on_shared_samples
-from matrpo.state import to_arrays
+from matrpo.errors import ConfigError
+from matrpo.networks.state import to_arrays
+from matrpo.runs.recorder import PhaseClock, Recorder, agent_metrics, environment_metrics
+from matrpo.runs.run_directory import RunDirectory
+from matrpo.settings import algorithm_names
+from matrpo.settings.config import Config
+from matrpo.settings.graph_settings import build_graph
 
 
 class Training(ABC):
@@ -88,7 +89,7 @@ class Training(ABC):
 
 def make_training(run: RunDirectory, start: int = 0) -> Training:
     """The training in one process of whatever algorithm a run has; arguments as of `Training`."""
-    return (CentralTraining if algorithm_table.is_central(run.config.algo) else InProcessTraining)(run, start)
+    return (CentralTraining if algorithm_names.is_central(run.config.algo) else InProcessTraining)(run, start)
 
 
 class CentralTraining(Training):

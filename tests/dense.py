@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from matrpo.networks import flat_parameters
-from matrpo.policy import JointPolicy
-from matrpo.sequences import Sequences
+from matrpo.networks.joint_policy import JointPolicy
+from matrpo.networks.mlp import flat_parameters
+from matrpo.networks.sequences import Sequences
 from matrpo.spaces import ActionSpace, Box, Discrete, TaskSpec
 
 MIXED = (Discrete(3), Discrete(3), Box(2, -1.0, 1.0), Discrete(4), Box(1, -1.0, 1.0))

@@ -62,5 +62,5 @@ def test_a_folder_imports_only_from_those_below_it(folder: str) -> None:
 
 
 def test_settings_and_the_run_directory_know_no_algorithm() -> None:
-    for low in ("matrpo.config", "matrpo.run_directory"):
+    for low in ("matrpo.settings.config", "matrpo.runs.run_directory"):
         assert not [name for name in networkx.descendants(GRAPH, low) if name.startswith("matrpo.algorithms")]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from matrpo.config import ConfigError
+from matrpo.errors import ConfigError
 from matrpo.film import check_film_name, save_film
 
 HEIGHT, WIDTH, FRAMES = 61, 80, 7

@@ -7,12 +7,13 @@ from recall import RecallEnv
 
 import matrpo.envs.build
 import matrpo.evaluation
-from matrpo.agent import Agent
-from matrpo.config import ConfigError, resolve
+from matrpo.decentralized.agent import Agent
 from matrpo.envs.shared import SharedEnvironment
+from matrpo.errors import ConfigError
 from matrpo.evaluation import evaluate
-from matrpo.policy import JointPolicy
-from matrpo.run_directory import RunDirectory
+from matrpo.networks.joint_policy import JointPolicy
+from matrpo.runs.run_directory import RunDirectory
+from matrpo.settings.config import resolve
 from matrpo.training import InProcessTraining
 
 SETTINGS = {

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from matrpo.config import ConfigError, resolve
 from matrpo.envs.games import GameEnv
+from matrpo.errors import ConfigError
 from matrpo.evaluation import evaluate, render_episode
-from matrpo.run_directory import RunDirectory
+from matrpo.runs.run_directory import RunDirectory
+from matrpo.settings.config import resolve
 from matrpo.training import InProcessTraining
 
 SETTINGS = {

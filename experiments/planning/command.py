@@ -14,10 +14,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from matrpo import algorithm_table
-from matrpo.config import Config, ConfigError
+from matrpo.errors import ConfigError
 from matrpo.experiments.planning import units
-from matrpo.launch.options import SectionedCommand, resolve_layers, setting_layers, setting_options
+from matrpo.launch.commands.options import SectionedCommand, resolve_layers, setting_layers, setting_options
+from matrpo.settings import algorithm_names
+from matrpo.settings.config import Config
 
 _PATH = click.Path(path_type=Path)
 _COUNT = click.IntRange(min=1)
@@ -65,7 +66,7 @@ def plan(
     --latency every agent is on a machine of its own, as is the environment server.
     """
     config = resolve_layers(setting_layers(settings, file, preset, overrides))
-    if algorithm_table.is_central(config.algo):
+    if algorithm_names.is_central(config.algo):
         raise ConfigError(f"--algo {config.algo}: it trains in one process; plans are for matrpo")
     if cores and cores_per_agent:
         raise ConfigError("--cores and --cores-per-agent say the same: leave one out")
@@ -94,7 +95,7 @@ def _plan(
     from matrpo.experiments.planning.cost_constants import fit, read_measurements
     from matrpo.experiments.planning.cost_model import Placement, predict
     from matrpo.experiments.planning.relief import choose, reliefs
-    from matrpo.graph_settings import build_graph, link_activations
+    from matrpo.settings.graph_settings import build_graph, link_activations
 
     graph, spec = build_graph(config), task_spec(config.task, config.agents)
     config = dataclasses.replace(config, admm_iterations=link_activations(graph, config))

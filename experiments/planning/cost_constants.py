@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from matrpo.config import Config, ConfigError, resolve
 from matrpo.envs.registry import task_spec
+from matrpo.errors import ConfigError
 from matrpo.experiments.planning.workload import (
     PHASES,
     Counts,
@@ -29,7 +29,8 @@ from matrpo.experiments.planning.workload import (
     phase_counts,
     step_counts,
 )
-from matrpo.graph_settings import build_graph
+from matrpo.settings.config import Config, resolve
+from matrpo.settings.graph_settings import build_graph
 from matrpo.topology import CommunicationGraph
 
 LARGEST_FITTED = 12

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import msgpack  # type: ignore[import-untyped]
 import numpy as np
 
-from matrpo.config import Config
 from matrpo.consensus.message import LinkMessage
-from matrpo.launch.watch import PROBE_EVERY
-from matrpo.launch.wire import LinkCodec, Probe
+from matrpo.launch.wire.codec import LinkCodec, Probe
+from matrpo.launch.wire.watch import PROBE_EVERY
+from matrpo.settings.config import Config
 from matrpo.topology import CommunicationGraph
 
 RUN_ID = "0" * 16

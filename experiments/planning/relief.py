@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from matrpo.config import Config
 from matrpo.experiments.planning.cost_model import Placement, Prediction
+from matrpo.settings.config import Config
 
 _WORTH = 0.1
 """Share of the time that a change must take off to be named before others."""

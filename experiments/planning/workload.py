@@ -1,7 +1,7 @@
 """What the processes of a run have to do in an iteration, counted: the cost model multiplies it by measured constants.
 
 A *weight* is a number of a matrix that inputs are multiplied by; a network's pass over a sample takes two
-floating-point operations for each. Products with vectors of parameters count as in `matrpo.networks`: two matrix
+floating-point operations for each. Products with vectors of parameters count as in `matrpo.networks.mlp`: two matrix
 products a layer each for J x and for J^T w, so four operations a weight and sample, and eight for a Fisher product.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from matrpo.config import Config
+from matrpo.settings.config import Config
 from matrpo.spaces import Discrete, TaskSpec
 
 PHASES = {

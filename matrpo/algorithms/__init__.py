@@ -1,1 +1,1 @@
-"""Algorithms that train centrally, in one process, through the same harness; MATRPO itself is `matrpo.agent`."""
+"""Algorithms that train centrally, in one process, one file each; MATRPO itself is in `matrpo.decentralized`."""

@@ -13,19 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from matrpo.algorithms import instruments
-from matrpo.algorithms.algorithm import LearnerState, Player
-from matrpo.algorithms.instruments import Change
-from matrpo.algorithms.learner import Samples
-from matrpo.algorithms.mirror import KLBall, Mirror, NoDrift
-from matrpo.algorithms.simultaneous import Simultaneous
-from matrpo.config import Config, ConfigError
-from matrpo.distributions import MASKED, Head
+from matrpo.algorithms.shared import instruments
+from matrpo.algorithms.shared.algorithm import LearnerState, Player
+from matrpo.algorithms.shared.instruments import Change
+from matrpo.algorithms.shared.learner import Samples
+from matrpo.algorithms.shared.mirror import KLBall, Mirror, NoDrift
+from matrpo.algorithms.shared.simultaneous import Simultaneous
 from matrpo.envs.central import CentralStep
 from matrpo.envs.shared import AgentStep
-from matrpo.policy import JointDistribution, JointPolicy
+from matrpo.errors import ConfigError
+from matrpo.networks.distributions import MASKED, Head
+from matrpo.networks.joint_policy import JointDistribution, JointPolicy
+from matrpo.networks.state import under
+from matrpo.settings.config import Config
 from matrpo.spaces import ActionSpace, Discrete, TaskSpec
-from matrpo.state import under
 
 
 class CTRPO(Simultaneous):

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from matrpo.algorithms.maa2c import MAA2C
-from matrpo.config import Config
 from matrpo.envs.central import CentralStep
 from matrpo.envs.shared import AgentStep
-from matrpo.graph_settings import build_graph
-from matrpo.networks import flat_parameters, set_flat_parameters
-from matrpo.rollout import Values
+from matrpo.networks.mlp import flat_parameters, set_flat_parameters
+from matrpo.sampling.rollout import Values
+from matrpo.settings.config import Config
+from matrpo.settings.graph_settings import build_graph
 from matrpo.spaces import TaskSpec
 
 

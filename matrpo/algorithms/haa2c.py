@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from matrpo.algorithms.haml import HAML
-from matrpo.algorithms.mirror import Mirror, NoDrift, PolicySpace
+from matrpo.algorithms.shared.haml import HAML
+from matrpo.algorithms.shared.mirror import Mirror, NoDrift, PolicySpace
 
 
 class HAA2C(HAML):

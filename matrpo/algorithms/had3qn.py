@@ -8,12 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from matrpo.algorithms.replay import Batch
-from matrpo.algorithms.value_based import ValueBased, greedy, indices
-from matrpo.config import Config, ConfigError
-from matrpo.networks import MLP
-from matrpo.optimizer import make_adam
-from matrpo.sequences import Sequences
+from matrpo.algorithms.shared.replay import Batch
+from matrpo.algorithms.shared.value_based import ValueBased, greedy, indices
+from matrpo.errors import ConfigError
+from matrpo.networks.mlp import MLP
+from matrpo.networks.optimizer import make_adam
+from matrpo.networks.sequences import Sequences
+from matrpo.settings.config import Config
 from matrpo.spaces import TaskSpec
 
 _MOST_JOINT_ACTIONS = 20_000

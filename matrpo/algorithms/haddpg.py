@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from matrpo.algorithms.deterministic import DeterministicGradient
-from matrpo.algorithms.replay import Batch
+from matrpo.algorithms.shared.deterministic import DeterministicGradient
+from matrpo.algorithms.shared.replay import Batch
 
 
 class HADDPG(DeterministicGradient):

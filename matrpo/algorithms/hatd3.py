@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from matrpo.algorithms.deterministic import TwinDelayed
 from matrpo.algorithms.haddpg import HADDPG
+from matrpo.algorithms.shared.deterministic import TwinDelayed
 
 
 class HATD3(TwinDelayed, HADDPG):

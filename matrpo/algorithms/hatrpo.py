@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from matrpo.algorithms.haml import HAML
-from matrpo.algorithms.mirror import KLBall, Mirror, NoDrift
+from matrpo.algorithms.shared.haml import HAML
+from matrpo.algorithms.shared.mirror import KLBall, Mirror, NoDrift
 
 
 class HATRPO(HAML):

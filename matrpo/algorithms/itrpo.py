@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from matrpo.algorithms.mirror import KLBall, Mirror, NoDrift
-from matrpo.algorithms.simultaneous import Simultaneous
+from matrpo.algorithms.shared.mirror import KLBall, Mirror, NoDrift
+from matrpo.algorithms.shared.simultaneous import Simultaneous
 
 
 class ITRPO(Simultaneous):

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from matrpo.algorithms.learner import Samples, ascend
-from matrpo.algorithms.mirror import OnPolicyTrajectories
-from matrpo.algorithms.on_policy import OnPolicy
-from matrpo.config import Config, ConfigError
-from matrpo.distributions import Head
-from matrpo.sequences import random_parts
+from matrpo.algorithms.shared.learner import Samples, ascend
+from matrpo.algorithms.shared.mirror import OnPolicyTrajectories
+from matrpo.algorithms.shared.on_policy import OnPolicy
+from matrpo.errors import ConfigError
+from matrpo.networks.distributions import Head
+from matrpo.networks.sequences import random_parts
+from matrpo.settings.config import Config
 from matrpo.spaces import TaskSpec
 
 

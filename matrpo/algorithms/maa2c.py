@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from matrpo.algorithms.mirror import Mirror, NoDrift, PolicySpace
-from matrpo.algorithms.simultaneous import Simultaneous
+from matrpo.algorithms.shared.mirror import Mirror, NoDrift, PolicySpace
+from matrpo.algorithms.shared.simultaneous import Simultaneous
 
 
 class MAA2C(Simultaneous):

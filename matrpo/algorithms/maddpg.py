@@ -3,8 +3,8 @@ cooperative-competitive environments", 2017), for a team with one reward, as HAR
 
 from __future__ import annotations
 
-from matrpo.algorithms.deterministic import DeterministicGradient
-from matrpo.algorithms.replay import Batch
+from matrpo.algorithms.shared.deterministic import DeterministicGradient
+from matrpo.algorithms.shared.replay import Batch
 
 
 class MADDPG(DeterministicGradient):

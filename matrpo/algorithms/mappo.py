@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from matrpo.algorithms.mirror import ClipDrift, Mirror, PolicySpace, clip_range
-from matrpo.algorithms.simultaneous import Simultaneous
+from matrpo.algorithms.shared.mirror import ClipDrift, Mirror, PolicySpace, clip_range
+from matrpo.algorithms.shared.simultaneous import Simultaneous
 
 
 class MAPPO(Simultaneous):

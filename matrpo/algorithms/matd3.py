@@ -3,8 +3,8 @@ multi-agent domains using double centralized critics", 2019)."""
 
 from __future__ import annotations
 
-from matrpo.algorithms.deterministic import TwinDelayed
 from matrpo.algorithms.maddpg import MADDPG
+from matrpo.algorithms.shared.deterministic import TwinDelayed
 
 
 class MATD3(TwinDelayed, MADDPG):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from matrpo.config import Config
 from matrpo.envs.registry import make_env, stream_seed
 from matrpo.envs.shared import SharedEnvironment
+from matrpo.settings.config import Config
 
 
 def build_environment(config: Config, stream: int = 0, server: int | None = None) -> SharedEnvironment:

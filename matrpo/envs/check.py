@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from matrpo.config import ConfigError
 from matrpo.envs.vector_env import VectorEnv, VectorStep
+from matrpo.errors import ConfigError
 from matrpo.spaces import Discrete
 
 _STEPS = 2

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from matrpo.config import ConfigError
+from matrpo.errors import ConfigError
 
 
 def import_extra(module: str, extra: str) -> Any:

@@ -11,10 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from matrpo.config import ConfigError
 from matrpo.envs.check import check_env
 from matrpo.envs.vector_env import VectorEnv
-from matrpo.errors import in_words
+from matrpo.errors import ConfigError, in_words
 from matrpo.spaces import TaskSpec
 
 

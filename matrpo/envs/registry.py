@@ -8,24 +8,24 @@ from importlib import import_module
 
 import numpy as np
 
-from matrpo.config import ConfigError
 from matrpo.envs.family import Family, Task
 from matrpo.envs.vector_env import VectorEnv
+from matrpo.errors import ConfigError
 from matrpo.spaces import TaskSpec
 
 FILE = "file"
 """Key of the family of the user's own tasks, whose names are paths."""
 
 _FAMILIES = {
-    "navigation": "matrpo.envs.navigation",
-    "treasure": "matrpo.envs.treasure",
+    "navigation": "matrpo.envs.particle.navigation",
+    "treasure": "matrpo.envs.particle.treasure",
     "game": "matrpo.envs.games",
-    "mpe2": "matrpo.envs.mpe2",
-    "mamujoco": "matrpo.envs.mamujoco",
-    "smax": "matrpo.envs.smax",
-    "smac": "matrpo.envs.smac",
-    "pettingzoo": "matrpo.envs.installed",
-    FILE: "matrpo.envs.task_file",
+    "mpe2": "matrpo.envs.wrapped.mpe2",
+    "mamujoco": "matrpo.envs.mujoco.mamujoco",
+    "smax": "matrpo.envs.starcraft.smax",
+    "smac": "matrpo.envs.starcraft.smac",
+    "pettingzoo": "matrpo.envs.wrapped.installed",
+    FILE: "matrpo.envs.wrapped.task_file",
 }
 """The first word of a task's name and the module whose `FAMILY` has it, in the order in which to show them."""
 

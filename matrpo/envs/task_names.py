@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from matrpo.config import ConfigError
+from matrpo.errors import ConfigError
 
 
 def unknown_task(family: str, name: str, known: Iterable[str]) -> ConfigError:

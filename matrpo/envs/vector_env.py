@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from matrpo.config import ConfigError
+from matrpo.errors import ConfigError
 from matrpo.spaces import Discrete, TaskSpec
 
 

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from matrpo.algorithms.algorithm import Algorithm, UpdateReport
+from matrpo.algorithms.shared.algorithm import Algorithm, UpdateReport
 from matrpo.build import algorithm_class, state_sizes
-from matrpo.config import resolve
 from matrpo.envs.build import build_environment
 from matrpo.envs.central import CentralEnvironment
 from matrpo.envs.shared import SharedEnvironment
 from matrpo.envs.vector_env import VectorEnv, VectorStep
+from matrpo.settings.config import resolve
 from matrpo.spaces import Discrete, TaskSpec
 
 TINY = {

@@ -9,12 +9,12 @@ import torch
 from learning import TINY, Learning
 
 from dense import dense_hessian, dense_jacobian, dense_kkt, draw_samples, make_policy, make_spec
-from matrpo.algorithms.haml import HAML
 from matrpo.algorithms.hatrpo import HATRPO
-from matrpo.algorithms.learner import Samples
-from matrpo.algorithms.mirror import Mirror, NoDrift
-from matrpo.config import resolve
-from matrpo.networks import flat_parameters
+from matrpo.algorithms.shared.haml import HAML
+from matrpo.algorithms.shared.learner import Samples
+from matrpo.algorithms.shared.mirror import Mirror, NoDrift
+from matrpo.networks.mlp import flat_parameters
+from matrpo.settings.config import resolve
 from matrpo.spaces import Box, Discrete
 
 ACTIONS = (2, 3, 2)

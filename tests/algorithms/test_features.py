@@ -9,13 +9,14 @@ import torch
 from learning import Duel, Learning
 from recall import RecallEnv
 
-from matrpo.algorithms.learner import merge
-from matrpo.algorithms.mirror import ClipDrift, clip_range
-from matrpo.config import ConfigError, resolve
-from matrpo.critic import ValueLoss
-from matrpo.networks import flat_parameters
-from matrpo.run_directory import RunDirectory
-from matrpo.sequences import side_by_side
+from matrpo.algorithms.shared.learner import merge
+from matrpo.algorithms.shared.mirror import ClipDrift, clip_range
+from matrpo.errors import ConfigError
+from matrpo.networks.critic import ValueLoss
+from matrpo.networks.mlp import flat_parameters
+from matrpo.networks.sequences import side_by_side
+from matrpo.runs.run_directory import RunDirectory
+from matrpo.settings.config import resolve
 
 ON_POLICY = ("happo", "hatrpo", "haa2c", "mappo", "ippo", "jrppo", "maa2c", "itrpo", "ctrpo", "fdmarl")
 SPREAD = "mpe2/simple_spread_v3"

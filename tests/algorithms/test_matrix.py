@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from matrpo import algorithm_table
-from matrpo.config import ConfigError, resolve
+from matrpo.errors import ConfigError
 from matrpo.evaluation import evaluate
-from matrpo.run_directory import RunDirectory
+from matrpo.runs.run_directory import RunDirectory
+from matrpo.settings import algorithm_names
+from matrpo.settings.config import resolve
 from matrpo.training import CentralTraining
 
 FAMILIES = {
@@ -45,7 +46,7 @@ TINY = {
 
 
 def pairs():
-    central = [algo for algo in algorithm_table.ALGORITHMS if algorithm_table.is_central(algo)]
+    central = [algo for algo in algorithm_names.ALGORITHMS if algorithm_names.is_central(algo)]
     for algo in central:
         for family in FAMILIES:
             marks = [pytest.mark.slow] if family in SLOW else []

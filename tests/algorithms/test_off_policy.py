@@ -7,14 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from matrpo.algorithms.deterministic import gumbel_softmax, noisy
-from matrpo.algorithms.off_policy import random_actions
-from matrpo.algorithms.replay import Batch, Moment
+from matrpo.algorithms.shared.deterministic import gumbel_softmax, noisy
+from matrpo.algorithms.shared.off_policy import random_actions
+from matrpo.algorithms.shared.replay import Batch, Moment
 from matrpo.build import build_algorithm
-from matrpo.config import ConfigError, resolve
 from matrpo.envs.registry import make_env
+from matrpo.errors import ConfigError
 from matrpo.evaluation import evaluate
-from matrpo.run_directory import RunDirectory
+from matrpo.runs.run_directory import RunDirectory
+from matrpo.settings.config import resolve
 from matrpo.spaces import Box, Discrete
 from matrpo.training import CentralTraining
 

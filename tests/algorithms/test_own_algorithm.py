@@ -10,11 +10,12 @@ import pytest
 import torch
 
 import matrpo.algorithms
-from matrpo import algorithm_table
 from matrpo.build import algorithm_class, build_algorithm
-from matrpo.config import ConfigError, resolve
 from matrpo.envs.registry import make_env
-from matrpo.run_directory import RunDirectory
+from matrpo.errors import ConfigError
+from matrpo.runs.run_directory import RunDirectory
+from matrpo.settings import algorithm_names
+from matrpo.settings.config import resolve
 from matrpo.training import CentralTraining
 
 GUIDE = Path(__file__).parents[2] / "docs" / "own-algorithm.md"
@@ -91,7 +92,7 @@ def test_the_guide_s_drift_trains(tmp_path: Path) -> None:
 def test_the_guide_s_drift_is_one(tmp_path: Path) -> None:
     """Never negative, and zero with zero gradient where the policies are equal."""
     file = write(tmp_path, example("drift"))
-    drift = algorithm_table.user_file(f"{file}:LogRatioDrift").load("class")(2.0)
+    drift = algorithm_names.user_file(f"{file}:LogRatioDrift").load("class")(2.0)
     ratio = torch.tensor([0.5, 1.0, 2.0], requires_grad=True)
     values = drift(ratio, None, None, None)
     (gradient,) = torch.autograd.grad(values.sum(), ratio)
@@ -101,13 +102,13 @@ def test_the_guide_s_drift_is_one(tmp_path: Path) -> None:
 
 def test_one_file_and_one_line_make_it_one_of_the_package_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, example("penalty"), "klhappo.py")
-    line = eval(f"{{{example('line')}}}", vars(algorithm_table))
-    monkeypatch.setattr(algorithm_table, "ALGORITHMS", algorithm_table.ALGORITHMS | line)
+    line = eval(f"{{{example('line')}}}", vars(algorithm_names))
+    monkeypatch.setattr(algorithm_names, "ALGORITHMS", algorithm_names.ALGORITHMS | line)
     monkeypatch.setattr(matrpo.algorithms, "__path__", [*matrpo.algorithms.__path__, str(tmp_path)])
     assert algorithm_class("klhappo").__name__ == "KLPenalisedHAPPO"
     run = train(tmp_path / "run", "klhappo")
     assert RunDirectory.open(run.path).config.algo == "klhappo"
-    assert not algorithm_table.entry("klhappo").uses("clip_range", "Policy gradient")
+    assert not algorithm_names.entry("klhappo").uses("clip_range", "Policy gradient")
 
 
 def test_a_file_may_import_what_lies_beside_it(tmp_path: Path) -> None:
@@ -120,11 +121,11 @@ def test_the_name_holds_the_absolute_path(tmp_path: Path, monkeypatch: pytest.Mo
     file = write(tmp_path, "")
     monkeypatch.chdir(tmp_path)
     names = ("mine.py:Mine", "./mine.py:Mine", f"{file}:Mine")
-    assert {algorithm_table.canonical_name(name) for name in names} == {f"{file}:Mine"}
-    assert algorithm_table.canonical_name("happo") == "happo"
+    assert {algorithm_names.canonical_name(name) for name in names} == {f"{file}:Mine"}
+    assert algorithm_names.canonical_name("happo") == "happo"
 
 
-HEAD = "from matrpo.algorithms.haml import HAML\n"
+HEAD = "from matrpo.algorithms.shared.haml import HAML\n"
 BROKEN = {
     "a syntax error": ("class Mine(:\n", ["SyntaxError", "mine.py, line 1"]),
     "a failing import": (
@@ -134,8 +135,8 @@ BROKEN = {
     "an exit": ("import sys\nsys.exit('bye')\n", ["SystemExit", "bye"]),
     "no such class": ("class Yours: ...\n", ["no class 'Mine'"]),
     "a number": ("Mine = 3\n", ["no class 'Mine'"]),
-    "a function": ("def Mine(): ...\n", ["no subclass of matrpo.algorithms.algorithm.Algorithm"]),
-    "another class": ("class Mine: ...\n", ["no subclass of matrpo.algorithms.algorithm.Algorithm"]),
+    "a function": ("def Mine(): ...\n", ["no subclass of matrpo.algorithms.shared.algorithm.Algorithm"]),
+    "another class": ("class Mine: ...\n", ["no subclass of matrpo.algorithms.shared.algorithm.Algorithm"]),
     "no mirror": (HEAD + "class Mine(HAML): ...\n", ["the class has no method mirror"]),
     "a raising constructor": (
         HEAD + "class Mine(HAML):\n    def __init__(self, *a):\n        1 / 0\n    def mirror(self): ...\n",
@@ -159,4 +160,4 @@ def test_a_missing_file_and_a_missing_class_are_mistakes(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match=f"algo: there is no file {tmp_path}/nowhere.py"):
         algorithm_class(f"{tmp_path}/nowhere.py:Mine")
     with pytest.raises(ConfigError, match=r"name the class too, as in nowhere\.py:Mine"):
-        algorithm_table.canonical_name("nowhere.py")
+        algorithm_names.canonical_name("nowhere.py")

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from matrpo.algorithms.had3qn import DuelingNetwork
 from matrpo.algorithms.qmix import Mixer
-from matrpo.algorithms.replay import Batch, Moment
+from matrpo.algorithms.shared.replay import Batch, Moment
 from matrpo.build import build_algorithm
-from matrpo.config import ConfigError, resolve
 from matrpo.envs.central import CentralEnvironment
 from matrpo.envs.shared import SharedEnvironment
 from matrpo.envs.vector_env import VectorEnv, VectorStep
+from matrpo.errors import ConfigError
+from matrpo.settings.config import resolve
 from matrpo.spaces import Discrete, TaskSpec
 
 

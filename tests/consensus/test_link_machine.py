@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 from simulated_network import SHAPE, Agent, line, same
 
-from matrpo.consensus.invariants import Invariants
 from matrpo.consensus.link import LinkMessage
 from matrpo.consensus.peer import Peer
+from matrpo.simulation.invariants import Invariants
 
 GRAPH = line(3)
 ACTIVATIONS = 6

@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from matrpo.consensus import admm
-from matrpo.policy import JointPolicy, LinearizedPolicy
-from matrpo.preconditioner import KroneckerPreconditioner
+from matrpo.networks.joint_policy import JointPolicy, LinearizedPolicy
 from matrpo.spaces import Discrete, TaskSpec
 from matrpo.topology.graph import CommunicationGraph, make_graph
 from matrpo.topology.schedule import seeded_sequence
-from matrpo.trust_region import ConjugateGradientSolver, RecycledSolver, StepRule, conjugate_gradients
+from matrpo.trust_region.preconditioner import KroneckerPreconditioner
+from matrpo.trust_region.solvers import ConjugateGradientSolver, RecycledSolver, StepRule, conjugate_gradients
 
 ACTIONS = (2, 3, 2)
 STATES = 4

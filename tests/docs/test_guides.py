@@ -16,7 +16,7 @@ from guides import ROOT, blocks, guide, run
 
 WALKED = ("quick-start", "failure-scripts", "experiments", "other-engines", "planning")
 OTHERS = {
-    "own-task": "tests/envs/test_task_file.py",
+    "own-task": "tests/envs/wrapped/test_task_file.py",
     "own-algorithm": "tests/algorithms/test_own_algorithm.py",
     "separate-machines": "tests/docs/test_separate_machines.py",
 }

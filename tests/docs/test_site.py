@@ -19,4 +19,4 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "site" / "index.html").is_file()
-    assert "trust-region" in (tmp_path / "site" / "docs" / "api" / "matrpo.trust_region.html").read_text()
+    assert "trust-region" in (tmp_path / "site" / "docs" / "api" / "matrpo.trust_region.solvers.html").read_text()

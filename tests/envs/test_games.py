@@ -5,9 +5,9 @@ from itertools import product
 import numpy as np
 import pytest
 
-from matrpo.config import ConfigError
 from matrpo.envs.games import Differentiable, Game, GameEnv, Miscoordination, OppositeHalves, game_spec
 from matrpo.envs.registry import make_env, task_spec
+from matrpo.errors import ConfigError
 
 
 def policy(probability_of_one: float) -> np.ndarray:

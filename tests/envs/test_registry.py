@@ -4,12 +4,12 @@ import sys
 import numpy as np
 import pytest
 
-from matrpo.config import ConfigError
-from matrpo.envs import smac, smax
 from matrpo.envs.check import check_env
 from matrpo.envs.family import KnownTask, packages
+from matrpo.envs.mujoco.robots import PARTITIONS
 from matrpo.envs.registry import canonical_name, families, make_env, resolve_num_agents, task_spec
-from matrpo.envs.robots import PARTITIONS
+from matrpo.envs.starcraft import smac, smax
+from matrpo.errors import ConfigError
 
 QUICK = ("navigation", "treasure", "game", "mpe2")
 TASKS = [task for key, family in families().items() if key in QUICK for task in family.tasks]

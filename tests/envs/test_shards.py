@@ -7,10 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from matrpo.config import Config, ConfigError
 from matrpo.envs.build import build_environment
 from matrpo.envs.shards import join_lines, join_steps, take_share
 from matrpo.envs.shared import AgentStep, SharedEnvironment
+from matrpo.errors import ConfigError
+from matrpo.settings.config import Config
 
 TASKS = [
     ("navigation", 3),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from matrpo.envs.navigation import NavigationEnv
+from matrpo.envs.particle.navigation import NavigationEnv
 from matrpo.envs.reward_scale import RewardScale
 from matrpo.envs.shared import AgentStep, SharedEnvironment
 from matrpo.envs.vector_env import VectorEnv, VectorStep

@@ -11,7 +11,7 @@ from running import Matrpo
 from scripted_agents import CONFIG, Agents, line_cluster, scripted_agents
 
 from matrpo.launch import cli
-from matrpo.run_directory import RunDirectory
+from matrpo.runs.run_directory import RunDirectory
 
 
 @pytest.fixture

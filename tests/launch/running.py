@@ -14,9 +14,9 @@ from typing import Any
 
 import psutil
 
-from matrpo.config import ConfigError
-from matrpo.launch.cluster import Cluster
-from matrpo.launch.supervisor import check_ports
+from matrpo.errors import ConfigError
+from matrpo.launch.cluster.cluster_file import Cluster
+from matrpo.launch.processes.supervisor import check_ports
 
 TINY = {"num_envs": 4, "rollout_length": 10, "hidden_sizes": [8, 8], "steps": 480}
 """Settings of 12 iterations that take a second or two."""

@@ -14,15 +14,15 @@ from unittest import mock
 import numpy as np
 import zmq
 
-from matrpo.config import Config
 from matrpo.envs.registry import task_spec
-from matrpo.launch import env_server
-from matrpo.launch.cluster import Cluster
-from matrpo.launch.env_server import EnvironmentServer
-from matrpo.launch.lines import AgentLine
-from matrpo.launch.supervisor import make_cluster
-from matrpo.launch.wire import Action, Bye, EnvironmentCodec, Hello, Observation, Stop
-from matrpo.run_directory import RunDirectory
+from matrpo.launch.cluster.cluster_file import Cluster
+from matrpo.launch.processes import env_server
+from matrpo.launch.processes.env_server import EnvironmentServer
+from matrpo.launch.processes.supervisor import make_cluster
+from matrpo.launch.wire.channels import AgentLine
+from matrpo.launch.wire.codec import Action, Bye, EnvironmentCodec, Hello, Observation, Stop
+from matrpo.runs.run_directory import RunDirectory
+from matrpo.settings.config import Config
 from matrpo.topology import make_graph
 
 CONFIG = Config(agents=2, topology="line", num_envs=3, rollout_length=2, steps=12, checkpoint_every=1)

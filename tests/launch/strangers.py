@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import zmq
 
-from matrpo.launch.keys import KeyPair
-from matrpo.launch.security import Keyring
-from matrpo.launch.sockets import make_socket
+from matrpo.launch.cluster.keys import KeyPair
+from matrpo.launch.wire.authenticator import Keyring
+from matrpo.launch.wire.sockets import make_socket
 
 _PATIENCE = 10.0
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from planned import CONSTANTS, SECONDS
 
 from matrpo.build import build_agent, build_peer
-from matrpo.config import ConfigError, resolve
 from matrpo.consensus.message import LinkMessage
 from matrpo.envs.registry import task_spec
+from matrpo.errors import ConfigError
 from matrpo.experiments.planning.cost_constants import (
     Constants,
     Measurement,
@@ -30,8 +30,9 @@ from matrpo.experiments.planning.cost_constants import (
 from matrpo.experiments.planning.cost_model import LIMITS, Placement, Prediction, predict
 from matrpo.experiments.planning.link_traffic import RUN_ID, link_traffic
 from matrpo.experiments.planning.workload import PHASES, Products, Sizes, memory_bytes, phase_counts, step_counts
-from matrpo.graph_settings import build_graph
-from matrpo.launch.wire import LinkCodec
+from matrpo.launch.wire.codec import LinkCodec
+from matrpo.settings.config import resolve
+from matrpo.settings.graph_settings import build_graph
 from matrpo.topology import seeded_sequence
 
 SMALL = {"num_envs": 3, "rollout_length": 4, "tensorboard": False}

@@ -10,13 +10,14 @@ import pytest
 from click.testing import CliRunner
 from planned import CONSTANTS
 
-from matrpo.config import ConfigError, resolve
 from matrpo.envs.registry import task_spec
+from matrpo.errors import ConfigError
 from matrpo.experiments.planning.command import plan
 from matrpo.experiments.planning.cost_model import LIMITS, Placement, predict
 from matrpo.experiments.planning.relief import choose, reliefs
-from matrpo.graph_settings import build_graph
 from matrpo.launch.cli import cli
+from matrpo.settings.config import resolve
+from matrpo.settings.graph_settings import build_graph
 
 LARGE = shlex.split("--agents 1000 --topology random-regular:4 --task navigation --bandwidth 1Gbps --latency 1ms")
 

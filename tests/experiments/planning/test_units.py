@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from matrpo.config import ConfigError
+from matrpo.errors import ConfigError
 from matrpo.experiments.planning.units import bandwidth, latency, show_bytes, show_seconds
 
 

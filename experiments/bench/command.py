@@ -1,0 +1,242 @@
+"""`matrpo bench NAME`: measure this installation on this machine, each figure beside its peer or its limit."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from matrpo.errors import ConfigError
+from matrpo.settings.config import parse_override
+
+if TYPE_CHECKING:
+    from matrpo.experiments.bench.report import Report
+
+Command = Callable[..., None]
+
+
+class Counts(click.ParamType[tuple[int, ...]]):
+    """Positive integers, separated by commas."""
+
+    name = "N,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """The numbers in a text."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(map(int, str(value).split(",")))
+        except ValueError:
+            numbers = ()
+        if not numbers or min(numbers) < 1:
+            self.fail(f"{value!r} is not a list of positive integers", param, ctx)
+        return numbers
+
+
+_COUNT = click.IntRange(min=1)
+_RING = click.IntRange(min=3)
+
+
+def _shared(command: Command) -> Command:
+    """The options of every benchmark."""
+    command = click.option("--quick", is_flag=True, help="Tiny sizes, to see that it works; the figures mean little.")(
+        command
+    )
+    path = click.Path(path_type=Path)
+    return click.option(
+        "--json", "path", type=path, metavar="FILE", help="Where the figures go [default: bench-NAME.json]."
+    )(command)
+
+
+@click.group()
+def bench() -> None:
+    """Measure this installation; print a table and write a JSON file.
+
+    Everything runs on one thread per process.
+    """
+    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
+    # As Ctrl-C does, so that no launched run outlives its benchmark.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@bench.command()
+@click.option("--agents", type=Counts(), default="3,12", show_default=True, help="Numbers of agents.")
+@click.option("--activations", type=Counts(), default="100,500", show_default=True, help="Link activations K.")
+@click.option("--training", type=click.IntRange(min=0), default=3, show_default=True, help="Iterations before.")
+@click.option("-o", "changes", multiple=True, metavar="KEY=VALUE", help="Any setting of a run; may be repeated.")
+@_shared
+def solver(
+    agents: tuple[int, ...],
+    activations: tuple[int, ...],
+    training: int,
+    changes: tuple[str, ...],
+    path: Path | None,
+    quick: bool,
+) -> None:
+    """Recycled conjugate directions against CG at every activation.
+
+    The default sizes take about ten minutes, nearly all of them CG's.
+    """
+    if min(agents) < 3:
+        raise ConfigError(f"--agents {min(agents)}: a ring needs at least 3")
+    path = _target(path, "solver")
+    from matrpo.experiments.bench.solver import run
+
+    settings = dict(map(parse_override, changes))
+    _finish(run(agents, activations, training, settings, quick, _say), path, quick)
+
+
+@bench.command()
+@click.option("--agents", type=Counts(), default="3,12", show_default=True, help="Numbers of agents.")
+@click.option("--launched", type=_RING, default=12, show_default=True, help="Agents of the launched run.")
+@_shared
+def rollout(agents: tuple[int, ...], launched: int, path: Path | None, quick: bool) -> None:
+    """Environment steps per second against mpe2."""
+    path = _target(path, "rollout")
+    from matrpo.experiments.bench.rollout import run
+
+    _finish(run(agents, launched, quick, _say), path, quick)
+
+
+@bench.command()
+@_shared
+def envs(path: Path | None, quick: bool) -> None:
+    """Batched particle tasks against mpe2 and vmas (extra: bench)."""
+    path = _target(path, "envs")
+    from matrpo.experiments.bench.environments import run
+
+    _finish(run(quick, _say), path, quick)
+
+
+@bench.command()
+@click.option("--agents", type=_COUNT, default=12, show_default=True, help="N of the messages.")
+@click.option("--samples", type=_COUNT, default=10_000, show_default=True, help="M of the messages.")
+@_shared
+def wire(agents: int, samples: int, path: Path | None, quick: bool) -> None:
+    """Messages between neighbours against bare sockets."""
+    path = _target(path, "wire")
+    from matrpo.experiments.bench.wire import run
+
+    _finish(run(agents, samples, quick, _say), path, quick)
+
+
+@bench.command()
+@click.option("--agents", type=_RING, default=12, show_default=True, help="Number of agents.")
+@click.option("--repeats", type=_COUNT, default=3, show_default=True, help="Launches and imports.")
+@_shared
+def startup(agents: int, repeats: int, path: Path | None, quick: bool) -> None:
+    """Time until all processes are ready against one import of torch; memory per agent."""
+    path = _target(path, "startup")
+    from matrpo.experiments.bench.live.startup import run
+
+    _finish(run(agents, repeats, quick, _say), path, quick)
+
+
+@bench.command()
+@click.option("--agents", type=Counts(), default="3,6,12,24,48", show_default=True, help="Numbers of agents.")
+@click.option("--topology", default="ring", show_default=True, help="Communication graph.")
+@click.option("--iterations", type=_COUNT, default=2, show_default=True, help="Measured iterations.")
+@click.option("--activations-per-link", type=_COUNT, default=36, show_default=True, help="K over the number of links.")
+@click.option("-o", "changes", multiple=True, metavar="KEY=VALUE", help="Any setting of a run; may be repeated.")
+@_shared
+def scaling(
+    agents: tuple[int, ...],
+    topology: str,
+    iterations: int,
+    activations_per_link: int,
+    changes: tuple[str, ...],
+    path: Path | None,
+    quick: bool,
+) -> None:
+    """Time, processor time, traffic and memory of launched runs by the number of agents, and how well the cost model
+    of `matrpo plan`, fitted to the small ones, predicts the large ones.
+
+    The default sizes take about ten minutes on two cores. What --json writes is what `matrpo plan --constants` reads.
+    """
+    path = _target(path, "scaling")
+    from matrpo.experiments.bench.live.scaling import run
+
+    settings = dict(map(parse_override, changes))
+    _finish(run(agents, topology, iterations, activations_per_link, settings, quick, _say), path, quick)
+
+
+@bench.command()
+@click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    default=("mamujoco/HalfCheetah-2x3", "mamujoco/Humanoid-9|8"),
+    show_default=True,
+    help="A MuJoCo task of two agents; may be given several times.",
+)
+@click.option("--repeats", type=_COUNT, default=3, show_default=True, help="Runs with one server, and with two.")
+@click.option("--iterations", type=_COUNT, default=4, show_default=True, help="Measured iterations of a run.")
+@_shared
+def shards(tasks: tuple[str, ...], repeats: int, iterations: int, path: Path | None, quick: bool) -> None:
+    """Environment steps per second with two environment servers against one (extra: mamujoco)."""
+    path = _target(path, "shards")
+    from matrpo.experiments.bench.live.shards import run
+
+    _finish(run(tasks, repeats, iterations, quick, _say), path, quick)
+
+
+@bench.command()
+@click.option("--agents", type=click.IntRange(min=5), default=6, show_default=True, help="Agents on a ring.")
+@click.option("--trials", type=_COUNT, default=20, show_default=True, help="Kills, stops, and pulled cables.")
+@_shared
+def recovery(agents: int, trials: int, path: Path | None, quick: bool) -> None:
+    """Seconds until a dead agent is noticed and until it is back, and what its death costs the others."""
+    path = _target(path, "recovery")
+    from matrpo.experiments.bench.live.recovery import run
+
+    _finish(run(agents, trials, quick, _say), path, quick)
+
+
+@bench.command()
+@click.option("--repeats", type=_COUNT, default=3, show_default=True, help="Runs of each algorithm.")
+@click.option("--iterations", type=_COUNT, default=10, show_default=True, help="Measured iterations of a run.")
+@_shared
+def throughput(repeats: int, iterations: int, path: Path | None, quick: bool) -> None:
+    """CPU seconds and memory of whole training by HAPPO, HATRPO and MAPPO against HARL's own code."""
+    path = _target(path, "throughput")
+    from matrpo.experiments.bench.throughput import run
+
+    _finish(run(repeats, iterations, quick, _say), path, quick)
+
+
+@bench.command("signal")
+@click.option("--batches", type=click.IntRange(min=2), default=6, show_default=True, help="Batches of samples.")
+@click.option("-o", "changes", multiple=True, metavar="KEY=VALUE", help="Any setting of a run; may be repeated.")
+@_shared
+def reward_signal(batches: int, changes: tuple[str, ...], path: Path | None, quick: bool) -> None:
+    """Where the reward's signal is lost on its way from treasure's banks to its hunters."""
+    path = _target(path, "signal")
+    from matrpo.experiments.bench.signal import run
+
+    settings = dict(map(parse_override, changes))
+    _finish(run(batches, settings, quick, _say), path, quick)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _target(path: Path | None, name: str) -> Path:
+    """Where the JSON file goes; checked before the long work begins."""
+    path = path or Path(f"bench-{name}.json")
+    if not os.access(path.parent, os.W_OK) or path.is_dir():
+        raise ConfigError(f"--json {path}: this file cannot be written")
+    return path
+
+
+def _finish(report: Report, path: Path, quick: bool) -> None:
+    if quick:
+        report = dataclasses.replace(report, settings={**report.settings, "quick": True}, goals=())
+    report.print()
+    report.save(path)
+    _say(f"saved {path}")

@@ -1,0 +1,191 @@
+"""Where a reward's signal is lost on its way to those who earn it: treasure, whose hunters earn what banks are paid.
+
+Hunters that turn towards the nearest treasure earn many times what drawn actions do. This measures, for untrained
+agents, how much of that direction one iteration's samples show, which networks can express it, and how much of it is in
+the steps that agents take.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from matrpo.decentralized.agent import make_solver, make_step_rule
+from matrpo.envs.particle.treasure import TreasureEnv, treasure_spec
+from matrpo.envs.particle.treasure_hunt import num_banks
+from matrpo.experiments.bench.problem import Consensus, Problem, sample_problem, train
+from matrpo.experiments.bench.report import Report, Row, Say
+from matrpo.settings.config import resolve, to_dict
+from matrpo.settings.graph_settings import build_graph, link_activations
+
+SPEC = treasure_spec(8)
+BANKS = num_banks(SPEC.num_agents)
+HUNTERS = SPEC.num_agents - BANKS
+_MOVES = torch.tensor([[0.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [0.0, -1.0], [0.0, 1.0]])
+"""What the actions do: stay, left, right, down, up."""
+
+_WARM_UP = 4
+"""Iterations in which the critics learn; the policies stay."""
+
+_FIXED = 1e-12
+"""The trust region of policies that stay."""
+
+
+def run(batches: int, changes: Mapping[str, Any], quick: bool, say: Say) -> Report:
+    """Follow the signal.
+
+    Args:
+        batches: of an iteration's samples, at least 2.
+        changes: settings that are not the default.
+        quick: tiny sizes.
+        say: told about the progress.
+
+    Raises:
+        ConfigError: a setting is unknown or has a bad value.
+    """
+    torch.set_num_threads(1)
+    sizes = {"num_envs": 4, "rollout_length": 25, "hidden_sizes": (16, 16)} if quick else {}
+    fixed = {"task": "treasure", "agents": SPEC.num_agents, "tensorboard": False}
+    base = resolve(("benchmark", sizes), ("-o", changes), ("benchmark", fixed))
+    graph = build_graph(base)
+    say("what turning towards treasures earns")
+    earned = [_earned(tilt, base.num_envs) for tilt in (0.0, 0.25, 0.5, 1.0, 4.0)]
+    say(f"{_WARM_UP} iterations of fitting critics")
+    trained = train(dataclasses.replace(base, topology="none", kl_step=_FIXED), _WARM_UP)
+    generator = torch.Generator().manual_seed(base.seed)
+    problems = []
+    for number in range(batches):
+        say(f"batch {number + 1} of {batches}")
+        problems.append(dataclasses.replace(sample_problem(trained, generator), config=base, graph=graph))
+    tables = {
+        "return of an episode, by how strongly hunters turn to the nearest treasure, or their bank": earned,
+        "the direction in one batch's advantages": _shown(problems),
+        "correlation of the direction with what networks can express of it": _expressed(problems[0], problems[1]),
+        "correlation of the hunters' steps with the direction": _taken(problems, say),
+    }
+    return Report("signal", {**to_dict(base), "batches": batches}, tables)
+
+
+def _earned(tilt: float, num_envs: int) -> Row:
+    """Play an episode whose hunters prefer the actions that bring them nearer to their goal."""
+    env = TreasureEnv(SPEC.num_agents, num_envs, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    observations, total = env.reset(), np.zeros(SPEC.num_agents)
+    for _ in range(SPEC.episode_length or 0):
+        logits = [tilt * _usefulness(torch.from_numpy(seen), banks_too=True) for seen in observations[:HUNTERS]]
+        logits += [torch.zeros_like(logits[0])] * BANKS
+        actions = [torch.multinomial(row.softmax(1), 1, generator=generator) for row in logits]
+        step = env.step(torch.cat(actions, dim=1).float().numpy())
+        observations, total = step.observations, total + step.rewards.mean(0)
+    return {"tilt": tilt, "a bank": total[-1], "all hunters": total[:HUNTERS].sum(), "team": total.sum()}
+
+
+def _usefulness(seen: Tensor, banks_too: bool) -> Tensor:
+    """How directly each action leads a hunter to its goal, -1 to 1; 0 without one. (batch, O) -> (batch, actions).
+
+    Args:
+        seen: a hunter's observations.
+        banks_too: a loaded hunter's goal is its bank; else it has none.
+    """
+    holding, present = seen[:, -BANKS:], seen[:, 6 : 6 + BANKS].any(1)
+    goal = seen[:, 4:6] * (present & ~holding.any(1)).unsqueeze(1)
+    if banks_too:
+        goal = goal + (seen[:, -3 * BANKS : -BANKS].view(-1, BANKS, 2) * holding.unsqueeze(2)).sum(1)
+    return normalize(goal, dim=1) @ _MOVES.T
+
+
+def _direction(problem: Problem, hunter: int) -> Tensor:
+    """The score, for a small tilt to the nearest treasure, of what a hunter did; of mean square 1. Shape (M,)."""
+    rollout = problem.rollouts[hunter]
+    useful = _usefulness(rollout.observations, banks_too=False)
+    actions = rollout.joint_actions[:, SPEC.action_slices[hunter]].long()
+    score = (useful - useful.mean(1, keepdim=True)).gather(1, actions).squeeze(1)
+    return score / score.square().mean().sqrt()
+
+
+def _sums(problem: Problem) -> dict[str, Tensor]:
+    """Advantages added up, by whose they are."""
+    advantages = torch.stack(list(problem.advantages))
+    return {"banks": advantages[HUNTERS:].sum(0), "hunters": advantages[:HUNTERS].sum(0), "all": advantages.sum(0)}
+
+
+def _shown(problems: Sequence[Problem]) -> list[Row]:
+    rows: list[Row] = []
+    for whose in ("banks", "hunters", "all"):
+        pairs = [(_sums(problem)[whose], _direction(problem, q)) for problem in problems for q in range(HUNTERS)]
+        slope = float(np.mean([float(advantage @ score) / len(score) for advantage, score in pairs]))
+        noise = float(np.mean([float(advantage.std()) / len(advantage) ** 0.5 for advantage, _ in pairs]))
+        rows.append({"advantages of": whose, "slope": slope, "standard error": noise, "ratio": slope / noise})
+    return rows
+
+
+@torch.no_grad()
+def _expressed(problem: Problem, other: Problem) -> list[Row]:
+    """Fit hunter 0's head to the direction on one batch, by each kind of agent, and look at both batches."""
+    config = dataclasses.replace(problem.config, damping=0.01, cg_iterations=60, solver_tolerance=0.003)
+    weights = torch.zeros(SPEC.num_agents, config.samples)
+    weights[0] = _direction(problem, 0)
+    rows: list[Row] = []
+    for who, agent in {"the hunter itself": 0, "another hunter": 1, "a bank": HUNTERS}.items():
+        solver = make_solver(problem.linearize(agent), make_step_rule(0.0, config), config)
+        fitted = solver.solve(weights)[0]
+        again = other.linearize(agent).jvp(solver.x)[0]
+        rows.append(
+            {
+                "model of": who,
+                "on its samples": _correlation(fitted, weights[0]),
+                "on others": _correlation(again, _direction(other, 0)),
+            }
+        )
+    return rows
+
+
+@torch.no_grad()
+def _taken(problems: Sequence[Problem], say: Say) -> list[Row]:
+    """Steps on sums of advantages, which no agent knows, and those of the consensus."""
+    config = problems[0].config
+    activations = link_activations(problems[0].graph, config)
+    ways: dict[str, Callable[[Problem], list[Tensor]]] = {
+        "on the sum of the banks' advantages": lambda problem: _informed_steps(problem, "banks"),
+        "on the sum of all": lambda problem: _informed_steps(problem, "all"),
+        f"MATRPO, K = {activations}": lambda problem: _consensus_steps(problem, activations),
+        f"MATRPO, K = {3 * activations}": lambda problem: _consensus_steps(problem, 3 * activations),
+    }
+    rows: list[Row] = []
+    for name, steps in ways.items():
+        say(name)
+        found = [
+            _correlation(step, _direction(problem, q)) for problem in problems for q, step in enumerate(steps(problem))
+        ]
+        error = float(np.std(found)) / len(found) ** 0.5
+        rows.append({"steps": name, "correlation": float(np.mean(found)), "standard error": error})
+    return rows
+
+
+def _informed_steps(problem: Problem, whose: str) -> list[Tensor]:
+    """The log ratios of every hunter's own head, (M,), when all know a sum of advantages."""
+    total, config = _sums(problem)[whose], problem.config
+    steps = []
+    for hunter in range(HUNTERS):
+        weights = torch.zeros(SPEC.num_agents, config.samples)
+        weights[hunter] = total
+        solver = make_solver(problem.linearize(hunter), make_step_rule(0.0, config), config)
+        steps.append(solver.solve(weights)[hunter])
+    return steps
+
+
+def _consensus_steps(problem: Problem, activations: int) -> list[Tensor]:
+    """The log ratios of every hunter's own head, (M,), at the end of a consensus."""
+    consensus = Consensus(problem, dataclasses.replace(problem.config, admm_iterations=activations))
+    consensus.run()
+    return [ratios[hunter] for hunter, ratios in enumerate(consensus.ratios()[:HUNTERS])]
+
+
+def _correlation(step: Tensor, direction: Tensor) -> float:
+    return float((step * direction).mean() / (step.square().mean() * direction.square().mean()).sqrt())

@@ -1,0 +1,1 @@
+"""Learning curves, figures and reports."""

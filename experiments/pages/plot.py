@@ -1,0 +1,119 @@
+"""`matrpo plot`: learning curves of runs, one line for each group of seeds."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from matrpo.errors import ConfigError
+from matrpo.runs.run_directory import RunDirectory, write_atomically
+
+# Okabe and Ito's palette: distinct for colour-blind readers and in grey print.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STYLES = ("-", "--", "-.", ":")
+_MOST_TICKS = 6
+
+
+def draw_curve(axes: Axes, number: int, millions: Sequence[float], values: Sequence[float], label: str) -> str:
+    """Add a line over environment steps to a figure, and give its colour. One point has a mark, as it has no line.
+
+    Args:
+        axes: where to draw.
+        number: of the line among the figure's, from 0.
+        millions: of steps.
+        values: as many.
+        label: what the legend says.
+    """
+    colour, style = COLOURS[number % len(COLOURS)], STYLES[number % len(STYLES)]
+    marker = "o" if len(millions) == 1 else ""
+    axes.plot(millions, values, color=colour, linestyle=style, marker=marker, label=label, linewidth=1.6)
+    axes.set_xlabel("environment steps (millions)")
+    axes.xaxis.set_major_locator(MaxNLocator(_MOST_TICKS, steps=[1, 2, 5, 10]))
+    axes.grid(alpha=0.3)
+    return colour
+
+
+class Curve:
+    """The team return of a group of runs over their common steps.
+
+    Args:
+        label: what the legend says.
+        runs: the group's runs, at least one.
+
+    Raises:
+        ConfigError: a run has no metrics yet.
+    """
+
+    def __init__(self, label: str, runs: list[RunDirectory]) -> None:
+        self.label = label
+        self.runs = len(runs)
+        points = [_points(run) for run in runs]
+        self.steps = sorted(set.intersection(*(set(p) for p in points)))
+        if not self.steps:
+            raise ConfigError(f"{label}: the runs have no steps in common")
+        self.returns = np.array([[p[step] for step in self.steps] for p in points])
+
+
+@click.command()
+@click.argument("groups", nargs=-1, required=True, metavar="LABEL=RUN[,RUN...] ...")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Picture to write: .png or .svg.")
+@click.option("--title", default="", help="Text above the plot.")
+def plot(groups: tuple[str, ...], out: Path, title: str) -> None:
+    """Plot training returns against environment steps: the mean over a group's runs, and the range they span.
+
+    The data are written beside the picture as CSV.
+    """
+    if out.suffix not in (".png", ".svg"):
+        raise ConfigError(f"--out {out}: expected a file name that ends in .png or .svg")
+    curves = [_parse(group) for group in groups]
+    buffer = io.BytesIO()
+    draw(curves, title).savefig(buffer, format=out.suffix[1:], dpi=150)
+    write_atomically(out, buffer.getvalue())
+    write_atomically(out.with_suffix(".csv"), _csv(curves).encode())
+
+
+def draw(curves: list[Curve], title: str) -> Figure:
+    """The figure of some curves."""
+    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for index, curve in enumerate(curves):
+        seeds = "1 seed" if curve.runs == 1 else f"{curve.runs} seeds"
+        steps = [step / 1e6 for step in curve.steps]
+        colour = draw_curve(axes, index, steps, list(curve.returns.mean(0)), f"{curve.label} ({seeds})")
+        axes.fill_between(steps, curve.returns.min(0), curve.returns.max(0), color=colour, alpha=0.18, linewidth=0)
+    axes.set_ylabel("team return of an episode")
+    axes.set_title(title)
+    axes.legend(frameon=False)
+    return figure
+
+
+def _parse(group: str) -> Curve:
+    label, separator, paths = group.partition("=")
+    if not separator or not paths:
+        raise ConfigError(f"{group}: expected LABEL=RUN[,RUN...]")
+    return Curve(label, [RunDirectory.open(Path(path)) for path in paths.split(",")])
+
+
+def _points(run: RunDirectory) -> dict[int, float]:
+    lines = run.environment_metrics()
+    return {line["steps"]: line["team_return_mean"] for line in lines if line.get("team_return_mean") is not None}
+
+
+def _csv(curves: list[Curve]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    writer.writerow(["label", "steps", "mean", "min", "max"])
+    for curve in curves:
+        for step, values in zip(curve.steps, curve.returns.T, strict=True):
+            writer.writerow([curve.label, step, *(round(float(f(values)), 3) for f in (np.mean, np.min, np.max))])
+    return buffer.getvalue()

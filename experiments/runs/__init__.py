@@ -1,0 +1,1 @@
+"""Experiments as queues of runs: files, records, statistics, tables."""

@@ -1,0 +1,1 @@
+"""Who is where: the cluster file, and the keys of its processes."""

@@ -1,0 +1,345 @@
+"""The cluster file: which process is where, and who talks to whom. A run as data, read by every process."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import socket
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from matrpo.errors import ConfigError
+from matrpo.launch.cluster.keys import is_public_key, key_path, load_pair
+from matrpo.launch.wire.authenticator import PLAIN, Keyring, Security
+from matrpo.runs.process_directory import write_atomically
+from matrpo.runs.run_directory import server_name
+from matrpo.topology import CommunicationGraph, TopologyError
+
+FILE_NAME = "cluster.yaml"
+
+
+_KEYS = ("run_id", "config", "environment", "agents")
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
+_HOST = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
+_LONGEST_LOCAL = 113
+"""Characters of an ipc endpoint: a socket's path may have 107."""
+
+
+@dataclass(frozen=True)
+class PublicKeys:
+    """The public keys of all processes, in Z85: every agent's by id, and the environment server's."""
+
+    agents: tuple[str, ...]
+    environment: str
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process of a cluster.
+
+    Attributes:
+        endpoint: where it listens.
+        agent: its id; None for an environment server.
+        server: the number of an environment server.
+    """
+
+    endpoint: str
+    agent: int | None
+    server: int = 0
+
+    @property
+    def name(self) -> str:
+        """What users call it."""
+        return server_name(self.server) if self.agent is None else f"agent {self.agent}"
+
+    @property
+    def arguments(self) -> list[str]:
+        """What follows `matrpo` on the command line that starts it."""
+        if self.agent is not None:
+            return ["agent", "--id", str(self.agent)]
+        return ["env-server", *(["--id", str(self.server)] if self.server else [])]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where the processes of a run are.
+
+    Attributes:
+        run_id: marks every message; those of another run are refused.
+        config: the run's config.yaml; its folder is the run directory.
+        environment: the environment server's endpoint; of several the first one's.
+        endpoints: every agent's endpoint, by id.
+        graph: who talks to whom.
+        keys: who is who over TCP; None if the run goes without.
+        insecure: the user agreed to TCP without keys. Not in the file: it must be said by everyone.
+        more: the endpoints of further environment servers, which have the first one's key.
+    """
+
+    run_id: str
+    config: Path
+    environment: str
+    endpoints: tuple[str, ...]
+    graph: CommunicationGraph
+    keys: PublicKeys | None = None
+    insecure: bool = False
+    more: tuple[str, ...] = ()
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """Every environment server's endpoint, by its number."""
+        return (self.environment, *self.more)
+
+    @property
+    def processes(self) -> list[Process]:
+        """All processes: the environment servers, and the agents by id."""
+        servers = [Process(endpoint, None, server) for server, endpoint in enumerate(self.servers)]
+        return [*servers, *(Process(endpoint, agent) for agent, endpoint in enumerate(self.endpoints))]
+
+    @property
+    def file(self) -> Path:
+        """The cluster file of the run."""
+        return self.config.parent / FILE_NAME
+
+    @property
+    def uses_tcp(self) -> bool:
+        """Whether any process listens on a network."""
+        return any(endpoint.startswith("tcp:") for endpoint in (*self.servers, *self.endpoints))
+
+    def save(self, path: Path) -> None:
+        """Write the cluster file, beside config.yaml.
+
+        Raises:
+            StorageError: the disk is full or read-only.
+        """
+        keys = self.keys
+        agents = {
+            agent: _entry(endpoint, keys.agents[agent] if keys else None)
+            | {"neighbours": list(self.graph.neighbours(agent))}
+            for agent, endpoint in enumerate(self.endpoints)
+        }
+        content = {
+            "run_id": self.run_id,
+            "config": self.config.name,
+            "environment": _entry(self.environment, keys.environment if keys else None)
+            | ({"more": list(self.more)} if self.more else {}),
+            "agents": agents,
+        }
+        write_atomically(path, yaml.safe_dump(content, sort_keys=False).encode())
+
+    @classmethod
+    def load(cls, path: Path) -> Cluster:
+        """Read a cluster file.
+
+        Raises:
+            ConfigError: it cannot be read or is not valid; the text names the key.
+        """
+        content = _read(path)
+        agents = content["agents"]
+        if not isinstance(agents, dict) or list(agents) != list(range(len(agents))) or not agents:
+            raise ConfigError(f"{path}: agents must map the ids 0, 1, ... to endpoint, key and neighbours")
+        names = {"environment": content["environment"]} | {f"agent {agent}": entry for agent, entry in agents.items()}
+        for name, entry in names.items():
+            expected = {"endpoint"} if name == "environment" else {"endpoint", "neighbours"}
+            optional = {"key", "more"} if name == "environment" else {"key"}
+            if not isinstance(entry, dict) or set(entry) - optional != expected:
+                raise ConfigError(f"{path}: {name} needs {' and '.join(sorted(expected))}, a key, and nothing else")
+        server, *endpoints = [_endpoint(path, name, entry["endpoint"]) for name, entry in names.items()]
+        more = _more(path, content["environment"].get("more", []))
+        owners = {**dict(zip(names, (server, *endpoints), strict=True)), **more}
+        _check_distinct(path, "endpoint", owners)
+        return cls(
+            run_id=_text(path, "run_id", content["run_id"]),
+            config=path.parent / _file_name(path, content["config"]),
+            environment=server,
+            endpoints=tuple(endpoints),
+            graph=_graph(path, [entry["neighbours"] for entry in agents.values()]),
+            keys=_public_keys(path, names),
+            more=tuple(more.values()),
+        )
+
+    def with_key(self, agent: int | None, public: str) -> Cluster:
+        """The same cluster with another public key for an agent, or (None) for the environment server."""
+        assert self.keys is not None
+        if agent is None:
+            return dataclasses.replace(self, keys=dataclasses.replace(self.keys, environment=public))
+        agents = tuple(public if other == agent else key for other, key in enumerate(self.keys.agents))
+        return dataclasses.replace(self, keys=dataclasses.replace(self.keys, agents=agents))
+
+    def security(self, agent: int | None) -> Security | None:
+        """How an agent, or (None) the environment server, talks over TCP; None if it does not.
+
+        Raises:
+            ConfigError: its secret key cannot be used, or there are no keys and nobody agreed to go without.
+        """
+        if not self.uses_tcp:
+            return None
+        if self.keys is None:
+            if not self.insecure:
+                raise ConfigError(
+                    f"{self.file} has no keys: anyone who reaches its TCP ports could join in; "
+                    "make them with `matrpo cluster init`, or add --insecure to go on without"
+                )
+            return PLAIN
+        public = self.keys.environment if agent is None else self.keys.agents[agent]
+        pair = load_pair(key_path(self.file, agent), public, self.file)
+        return Keyring(pair.public, pair.secret, self.keys.agents, self.keys.environment)
+
+    def check_hosts(self, agent: int | None) -> None:
+        """Check that the names of all hosts that a process dials are known.
+
+        Raises:
+            ConfigError: one is not.
+        """
+        if agent is None:
+            return
+        dialled = {f"agent {other}": self.endpoints[other] for other in self.graph.neighbours(agent) if other > agent}
+        servers = {f"environment server {server}": endpoint for server, endpoint in enumerate(self.servers) if server}
+        for name, endpoint in {"the environment server": self.environment, **servers, **dialled}.items():
+            check_host(self.file, name, endpoint)
+
+
+def check_host(path: Path, name: str, endpoint: str) -> None:
+    """Check that the host of a TCP endpoint has an address.
+
+    Raises:
+        ConfigError: its name cannot be resolved here.
+    """
+    if not endpoint.startswith("tcp:"):
+        return
+    host = host_of(endpoint)
+    try:
+        socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConfigError(f"{path}: the host {host!r} of {name} cannot be resolved: {error.strerror}") from None
+
+
+def host_of(endpoint: str) -> str:
+    """The host of a TCP endpoint."""
+    return endpoint.removeprefix("tcp://").rpartition(":")[0]
+
+
+def port_of(endpoint: str) -> int:
+    """The port of a TCP endpoint."""
+    return int(endpoint.rpartition(":")[2])
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML in which no key may be there twice: the second would silently replace the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """The mapping of a node."""
+        counts = Counter(self.construct_object(key, deep=True) for key, _ in node.value)
+        repeated = [key for key, count in counts.items() if count > 1]
+        if repeated:
+            raise yaml.constructor.ConstructorError(problem=f"{repeated[0]!r} is there twice")
+        return super().construct_mapping(node, deep)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(path.read_text(), _StrictLoader)
+    except OSError as error:
+        raise ConfigError(f"cannot read cluster file {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not a valid cluster file: {reason}") from None
+    if not isinstance(content, dict) or set(content) != set(_KEYS):
+        raise ConfigError(f"{path} must hold exactly the keys {', '.join(_KEYS)}")
+    return content
+
+
+def _entry(endpoint: str, key: str | None) -> dict[str, Any]:
+    return {"endpoint": endpoint} if key is None else {"endpoint": endpoint, "key": key}
+
+
+def _graph(path: Path, neighbours: Sequence[Any]) -> CommunicationGraph:
+    everyone = range(len(neighbours))
+    for agent, others in enumerate(neighbours):
+        if not isinstance(others, list) or any(type(other) is not int or other not in everyone for other in others):
+            raise ConfigError(f"{path}: the neighbours of agent {agent} must be a list of agents' ids")
+        if len(set(others)) < len(others):
+            raise ConfigError(f"{path}: agent {agent} names a neighbour twice")
+        for other in others:
+            if not isinstance(neighbours[other], list) or agent not in neighbours[other]:
+                raise ConfigError(f"{path}: agent {agent} names {other} as a neighbour, but not the other way round")
+    links = ((agent, other) for agent, others in enumerate(neighbours) for other in others)
+    try:
+        return CommunicationGraph.from_links(len(neighbours), links, path.name)
+    except TopologyError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _public_keys(path: Path, entries: dict[str, Any]) -> PublicKeys | None:
+    """Everybody's public key, or None if nobody has one."""
+    keyless = [name for name, entry in entries.items() if "key" not in entry]
+    if len(keyless) == len(entries):
+        return None
+    if keyless:
+        raise ConfigError(f"{path}: {keyless[0]} has no key, but others have")
+    for name, entry in entries.items():
+        if not is_public_key(entry["key"]):
+            raise ConfigError(f"{path}: the key of {name} must be a public key: 40 characters of Z85")
+    server, *agents = [entry["key"] for entry in entries.values()]
+    _check_distinct(path, "key", {name: entry["key"] for name, entry in entries.items()})
+    return PublicKeys(tuple(agents), server)
+
+
+def _more(path: Path, endpoints: Any) -> dict[str, str]:
+    """The endpoints of further environment servers, by what messages call them."""
+    if not isinstance(endpoints, list):
+        raise ConfigError(f"{path}: more of environment must be a list of endpoints")
+    names = [f"environment server {server}" for server in range(1, len(endpoints) + 1)]
+    return {name: _endpoint(path, name, endpoint) for name, endpoint in zip(names, endpoints, strict=True)}
+
+
+def _check_distinct(path: Path, what: str, values: dict[str, str]) -> None:
+    owners: dict[str, str] = {}
+    for name, value in values.items():
+        if value in owners:
+            raise ConfigError(f"{path}: {name} has the same {what} as {owners[value]}")
+        owners[value] = name
+
+
+def _text(path: Path, name: str, value: Any) -> str:
+    if type(value) is not str or not 0 < len(value) <= 255:
+        raise ConfigError(f"{path}: {name} must be text of 1 to 255 characters")
+    return value
+
+
+def _file_name(path: Path, value: Any) -> str:
+    name = _text(path, "config", value)
+    if name != Path(name).name:
+        raise ConfigError(f"{path}: config must name a file beside the cluster file, not {name!r}")
+    return name
+
+
+def _endpoint(path: Path, name: str, value: Any) -> str:
+    endpoint = _text(path, f"the endpoint of {name}", value)
+    if endpoint.startswith("ipc://"):
+        if not len("ipc://") < len(endpoint) <= _LONGEST_LOCAL:
+            raise ConfigError(f"{path}: the endpoint of {name} must name a socket of 1 to 107 characters")
+        return endpoint
+    if not endpoint.startswith("tcp://"):
+        raise ConfigError(f"{path}: the endpoint of {name} must begin with ipc:// or tcp://, not {endpoint!r}")
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    if not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
+        raise ConfigError(f"{path}: the endpoint of {name} must end with a port from 1 to 65535, not {endpoint!r}")
+    if not is_host(host):
+        raise ConfigError(f"{path}: the endpoint of {name} must name a host or an IPv4 address, not {host!r}")
+    return endpoint
+
+
+def is_host(host: str) -> bool:
+    """Whether text can be the name of a host, or is an IPv4 address."""
+    if host.replace(".", "").isdecimal():
+        try:
+            socket.inet_pton(socket.AF_INET, host)
+        except OSError:
+            return False
+        return True
+    return bool(_HOST.fullmatch(host))

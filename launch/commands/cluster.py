@@ -1,0 +1,184 @@
+"""`matrpo cluster init` and `matrpo keys rotate`: the files of a run whose processes are on several machines."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from matrpo.errors import ConfigError
+from matrpo.launch.cluster.cluster_file import FILE_NAME, Cluster, Process, host_of, is_host, port_of
+from matrpo.launch.cluster.key_making import everyone, rotate
+from matrpo.launch.cluster.keys import key_path
+from matrpo.launch.commands.new_cluster import new_cluster, new_config, new_run_options, say
+from matrpo.launch.commands.options import SectionedCommand
+from matrpo.launch.commands.render import render
+from matrpo.launch.processes.process import name_of
+from matrpo.launch.processes.supervisor import local_ports
+from matrpo.settings.config import Config
+
+_PATH = click.Path(path_type=Path)
+_LAST_PORT = 65535
+
+
+@click.group()
+def cluster() -> None:
+    """Prepare runs whose processes are on several machines."""
+
+
+cluster.add_command(render)
+
+
+@click.group()
+def keys() -> None:
+    """Exchange the keys of a cluster."""
+
+
+@cluster.command(cls=SectionedCommand)
+@click.option("--host", "hosts", multiple=True, required=True, metavar="HOST", help="A machine for agents; repeat it.")
+@click.option(
+    "--env-host",
+    "env_hosts",
+    multiple=True,
+    required=True,
+    metavar="HOST",
+    help="The environment server's machine; repeat it for several, as env_servers says.",
+)
+@new_run_options
+def init(hosts: tuple[str, ...], env_hosts: tuple[str, ...], out: Path | None, **given: Any) -> int:
+    """Write config.yaml, cluster.yaml and the keys of a new run, and say what to copy where.
+
+    Agents are spread over the hosts in blocks of consecutive ids, and so are environment servers over theirs. The first
+    server listens at --port, agent i at the port i + 1 above that, further servers at the ports after those.
+    """
+    config = new_config("cluster init", **given)
+    made = new_cluster(config, _endpoints(config, hosts, env_hosts), out)
+    _explain(made)
+    return 0
+
+
+@cluster.command()
+@click.option("--cluster", "file", type=_PATH, required=True, metavar="FILE", help="The run's cluster.yaml.")
+@click.argument("hosts", nargs=-1, required=True, metavar="HOST...")
+def move(file: Path, hosts: tuple[str, ...]) -> int:
+    """Move the processes of a run that is not running to other HOSTs: the environment server's, then every agent's.
+
+    Keys and ports stay as they are.
+    """
+    old = Cluster.load(file)
+    if old.more:
+        raise ConfigError(f"{file} has {len(old.servers)} environment servers: only runs with one can be moved")
+    before = [old.environment, *old.endpoints]
+    if len(hosts) != len(before):
+        raise ConfigError(f"{len(hosts)} hosts: {file} has {len(before)} processes, the environment server and agents")
+    if not old.uses_tcp:
+        raise ConfigError(f"{file} is of a run on one machine; `matrpo cluster init` makes one for several")
+    _check_hosts(hosts)
+    server, *agents = [f"tcp://{host}:{port_of(endpoint)}" for host, endpoint in zip(hosts, before, strict=True)]
+    dataclasses.replace(old, environment=server, endpoints=tuple(agents)).save(file)
+    return 0
+
+
+@keys.command("rotate")
+@click.option("--cluster", "file", type=_PATH, required=True, metavar="FILE", help="The run's cluster.yaml.")
+@click.option("--id", "agent", type=int, metavar="N", help="Only agent N's.")
+@click.option("--env", is_flag=True, help="Only the environment server's.")
+def rotate_keys(file: Path, agent: int | None, env: bool) -> int:
+    """Make new keys, for all processes or one, and say what to copy where."""
+    old = Cluster.load(file)
+    if old.keys is None:
+        raise ConfigError(f"{file} has no keys to exchange")
+    if agent is not None and env:
+        raise ConfigError("--id and --env: name one, or neither for all")
+    if agent is not None and not 0 <= agent < len(old.endpoints):
+        raise ConfigError(f"--id {agent}: {file} has the agents 0 to {len(old.endpoints) - 1}")
+    changed = [agent] if agent is not None else [None] if env else everyone(old)
+    rotate(old, changed)
+    say(f"new keys for {', '.join(name_of(one) for one in changed)}; copy to every machine:")
+    for host, processes in _machines(old).items():
+        files = [FILE_NAME, *dict.fromkeys(_key_name(one.agent) for one in processes if one.agent in changed)]
+        say(f"  {_copy(old, host, files)}")
+    affected = everyone(old) if None in changed else [None, agent, *old.graph.neighbours(agent or 0)]
+    if len(affected) > len(old.endpoints):
+        say("then restart all processes")
+    else:
+        say(f"then restart {', '.join(name_of(one) for one in affected)}")
+    return 0
+
+
+def _endpoints(config: Config, hosts: Sequence[str], env_hosts: Sequence[str]) -> list[str]:
+    """The environment server's endpoint, then every agent's, then those of further servers."""
+    assert config.agents is not None
+    ports = local_ports(config.port, config.agents, config.env_servers)
+    if ports[-1] > _LAST_PORT:
+        raise ConfigError(f"ports {ports[0]} to {ports[-1]} are needed, but {_LAST_PORT} is the last: lower --port")
+    _check_hosts((*hosts, *env_hosts))
+    if repeated := [host for host in hosts if hosts.count(host) > 1]:
+        raise ConfigError(f"--host {repeated[0]} is there twice")
+    if len(hosts) > config.agents:
+        raise ConfigError(f"{len(hosts)} hosts are too many for {config.agents} agents")
+    if len(env_hosts) > config.env_servers:
+        raise ConfigError(f"{len(env_hosts)} environment hosts are too many: 'env_servers' is {config.env_servers}")
+    server, *more = _spread(env_hosts, config.env_servers)
+    homes = [server, *_spread(hosts, config.agents), *more]
+    return [f"tcp://{host}:{port}" for host, port in zip(homes, ports, strict=True)]
+
+
+def _spread(hosts: Sequence[str], processes: int) -> list[str]:
+    """The host of each of so many processes, in blocks."""
+    return [hosts[number * len(hosts) // processes] for number in range(processes)]
+
+
+def _check_hosts(hosts: Sequence[str]) -> None:
+    for host in hosts:
+        if not is_host(host):
+            raise ConfigError(f"{host!r} is not the name of a host or an IPv4 address")
+
+
+def _explain(made: Cluster) -> None:
+    """Say what to copy, which ports to open and how to start."""
+    machines = _machines(made)
+    say("copy to each machine what its processes need:")
+    for host, processes in machines.items():
+        secret = [] if made.keys is None else dict.fromkeys(_key_name(one.agent) for one in processes)
+        say(f"  {_copy(made, host, ['config.yaml', FILE_NAME, *secret])}")
+    say("let the machines reach each other at these TCP ports:")
+    for host, processes in machines.items():
+        ports = [str(port_of(one.endpoint)) for one in processes if _listens(made, one.agent)]
+        say(f"  {host}: {', '.join(ports) or 'none'}")
+    flag = " --insecure" if made.insecure else ""
+    say("start all of them from here:")
+    say(f"  matrpo launch --cluster {shlex.quote(str(made.file))} --ssh{flag}")
+    say("or each on its machine, in any order:")
+    for host, processes in machines.items():
+        for one in processes:
+            say(f"  {host}: matrpo {' '.join(one.arguments)} --cluster {shlex.quote(str(made.file.absolute()))}{flag}")
+
+
+def _listens(of: Cluster, agent: int | None) -> bool:
+    """Whether anyone dials an agent, or (None) an environment server."""
+    return agent is None or any(other < agent for other in of.graph.neighbours(agent))
+
+
+def _machines(of: Cluster) -> dict[str, list[Process]]:
+    """The processes of each host."""
+    machines: dict[str, list[Process]] = {}
+    for one in of.processes:
+        machines.setdefault(host_of(one.endpoint), []).append(one)
+    return machines
+
+
+def _key_name(one: int | None) -> str:
+    path = key_path(Path(FILE_NAME), one)
+    return str(path)
+
+
+def _copy(of: Cluster, host: str, files: Sequence[str]) -> str:
+    """A command that copies files of the run directory to the same place on another machine."""
+    here = shlex.quote(str(of.file.parent.absolute()))
+    remote = f"umask 077 && mkdir -p {here} && tar -C {here} -xpf -"
+    return f"tar -C {here} -cf - {' '.join(files)} | ssh {host} {shlex.quote(remote)}"

@@ -1,0 +1,325 @@
+"""`matrpo launch`."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from setproctitle import setproctitle
+
+from matrpo.errors import ConfigError
+from matrpo.faults.script import FaultScript, script_text
+from matrpo.launch.commands.options import (
+    Layer,
+    SectionedCommand,
+    resolve_layers,
+    setting_layers,
+    setting_options,
+)
+from matrpo.launch.commands.process import load_cluster
+from matrpo.launch.commands.versions import versions
+from matrpo.launch.processes.process import EXIT_INTERRUPTED, StopRequested, ignore_stops, stop_at
+from matrpo.launch.processes.process_faults import FILE_NAME as FAULTS_NAME
+from matrpo.runs.process_directory import write_atomically
+from matrpo.runs.run_directory import RunDirectory
+from matrpo.settings import algorithm_names
+from matrpo.settings.config import Config, to_dict
+from matrpo.settings.graph_settings import build_graph
+from matrpo.topology import CommunicationGraph
+
+_CHANGEABLE = {
+    "steps",
+    "env_workers",
+    "link_deadline",
+    "link_resend",
+    "on_agent_loss",
+    "transport",
+    "port",
+    "insecure",
+    "torch_threads",
+    "checkpoint_every",
+    "checkpoints_kept",
+    "tensorboard",
+}
+"""Settings that may differ when a run is resumed."""
+
+_PATH = click.Path(path_type=Path)
+
+SSH_COMMAND = "ssh -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=5 -o ServerAliveCountMax=3"
+"""How machines are reached: no questions asked, and a machine that is gone is noticed within 15 s."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A run whose settings have all been checked, and that exists on disk."""
+
+    run: RunDirectory
+    graph: CommunicationGraph | None
+    start: int
+    laggards: dict[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class How:
+    """What runs a run.
+
+    Attributes:
+        in_process: all agents run in this process.
+        restart: processes that fail are started again.
+        ray: the processes run in the actors of a Ray cluster, which always are.
+        ray_address: of the cluster; None starts one on this machine.
+    """
+
+    in_process: bool
+    restart: bool
+    ray: bool
+    ray_address: str | None
+
+
+@click.command(cls=SectionedCommand)
+@click.option("--config", "file", type=_PATH, metavar="FILE", help="YAML file of settings.")
+@click.option("--preset", metavar="NAME", help="Settings that ship with matrpo, such as `paper`.")
+@click.option("-o", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting; may be repeated.")
+@click.option("--run", "path", type=_PATH, metavar="DIR", help="The run directory (default: a new one in runs/).")
+@click.option("--resume", is_flag=True, help="Continue the run in --run from its latest checkpoint.")
+@click.option("--restart", is_flag=True, help="Start processes again that are killed or fail.")
+@click.option("--faults", metavar="NAME|FILE", help="Let things fail by this script; `matrpo list faults` names some.")
+@click.option("--in-process", is_flag=True, help="Run all agents in this one process, for debugging.")
+@click.option(
+    "--backend",
+    type=click.Choice(["processes", "ray"]),
+    default="processes",
+    show_default=True,
+    help="What runs the processes: this launcher on this machine, or the actors of a Ray cluster.",
+)
+@click.option("--ray-address", metavar="ADDRESS", help="The Ray cluster to join [one on this machine, for the run].")
+@click.option("--cluster", "cluster_file", type=_PATH, metavar="FILE", help="Start this cluster; needs --ssh.")
+@click.option("--ssh", is_flag=False, flag_value="", metavar="[USER@]", help="Start it over ssh, as this user.")
+@click.option("--ssh-command", metavar="COMMAND", help=f"The ssh program and its options [{SSH_COMMAND}].")
+@click.option("--remote-dir", type=_PATH, metavar="DIR", help="The run directory on the machines [the same as here].")
+@click.option("--remote-matrpo", metavar="PROGRAM", help="matrpo on the machines [matrpo].")
+@setting_options
+def launch(
+    file: Path | None,
+    preset: str | None,
+    overrides: tuple[str, ...],
+    path: Path | None,
+    resume: bool,
+    restart: bool,
+    faults: str | None,
+    in_process: bool,
+    backend: str,
+    ray_address: str | None,
+    cluster_file: Path | None,
+    ssh: str | None,
+    ssh_command: str | None,
+    remote_dir: Path | None,
+    remote_matrpo: str | None,
+    **settings: Any,
+) -> int:
+    """Train: one process for each agent, one for the environment they share; by other algorithms all in one.
+
+    Without any option: 12 agents on a ring learn cooperative navigation. Settings come from the defaults,
+    --preset, --config, and the options below, the later ones winning.
+    """
+    if cluster_file is not None:
+        insecure = bool(settings.pop("insecure"))
+        if any(
+            (file, preset, overrides, path, resume, restart, faults, in_process, *map(_is_given, settings.values()))
+        ):
+            raise ConfigError("launch --cluster takes its settings from the run directory: leave the others out")
+        if ssh is None:
+            raise ConfigError("launch --cluster starts processes over ssh: add --ssh")
+        return _launch_remotely(cluster_file, insecure, ssh, ssh_command, remote_dir, remote_matrpo)
+    if any(map(_is_given, (ssh, ssh_command, remote_dir, remote_matrpo))):
+        raise ConfigError("--ssh and its options start the processes of a cluster: name its file with --cluster")
+    how = How(in_process, restart, backend == "ray", ray_address)
+    _check_ray(how, faults)
+    layers = setting_layers(settings, file, preset, overrides)
+    if not resume:
+        config = resolve_layers(layers)
+        if in_process:
+            config = dataclasses.replace(config, env_servers=1)
+        if algorithm_names.is_central(config.algo) and (faults or restart or how.ray):
+            raise ConfigError(
+                f"--faults, --restart and --backend ray are for processes: {config.algo} trains in one process"
+            )
+        graph = _checked(config, how)
+        script = _script(faults, graph, in_process)
+        run = RunDirectory.create(path, config, versions())
+        with run.lock():
+            if script:
+                write_atomically(run.path / FAULTS_NAME, script)
+            return _train(Prepared(run, graph, 0, {}), how)
+    if faults:
+        raise ConfigError("--resume goes on with the fault script that the run began with: leave --faults out")
+    if path is None:
+        raise ConfigError("--resume continues the run in --run DIR: name it")
+    run = RunDirectory.open(path)
+    with run.lock():
+        return _train(_continued(run, layers, how), how)
+
+
+def _check_ray(how: How, faults: str | None) -> None:
+    if how.ray_address is not None and not how.ray:
+        raise ConfigError("--ray-address names a Ray cluster: add --backend ray")
+    if not how.ray:
+        return
+    if how.in_process or how.restart or faults:
+        raise ConfigError("--backend ray starts again what fails: leave --in-process, --restart and --faults out")
+    from matrpo.launch.engines.ray_backend import load_ray
+
+    load_ray()
+
+
+def _script(name: str | None, graph: CommunicationGraph | None, in_process: bool) -> bytes | None:
+    """The text of a fault script that fits the graph."""
+    if name is None or graph is None:
+        return None
+    if in_process:
+        raise ConfigError("--faults: in one process there are no messages to lose: leave --in-process out")
+    FaultScript.load(name, graph)
+    return script_text(name).encode()
+
+
+def _is_given(value: object) -> bool:
+    return value is not None
+
+
+def _launch_remotely(
+    file: Path,
+    insecure: bool,
+    user: str,
+    ssh_command: str | None,
+    remote_dir: Path | None,
+    remote_matrpo: str | None,
+) -> int:
+    """Start all processes of a cluster over ssh and stay until the last has ended; the exit status."""
+    from matrpo.launch.engines.ssh import RemoteRun, Site
+
+    cluster = load_cluster(file, insecure)
+    if not all(process.endpoint.startswith("tcp:") for process in cluster.processes):
+        raise ConfigError(f"{file} is of a run on one machine; `matrpo cluster init` makes one for several")
+    if user and not user.endswith("@"):
+        raise ConfigError(f"--ssh {user}: a user's name must end with @")
+    ssh = shlex.split(ssh_command or SSH_COMMAND)
+    if not ssh or shutil.which(ssh[0]) is None:
+        raise ConfigError(f"--ssh-command: there is no program {ssh[0] if ssh else ''!r}")
+    site = Site(ssh, user, remote_dir or file.parent.absolute(), remote_matrpo or "matrpo")
+    return RemoteRun(cluster, site, lambda line: print(line, file=sys.stderr, flush=True)).run()
+
+
+def _checked(config: Config, how: How) -> CommunicationGraph | None:
+    """Check whatever can be wrong with the settings together, before anything is made.
+
+    Returns:
+        The graph that they name; None for an algorithm that trains centrally.
+    """
+    from matrpo.envs.registry import check_installed
+    from matrpo.launch.processes.supervisor import check_ports, local_ports
+
+    check_installed(config.task)
+    assert config.agents is not None
+    if algorithm_names.is_central(config.algo):
+        _check_central(config)
+        return None
+    graph = build_graph(config)
+    if how.ray:
+        if config.env_servers > 1:
+            raise ConfigError(
+                f"bad value {config.env_servers} for 'env_servers': with --backend ray there is exactly 1"
+            )
+        from matrpo.launch.engines.ray_backend import join_ray
+
+        join_ray(how.ray_address, config.agents + 1)
+    elif config.transport == "tcp" and not how.in_process:
+        check_ports(local_ports(config.port, config.agents, config.env_servers))
+    return graph
+
+
+def _check_central(config: Config) -> None:
+    """Build what an algorithm that trains centrally builds, so that it refuses what it cannot handle."""
+    from matrpo.build import build_algorithm
+    from matrpo.envs.registry import make_env
+
+    env = make_env(config.task, config.agents, 1, 0)
+    try:
+        build_algorithm(env, config)
+    finally:
+        env.close()
+
+
+def _continued(run: RunDirectory, layers: list[Layer], how: How) -> Prepared:
+    """A run as it was when all its processes last had a checkpoint of the same iteration."""
+    stored = to_dict(run.config)
+    config = resolve_layers([("the run", stored), *layers])
+    changed = {key: value for key, value in to_dict(config).items() if value != stored[key]}
+    for key, value in changed.items():
+        if key not in _CHANGEABLE:
+            raise ConfigError(f"--resume cannot change {key!r}: {run.path} has {stored[key]!r}, not {value!r}")
+    if how.in_process and run.num_servers > 1:
+        raise ConfigError(f"{run.path} has {run.num_servers} environment servers: leave --in-process out")
+    graph = _checked(config, how)
+    point = run.resume_point()
+    start = point.iteration
+    if start:
+        from matrpo.envs.registry import task_spec
+
+        run.check_checkpoints(start, task_spec(config.task, config.agents))
+    run = RunDirectory(run.path, config)
+    if changed:
+        run.store_config(versions())
+    run.rewind(start)
+    return Prepared(run, graph, start, point.laggards)
+
+
+def _train(prepared: Prepared, how: How) -> int:
+    """Train to the end; the exit status."""
+    from matrpo.launch.screen.screen import make_screen
+
+    setproctitle(" ".join(["matrpo", *sys.argv[1:]]))
+    run, start = prepared.run, prepared.start
+    screen = make_screen(run)
+    if start >= run.config.iterations:
+        screen.say(f"{run.path} is complete: it has {run.config.iterations} iterations; raise --steps to go on")
+        return 0
+    screen.say(f"{'continuing after iteration ' + str(start) if start else 'new run'} in {run.path}")
+    for agent, newest in prepared.laggards.items():
+        state = f"its checkpoint of iteration {newest}" if newest else "a new policy"
+        screen.say(f"agent {agent} has no checkpoint of iteration {start}: it joins with {state}")
+    with screen:
+        if how.in_process or prepared.graph is None:
+            status = _train_in_process(run, start, screen)
+        elif how.ray:
+            from matrpo.launch.engines.ray_backend import RayRun
+
+            status = RayRun(run, prepared.graph, screen.say).run(screen.tick)
+        else:
+            from matrpo.launch.processes.supervisor import Supervisor
+
+            status = Supervisor(run, prepared.graph, how.restart, screen.say).run(screen.tick)
+    if status == EXIT_INTERRUPTED:
+        screen.say(f"stopped; go on with: matrpo launch --run {run.path} --resume")
+    elif status == 0:
+        screen.say(f"finished; evaluate with: matrpo eval {run.path}")
+    return status
+
+
+def _train_in_process(run: RunDirectory, start: int, screen: Any) -> int:
+    from matrpo.training import make_training
+
+    training = make_training(run, start)
+    try:
+        stop_at(signal.SIGINT, signal.SIGTERM)
+        training.run(lambda: False, lambda _iteration: screen.tick())
+    except StopRequested:
+        ignore_stops()
+        training.save()
+        return EXIT_INTERRUPTED
+    return 0

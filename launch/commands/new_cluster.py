@@ -1,0 +1,89 @@
+"""Makes the files of a run whose processes are on several machines: config.yaml, cluster.yaml, and a key for each."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from matrpo.errors import ConfigError
+from matrpo.launch.cluster.cluster_file import Cluster
+from matrpo.launch.cluster.key_making import equip
+from matrpo.launch.commands.options import resolve_layers, setting_layers, setting_options
+from matrpo.launch.commands.versions import versions
+from matrpo.runs.run_directory import RunDirectory
+from matrpo.settings import algorithm_names
+from matrpo.settings.config import Config
+from matrpo.settings.graph_settings import build_graph
+
+_PATH = click.Path(path_type=Path)
+_OPTIONS = (
+    click.option("--out", type=_PATH, metavar="DIR", help="The run directory (default: a new one in runs/)."),
+    click.option("--config", "file", type=_PATH, metavar="FILE", help="YAML file of settings."),
+    click.option("--preset", metavar="NAME", help="Settings that ship with matrpo, such as `paper`."),
+    click.option("-o", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting; may be repeated."),
+)
+
+
+def new_run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of a command that makes a run: where, every setting, and files of settings."""
+    command = setting_options(command)
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def new_config(
+    command: str, file: Path | None, preset: str | None, overrides: tuple[str, ...], **settings: Any
+) -> Config:
+    """The settings of a run on several machines.
+
+    Args:
+        command: what the user typed.
+        file, preset, overrides, settings: the values of `new_run_options`.
+
+    Raises:
+        ConfigError: they are not valid, or not for several machines.
+    """
+    layers = [(command, {"transport": "tcp"}), *setting_layers(settings, file, preset, overrides)]
+    config = resolve_layers(layers)
+    if config.transport != "tcp":
+        raise ConfigError(f"--transport {config.transport}: machines talk over tcp")
+    if algorithm_names.is_central(config.algo):
+        raise ConfigError(f"{command}: {config.algo} trains in one process: start it with matrpo launch")
+    build_graph(config)
+    return config
+
+
+def new_cluster(config: Config, endpoints: Sequence[str], out: Path | None) -> Cluster:
+    """Write the files of a run, and say so.
+
+    Args:
+        config: the settings.
+        endpoints: the environment server's, then every agent's, then those of further environment servers.
+        out: the run directory; None makes one in `runs/`.
+
+    Raises:
+        ConfigError: there is a run already.
+        StorageError: a file cannot be written.
+    """
+    run = RunDirectory.create(out, config, versions())
+    (server, *agents), more = endpoints[: run.num_agents + 1], endpoints[run.num_agents + 1 :]
+    file = run.path / "config.yaml"
+    made = Cluster(secrets.token_hex(8), file, server, tuple(agents), build_graph(config), more=tuple(more))
+    made = dataclasses.replace(made, insecure=True) if config.insecure else equip(made)
+    made.save(made.file)
+    say(f"{run.path} holds config.yaml, cluster.yaml{'' if made.insecure else ' and keys/'}")
+    if made.insecure:
+        say("INSECURE: no keys were made; whoever reaches the ports can join in")
+    return made
+
+
+def say(line: str) -> None:
+    """Tell the user."""
+    print(line, file=sys.stderr)

@@ -1,0 +1,132 @@
+"""Every setting as an option of the command line, and where the values of a run come from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from matrpo.envs.registry import canonical_name, resolve_num_agents
+from matrpo.errors import ConfigError
+from matrpo.settings import algorithm_names
+from matrpo.settings.config import FIELDS, HEADINGS, Config, check_used, load_file, parse_override, resolve
+
+Layer = tuple[str, Mapping[str, Any]]
+
+_TYPED = ("command line", "-o")
+"""Origins of settings that the user has typed: only these must all be of use to the algorithm."""
+
+
+class SectionedCommand(click.Command):
+    """A command whose help page lists the settings under headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the command's own options, then the settings, section by section."""
+        sections: dict[str, list[tuple[str, str]]] = {heading: [] for heading in (*HEADINGS.values(), "Options")}
+        for param in self.get_params(ctx):
+            if record := param.get_help_record(ctx):
+                sections[HEADINGS.get(param.name or "", "Options")].append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add an option for every setting; they arrive as keyword arguments, None where not given."""
+    for name, field in reversed(FIELDS.items()):
+        flag = "--" + name.replace("_", "-")
+        text = _help(field)
+        if isinstance(field.default, bool):
+            flags = f"{flag}/--no-{name.replace('_', '-')}"
+            option = click.option(flags, name, default=None, help=text)
+        else:
+            option = click.option(flag, name, metavar=_metavar(field), help=text)
+        command = option(command)
+    return command
+
+
+def setting_layers(
+    given: Mapping[str, Any], file: Path | None, preset: str | None, overrides: tuple[str, ...]
+) -> list[Layer]:
+    """The layers of settings that a command line names, the weakest first: preset, config file, flags and -o.
+
+    Args:
+        given: the values of `setting_options`.
+        file: of `--config`.
+        preset: of `--preset`.
+        overrides: of `-o`.
+
+    Raises:
+        ConfigError: one cannot be read.
+    """
+    layers: list[Layer] = []
+    if file:
+        layers.append((str(file), load_file(file)))
+    flags, changes = _TYPED
+    layers.append((flags, dict(_parsed(name, value) for name, value in given.items() if value is not None)))
+    layers.append((changes, dict(map(parse_override, overrides))))
+    if preset:
+        from matrpo.settings import presets
+
+        # The other settings may fit together only with the preset's.
+        which = [(origin, {key: layer[key] for key in ("task", "agents") if key in layer}) for origin, layer in layers]
+        config = resolve(*which)
+        agents = resolve_num_agents(config.task, config.agents)
+        layers.insert(0, (f"preset {preset}", presets.load(preset, config.task, agents)))
+    return layers
+
+
+def resolve_layers(layers: list[Layer]) -> Config:
+    """The settings with the number of agents resolved, the task's full name, and paths of files absolute.
+
+    Raises:
+        ConfigError: an unknown key or a bad value, or the user has typed a setting that the algorithm does not use.
+    """
+    config = resolve(*layers)
+    for origin, layer in layers:
+        if origin in _TYPED:
+            check_used(config.algo, layer, origin)
+    agents = resolve_num_agents(config.task, config.agents)
+    topology = config.topology
+    if agents == 2 and not any("topology" in values for _, values in layers):
+        topology = "line"  # two agents make no ring
+    if Path(topology).is_file():
+        topology = str(Path(topology).resolve())
+    algo, task = algorithm_names.canonical_name(config.algo), canonical_name(config.task)
+    return dataclasses.replace(config, algo=algo, task=task, agents=agents, topology=topology)
+
+
+def _parsed(name: str, value: Any) -> tuple[str, Any]:
+    """Read an option's text as the config file would be read; what is text anyway stays as it is."""
+    default = FIELDS[name].default
+    if isinstance(value, bool) or isinstance(default, str):
+        return name, value
+    if isinstance(default, tuple) and not value.startswith("["):
+        value = f"[{value}]"
+    try:
+        return parse_override(f"{name}={value}")
+    except ConfigError:
+        raise ConfigError(f"--{name.replace('_', '-')} {value}: the value is not valid YAML") from None
+
+
+def _help(field: dataclasses.Field[Any]) -> str:
+    text = str(field.metadata["help"])
+    if field.default is None:
+        return text
+    default = field.default
+    if isinstance(default, bool):
+        default = "on" if default else "off"
+    elif isinstance(default, tuple):
+        default = ",".join(map(str, default))
+    return f"{text} [{default}]"
+
+
+def _metavar(field: dataclasses.Field[Any]) -> str:
+    if field.metadata["choices"]:
+        return "|".join(field.metadata["choices"])
+    if isinstance(field.default, str):
+        return "NAME"
+    return "N,..." if isinstance(field.default, tuple) else "X" if isinstance(field.default, float) else "N"

@@ -1,0 +1,248 @@
+"""`matrpo simulate`: simulated histories of the link protocol by the thousand, on all cores, and the replay of one."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shlex
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+
+import click
+from rich.console import Console
+from rich.progress import Progress, TaskID
+
+from matrpo.errors import ConfigError
+from matrpo.simulation.history import History, generate, parse
+from matrpo.simulation.shrink import shrink
+from matrpo.simulation.simulator import Outcome, simulate
+
+_BATCH = 50
+_LINE_EVERY = 10.0
+"""Seconds between two lines of progress, without a terminal."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A seed whose history violates an invariant, and the command that replays it, shrunk."""
+
+    seed: int
+    invariant: str
+    violation: str
+    replay: str
+
+    def __str__(self) -> str:
+        return f"seed {self.seed}: {self.violation}\n  {self.replay}"
+
+
+@dataclass
+class Totals:
+    """What came of all histories so far."""
+
+    histories: int = 0
+    events: int = 0
+    failures: list[Failure] = field(default_factory=list)
+
+
+@click.command("simulate")
+@click.option("--seeds", type=click.IntRange(min=1), default=1000, show_default=True, metavar="N", help="Histories.")
+@click.option("--first", type=click.IntRange(min=0), default=0, show_default=True, metavar="S", help="The first seed.")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), default=os.cpu_count(), show_default="cores", help="Worker processes."
+)
+@click.option("--replay", metavar="SPEC", help="Run this one history instead, and print what happens.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def simulate_histories(seeds: int, first: int, jobs: int, replay: str | None, as_json: bool) -> int:
+    """Run the agents' link protocol through random histories of faults, and check it after every event.
+
+    In every history, the agents' real state machines live on a simulated network with simulated clocks: messages are
+    lost, repeated, reordered, delayed and corrupted, agents are paused, killed and restarted. Exit status 1 if an
+    invariant does not hold.
+    """
+    if replay is not None:
+        return _replay(replay, as_json)
+    began = time.monotonic()
+    totals = Totals()
+    with _report(seeds) as report:
+        for batch in _run(first, seeds, jobs):
+            totals.histories += batch.histories
+            totals.events += batch.events
+            totals.failures += batch.failures
+            for failure in batch.failures:
+                click.echo(failure, err=as_json)
+            report.show(totals)
+    totals.failures.sort(key=lambda failure: failure.seed)
+    _print(totals, time.monotonic() - began, as_json)
+    return 1 if totals.failures else 0
+
+
+def _print(totals: Totals, seconds: float, as_json: bool) -> None:
+    speeds = {"events_per_second": totals.events / seconds, "histories_per_second": totals.histories / seconds}
+    if as_json:
+        document = asdict(totals) | {"violations": len(totals.failures), "seconds": seconds} | speeds
+        click.echo(json.dumps(document, indent=2))
+        return
+    speed = f"{speeds['events_per_second']:.0f} events/s, {speeds['histories_per_second']:.0f} histories/s"
+    click.echo(f"{totals.events} events in {seconds:.1f} s: {speed}")
+    click.echo(f"{totals.histories} histories, {len(totals.failures)} violations")
+
+
+def _replay(spec: str, as_json: bool) -> int:
+    """Run one history and print every event of it."""
+    try:
+        history = parse(spec)
+    except ValueError as error:
+        raise ConfigError(f"--replay: {error}") from None
+    lines: list[tuple[float, str]] = []
+    outcome = simulate(history, trace=lambda now, text: lines.append((now, text)))
+    violation = outcome.violation
+    if as_json:
+        trace = [{"time": now, "event": text} for now, text in lines]
+        found = str(violation) if violation else None
+        click.echo(json.dumps({"events": outcome.events, "violation": found, "trace": trace}, indent=2))
+    else:
+        for now, text in lines:
+            click.echo(f"{now:9.3f}  {text}")
+        click.echo(f"1 histories, {int(violation is not None)} violations")
+    return 1 if violation else 0
+
+
+def check_seed(seed: int) -> tuple[Outcome, Failure | None]:
+    """Run the history of a seed; if it fails, shrink it."""
+    history = generate(seed)
+    outcome = simulate(history)
+    violation = outcome.violation
+    if violation is None:
+        return outcome, None
+
+    def fails(simpler: History) -> bool:
+        found = simulate(simpler).violation
+        return found is not None and found.invariant == violation.invariant
+
+    spec = shlex.quote(str(shrink(history, fails)))
+    return outcome, Failure(seed, violation.invariant, str(violation), f"matrpo simulate --replay {spec}")
+
+
+# Worker processes
+
+
+def _run(first: int, seeds: int, jobs: int) -> Iterator[Totals]:
+    """Check seeds in worker processes and yield what came of each batch; however this ends, no worker is left.
+
+    Raises:
+        RuntimeError: a worker died.
+    """
+    context = multiprocessing.get_context("spawn")
+    starts = range(first, first + seeds, _BATCH)
+    workers, pipes = [], []
+    resource_tracker.ensure_running()  # Starting it later would unblock the signal.
+    try:
+        with _interrupts_later():
+            for job in range(min(jobs, len(starts))):
+                receiver, sender = context.Pipe(duplex=False)
+                work = (sender, list(starts[job::jobs]), first + seeds)
+                worker = context.Process(target=_work, args=work, daemon=True)
+                worker.start()
+                sender.close()
+                workers.append(worker)
+                pipes.append(receiver)
+        yield from _collect(pipes, len(starts))
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.join()
+
+
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Put Ctrl-C off to the end of the block. Processes that are started in it never see one: they inherit the mask.
+
+    The mask is this thread's alone: where another takes the signal, Python would still interrupt this one.
+    """
+    interrupts: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+        if interrupts:
+            signal.raise_signal(signal.SIGINT)
+
+
+def _collect(pipes: list[Connection], batches: int) -> Iterator[Totals]:
+    open_pipes = list(pipes)
+    while batches:
+        for pipe in wait(open_pipes):
+            assert isinstance(pipe, Connection)
+            try:
+                document = json.loads(pipe.recv_bytes())
+            except EOFError:
+                open_pipes.remove(pipe)
+                if not open_pipes:
+                    raise RuntimeError("a worker process of the simulator died") from None
+                continue
+            failures = [Failure(**failure) for failure in document["failures"]]
+            yield Totals(document["histories"], document["events"], failures)
+            batches -= 1
+
+
+def _work(pipe: Connection, starts: list[int], end: int) -> None:
+    """Check batches of seeds until all are done, or nobody listens any more."""
+    for start in starts:
+        batch = Totals()
+        for seed in range(start, min(start + _BATCH, end)):
+            outcome, failure = check_seed(seed)
+            batch.histories += 1
+            batch.events += outcome.events
+            batch.failures += [failure] if failure else []
+        try:
+            pipe.send_bytes(json.dumps(asdict(batch)).encode())
+        except OSError:
+            return
+
+
+# Progress
+
+
+class _Bar:
+    """A progress bar on a terminal."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress = progress
+        self._task = task
+
+    def show(self, totals: Totals) -> None:
+        text = f"{len(totals.failures)} violations"
+        self._progress.update(self._task, completed=totals.histories, description=text)
+
+
+class _Lines:
+    """A line now and then, where there is no terminal."""
+
+    def __init__(self, seeds: int) -> None:
+        self._seeds = seeds
+        self._next = time.monotonic() + _LINE_EVERY
+
+    def show(self, totals: Totals) -> None:
+        if time.monotonic() >= self._next:
+            self._next += _LINE_EVERY
+            text = f"{totals.histories} of {self._seeds} histories, {len(totals.failures)} violations"
+            click.echo(text, err=True)
+
+
+@contextmanager
+def _report(seeds: int) -> Iterator[_Bar | _Lines]:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines(seeds)
+        return
+    with Progress(console=console) as progress:
+        yield _Bar(progress, progress.add_task("0 violations", total=seeds))

@@ -1,0 +1,1 @@
+"""What places and starts processes on other machines: ssh, Ray, Kubernetes, Slurm, systemd."""

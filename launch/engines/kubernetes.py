@@ -1,0 +1,297 @@
+"""A run as Kubernetes' objects: a StatefulSet of agents, one of the environment server, and what these need.
+
+Kubernetes places, restarts and watches the processes. What flows between agents stays theirs: each has a name in a
+headless service and a key of its own, and a network policy lets it talk to its neighbours and the environment server.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from matrpo.errors import ConfigError
+from matrpo.launch.cluster.cluster_file import FILE_NAME, Cluster, port_of
+from matrpo.launch.cluster.keys import key_path
+from matrpo.runs.process_directory import write_atomically
+from matrpo.settings.config import Config
+
+Object = dict[str, Any]
+
+_RUN = "/var/lib/matrpo/run"
+_GIVEN = "/given"
+_USER = 10001
+_NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
+_QUANTITY = re.compile(r"\d+(\.\d+)?(m|[kMGTPE]i?)?")
+_POD_NAME = "statefulset.kubernetes.io/pod-name"
+_SECRET_MODE = 0o600
+
+_STILL = 300
+"""Seconds without a beat after which a process is started again: more than it takes to fit a critic."""
+
+
+@dataclass(frozen=True)
+class Pods:
+    """What the user says of the pods.
+
+    Attributes:
+        name: of the run; the objects' names begin with it.
+        image: with matrpo in it.
+        cpu, memory: requests of a process; the memory is its limit, too.
+        storage: of a process's volume.
+
+    Raises:
+        ConfigError: Kubernetes would not take one of them.
+    """
+
+    name: str
+    image: str
+    cpu: str
+    memory: str
+    storage: str
+
+    def __post_init__(self) -> None:
+        """Check them."""
+        if not _NAME.fullmatch(self.name):
+            raise ConfigError(
+                f"--name {self.name}: expected at most 40 small letters, digits and hyphens, and a letter first"
+            )
+        for option, quantity in (("cpu", self.cpu), ("memory", self.memory), ("storage", self.storage)):
+            if not _QUANTITY.fullmatch(quantity):
+                raise ConfigError(f"--{option} {quantity}: expected a quantity of Kubernetes, as 500m or 2Gi")
+
+
+def endpoints(name: str, config: Config) -> list[str]:
+    """The environment server's endpoint, then every agent's, by the names that pods have in the run's service."""
+    assert config.agents is not None
+    agents = [f"tcp://{_pod(name, agent)}.{name}:{config.port + 1}" for agent in range(config.agents)]
+    return [f"tcp://{_pod(name, None)}.{name}:{config.port}", *agents]
+
+
+def write_manifests(cluster: Cluster, pods: Pods) -> Path:
+    """Write the manifests of a cluster into the folder `kubernetes` of its run directory.
+
+    Returns:
+        The folder.
+
+    Raises:
+        StorageError: a file cannot be written.
+    """
+    folder = cluster.file.parent / "kubernetes"
+    folder.mkdir(exist_ok=True)
+    for file, objects in manifests(cluster, pods).items():
+        text = yaml.safe_dump_all(objects, sort_keys=False)
+        write_atomically(folder / file, text.encode(), mode=_SECRET_MODE if file == "keys.yaml" else 0o644)
+    return folder
+
+
+def manifests(cluster: Cluster, pods: Pods) -> dict[str, list[Object]]:
+    """The objects of a run, by the name of the file that they belong into."""
+    return {
+        "config.yaml": [_config_map(cluster, pods)],
+        "keys.yaml": [_secret(cluster, pods)],
+        "service.yaml": [_service(cluster, pods)],
+        "agents.yaml": [_stateful_set(cluster, pods, "agent", len(cluster.endpoints))],
+        "environment.yaml": [_stateful_set(cluster, pods, "env", 1)],
+        "network.yaml": _network_policies(cluster, pods),
+    }
+
+
+def _pod(name: str, agent: int | None) -> str:
+    return f"{name}-env-0" if agent is None else f"{name}-agent-{agent}"
+
+
+def _labels(pods: Pods, component: str | None = None) -> dict[str, str]:
+    labels = {"app.kubernetes.io/name": "matrpo", "app.kubernetes.io/instance": pods.name}
+    return labels | ({"app.kubernetes.io/component": component} if component else {})
+
+
+def _object(kind: str, version: str, name: str, pods: Pods, **content: Any) -> Object:
+    return {"apiVersion": version, "kind": kind, "metadata": {"name": name, "labels": _labels(pods)}, **content}
+
+
+def _config_map(cluster: Cluster, pods: Pods) -> Object:
+    files = (cluster.config, cluster.file)
+    return _object("ConfigMap", "v1", pods.name, pods, data={file.name: file.read_text() for file in files})
+
+
+def _secret(cluster: Cluster, pods: Pods) -> Object:
+    """All secret keys, each under the name of its pod: a pod mounts its own alone."""
+    processes = [None, *range(len(cluster.endpoints))]
+    keys = {_pod(pods.name, one): key_path(cluster.file, one).read_bytes() for one in processes}
+    data = {pod: base64.b64encode(key).decode() for pod, key in keys.items()}
+    return _object("Secret", "v1", f"{pods.name}-keys", pods, type="Opaque", data=data)
+
+
+def _service(cluster: Cluster, pods: Pods) -> Object:
+    """Gives every pod a name, from its first moment on."""
+    ports = {"environment": cluster.environment, "agents": cluster.endpoints[0]}
+    spec = {
+        "clusterIP": "None",
+        "publishNotReadyAddresses": True,
+        "selector": _labels(pods),
+        "ports": [{"name": name, "port": port_of(endpoint)} for name, endpoint in ports.items()],
+    }
+    return _object("Service", "v1", pods.name, pods, spec=spec)
+
+
+def _stateful_set(cluster: Cluster, pods: Pods, component: str, replicas: int) -> Object:
+    name = f"{pods.name}-{component}"
+    own_port = port_of(cluster.environment if component == "env" else cluster.endpoints[0])
+    spec = {
+        "serviceName": pods.name,
+        "replicas": replicas,
+        "podManagementPolicy": "Parallel",
+        "selector": {"matchLabels": _labels(pods, component)},
+        "template": {"metadata": {"labels": _labels(pods, component)}, "spec": _pod_spec(pods, component, own_port)},
+        "volumeClaimTemplates": [
+            {
+                "metadata": {"name": "state", "labels": _labels(pods, component)},
+                "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": pods.storage}}},
+            }
+        ],
+    }
+    return _object("StatefulSet", "apps/v1", name, pods, spec=spec)
+
+
+def _pod_spec(pods: Pods, component: str, port: int) -> Object:
+    return {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": 30,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": _USER,
+            "runAsGroup": _USER,
+            "fsGroup": _USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "topologySpreadConstraints": [
+            {
+                "maxSkew": 1,
+                "topologyKey": "kubernetes.io/hostname",
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": _labels(pods, component)},
+            }
+        ],
+        "initContainers": [_preparation(pods, component)],
+        "containers": [_process(pods, component, port)],
+        "volumes": [
+            {"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}},
+            {"name": "scratch", "emptyDir": {}},
+            {"name": "config", "configMap": {"name": pods.name}},
+            {"name": "keys", "secret": {"secretName": f"{pods.name}-keys", "defaultMode": 0o440}},
+        ],
+    }
+
+
+def _container(pods: Pods, name: str, **content: Any) -> Object:
+    locked = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+    return {"name": name, "image": pods.image, "securityContext": locked, **content}
+
+
+def _preparation(pods: Pods, component: str) -> Object:
+    """Copies the settings and the pod's own key into the run directory, in memory, where nobody else can read them."""
+    return _container(
+        pods,
+        "prepare",
+        command=["sh", "-euc", preparation(component, _GIVEN, _RUN)],
+        env=[{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+        resources=_resources(pods),
+        volumeMounts=[
+            {"name": "run", "mountPath": _RUN},
+            {"name": "config", "mountPath": f"{_GIVEN}/config", "readOnly": True},
+            {"name": "keys", "mountPath": f"{_GIVEN}/key", "subPathExpr": "$(POD_NAME)", "readOnly": True},
+        ],
+    )
+
+
+def preparation(component: str, given: str, run: str) -> str:
+    """The shell commands that fill a pod's run directory.
+
+    Args:
+        component: `agent` or `env`.
+        given: where the folder `config` and the file `key` are.
+        run: the run directory.
+    """
+    key = "env" if component == "env" else 'agent-$(printf %02d "${POD_NAME##*-}")'
+    return (
+        "umask 077\n"
+        f"cp {given}/config/config.yaml {given}/config/{FILE_NAME} {run}/\n"
+        f"mkdir -p {run}/keys\n"
+        f"cp {given}/key {run}/keys/{key}.key\n"
+    )
+
+
+def _process(pods: Pods, component: str, port: int) -> Object:
+    """One process of the run: started again by its own beats."""
+    file = ["--cluster", f"{_RUN}/{FILE_NAME}"]
+    who = ["--id", "auto"] if component == "agent" else []
+    alive = ["matrpo", "probe", *file, *who, "--within", str(_STILL)]
+    return _container(
+        pods,
+        "matrpo",
+        command=["matrpo", "agent" if component == "agent" else "env-server", *file, *who, "--managed"],
+        env=[{"name": "OMP_NUM_THREADS", "value": "1"}, {"name": "HOME", "value": "/tmp"}],
+        ports=[{"name": "matrpo", "containerPort": port}],
+        resources=_resources(pods),
+        startupProbe=_probe(alive, every=10, failures=30),
+        livenessProbe=_probe(alive, every=60, failures=3),
+        readinessProbe=_probe([*alive, "--taking-part"], every=60, failures=1),
+        volumeMounts=[
+            {"name": "run", "mountPath": _RUN},
+            {"name": "state", "mountPath": f"{_RUN}/{'agents' if component == 'agent' else 'env'}"},
+            {"name": "scratch", "mountPath": "/tmp"},
+        ],
+    )
+
+
+def _resources(pods: Pods) -> Object:
+    return {"requests": {"cpu": pods.cpu, "memory": pods.memory}, "limits": {"memory": pods.memory}}
+
+
+def _probe(command: Sequence[str], every: int, failures: int) -> Object:
+    return {
+        "exec": {"command": list(command)},
+        "periodSeconds": every,
+        "timeoutSeconds": 20,
+        "failureThreshold": failures,
+    }
+
+
+def _network_policies(cluster: Cluster, pods: Pods) -> list[Object]:
+    """Of two neighbours the one with the lower id dials: an agent is dialled by lower ones, and dials higher ones."""
+    environment, agents = port_of(cluster.environment), port_of(cluster.endpoints[0])
+    everyone = {"podSelector": {"matchLabels": _labels(pods, "agent")}}
+    policies = [
+        _network_policy(pods, None, ingress=[{"from": [everyone], "ports": [{"port": environment}]}], egress=[])
+    ]
+    for agent in range(len(cluster.endpoints)):
+        neighbours = cluster.graph.neighbours(agent)
+        lower = [_one(pods, other) for other in neighbours if other < agent]
+        higher = [_one(pods, other) for other in neighbours if other > agent]
+        egress: list[Object] = [
+            {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]},
+            {"to": [_one(pods, None)], "ports": [{"port": environment}]},
+        ]
+        if higher:
+            egress.append({"to": higher, "ports": [{"port": agents}]})
+        ingress = [{"from": lower, "ports": [{"port": agents}]}] if lower else []
+        policies.append(_network_policy(pods, agent, ingress, egress))
+    return policies
+
+
+def _one(pods: Pods, agent: int | None) -> Object:
+    """The selector of one process's pod."""
+    return {"podSelector": {"matchLabels": {**_labels(pods), _POD_NAME: _pod(pods.name, agent)}}}
+
+
+def _network_policy(pods: Pods, agent: int | None, ingress: list[Object], egress: list[Object]) -> Object:
+    spec = {**_one(pods, agent), "policyTypes": ["Ingress", "Egress"], "ingress": ingress, "egress": egress}
+    return _object("NetworkPolicy", "networking.k8s.io/v1", _pod(pods.name, agent), pods, spec=spec)

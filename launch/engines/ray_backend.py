@@ -1,0 +1,331 @@
+"""`matrpo launch --backend ray`: every process of a run in an actor of its own, spread over the nodes of a Ray cluster.
+
+Ray places the actors and brings them back; their addresses are found when they start and written into the cluster file.
+What agents say to each other goes over their own encrypted links; Ray carries settings and keys to the actors,
+and metrics and checkpoints back into the run directory here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from matrpo.errors import ConfigError
+from matrpo.launch.cluster.cluster_file import FILE_NAME, Cluster, host_of, port_of
+from matrpo.launch.cluster.key_making import equip
+from matrpo.launch.cluster.keys import key_path
+from matrpo.launch.engines.ray_host import Change, Host, Place, Version, View
+from matrpo.launch.processes.interrupts import Interrupts
+from matrpo.launch.processes.process import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_MISTAKE
+from matrpo.launch.processes.restarts import BackOff
+from matrpo.runs.process_directory import write_atomically
+from matrpo.runs.run_directory import SERVER, RunDirectory
+from matrpo.topology import CommunicationGraph
+
+_POLL = 0.25
+_LOOK_EVERY = 1.0
+"""Seconds between two looks at an actor."""
+
+_ANSWER = 5.0
+"""Seconds that a Ray cluster has to take a connection."""
+
+_PATIENCE = 120.0
+"""Seconds that Ray has to place all actors."""
+
+_LAST_WORDS = 15.0
+"""Seconds that actors have to end their processes and hand over the last files."""
+
+_STRAGGLERS = 60.0
+"""Seconds after the environment server's end in which agents end by themselves."""
+
+
+@dataclass
+class _Actor:
+    """One process of the run.
+
+    Attributes:
+        name: as `RunDirectory.processes` calls it.
+        agent: its id; None for the environment server.
+        handle: Ray's.
+        place: where its present life is.
+        known: its files as they are in the run directory here.
+        looking: the look that is under way.
+        look_at: when the next one begins at the earliest, by the monotonic clock.
+        start_at: when its process is started again, by the monotonic clock; None if it is not waited for.
+        status: the exit status of its process, once that has ended for good.
+        back_off: says when it may be started again.
+    """
+
+    name: str
+    agent: int | None
+    handle: Any
+    place: Place | None = None
+    known: dict[str, Version] = field(default_factory=dict)
+    looking: Any = None
+    look_at: float = 0.0
+    start_at: float | None = None
+    status: int | None = None
+    back_off: BackOff = field(default_factory=BackOff)
+
+
+class RayRun:
+    """The processes of one run in the Ray cluster that this process has joined.
+
+    Args:
+        run: the run directory, here.
+        graph: who talks to whom.
+        say: shows the user one line.
+
+    Raises:
+        ConfigError: Ray is not installed.
+    """
+
+    def __init__(self, run: RunDirectory, graph: CommunicationGraph, say: Callable[[str], None]) -> None:
+        self._ray = load_ray()
+        self._run = run
+        self._graph = graph
+        self._say = say
+        self._actors: dict[str, _Actor] = {}
+        self._over_at: float | None = None
+
+    def run(self, tick: Callable[[], None]) -> int:
+        """Start all actors and stay until the last process has ended.
+
+        Args:
+            tick: called a few times a second.
+
+        Returns:
+            The exit status of the launcher.
+
+        Raises:
+            ConfigError: Ray does not place the actors.
+        """
+        with Interrupts().counted() as interrupts:
+            try:
+                self._place_all()
+                return self._watch(tick, interrupts)
+            finally:
+                self._end()
+                self._ray.shutdown()
+
+    def _place_all(self) -> None:
+        """Have every process's actor placed, write down where, and start the processes."""
+        run_id = secrets.token_hex(8)
+        host = self._ray.remote(Host)
+        options = {"max_restarts": -1, "num_cpus": 1, "scheduling_strategy": "SPREAD"}
+        for name in self._run.processes():
+            handle = host.options(name=f"{run_id} {name}", **options).remote()
+            agent = None if name == SERVER else int(name.removeprefix("agent "))
+            self._actors[name] = _Actor(name, agent, handle)
+        actors = list(self._actors.values())
+        try:
+            places = self._ray.get([actor.handle.place.remote(0) for actor in actors], timeout=_PATIENCE)
+        except self._ray.exceptions.GetTimeoutError:
+            raise ConfigError(f"the Ray cluster has not placed {len(actors)} actors in {_PATIENCE:.0f} s") from None
+        for actor, place in zip(actors, places, strict=True):
+            actor.place = place
+        endpoints = {actor.agent: _endpoint(place) for actor, place in zip(actors, places, strict=True)}
+        agents = tuple(endpoints[agent] for agent in range(self._run.num_agents))
+        cluster = Cluster(run_id, self._run.path / "config.yaml", endpoints[None], agents, self._graph)
+        self._cluster = equip(cluster)
+        self._cluster.save(self._cluster.file)
+        hosts = sorted({place.host for place in places})
+        self._say(f"{len(actors)} actors on {len(hosts)} {'address' if len(hosts) == 1 else 'addresses'}")
+        for actor in actors:
+            self._start(actor)
+
+    def _start(self, actor: _Actor) -> None:
+        """Start an actor's process, with its files as they are here if the actor does not have them."""
+        own = [self._cluster.config, self._cluster.file, key_path(self._cluster.file, actor.agent)]
+        if not actor.known:
+            own += [path for path in self._run.processes()[actor.name].path.rglob("*") if path.is_file()]
+        files = {str(path.relative_to(self._run.path)): path.read_bytes() for path in own}
+        who = ["env-server"] if actor.agent is None else ["agent", "--id", str(actor.agent)]
+        actor.start_at = actor.looking = None  # a look that is under way may see the process before
+        actor.handle.start.remote(files, [*who, "--cluster", FILE_NAME], self._run.config.torch_threads)
+
+    def _watch(self, tick: Callable[[], None], interrupts: Interrupts) -> int:
+        while not interrupts.count:
+            for actor in self._actors.values():
+                self._look(actor)
+                if actor.start_at is not None and time.monotonic() >= actor.start_at:
+                    self._start(actor)
+            failed = [actor for actor in self._actors.values() if actor.status not in (None, 0)]
+            if failed and self._over_at is None:
+                self._explain(failed[0])
+                return EXIT_MISTAKE if failed[0].status == EXIT_MISTAKE else EXIT_FAILED
+            late = [actor.name for actor in self._actors.values() if actor.status is None]
+            if self._over_at is not None and (not late or time.monotonic() > self._over_at + _STRAGGLERS):
+                if late:
+                    self._say(f"matrpo: error: the run is over, but without {', '.join(late)}")
+                return EXIT_FAILED if late else 0
+            tick()
+            time.sleep(_POLL)
+        self._say("stopping")
+        return EXIT_INTERRUPTED
+
+    def _look(self, actor: _Actor) -> None:
+        """Take in what a look has brought that is over, and begin the next."""
+        if actor.looking is not None:
+            done, _ = self._ray.wait([actor.looking], timeout=0)
+            if not done:
+                return
+            with contextlib.suppress(self._ray.exceptions.RayActorError):  # Ray is bringing it back
+                self._take_in(actor, self._ray.get(actor.looking))
+            actor.looking = None
+        if time.monotonic() >= actor.look_at:
+            actor.look_at = time.monotonic() + _LOOK_EVERY
+            actor.looking = actor.handle.look.remote(actor.known)
+
+    def _take_in(self, actor: _Actor, view: View) -> None:
+        assert actor.place is not None
+        if view.life != actor.place.life:
+            self._revive(actor)
+            return
+        self._mirror(actor, view)
+        if view.status is None or actor.start_at is not None or actor.status is not None:
+            return
+        if view.status == 0:
+            actor.status = 0
+            if actor.agent is None:
+                self._over_at = time.monotonic()
+            return
+        delay = None if view.status == EXIT_MISTAKE else actor.back_off.next_delay(time.monotonic())
+        if delay is None:
+            actor.status = view.status
+            return
+        self._say(f"{actor.name} failed; starting it again in {delay:g} s")
+        actor.start_at = time.monotonic() + delay
+
+    def _revive(self, actor: _Actor) -> None:
+        """Start the process of an actor that Ray has brought back, and tell those who dial it if it has moved."""
+        before = self._cluster.environment if actor.agent is None else self._cluster.endpoints[actor.agent]
+        actor.place, actor.known, actor.looking = None, {}, None
+        try:
+            place = self._ray.get(actor.handle.place.remote(port_of(before)), timeout=_PATIENCE)
+        except (self._ray.exceptions.RayActorError, self._ray.exceptions.GetTimeoutError):
+            actor.place = Place("", host_of(before), port_of(before))
+            return
+        actor.place = place
+        moved = _endpoint(place) != before
+        self._say(f"{actor.name} is back{f', now at {place.host}:{place.port}' if moved else ''}")
+        if moved:
+            self._move(actor.agent, _endpoint(place))
+        self._start(actor)
+
+    def _move(self, agent: int | None, endpoint: str) -> None:
+        """Write down that a process has moved, and start those again that dial it."""
+        if agent is None:
+            self._cluster = dataclasses.replace(self._cluster, environment=endpoint)
+            dialling = [*range(self._run.num_agents)]
+        else:
+            endpoints = tuple(endpoint if q == agent else old for q, old in enumerate(self._cluster.endpoints))
+            self._cluster = dataclasses.replace(self._cluster, endpoints=endpoints)
+            dialling = [q for q in self._graph.neighbours(agent) if q < agent]
+        self._cluster.save(self._cluster.file)
+        for actor in self._actors.values():
+            if actor.agent in dialling and actor.agent is not None and actor.status is None:
+                self._start(actor)
+
+    def _mirror(self, actor: _Actor, view: View) -> None:
+        """Bring the run directory here up to date."""
+        for change in view.changes:
+            if Path(change.path).name not in ("config.yaml", FILE_NAME):
+                _write(self._run.path / change.path, change)
+            actor.known[change.path] = change.version
+        for path in view.gone:
+            (self._run.path / path).unlink(missing_ok=True)
+            del actor.known[path]
+
+    def _end(self) -> None:
+        """End all processes, take their last files, and leave nothing behind."""
+        for actor in self._actors.values():
+            actor.handle.stop.remote()
+        looks = [(actor, actor.handle.look.remote(actor.known)) for actor in self._actors.values()]
+        until = time.monotonic() + _LAST_WORDS
+        for actor, look in looks:
+            with contextlib.suppress(self._ray.exceptions.RayError):
+                view = self._ray.get(look, timeout=max(0.1, until - time.monotonic()))
+                if actor.place is not None and view.life == actor.place.life:
+                    self._mirror(actor, view)
+        farewells = [actor.handle.forget.remote() for actor in self._actors.values()]
+        if farewells:
+            self._ray.wait(farewells, num_returns=len(farewells), timeout=_LAST_WORDS)
+
+    def _explain(self, actor: _Actor) -> None:
+        log = self._run.processes()[actor.name].log_path
+        lines = log.read_text(errors="replace").splitlines()[-3:] if log.exists() else []
+        self._say(f"matrpo: error: {actor.name} failed with exit status {actor.status}")
+        for line in [*lines, f"its log: {log}"]:
+            self._say(f"  {line}")
+
+
+def load_ray() -> Any:
+    """The module.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise ConfigError("--backend ray needs Ray: install matrpo[ray], here and on every node") from None
+    return ray
+
+
+def join_ray(address: str | None, processes: int) -> None:
+    """Join a Ray cluster.
+
+    Args:
+        address: whose; None starts one on this machine, which ends with this process.
+        processes: actors of one CPU each that it must have room for.
+
+    Raises:
+        ConfigError: Ray is not installed, there is no such cluster, or it is too small.
+    """
+    ray = load_ray()
+    _knock(address)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    size = {} if address else {"num_cpus": processes, "include_dashboard": False}
+    try:
+        ray.init(address=address, namespace="matrpo", log_to_driver=False, logging_level="ERROR", **size)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"--ray-address {address}: cannot join this Ray cluster: {reason}") from None
+    cores = int(ray.cluster_resources().get("CPU", 0))
+    if cores < processes:
+        ray.shutdown()
+        raise ConfigError(f"the Ray cluster has {cores} CPUs, but the run has {processes} processes of one each")
+
+
+def _knock(address: str | None) -> None:
+    """Check that somebody listens at HOST:PORT: Ray itself would try for many minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER).close()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--ray-address {address}: no Ray cluster can be reached there: {error}") from None
+
+
+def _endpoint(place: Place) -> str:
+    return f"tcp://{place.host}:{place.port}"
+
+
+def _write(path: Path, change: Change) -> None:
+    if change.offset == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, change.data)
+        return
+    with open(path, "r+b") as file:
+        file.seek(change.offset)
+        file.write(change.data)

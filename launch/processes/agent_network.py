@@ -1,0 +1,204 @@
+"""All that an agent says and hears: its links and its lines to environment servers, whatever it is waiting for."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+
+import zmq
+
+from matrpo.consensus.message import LinkMessage
+from matrpo.consensus.peer import Peer
+from matrpo.faults.gate import FaultGate
+from matrpo.launch.cluster.cluster_file import Cluster
+from matrpo.launch.processes.environment_channels import REPEAT, EnvironmentLines, RunOver
+from matrpo.launch.processes.heartbeat import Beat
+from matrpo.launch.processes.process_faults import ProcessFaults, script_of
+from matrpo.launch.wire.codec import Action, EnvironmentCodec, LinkCodec, Observation
+from matrpo.launch.wire.link_transport import LinkTransport, Lost
+from matrpo.runs.run_directory import RunDirectory
+from matrpo.spaces import TaskSpec
+
+_LOG = logging.getLogger(__name__)
+_GOODBYES = 3
+
+
+class AgentNetwork:
+    """An agent's sockets. While it waits for one thing it goes on answering everyone.
+
+    Args:
+        cluster: where the processes are.
+        run: the run directory.
+        agent: q.
+        spec: the task's spaces.
+        peer: the agent's side of the consensus.
+        incarnation: how often this agent was started.
+
+    Attributes:
+        links: the sockets to the neighbours.
+        waited: seconds in which there was nothing to do but wait for others, so far.
+
+    Raises:
+        ConfigError: nothing can listen at the agent's endpoint, or its keys cannot be used.
+    """
+
+    def __init__(
+        self, cluster: Cluster, run: RunDirectory, agent: int, spec: TaskSpec, peer: Peer, incarnation: int
+    ) -> None:
+        config, graph = run.config, cluster.graph
+        self.waited = 0.0
+        self._agent = agent
+        self._servers = cluster.servers
+        self._peer = peer
+        self._leaving = False
+        self._quarantines: dict[int, int] = {}
+        self._where = (0, "rollout")
+        self._beat = Beat(run.agent(agent))
+        script = script_of(run.path, graph)
+        messages = script.of_messages()
+        gate = FaultGate(messages, agent, graph.neighbours(agent), config.seed) if messages else None
+        self._faults = ProcessFaults(script, f"agent {agent}", run.agent(agent), gate)
+        security = cluster.security(agent)
+        self._context = zmq.Context()
+        links = LinkCodec(cluster.run_id, spec.num_agents, len(graph.links), config.shared_samples, config.wire_dtype)
+        environment = EnvironmentCodec(cluster.run_id, spec, config.envs_per_server, config.env_servers > 1)
+        self.links = LinkTransport(agent, graph, cluster.endpoints, links, self._context, security, gate)
+        self._lines = EnvironmentLines(agent, incarnation, cluster.servers, environment, self._context, security)
+        self._poller = zmq.Poller()
+        for socket in (*self._lines.sockets, *self.links.sockets):
+            self._poller.register(socket, zmq.POLLIN)
+
+    def want(self, iteration: int) -> None:
+        """Say from now on that this is the earliest iteration that the agent can act in."""
+        self._lines.wanted = iteration
+
+    def enter(self, iteration: int, phase: str) -> None:
+        """The agent begins a phase, `rollout` or `consensus`: fault scripts go by that."""
+        self._where = (iteration, phase)
+        self._faults.move(*self._where, 0)
+
+    def close(self) -> None:
+        """Close all sockets; what was sent has a second to leave."""
+        self.links.close()
+        self._lines.close()
+        self._context.term()
+
+    def join(self) -> list[Observation]:
+        """Wait for the start of an iteration from every environment server.
+
+        Raises:
+            StopRequested: the run ends early.
+        """
+        report_at, patience = time.monotonic() + REPEAT, REPEAT
+        while (starts := self._lines.agreed()) is None:
+            late = time.monotonic() >= report_at
+            if late:
+                absent = [self._servers[server] for server in self._lines.absent]
+                reason = f"the environment server at {', '.join(absent)}" if absent else "the start of an iteration"
+                _LOG.info("waiting for %s", reason)
+                patience *= 2
+                report_at = time.monotonic() + patience
+            self._lines.ask_to_begin(again=late)
+            self._pump(report_at)
+        return starts
+
+    def meet_neighbours(self, seconds: float) -> None:
+        """Wait until all neighbours are connected, but not for ever."""
+        until = time.monotonic() + seconds
+        while self.links.unreached and time.monotonic() < until:
+            self._pump(until)
+
+    def act(self, server: int, action: Action) -> None:
+        """Send an action to an environment server; `hear` has the answer."""
+        self._lines.act(server, action)
+
+    def hear(self) -> dict[int, Observation]:
+        """Wait until a server has stepped: the observations that answer actions, by their server.
+
+        There are none if the iteration is broken: `join` then has a newer start.
+
+        Raises:
+            StopRequested: the run ends early.
+        """
+        answers: dict[int, Observation] = {}
+        while not answers and not self._lines.broken():
+            self._lines.repeat()
+            answers = self._pump(self._lines.due_at)
+        return answers
+
+    def agree(self) -> None:
+        """Wait until the consensus that has begun is over. A neighbour that cannot be reached now is lost.
+
+        Raises:
+            StopRequested: the run ends early.
+        """
+        for neighbour in self.links.unreached:
+            self._peer.lose(neighbour, time.monotonic())
+        self._send_links()
+        while not self._peer.done:
+            self._pump(math.inf)
+
+    def sit_out(self, iteration: int) -> None:
+        """Tell the neighbours that this agent takes no part in an iteration."""
+        self._peer.sit_out(iteration, time.monotonic())
+        self._send_links()
+
+    def say_goodbye(self) -> None:
+        """Go on answering neighbours until the environment servers have heard from all agents that they are done."""
+        self._leaving = True
+        try:
+            for _ in range(_GOODBYES):
+                self._lines.say_goodbye()
+                until = time.monotonic() + REPEAT
+                while time.monotonic() < until:
+                    self._pump(until)
+        except RunOver:
+            return
+        _LOG.warning("the environment server does not answer a goodbye: finished without it")
+
+    def _pump(self, until: float) -> dict[int, Observation]:
+        """Wait for messages, but not beyond a time; handle those of the links and return the servers' answers.
+
+        Raises:
+            StopRequested: a server says that the run ends early.
+            RunOver: all servers say that all agents are done.
+        """
+        self._faults.move(*self._where, 0 if self._peer.done else self._peer.activations)
+        self._beat(self._where[0])
+        now = time.monotonic()
+        event = self._peer.next_event()
+        wake_at = min(until, math.inf if event is None else event, self.links.probe_at, now + 1.0)
+        self._poller.poll(math.ceil(max(0.0, wake_at - now) * 1000))
+        self.waited += time.monotonic() - now
+        for news in self.links.receive():
+            if isinstance(news, Lost):
+                self._note_loss(f"the connection to agent {news.neighbour}")
+                self._peer.lose(news.neighbour, time.monotonic())
+            else:
+                self._peer.receive(news, time.monotonic())
+                self._note_quarantine(news)
+            self._send_links()
+        self._peer.tick(time.monotonic())
+        self._send_links()
+        for server in self._lines.look():
+            self._note_loss(f"the environment server {server}" if server else "the environment server")
+        return self._lines.receive()
+
+    def _note_quarantine(self, message: LinkMessage) -> None:
+        count = self._peer.link_counters[message.link].quarantines
+        if count > self._quarantines.get(message.link, 0):
+            self._quarantines[message.link] = count
+            _LOG.warning(
+                "agent %d sent ratios that are not finite, too large or of the wrong shape: "
+                "its link is skipped until the next iteration",
+                message.sender,
+            )
+
+    def _note_loss(self, what: str) -> None:
+        if not self._leaving:
+            _LOG.warning("%s is lost", what)
+
+    def _send_links(self) -> None:
+        for neighbour, message in self._peer.take_outbox():
+            self.links.send(neighbour, message)

@@ -1,0 +1,183 @@
+"""An agent's process: it acts, learns, and talks with its neighbours. Nobody tells it what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+
+import numpy as np
+import torch
+
+from matrpo.build import build_agent, build_peer
+from matrpo.decentralized.shared_samples import on_shared_samples
+from matrpo.envs.registry import task_spec
+from matrpo.envs.shards import join_steps
+from matrpo.launch.cluster.cluster_file import Cluster
+from matrpo.launch.processes.agent_network import AgentNetwork
+from matrpo.launch.processes.process import Supervision, ignore_stops, return_free_memory, run_supervised
+from matrpo.launch.wire.codec import Action, Observation
+from matrpo.runs.recorder import PhaseClock, Recorder, agent_metrics
+from matrpo.runs.run_directory import RunDirectory
+from matrpo.spaces import TaskSpec
+
+_LOG = logging.getLogger(__name__)
+_MEETING = 10.0
+"""Seconds that neighbours have to connect when a run begins: over TCP they try again every five."""
+
+
+class AgentProcess:
+    """Agent q, its links and its line to the environment server. It continues from its newest checkpoint.
+
+    Args:
+        cluster: where the processes are.
+        run: the run directory.
+        agent: q.
+        spec: the task's spaces.
+
+    Raises:
+        ConfigError: its checkpoint does not fit the run, or its sockets cannot be made.
+    """
+
+    def __init__(self, cluster: Cluster, run: RunDirectory, agent: int, spec: TaskSpec) -> None:
+        config, directory = run.config, run.agent(agent)
+        torch.set_num_threads(config.torch_threads)
+        self._config = config
+        self._run = run
+        self._id = agent
+        self._agent = build_agent(agent, cluster.graph, spec, config)
+        incarnation = directory.begin_incarnation(cluster.run_id)
+        self._newest = max(directory.checkpoint_iterations(), default=0)
+        if self._newest:
+            self._agent.load_state_dict(*directory.load_checkpoint(self._newest))
+            _LOG.info("continuing from the checkpoint of iteration %d", self._newest)
+        self._returns = incarnation.returns
+        self._recorder: Recorder | None = None
+        self._clock = PhaseClock(waited=lambda: self._network.waited, used=time.process_time)
+        self._peer = build_peer(agent, cluster.graph, config, incarnation.number)
+        self._network = AgentNetwork(cluster, run, agent, spec, self._peer, incarnation.number)
+
+    def run(self) -> None:
+        """Learn until the last iteration. However the run ends, the last states are saved.
+
+        Raises:
+            StopRequested: the run ends early.
+            StorageError: a file cannot be written.
+        """
+        try:
+            starts = self._join()
+            while starts[0].iteration <= self._config.iterations:
+                starts = self._iterate(starts)
+            self._network.say_goodbye()
+        except BaseException:
+            ignore_stops()
+            if self._recorder:
+                self._recorder.save()
+            raise
+        finally:
+            self._network.close()
+
+    def _join(self) -> list[Observation]:
+        """Wait until the run lets this agent in; returns the start of its first iteration, from each server."""
+        network, wanted = self._network, self._newest + 1
+        network.want(wanted)
+        starts = network.join()
+        iteration = starts[0].iteration
+        if iteration > wanted:
+            _LOG.warning("iterations %d to %d were without this agent", wanted, iteration - 1)
+        if iteration > wanted or self._returns:
+            self._agent.discard_rollout()
+        directory = self._run.agent(self._id)
+        directory.rewind(iteration - 1)
+        self._recorder = Recorder(self._run, directory, self._agent.spec, iteration - 1)
+        if iteration > 1:
+            network.sit_out(iteration - 1)
+        network.meet_neighbours(_MEETING if iteration == wanted else self._config.link_resend)
+        return starts
+
+    def _iterate(self, starts: list[Observation]) -> list[Observation]:
+        """One iteration from its start; returns the start of the next, or of one that takes its place."""
+        iteration = starts[0].iteration
+        self._network.want(iteration)
+        self._network.enter(iteration, "rollout")
+        with self._clock.phase("rollout"):
+            last = self._roll_out(starts)
+            if last is None:
+                return self._begin_again(iteration)
+        self._network.want(iteration + 1)
+        with self._clock.phase("prepare"):
+            self._agent.prepare_update(join_steps([observation.step for observation in last]))
+            return_free_memory()
+        with self._clock.phase("consensus"):
+            self._agree(iteration)
+        with self._clock.phase("finish"):
+            learning = self._agent.finish_update()
+            return_free_memory()
+        self._record(iteration, learning)
+        return [dataclasses.replace(observation, iteration=iteration + 1, t=0) for observation in last]
+
+    def _roll_out(self, starts: list[Observation]) -> list[Observation] | None:
+        """Act in each server's environments as soon as they have stepped; the last observations, None if it breaks."""
+        config, news = self._config, dict(enumerate(starts))
+        last: dict[int, Observation] = {}
+        while True:
+            for server, observation in sorted(news.items()):
+                if observation.t == config.rollout_length:
+                    last[server] = observation
+                else:
+                    self._network.act(server, self._choose(server, observation))
+            if len(last) == len(starts):
+                return [last[server] for server in range(len(starts))]
+            if not (news := self._network.hear()):
+                return None
+
+    def _choose(self, server: int, observation: Observation) -> Action:
+        """What the agent does in a server's environments."""
+        iteration, t = observation.iteration, observation.t
+        action = self._agent.act(observation.step, first=server * self._config.envs_per_server)
+        if not np.isfinite(action).all():
+            raise FloatingPointError(f"the policy's action is not finite in iteration {iteration}, step {t}")
+        return Action(self._id, observation.attempt, iteration, t, action)
+
+    def _begin_again(self, iteration: int) -> list[Observation]:
+        """Forget an iteration that goes on without this agent, or not at all; the start of what takes its place."""
+        self._agent.discard_rollout()
+        starts = self._network.join()
+        later = starts[0].iteration
+        _LOG.warning("iteration %d is thrown away; the environment goes on with %d", iteration, later)
+        if later > iteration:
+            self._network.sit_out(later - 1)
+        return starts
+
+    def _agree(self, iteration: int) -> None:
+        """Run the consensus phase to its end."""
+        config = self._config
+        shape = (self._agent.spec.num_agents, config.shared_samples)
+        self._network.enter(iteration, "consensus")
+        self._peer.begin(iteration, on_shared_samples(self._agent.step, config, iteration), shape, time.monotonic())
+        self._network.agree()
+
+    def _record(self, iteration: int, learning: dict[str, float]) -> None:
+        assert self._recorder is not None
+        links = self._network.links
+        metrics = agent_metrics(
+            learning, self._peer, self._clock, links.traffic, links.connections(), links.refusals.counts
+        )
+        self._recorder.record(iteration, metrics, self._agent.state_dict())
+
+
+def learn(cluster: Cluster, agent: int) -> None:
+    """Run one agent of a cluster to its end.
+
+    Raises:
+        ConfigError: the run directory does not fit the cluster file, or a checkpoint cannot be read.
+    """
+    run = RunDirectory.open(cluster.config.parent)
+    spec = task_spec(run.config.task, run.config.agents)
+    AgentProcess(cluster, run, agent, spec).run()
+
+
+def child_main(cluster: Cluster, agent: int, supervision: Supervision) -> None:
+    """The launcher's child process."""
+    directory = RunDirectory.open(cluster.config.parent).agent(agent)
+    run_supervised(f"matrpo agent {agent}", directory, supervision, lambda: learn(cluster, agent))

@@ -1,0 +1,191 @@
+"""An agent's lines to all environment servers: what it says to each, and says again until it is answered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import zmq
+
+from matrpo.launch.processes.process import StopRequested
+from matrpo.launch.processes.starts import Starts
+from matrpo.launch.wire.authenticator import Security
+from matrpo.launch.wire.channels import AgentLine
+from matrpo.launch.wire.codec import Action, Bye, EnvironmentCodec, Hello, Observation, Stop
+
+REPEAT = 5.0
+"""Seconds after which an unanswered message to an environment server is said again."""
+
+_RETRY = 0.05
+"""Seconds after which what could not be sent is tried again."""
+
+
+class RunOver(Exception):  # noqa: N818
+    """All agents are done."""
+
+
+class _Question:
+    """An action that its server has not answered.
+
+    Attributes:
+        action: the action.
+        said: whether it was sent.
+        say_at: when it is due to be sent, again or at all.
+    """
+
+    def __init__(self, action: Action) -> None:
+        self.action = action
+        self.said = False
+        self.say_at = 0.0
+
+
+class EnvironmentLines:
+    """An agent's ends of its lines.
+
+    Args:
+        agent: its id.
+        incarnation: how often it was started.
+        endpoints: the servers' addresses, in the order of their environments.
+        codec: packs and unpacks messages.
+        context: of this process.
+        security: how to talk over TCP.
+
+    Attributes:
+        wanted: the earliest iteration that the agent can act in.
+    """
+
+    def __init__(
+        self,
+        agent: int,
+        incarnation: int,
+        endpoints: Iterable[str],
+        codec: EnvironmentCodec,
+        context: zmq.Context[Any],
+        security: Security | None,
+    ) -> None:
+        self.wanted = 0
+        self._agent = agent
+        self._incarnation = incarnation
+        self._lines = [AgentLine(agent, endpoint, codec, context, security) for endpoint in endpoints]
+        self._starts = Starts(len(self._lines))
+        self._said = (0, 0)
+        self._questions: dict[int, _Question] = {}
+        self._finished: set[int] = set()
+
+    @property
+    def sockets(self) -> list[zmq.Socket[bytes]]:
+        """All that can wake the agent up."""
+        return [socket for line in self._lines for socket in (line.socket, line.monitor.socket)]
+
+    @property
+    def absent(self) -> list[int]:
+        """The servers that cannot be reached now."""
+        return [server for server, line in enumerate(self._lines) if not line.monitor.connected]
+
+    @property
+    def due_at(self) -> float:
+        """When something has to be said again."""
+        return min((question.say_at for question in self._questions.values()), default=float("inf"))
+
+    def agreed(self) -> list[Observation] | None:
+        """The start of an iteration from each server, as soon as all have begun the same attempt at it."""
+        return self._starts.agreed(self.wanted)
+
+    def ask_to_begin(self, again: bool) -> None:
+        """Say hello to the servers that are behind, once for each later start that the agent hears of, or `again`."""
+        target = self._starts.target(self.wanted)
+        if again or target > self._said:
+            for server in self._starts.behind(self.wanted):
+                self.hello(server)
+        self._said = target
+
+    def act(self, server: int, action: Action) -> None:
+        """Send an action until it is answered."""
+        self._questions[server] = _Question(action)
+        self.repeat()
+
+    def repeat(self) -> None:
+        """Say what is due."""
+        now = time.monotonic()
+        for server, question in self._questions.items():
+            if now < question.say_at:
+                continue
+            line = self._lines[server]
+            if question.said:
+                self.hello(server)
+            question.said = line.send(question.action)
+            question.say_at = now + (REPEAT if question.said or not line.monitor.connected else _RETRY)
+
+    def broken(self) -> bool:
+        """Whether the iteration of the unanswered actions cannot be finished; they are given up then."""
+        actions = [question.action for question in self._questions.values()]
+        broken = any(self._starts.outdate(action.iteration, action.attempt) for action in actions)
+        if broken:
+            self._questions.clear()
+        return broken
+
+    def hello(self, server: int) -> None:
+        """Say hello to a server."""
+        self._lines[server].send(Hello(self._agent, self._incarnation, *self._starts.target(self.wanted)))
+
+    def say_goodbye(self) -> None:
+        """Tell all servers that the agent has finished."""
+        for line in self._lines:
+            line.send(Bye(self._agent))
+
+    def look(self) -> list[int]:
+        """Say hello to each server that can be reached again; returns those that were lost."""
+        lost = []
+        for server, line in enumerate(self._lines):
+            for connected in line.monitor.changes():
+                if connected:
+                    self.hello(server)
+                else:
+                    lost.append(server)
+        return lost
+
+    def receive(self) -> dict[int, Observation]:
+        """Take in what has arrived; the observations that answer actions, by their server.
+
+        Raises:
+            StopRequested: a server says that the run ends early.
+            RunOver: all servers say that all agents are done.
+        """
+        answers = {}
+        for server, line in enumerate(self._lines):
+            for message in line.receive():
+                if isinstance(message, Stop):
+                    self._end(server, message)
+                    continue
+                if message.t == 0:
+                    self._starts.hear(server, message)
+                if self._answers(server, message):
+                    answers[server] = message
+        return answers
+
+    def _answers(self, server: int, heard: Observation) -> bool:
+        question = self._questions.get(server)
+        if question is None:
+            return False
+        action = question.action
+        if (heard.attempt, heard.iteration) != (action.attempt, action.iteration):
+            return False
+        if heard.t == action.t:  # it was asked for by a hello: the server has not got the action
+            self._lines[server].send(action)
+        if heard.t != action.t + 1:
+            return False
+        del self._questions[server]
+        return True
+
+    def _end(self, server: int, word: Stop) -> None:
+        if not word.finished:
+            raise StopRequested
+        self._finished.add(server)
+        if len(self._finished) == len(self._lines):
+            raise RunOver
+
+    def close(self) -> None:
+        """Close all sockets; what was sent has a second to leave."""
+        for line in self._lines:
+            line.close()

@@ -1,0 +1,82 @@
+"""A sign of life of a process: the file `beat` in its folder, whose age says how long the process has been still."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from matrpo.errors import ConfigError
+from matrpo.runs.process_directory import ProcessDirectory
+
+_FILE_NAME = "beat"
+_EVERY = 1.0
+"""Seconds between two beats."""
+
+
+@dataclass(frozen=True)
+class Sign:
+    """What a beat tells.
+
+    Attributes:
+        iteration: the iteration that the process is in; 0 until it takes part.
+        age: seconds since.
+    """
+
+    iteration: int
+    age: float
+
+
+class Beat:
+    """Writes the beats of one process. A disk that cannot be written to is not its business.
+
+    Args:
+        directory: the process's files.
+    """
+
+    def __init__(self, directory: ProcessDirectory) -> None:
+        self._path = directory.path / _FILE_NAME
+        self._iteration = -1
+        self._next = 0.0
+
+    def __call__(self, iteration: int) -> None:
+        """The process goes on; call it from its main loop, as often as you like.
+
+        Args:
+            iteration: where it is; 0 until it takes part.
+        """
+        now = time.monotonic()
+        if now < self._next and iteration == self._iteration:
+            return
+        self._next = now + _EVERY
+        with contextlib.suppress(OSError):
+            if iteration == self._iteration:
+                os.utime(self._path)
+            else:
+                _replace(self._path, json.dumps({"iteration": iteration}))
+                self._iteration = iteration
+
+
+def read_sign(directory: ProcessDirectory) -> Sign:
+    """The last beat of a process.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = directory.path / _FILE_NAME
+    try:
+        age = max(0.0, time.time() - path.stat().st_mtime)
+        return Sign(int(json.loads(path.read_bytes())["iteration"]), age)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}: has the process begun?") from None
+    except (ValueError, TypeError, KeyError):
+        raise ConfigError(f"{path} is damaged: it must hold the number of an iteration") from None
+
+
+def _replace(path: Path, text: str) -> None:
+    draft = path.with_suffix(".new")
+    draft.write_text(text)
+    draft.replace(path)

@@ -1,0 +1,217 @@
+"""What every long-lived process of a run does around its work: its name, its log, its end."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+from setproctitle import setproctitle
+
+from matrpo.errors import ConfigError
+from matrpo.runs.process_directory import ProcessDirectory, StorageError
+
+EXIT_FAILED = 1
+EXIT_MISTAKE = 2
+EXIT_INTERRUPTED = 130
+
+READY = b"ready"
+"""The environment server's word to the launcher once every agent has said hello."""
+
+_CHUNK = 4096
+_LAST_GRACE = 10.0
+"""Seconds that a process has to save its state."""
+
+_SET_SIGNAL_AT_PARENTS_DEATH = 1
+_WATCH = 1.0
+"""Seconds between two looks at whether this process has been orphaned."""
+
+_LOG = logging.getLogger(__name__)
+
+
+def name_of(agent: int | None) -> str:
+    """What users call an agent, or (None) the environment server."""
+    return "env-server" if agent is None else f"agent {agent}"
+
+
+class StopRequested(BaseException):
+    """The user or the launcher wants this process to save its state and end."""
+
+
+class RunAborted(RuntimeError):  # noqa: N818
+    """The run ends by its own rules. One line that says why."""
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """What ties a child to its launcher.
+
+    Attributes:
+        report: takes `READY`, and the reason why a child fails.
+        socket_directory: of the run; removed by whoever ends last.
+        launched_at: when the launcher was started, in seconds of the system's wall clock.
+    """
+
+    report: Connection[bytes, bytes]
+    socket_directory: Path
+    launched_at: float
+
+
+def run_supervised(title: str, directory: ProcessDirectory, supervision: Supervision, work: Callable[[], None]) -> None:
+    """Run a child of the launcher to its end, which is the end of this process.
+
+    The child writes to nothing but its log, leaves Ctrl-C to the launcher, stops at SIGTERM, and does not survive
+    the launcher.
+    """
+    setproctitle(title)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with_parent(supervision.socket_directory)
+    try:
+        log = _open_log(directory)
+    except StorageError as error:
+        supervision.report.send_bytes(str(error).encode())
+        sys.exit(EXIT_FAILED)
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    faulthandler.enable(log)
+    _log_to(log)
+    status, reason = _run(work, signal.SIGTERM)
+    if reason:
+        supervision.report.send_bytes(reason.encode())
+    sys.exit(status)
+
+
+def run_alone(title: str, directory: ProcessDirectory, work: Callable[[], None], until_eof: bool = False) -> int:
+    """Run a process that the user started: its log goes to standard error too, and Ctrl-C stops it.
+
+    Args:
+        title: what `ps` shows.
+        directory: the process's files.
+        work: what to do.
+        until_eof: the end of standard input stops it too.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ConfigError: a user's mistake; nothing else is raised.
+        StorageError: the log cannot be written.
+    """
+    setproctitle(title)
+    _log_to(_open_log(directory), sys.stderr)
+    if until_eof:
+        stop_at_end_of_input()
+    return _run(work, signal.SIGTERM, signal.SIGINT)[0]
+
+
+def _run(work: Callable[[], None], *stops: signal.Signals) -> tuple[int, str]:
+    """The exit status of some work that these signals stop, and the reason if it failed."""
+    try:
+        stop_at(*stops)
+        work()
+    except StopRequested:
+        _LOG.info("stopped")
+        return EXIT_INTERRUPTED, ""
+    except (ConfigError, StorageError, RunAborted) as error:
+        _LOG.error("%s", error)
+        return EXIT_MISTAKE if isinstance(error, ConfigError) else EXIT_FAILED, str(error)
+    except Exception as error:
+        _LOG.exception("failed")
+        return EXIT_FAILED, f"{type(error).__name__}: {error}".splitlines()[0]
+    finally:
+        ignore_stops()
+    _LOG.info("finished")
+    return 0, ""
+
+
+def stop_at(*signals: signal.Signals) -> None:
+    """Raise `StopRequested` in the main thread at any of these signals, wherever it is."""
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        raise StopRequested
+
+    for number in signals:
+        signal.signal(number, stop)
+
+
+def stop_at_end_of_input() -> None:
+    """Stop this process like SIGTERM when its standard input ends; if it hangs then, end it."""
+
+    def watch() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(0, _CHUNK):  # not sys.stdin, whose lock would keep Python from ending
+                pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_LAST_GRACE)
+        os._exit(EXIT_FAILED)
+
+    threading.Thread(target=watch, name="input watch", daemon=True).start()
+
+
+def ignore_stops() -> None:
+    """Let no further signal interrupt what must now be finished: saving the state."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def signal_at_parents_death(number: signal.Signals) -> None:
+    """Have the system send this process a signal when its parent dies."""
+    ctypes.CDLL(None).prctl(_SET_SIGNAL_AT_PARENTS_DEATH, int(number))
+
+
+def return_free_memory() -> None:
+    """Give the heap's free pages back to the system, for one phase to have room where another had it.
+
+    malloc keeps what is free between arrays that live on. Only glibc is known to need to be told; elsewhere, nothing.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _end_with_parent(socket_directory: Path) -> None:
+    """End this process as soon as its launcher is gone, or the warm parent, without which nobody sees its end."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    signal_at_parents_death(signal.SIGCONT)  # the thread below can do nothing while this process is stopped
+    forked_from = os.getppid()
+
+    def watch() -> None:
+        gone: list[object] = []
+        while not gone and os.getppid() == forked_from:
+            gone = [*wait([parent.sentinel], timeout=_WATCH)]
+        if gone or wait([parent.sentinel], timeout=_WATCH):
+            shutil.rmtree(socket_directory, ignore_errors=True)
+        os._exit(EXIT_FAILED)
+
+    threading.Thread(target=watch, name="parent watch", daemon=True).start()
+
+
+def _open_log(directory: ProcessDirectory) -> TextIO:
+    try:
+        directory.path.mkdir(parents=True, exist_ok=True)
+        return open(directory.log_path, "a", buffering=1)
+    except OSError as error:
+        raise StorageError(f"cannot write {directory.log_path}: {error.strerror}") from error
+
+
+def _log_to(*streams: TextIO) -> None:
+    logging.raiseExceptions = False  # a full disk must not end the run through its log
+    handlers = [logging.StreamHandler(stream) for stream in streams]
+    logging.basicConfig(
+        level=logging.INFO, handlers=handlers, format="%(asctime)s %(levelname)s %(message)s", force=True
+    )

@@ -1,0 +1,388 @@
+"""The launcher's side of a run: it starts the processes from one warm parent, watches them, and ends them."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import secrets
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+from matrpo.errors import ConfigError
+from matrpo.faults.script import Fault
+from matrpo.launch import STARTED_AT
+from matrpo.launch.cluster.cluster_file import FILE_NAME, Cluster
+from matrpo.launch.cluster.key_making import equip
+from matrpo.launch.processes.children import run_child
+from matrpo.launch.processes.interrupts import Interrupts
+from matrpo.launch.processes.process import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_MISTAKE,
+    READY,
+    StopRequested,
+    Supervision,
+)
+from matrpo.launch.processes.process_faults import script_of, was_killed_by_script
+from matrpo.launch.processes.restarts import BackOff
+from matrpo.runs.process_directory import ProcessDirectory
+from matrpo.runs.run_directory import RunDirectory, is_server
+from matrpo.topology import CommunicationGraph
+
+_WARM = "matrpo.launch.warm_parent"
+_POLL = 0.25
+_GRACE = 3.0
+"""Seconds that children have to save their state."""
+
+_REMIND = 0.5
+"""Seconds between two requests to stop: one that met an unlucky moment is repeated."""
+
+_LOG_LINES = 3
+_LONGEST_FOLDER = 70
+
+
+@dataclass
+class Child:
+    """A process of the run.
+
+    Attributes:
+        name: as `RunDirectory.processes` calls it.
+        directory: its files.
+        process: its present life.
+        report: the pipe that tells of it.
+        started_at: when that life began, in seconds of the system's wall clock.
+        back_off: says when it may be started again.
+        start_at: when it will be, by the monotonic clock; None if it is not waited for.
+        over: its end has been dealt with.
+    """
+
+    name: str
+    directory: ProcessDirectory
+    process: multiprocessing.process.BaseProcess
+    report: Connection[bytes, bytes]
+    started_at: float
+    back_off: BackOff = field(default_factory=BackOff)
+    start_at: float | None = None
+    over: bool = False
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has not ended, as far as that was looked at."""
+        return self.process.exitcode is None
+
+    @property
+    def end(self) -> str:
+        """How it ended, in words."""
+        code = self.process.exitcode or 0
+        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit status {code}"
+
+
+class Supervisor:
+    """The processes of one run on this machine.
+
+    Args:
+        run: the run directory.
+        graph: who talks to whom.
+        restart: start processes again that are killed or fail.
+        say: shows the user one line.
+    """
+
+    def __init__(self, run: RunDirectory, graph: CommunicationGraph, restart: bool, say: Callable[[str], None]) -> None:
+        self._run = run
+        self._graph = graph
+        self._restart = restart
+        self._say = say
+        self._children: dict[str, Child] = {}
+        self._script = script_of(run.path, graph)
+        self._words: dict[str, bytes] = {}
+        self._sockets = Path()
+        self._ready = False
+        self._waited_for = {name for name in run.processes() if is_server(name)}
+        self._over_at: float | None = None
+        self._killed_for_good: set[str] = set()
+
+    def run(self, tick: Callable[[], None]) -> int:
+        """Start all processes and stay until the last has ended.
+
+        Args:
+            tick: called a few times a second.
+
+        Returns:
+            The exit status of the launcher.
+        """
+        with Interrupts().counted() as interrupts:
+            self._sockets = Path(tempfile.mkdtemp(prefix="matrpo-", dir=_short_folder()))
+            try:
+                interrupts.raising = True  # until the warm parent is warm, starting a child cannot be stopped otherwise
+                self._launch()
+                interrupts.raising = False
+                return self._watch(tick, interrupts)
+            except StopRequested:
+                return EXIT_INTERRUPTED
+            finally:
+                self._kill()
+                shutil.rmtree(self._sockets, ignore_errors=True)
+
+    def _launch(self) -> None:
+        cluster = make_cluster(self._run, self._graph, self._sockets)
+        if cluster.insecure:
+            self._say("INSECURE: TCP without keys; whoever reaches its ports can join in")
+        elif cluster.uses_tcp:
+            cluster = equip(cluster)
+        cluster.save(self._run.path / FILE_NAME)
+        threads = str(self._run.config.torch_threads)
+        # Without PYTHONSAFEPATH the warm parent would import a folder `matrpo` of the current directory.
+        os.environ.update(OMP_NUM_THREADS=threads, OPENBLAS_NUM_THREADS=threads, PYTHONSAFEPATH="1")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([_WARM])
+        _start_warm_parent()
+        self._cluster = cluster
+        for name, directory in self._run.processes().items():
+            self._children[name] = Child(name, directory, *self._spawn(name, STARTED_AT), STARTED_AT)
+
+    def _spawn(
+        self, name: str, started_at: float
+    ) -> tuple[multiprocessing.process.BaseProcess, Connection[bytes, bytes]]:
+        """Start a process; returns it with the pipe that tells of it."""
+        context = multiprocessing.get_context("forkserver")
+        report, remote = context.Pipe(duplex=False)
+        supervision = Supervision(remote, self._sockets, started_at)
+        process = context.Process(target=run_child, args=(name, self._cluster, supervision), name=name)
+        process.start()
+        remote.close()
+        return process, report
+
+    def _start(self, child: Child) -> None:
+        """Give a child that has ended another life."""
+        child.started_at = time.time()
+        child.report.close()
+        child.process, child.report = self._spawn(child.name, child.started_at)
+        child.start_at, child.over = None, False
+        self._words.pop(child.name, None)
+        self._say(f"{child.name} was started again")
+
+    def _watch(self, tick: Callable[[], None], interrupts: Interrupts) -> int:
+        while not interrupts.count:
+            running = [child.process.sentinel for child in self._children.values() if child.runs]
+            if not running and not any(child.start_at for child in self._children.values()):
+                return self._finish()
+            wait(running, timeout=_POLL)
+            self._listen()
+            ended = [child for child in self._children.values() if not child.runs and not child.over]
+            if [child for child in ended if not self._goes_on_after(child)]:
+                return self._fail(ended, interrupts)
+            self._start_due()
+            self._end_stragglers()
+            tick()
+        self._say("stopping; press Ctrl-C again to stop at once")
+        self._stop(interrupts)
+        return EXIT_INTERRUPTED
+
+    def _goes_on_after(self, child: Child) -> bool:
+        """Deal with the end of a child; whether the run goes on. It must have begun with all its agents."""
+        child.over = True
+        code = child.process.exitcode or 0
+        serves = is_server(child.name)
+        if code == 0:
+            self._over_at = time.monotonic() if serves else self._over_at
+            return True
+        if code == -signal.SIGKILL and (fault := self._scripted_end(child)):
+            return self._follow_script(child, fault)
+        if self._over_at is not None and code in (EXIT_INTERRUPTED, -signal.SIGTERM, -signal.SIGKILL):
+            return True
+        if self._restart and code != EXIT_MISTAKE and self._over_at is None:
+            return self._restart_later(child)
+        rule = self._run.config.on_agent_loss
+        if serves or code > 0 or rule == "abort" or not self._ready:
+            return False
+        others = "wait for it" if rule == "wait" else "go on"
+        hint = f"matrpo agent --cluster {self._run.path / FILE_NAME} --id {child.name.removeprefix('agent ')}"
+        self._say(f"{child.name} {child.end}; the others {others} (`{hint}` brings it back)")
+        return any(other.runs for other in self._children.values() if not is_server(other.name))
+
+    def _scripted_end(self, child: Child) -> Fault | None:
+        return was_killed_by_script(child.directory, self._script, child.name, child.started_at)
+
+    def _follow_script(self, child: Child, fault: Fault) -> bool:
+        """A process has killed itself as the fault script says: start it again if that says so too."""
+        delay = fault.amounts.get("restart_after")
+        if delay is None:
+            self._say(f"{child.name} was killed by the fault script and stays away")
+            self._killed_for_good.add(child.name)
+            return not is_server(child.name)
+        self._say(f"{child.name} was killed by the fault script; starting it again in {delay:g} s")
+        child.start_at = time.monotonic() + delay
+        return True
+
+    def _restart_later(self, child: Child) -> bool:
+        delay = child.back_off.next_delay(time.monotonic())
+        if delay is None:
+            self._say(f"{child.name} {child.end}, again and again: it is not started any more")
+            return False
+        self._say(f"{child.name} {child.end}; starting it again in {delay:g} s")
+        child.start_at = time.monotonic() + delay
+        return True
+
+    def _start_due(self) -> None:
+        for child in self._children.values():
+            if child.start_at is not None and time.monotonic() >= child.start_at:
+                self._start(child)
+
+    def _end_stragglers(self) -> None:
+        """When the environment server has finished, an agent that has not come back by then has nothing to come to."""
+        if self._over_at is None or time.monotonic() < self._over_at + _GRACE:
+            return
+        patient = time.monotonic() < self._over_at + 2 * _GRACE
+        for child in self._children.values():
+            child.start_at = None
+            if child.runs and patient:
+                child.process.terminate()
+            elif child.runs:
+                child.process.kill()
+
+    def _finish(self) -> int:
+        """The last word on a run that went to its end; the exit status."""
+        lost = [name for name, child in self._children.items() if child.process.exitcode]
+        lost = [name for name in lost if name not in self._killed_for_good]
+        if lost:
+            self._say(f"matrpo: error: the run is over, but without {', '.join(lost)}")
+        return EXIT_FAILED if lost else 0
+
+    def _stop(self, interrupts: Interrupts) -> None:
+        """Ask all to save their state and end; after a while, or at one more Ctrl-C, kill who is left."""
+        enough = interrupts.count + 1
+        deadline = time.monotonic() + _GRACE
+        while interrupts.count < enough and time.monotonic() < deadline:
+            running = [child.process for child in self._children.values() if child.runs]
+            if not running:
+                return
+            for process in running:
+                process.terminate()
+            remind_at = time.monotonic() + _REMIND
+            while running and time.monotonic() < remind_at and interrupts.count < enough:
+                wait([process.sentinel for process in running], timeout=_REMIND / 5)
+                running = [process for process in running if process.exitcode is None]
+        self._kill()
+
+    def _kill(self) -> None:
+        for child in self._children.values():
+            if child.runs:
+                child.process.kill()
+        for child in self._children.values():
+            child.process.join()
+
+    def _listen(self) -> None:
+        """Take in what children say; of each, the last word counts."""
+        for child in self._children.values():
+            with contextlib.suppress(EOFError, OSError):
+                while child.report.poll():
+                    self._words[child.name] = child.report.recv_bytes()
+                    if self._words[child.name] == READY:
+                        self._greet(child)
+
+    def _greet(self, child: Child) -> None:
+        """A server has all its agents: once the last has, the run has begun."""
+        self._waited_for.discard(child.name)
+        if not self._waited_for:
+            self._ready = True
+            seconds = time.time() - child.started_at
+            self._say(f"{self._run.num_agents} agents ready after {seconds:.1f} s")
+
+    def _fail(self, ended: list[Child], interrupts: Interrupts) -> int:
+        """End the run because a child failed; name the one that failed by itself, and return the exit status."""
+        failed = [child for child in ended if child.process.exitcode]
+        running = [child for child in self._children.values() if child.runs]
+        self._stop(interrupts)
+        self._listen()
+        failed += [child for child in running if child.process.exitcode in (EXIT_FAILED, EXIT_MISTAKE)]
+        culprit = next((child for child in failed if child.process.exitcode != EXIT_INTERRUPTED), failed[0])
+        self._explain(culprit)
+        return EXIT_MISTAKE if culprit.process.exitcode == EXIT_MISTAKE else EXIT_FAILED
+
+    def _explain(self, child: Child) -> None:
+        code = child.process.exitcode or 0
+        word = self._words.get(child.name, b"").decode(errors="replace")
+        reason = f"killed by {signal.Signals(-code).name}" if code < 0 else word or "it was stopped"
+        self._say(f"matrpo: error: {child.name} failed: {reason}")
+        for line in _tail(child.directory.log_path):
+            self._say(f"  {line}")
+        self._say(f"  its log: {child.directory.log_path}")
+
+
+def _start_warm_parent() -> None:
+    """Start the process that children are forked from, deaf to the terminal from its first instruction on."""
+    resource_tracker.ensure_running()  # here, since it ends by unblocking SIGINT
+    terminal = {signal.SIGINT, signal.SIGHUP}
+    signal.pthread_sigmask(signal.SIG_BLOCK, terminal)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, terminal)
+
+
+def make_cluster(run: RunDirectory, graph: CommunicationGraph, sockets: Path) -> Cluster:
+    """Give every process of a local run its endpoint.
+
+    Args:
+        run: the run directory.
+        graph: who talks to whom.
+        sockets: folder for ipc sockets.
+    """
+    config = run.config
+    if config.transport == "tcp":
+        ports = local_ports(config.port, run.num_agents, run.num_servers)
+        server, *others = [f"tcp://127.0.0.1:{port}" for port in ports]
+        agents, more = others[: run.num_agents], others[run.num_agents :]
+    else:
+        server, *more = [f"ipc://{sockets}/{run.server(k).path.name}" for k in range(run.num_servers)]
+        agents = [f"ipc://{sockets}/agent-{agent:02d}" for agent in range(run.num_agents)]
+    insecure = config.insecure and config.transport == "tcp"
+    config_file = run.path / "config.yaml"
+    return Cluster(secrets.token_hex(8), config_file, server, tuple(agents), graph, insecure=insecure, more=tuple(more))
+
+
+def local_ports(first: int, num_agents: int, num_servers: int = 1) -> range:
+    """The TCP ports of a local run: the environment server's, one for each agent, one for each further server."""
+    return range(first, first + num_agents + num_servers)
+
+
+def check_ports(ports: range) -> None:
+    """Check that a local run can listen at these TCP ports.
+
+    Raises:
+        ConfigError: one is in use, or does not exist.
+    """
+    if ports.stop > 65536:
+        raise ConfigError(f"ports {ports.start} to {ports.stop - 1} are needed, but 65535 is the last: lower 'port'")
+    for port in ports:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                raise ConfigError(
+                    f"cannot listen at port {port} of 127.0.0.1: {error.strerror}; choose another 'port' "
+                    f"({ports.start} to {ports.stop - 1} are needed)"
+                ) from None
+
+
+def _short_folder() -> str:
+    """Where to put sockets: their paths may have 107 characters at most."""
+    folder = tempfile.gettempdir()
+    return folder if len(folder) <= _LONGEST_FOLDER else "/tmp"
+
+
+def _tail(path: Path) -> list[str]:
+    try:
+        return path.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+    except OSError:
+        return []

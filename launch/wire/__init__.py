@@ -1,0 +1,1 @@
+"""What goes over sockets: message formats, channels, links, authentication."""

@@ -1,0 +1,156 @@
+"""The lines between the agents and the environment server.
+
+Only an agent's end may hold a few messages for a server that is not there yet: on a socket that never does
+(IMMEDIATE), libzmq drops what has arrived, unread, with the connection, and so the server's last word.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import zmq
+
+from matrpo.launch.wire.authenticator import Keyring, Security
+from matrpo.launch.wire.codec import Action, Bye, EnvironmentCodec, Hello, Observation, Ping, Stop, WireError
+from matrpo.launch.wire.refusals import RateLimits, Refusals
+from matrpo.launch.wire.sockets import GOODBYE_MS, is_gone, listen, make_socket, shut, try_send, waiting
+from matrpo.launch.wire.watch import PROBE_EVERY, DialMonitor, Timer
+
+_QUEUE = 4
+
+
+class AgentLine:
+    """An agent's end of the line to the environment server.
+
+    Args:
+        agent: this agent's id.
+        endpoint: the server's address.
+        codec: packs and unpacks messages.
+        context: of this process.
+        security: how to talk over TCP; see `make_socket`.
+
+    Attributes:
+        refusals: what was turned away, by reason.
+        monitor: tells whether the server is there.
+    """
+
+    def __init__(
+        self,
+        agent: int,
+        endpoint: str,
+        codec: EnvironmentCodec,
+        context: zmq.Context[Any],
+        security: Security | None = None,
+    ) -> None:
+        self._agent = agent
+        self._codec = codec
+        self.refusals = Refusals("the environment server")
+        key = security.environment if isinstance(security, Keyring) else None
+        self.socket = make_socket(context, zmq.DEALER, endpoint, codec.max_bytes, _QUEUE, security, key)
+        self.socket.setsockopt(zmq.IMMEDIATE, 0)
+        self.monitor = DialMonitor(self.socket, endpoint, "the environment server")
+
+    def send(self, message: Hello | Action | Bye) -> bool:
+        """Send to the server; False if it cannot be reached now."""
+        return self.monitor.connected and try_send(self.socket, self._codec.encode(message))
+
+    def receive(self) -> list[Observation | Stop]:
+        """All messages that have arrived; what cannot be decoded is dropped."""
+        messages = []
+        for frames, _ in waiting(self.socket):
+            try:
+                message = self._codec.decode_at_agent(frames, self._agent)
+            except WireError as error:
+                self.refusals.add(error)
+                continue
+            if not isinstance(message, Ping):
+                messages.append(message)
+        return messages
+
+    def close(self) -> None:
+        """Close the socket; what was sent has a second to leave."""
+        self.monitor.close()
+        self.socket.close(GOODBYE_MS)
+
+
+class ServerLine:
+    """The environment server's end of the lines to all agents.
+
+    Args:
+        endpoint: where to bind.
+        codec: packs and unpacks messages.
+        context: of this process.
+        security: how to talk over TCP; see `make_socket`.
+
+    Attributes:
+        refusals: what was turned away, by reason.
+
+    Raises:
+        ConfigError: nothing can listen at the endpoint.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        codec: EnvironmentCodec,
+        context: zmq.Context[Any],
+        security: Security | None = None,
+    ) -> None:
+        self._codec = codec
+        self._routes: dict[int, bytes] = {}
+        self._incarnations: dict[int, int] = {}
+        self._limits = RateLimits()
+        self._timer = Timer(PROBE_EVERY)
+        self.refusals = Refusals("the network")
+        self._keys = security.agents if isinstance(security, Keyring) else ()
+        admitted = {key: f"agent {agent}" for agent, key in enumerate(self._keys)}
+        self.socket, self._door = listen(context, endpoint, codec.max_bytes, _QUEUE, security, admitted, self.refusals)
+
+    def send(self, agent: int, message: Observation | Stop) -> bool:
+        """Send to an agent; False if it cannot be reached now."""
+        if agent not in self._routes:
+            return False
+        if isinstance(message, Stop):
+            frames = self._codec.encode(message)
+        else:
+            frames = self._codec.encode_observation(message, agent)
+        return try_send(self.socket, [self._routes[agent], *frames])
+
+    def receive(self) -> list[Hello | Action | Bye]:
+        """All messages that have arrived. A hello says where its agent is; only from there its others count."""
+        messages = []
+        for (route, *frames), user in waiting(self.socket):
+            try:
+                self._limits.check(user)
+                message = self._codec.decode_at_server(frames)
+                if self._keys and self._keys[message.sender] != user:
+                    raise WireError(f"sender {message.sender} came with the key of another", "wrong sender")
+                if isinstance(message, Hello):
+                    self._welcome(message, route)
+                elif self._routes.get(message.sender) != route:
+                    raise WireError(f"agent {message.sender} said hello from elsewhere, or not at all", "wrong sender")
+                messages.append(message)
+            except WireError as error:
+                self.refusals.add(error)
+        return messages
+
+    def _welcome(self, hello: Hello, route: bytes) -> None:
+        """Note where an agent is; one that was started later has taken its place."""
+        if hello.incarnation < self._incarnations.get(hello.sender, 0):
+            raise WireError(f"agent {hello.sender} was started again since", "old incarnation")
+        self._incarnations[hello.sender] = hello.incarnation
+        self._routes[hello.sender] = route
+
+    def lost(self) -> list[int]:
+        """The agents whose connection is gone since the last call; it has to be looked at every `PROBE_EVERY`."""
+        if not self._timer.due():
+            return []
+        ping = self._codec.encode(Ping())
+        gone = [agent for agent, route in self._routes.items() if is_gone(self.socket, [route, *ping])]
+        for agent in gone:
+            del self._routes[agent]
+        return sorted(gone)
+
+    def close(self) -> None:
+        """Close the socket; what was sent has a second to leave."""
+        shut(self.socket, self._door)

@@ -1,0 +1,152 @@
+"""What every algorithm that trains centrally is: one object that acts and learns for all agents, in one process."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from matrpo.envs.central import CentralStep
+from matrpo.networks.state import to_tensors
+from matrpo.runs.run_directory import RunDirectory
+from matrpo.settings.config import Config
+from matrpo.spaces import TaskSpec
+
+
+class Player(Protocol):
+    """Who acts for all agents in B environments; it may remember what happened in them."""
+
+    def act(
+        self,
+        observations: Sequence[np.ndarray],
+        action_masks: Sequence[np.ndarray | None],
+        ended: np.ndarray,
+        generator: torch.Generator,
+        deterministic: bool,
+    ) -> np.ndarray:
+        """As `acting.Actors.act`."""
+
+
+@dataclass(frozen=True)
+class UpdateReport:
+    """What an update says of itself, for the metrics.
+
+    Attributes:
+        trainer: of the whole.
+        agents: of each agent.
+    """
+
+    trainer: dict[str, Any]
+    agents: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class LearnerState:
+    """Everything that the next iteration depends on.
+
+    Attributes:
+        trainer: what is needed to go on learning.
+        agents: what each agent needs to act.
+    """
+
+    trainer: dict[str, Tensor]
+    agents: list[dict[str, Tensor]]
+
+
+class Algorithm(ABC):
+    """Acts and learns for all agents.
+
+    An iteration is `act` and `observe` T times, then `update`. A subclass builds its networks in `__init__`, and
+    raises `ConfigError` there for tasks and settings that it cannot handle.
+
+    Args:
+        spec: the task's agents and spaces.
+        state_sizes: length of each state that centralised critics see: one for all agents, or one for each.
+        config: the run's settings.
+
+    Attributes:
+        handles_masks: whether it can train on tasks that do not allow every action at every step.
+        generator: of everything random in it but the environment.
+    """
+
+    handles_masks = True
+
+    def __init__(self, spec: TaskSpec, state_sizes: tuple[int, ...], config: Config) -> None:
+        self.spec = spec
+        self.state_sizes = state_sizes
+        self.config = config
+        seed = np.random.SeedSequence([config.seed, spec.num_agents]).generate_state(1, np.uint64)[0]
+        self.generator = torch.Generator().manual_seed(int(seed >> np.uint64(1)))
+
+    def open_files(self, folder: Path, resume: bool) -> None:  # noqa: B027 (most have no files)
+        """Open what is too large for a checkpoint, before training begins or goes on.
+
+        Args:
+            folder: the trainer's.
+            resume: whether a checkpoint is loaded next, to go on with what is there.
+
+        Raises:
+            ConfigError: what is there does not fit.
+            StorageError: a file cannot be written.
+        """
+
+    def update_order(self) -> list[int]:
+        """The order in which agents update one after another: a new random one each time, unless it is fixed."""
+        if self.config.agent_order == "fixed":
+            return list(range(self.spec.num_agents))
+        order: list[int] = torch.randperm(self.spec.num_agents, generator=self.generator).tolist()
+        return order
+
+    def set_learning_rates(self, iteration: int, optimizers: Iterable[torch.optim.Optimizer]) -> None:
+        """With `lr_decay`, lower the optimisers' learning rates linearly, from what they began with to nothing."""
+        if self.config.lr_decay:
+            left = 1.0 - (iteration - 1) / self.config.iterations
+            for optimizer in optimizers:
+                optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * left
+
+    @abstractmethod
+    def act(self, step: CentralStep) -> np.ndarray:
+        """Choose the next actions, and remember what they were chosen on. (B, W) float32."""
+
+    @abstractmethod
+    def observe(self, step: CentralStep) -> None:
+        """Take in what the last actions brought about."""
+
+    @abstractmethod
+    def update(self, iteration: int) -> UpdateReport:
+        """Learn from what was observed; iterations count from 1."""
+
+    @abstractmethod
+    def player(self, num_envs: int) -> Player:
+        """The agents as they are deployed."""
+
+    @abstractmethod
+    def state_dict(self) -> LearnerState:
+        """Everything that the next iteration depends on, but what `open_files` opened; that is on the disk by then."""
+
+    @abstractmethod
+    def load_state_dict(self, state: LearnerState) -> None:
+        """Restore `state_dict`.
+
+        Raises:
+            ConfigError: the state is of networks of other sizes.
+        """
+
+    def load_checkpoint(self, run: RunDirectory, iteration: int) -> None:
+        """Restore what `CentralTraining` saved of this algorithm.
+
+        Raises:
+            ConfigError: there is no such checkpoint, or it does not fit.
+        """
+
+        def tensors(pair: tuple[Mapping[str, np.ndarray], Any]) -> dict[str, Tensor]:
+            return to_tensors(pair[0])
+
+        agents = [tensors(run.agent(q).load_checkpoint(iteration)) for q in range(run.num_agents)]
+        self.load_state_dict(LearnerState(tensors(run.trainer.load_checkpoint(iteration)), agents))

@@ -1,0 +1,209 @@
+"""What algorithms share whose agents ascend the gradient of a centralised critic by what they do: DDPG and TD3."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from matrpo.algorithms.shared.off_policy import Masks, OffPolicy
+from matrpo.algorithms.shared.replay import Batch, Moment
+from matrpo.errors import ConfigError
+from matrpo.networks.mlp import MLP
+from matrpo.networks.optimizer import make_adam
+from matrpo.settings.config import Config
+from matrpo.spaces import ActionSpace, Box, Discrete, TaskSpec
+
+
+class Policy(nn.Module):
+    """mu(o) as critics see it: tanh scaled to the bounds of a `Box`, or the choice from a `Discrete` as a one-hot row.
+
+    Args:
+        observation_size: length of an observation.
+        space: where actions are from.
+        config: the run's settings.
+        generator: source of the initial weights.
+    """
+
+    def __init__(self, observation_size: int, space: ActionSpace, config: Config, generator: torch.Generator) -> None:
+        super().__init__()
+        self._space = space
+        sizes = (observation_size, *config.hidden_sizes, encoded_size(space))
+        self._network = MLP(sizes, config.activation, generator, 0.01, *_shape(config))
+
+    def forward(self, observations: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Actions, (batch, encoded size); choices are drawn by Gumbel-softmax if there is a generator."""
+        outputs: Tensor = self._network(observations)
+        if isinstance(self._space, Box):
+            return (self._space.high + self._space.low) / 2.0 + half_range(self._space) * outputs.tanh()
+        return one_hot(outputs) if generator is None else gumbel_softmax(outputs, generator)
+
+
+class DeterministicGradient(OffPolicy):
+    """Critics regress on targets, policies ascend the first critic; a subclass says in which order, on which actions.
+
+    Since the reward is the team's, one critic is what MADDPG's N would all be fitted to.
+
+    Attributes:
+        num_critics: how many critics learn; the least of their targets counts.
+    """
+
+    handles_masks = False
+    num_critics = 1
+
+    def __init__(self, spec: TaskSpec, state_sizes: tuple[int, ...], config: Config) -> None:
+        if config.share_parameters:
+            raise ConfigError(f"{config.algo}: every agent has a policy of its own: leave share_parameters out")
+        for space in spec.action_spaces:
+            if isinstance(space, Box) and not math.isfinite(space.high - space.low):
+                raise ConfigError(f"{config.algo} cannot handle {spec.name}: its actions have no bounds")
+        super().__init__(spec, state_sizes, config)
+        pairs = list(zip(spec.observation_sizes, spec.action_spaces, strict=True))
+        self.actors = [Policy(*pair, config, self.generator) for pair in pairs]
+        self.target_actors = [self.make_target(f"policy.{q}", actor) for q, actor in enumerate(self.actors)]
+        sizes = (state_sizes[0] + sum(map(encoded_size, spec.action_spaces)), *config.hidden_sizes, 1)
+        self.value_networks = [
+            MLP(sizes, config.activation, self.generator, 1.0, *_shape(config)) for _ in range(self.num_critics)
+        ]
+        self.critics |= {f"critic.{j}": network for j, network in enumerate(self.value_networks)}
+        self.target_values = [self.make_target(f"critic.{j}", network) for j, network in enumerate(self.value_networks)]
+        parameters = [parameter for network in self.value_networks for parameter in network.parameters()]
+        self.optimizers["critic"] = make_adam(parameters, lr=config.critic_lr)
+        for q, actor in enumerate(self.actors):
+            self.optimizers[f"policy.{q}"] = make_adam(actor.parameters(), lr=config.actor_lr)
+
+    @abstractmethod
+    def improve(self, batch: Batch) -> None:
+        """Let every agent's policy `ascend`."""
+
+    def learn(self, batch: Batch) -> dict[str, float]:
+        """Fit the critics, improve the policies, let the targets follow."""
+        metrics = self._fit(batch)
+        if self.policies_are_due():
+            self.improve(batch)
+            self.move_targets()
+        return metrics
+
+    def policies_are_due(self) -> bool:
+        """Whether this update improves the policies too."""
+        return True
+
+    def target_actions(self, later: Moment) -> list[Tensor]:
+        """What the target policies do, as critics see it."""
+        pairs = zip(self.target_actors, later.observations, strict=True)
+        return [actor(observation, self.generator) for actor, observation in pairs]
+
+    @torch.no_grad()
+    def targets(self, batch: Batch) -> Tensor:
+        """y = R + gamma^n min_j Q_j^(s', a^'): Algorithms 6 and 7 of HARL. (M,)."""
+        actions = self.target_actions(batch.later)
+        values = torch.stack([q_values(critic, batch.later.state, actions) for critic in self.target_values])
+        return batch.rewards + batch.discounts * values.amin(0)
+
+    def ascend(self, agent: int, batch: Batch, actions: list[Tensor]) -> None:
+        """One step of an agent's policy up the mean Q of actions of which its own depend on it, where it is alive."""
+        alive = batch.now.alive[:, agent]
+        values = q_values(self.value_networks[0], batch.now.state, actions)
+        self.descend(f"policy.{agent}", -(values * alive).sum() / alive.sum().clamp_min(1))
+
+    def encoded(self, batch: Batch) -> list[Tensor]:
+        """What every agent did, as critics see it."""
+        parts = zip(self.spec.action_slices, self.spec.action_spaces, strict=True)
+        return [
+            nn.functional.one_hot(batch.actions[:, part.start].long(), space.n).float()
+            if isinstance(space, Discrete)
+            else batch.actions[:, part]
+            for part, space in parts
+        ]
+
+    @torch.no_grad()
+    def choose(
+        self,
+        observations: Sequence[Tensor],
+        masks: Masks,  # noqa: ARG002
+        generator: torch.Generator,
+        explore: bool,
+    ) -> list[Tensor]:
+        """What the policies do; exploring, with Gaussian noise on continuous actions and Gumbel noise on choices."""
+        chosen = []
+        for space, actor, observation in zip(self.spec.action_spaces, self.actors, observations, strict=True):
+            actions = actor(observation, generator if explore else None)
+            if isinstance(space, Discrete):
+                actions = actions.argmax(-1, keepdim=True).float()
+            elif explore:
+                actions = noisy(actions, space, self.config.exploration_noise, math.inf, generator)
+            chosen.append(actions)
+        return chosen
+
+    def _fit(self, batch: Batch) -> dict[str, float]:
+        targets, actions = self.targets(batch), self.encoded(batch)
+        values = [q_values(critic, batch.now.state, actions) for critic in self.value_networks]
+        losses = [self.loss(value, None, targets) for value in values]
+        self.descend("critic", torch.stack(losses).sum())
+        return {"critic_loss": float(losses[0].detach()), "value_mean": float(values[0].detach().mean())}
+
+
+class TwinDelayed(DeterministicGradient):
+    """TD3's three remedies: clipped double Q-learning, delayed policies, smoothed target actions (Algorithm 7)."""
+
+    num_critics = 2
+
+    def policies_are_due(self) -> bool:
+        """At every `policy_delay`-th update."""
+        return self.updates % self.config.policy_delay == 0
+
+    def target_actions(self, later: Moment) -> list[Tensor]:
+        """clip(mu^(o') + clip(noise, -c, c), low, high); Gumbel noise smooths choices."""
+        config = self.config
+        return [
+            noisy(actions, space, config.policy_noise, config.noise_clip, self.generator)
+            if isinstance(space, Box)
+            else actions
+            for space, actions in zip(self.spec.action_spaces, super().target_actions(later), strict=True)
+        ]
+
+
+def encoded_size(space: ActionSpace) -> int:
+    """Length of an action as critics see it."""
+    return space.n if isinstance(space, Discrete) else space.size
+
+
+def half_range(space: Box) -> float:
+    """Half of what lies between the bounds."""
+    return (space.high - space.low) / 2.0
+
+
+def q_values(critic: nn.Module, states: Tensor, actions: Sequence[Tensor]) -> Tensor:
+    """Q(s, a), (M,), of states, (M, S), and each agent's encoded actions."""
+    values: Tensor = critic(torch.cat([states, *actions], dim=1))
+    return values.squeeze(1)
+
+
+def noisy(actions: Tensor, space: Box, deviation: float, limit: float, generator: torch.Generator) -> Tensor:
+    """Actions with clipped Gaussian noise, within bounds; deviation and limit in half ranges."""
+    noise = torch.randn(actions.shape, generator=generator) * deviation
+    return (actions + half_range(space) * noise.clamp(-limit, limit)).clamp(space.low, space.high)
+
+
+def one_hot(scores: Tensor) -> Tensor:
+    """1 at the largest of each row, 0 elsewhere."""
+    return nn.functional.one_hot(scores.argmax(-1), scores.shape[-1]).to(scores.dtype)
+
+
+def gumbel_softmax(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """Draws from categorical distributions as one-hot vectors, with the softmax's gradient (Jang et al., section 2.2).
+
+    The estimator is straight-through and its temperature 1.
+    """
+    exponential = torch.empty_like(logits, requires_grad=False).exponential_(generator=generator)
+    scores = logits - exponential.log()
+    soft = scores.softmax(-1)
+    return one_hot(scores) + (soft - soft.detach())
+
+
+def _shape(config: Config) -> tuple[bool, bool]:
+    """`normalize` and `orthogonal` of `networks.MLP`."""
+    return config.feature_normalization, config.orthogonal_initialization

@@ -1,0 +1,41 @@
+"""Heterogeneous-agent mirror learning: agents improve one after another, each knowing what those before it did.
+
+Algorithm Template 2 of HARL (Zhong et al.). A new algorithm is a subclass that says what its `mirror` is;
+docs/own-algorithm.md writes one.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from matrpo.algorithms.shared.learner import Samples
+from matrpo.algorithms.shared.mirror import Mirror, Objective
+from matrpo.algorithms.shared.on_policy import OnPolicy
+from matrpo.networks.distributions import Head
+
+
+class HAML(OnPolicy):
+    """The template. In each iteration a new random order of agents (Theorem 14 needs every order to be possible)."""
+
+    @abstractmethod
+    def mirror(self) -> Mirror:
+        """The drift functional, the neighbourhood operator and the sampling distribution."""
+
+    def improve(self, samples: list[Samples], old: list[Head], advantages: list[Tensor]) -> list[dict[str, Any]]:
+        """Let agent i_m maximise E[r^{i_m} M] less its drift, M = A * prod_{j<m} r^{i_j}: eq. (10)."""
+        mirror = self.mirror()
+        reports: list[dict[str, Any]] = [{} for _ in samples]
+        compound = torch.ones_like(advantages[0])
+        for agent in self.update_order():
+            part, learner = samples[agent], self.learner(agent)
+            objective = Objective(learner, part, old[agent], compound * advantages[agent], mirror)
+            reports[agent] = mirror.neighbourhood.maximise(objective, learner)
+            with torch.no_grad():
+                new_log_prob = part.log_prob(part.head(learner.policy))
+            log_ratio = new_log_prob - objective.old_log_prob
+            compound = compound * log_ratio.masked_fill(~part.alive, 0.0).exp()
+        return reports

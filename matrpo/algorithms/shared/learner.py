@@ -1,0 +1,97 @@
+"""What a policy is improved on, and what steps it up a gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from matrpo.networks.distributions import Head
+from matrpo.networks.joint_policy import JointPolicy
+from matrpo.networks.optimizer import make_adam
+from matrpo.networks.sequences import Sequences, samples_of, side_by_side
+from matrpo.settings.config import Config
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The M samples of an iteration that a policy is improved on.
+
+    Attributes:
+        observations: (M, O).
+        actions: (M, W), what the policy's owner did.
+        action_masks: (M, n), or None where every action is always available.
+        alive: (M,) booleans: whether what the owner did could matter.
+        sequences: how the samples follow one another, for a policy with a memory.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    action_masks: Tensor | None
+    alive: Tensor
+    sequences: Sequences | None
+
+    def head(self, policy: JointPolicy) -> Head:
+        """The distributions that a policy acts by on these samples."""
+        return policy.own_head(self.observations, self.action_masks, self.sequences)
+
+    def log_prob(self, head: Head) -> Tensor:
+        """Log probabilities of the actions under such distributions. (M,)."""
+        return head.log_prob(self.actions.unsqueeze(1)).squeeze(1)
+
+    def part(self, units: Tensor | None) -> tuple[Tensor | None, Samples]:
+        """Some of the samples as `sequences.random_parts` names them, None for all: their numbers, and they alone."""
+        rows, sequences = samples_of(units, self.sequences)
+        return rows, self if rows is None else self.select(rows, sequences)
+
+    def select(self, rows: Tensor, sequences: Sequences | None) -> Samples:
+        """Some of the samples, and how these follow one another."""
+        masks = None if self.action_masks is None else self.action_masks[rows]
+        return Samples(self.observations[rows], self.actions[rows], masks, self.alive[rows], sequences)
+
+
+def merge(parts: Sequence[Samples], length: int) -> Samples:
+    """The samples of several agents as if they were one agent's in more environments.
+
+    Args:
+        parts: each agent's.
+        length: T.
+    """
+    masks = [part.action_masks for part in parts if part.action_masks is not None]
+    sequences = [part.sequences for part in parts if part.sequences is not None]
+    return Samples(
+        side_by_side([part.observations for part in parts], length),
+        side_by_side([part.actions for part in parts], length),
+        side_by_side(masks, length) if masks else None,
+        side_by_side([part.alive for part in parts], length),
+        Sequences.merge(sequences) if sequences else None,
+    )
+
+
+class Learner:
+    """A policy and what improves it.
+
+    Args:
+        policy: its parameters change.
+        config: the run's settings.
+        generator: of the order of samples.
+    """
+
+    def __init__(self, policy: JointPolicy, config: Config, generator: torch.Generator) -> None:
+        self.policy = policy
+        self.config = config
+        self.generator = generator
+        self.optimizer = make_adam(policy.parameters(), lr=config.actor_lr, eps=1e-5)
+
+
+def ascend(objective: Tensor, learners: Sequence[Learner]) -> None:
+    """One step of every learner up the gradient of a scalar."""
+    for learner in learners:
+        learner.optimizer.zero_grad()
+    (-objective).backward()  # type: ignore[no-untyped-call]
+    for learner in learners:
+        if learner.config.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(learner.policy.parameters(), learner.config.max_grad_norm)
+        learner.optimizer.step()

@@ -1,0 +1,225 @@
+"""What off-policy algorithms share: exploration, the replay buffer, how often they learn, and what they save."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from matrpo.algorithms.shared.algorithm import Algorithm, LearnerState, UpdateReport
+from matrpo.algorithms.shared.replay import Batch, Layout, Replay
+from matrpo.envs.central import CentralStep
+from matrpo.errors import ConfigError
+from matrpo.networks.critic import ValueLoss
+from matrpo.networks.state import load_module, load_optimizer, module_tensors, optimizer_tensors, under
+from matrpo.settings.config import Config
+from matrpo.spaces import ActionSpace, Discrete, TaskSpec
+
+Masks = Sequence[Tensor | None]
+
+
+class OffPolicy(Algorithm):
+    """Stores what happens, and learns `updates_per_step` times as many batches from it as there were vector steps.
+
+    The first `warmup_steps` environment steps take random actions, and nothing is learned before they are over. A
+    subclass fills `actors`, `critics` and `optimizers` in its `__init__`, in which it calls `make_target`.
+
+    Attributes:
+        actors: each agent's network, by which it acts.
+        critics: every other network, by name.
+        optimizers: by name.
+        loss: of critics.
+    """
+
+    actors: list[nn.Module]
+
+    def __init__(self, spec: TaskSpec, state_sizes: tuple[int, ...], config: Config) -> None:
+        if config.recurrent_layers:
+            raise ConfigError(f"{config.algo}: its networks have no memory: leave recurrent_layers at 0")
+        if config.state_type != "ep":
+            raise ConfigError(f"{config.algo}: its critic sees one state for all agents: leave state_type at ep")
+        if config.buffer_size < config.num_envs:
+            raise ConfigError(f"buffer_size {config.buffer_size}: expected at least num_envs, {config.num_envs}")
+        super().__init__(spec, state_sizes, config)
+        self.critics: dict[str, nn.Module] = {}
+        self.optimizers: dict[str, torch.optim.Adam] = {}
+        self._followers: list[tuple[nn.Module, nn.Module]] = []
+        self.loss = ValueLoss(config.huber_delta)
+        self._layout = Layout(spec, state_sizes[0], self.handles_masks)
+        self._replay: Replay | None = None
+        self._before: CentralStep | None = None
+        self._steps = 0
+        self._updates = 0
+        self._reward_scale = 1.0
+
+    @abstractmethod
+    def choose(
+        self, observations: Sequence[Tensor], masks: Masks, generator: torch.Generator, explore: bool
+    ) -> list[Tensor]:
+        """Each agent's actions, (B, width), without gradients.
+
+        Args:
+            observations: for each agent, (B, O_q).
+            masks: for each agent its allowed actions, (B, n) booleans, or None.
+            generator: source of what is random in it.
+            explore: whether to explore, or to do what is thought best.
+        """
+
+    @abstractmethod
+    def learn(self, batch: Batch) -> dict[str, float]:
+        """Update the networks; what to report of it."""
+
+    @property
+    def replay(self) -> Replay:
+        """The buffer; there is one once `open_files` was called."""
+        assert self._replay is not None
+        return self._replay
+
+    @property
+    def steps(self) -> int:
+        """Environment steps so far."""
+        return self._steps
+
+    @property
+    def updates(self) -> int:
+        """Batches that were learned from, the present one included."""
+        return self._updates
+
+    def open_files(self, folder: Path, resume: bool) -> None:
+        """Keep the replay buffer in a file."""
+        config = self.config
+        # A step leaves at most two entries, and what is written past the newest checkpoint may be thrown away.
+        kept = max(config.checkpoints_kept, 2) + 1
+        slack = 2 * kept * config.checkpoint_every * config.rollout_length
+        capacity = config.buffer_size // config.num_envs
+        self._replay = Replay(folder / "replay.bin", config.num_envs, capacity, slack, self._layout, resume)
+
+    def act(self, step: CentralStep) -> np.ndarray:
+        """Choose actions at random during the warm-up, by the policies with exploration after it."""
+        first = self._before is None
+        if first and step.states[0].truncated.all():  # the environment was reset; otherwise a run goes on
+            self.replay.begin(self._layout.moments(step))
+        self._before = step
+        observations = [torch.from_numpy(seen.observation) for seen in step.agents]
+        masks = [None if seen.action_mask is None else torch.from_numpy(seen.action_mask) for seen in step.agents]
+        if self._steps < self.config.warmup_steps:
+            pairs = zip(self.spec.action_spaces, masks, strict=True)
+            return _joint([random_actions(*pair, len(observations[0]), self.generator) for pair in pairs])
+        return _joint(self.choose(observations, masks, self.generator, explore=True))
+
+    def observe(self, step: CentralStep) -> None:
+        """Store what the last actions brought about."""
+        assert self._before is not None
+        seen = step.states[0]
+        moments, last_moments = self._layout.moments(step), self._layout.last_moments(self._before, step)
+        self.replay.add(seen.joint_action, seen.reward, seen.terminated, seen.truncated, moments, last_moments)
+        self._steps += len(moments)
+        self._reward_scale = float(seen.reward_scale[0])
+
+    def update(self, iteration: int) -> UpdateReport:
+        """Learn from batches of the buffer."""
+        config = self.config
+        self.set_learning_rates(iteration, self.optimizers.values())
+        count = round(config.updates_per_step * config.rollout_length) if self._steps >= config.warmup_steps else 0
+        reports = []
+        for _ in range(count):
+            self._updates += 1
+            batch = self.replay.sample(config.batch_size, config.n_step, config.gamma, self.generator)
+            batch.rewards.div_(self._reward_scale)
+            reports.append(self.learn(batch))
+        means = {name: float(np.mean([report[name] for report in reports])) for name in (reports or [{}])[0]}
+        return UpdateReport({"updates": count, **means}, [{} for _ in self.actors])
+
+    def descend(self, name: str, loss: Tensor) -> None:
+        """One step of an optimiser down the gradient of a scalar, with respect to its own parameters alone."""
+        optimizer = self.optimizers[name]
+        parameters = optimizer.param_groups[0]["params"]
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = gradient
+        if self.config.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
+        optimizer.step()
+
+    def make_target(self, name: str, network: nn.Module) -> nn.Module:
+        """A copy of a network that follows it, as one of `critics`."""
+        target = copy.deepcopy(network).requires_grad_(False)
+        self.critics[f"target_{name}"] = target
+        self._followers.append((target, network))
+        return target
+
+    @torch.no_grad()
+    def move_targets(self) -> None:
+        """Let every target network follow: theta^ = tau theta + (1 - tau) theta^ with tau = `polyak`."""
+        for target, network in self._followers:
+            for slow, fast in zip(target.parameters(), network.parameters(), strict=True):
+                slow.lerp_(fast, self.config.polyak)
+
+    def player(self, num_envs: int) -> _Player:  # noqa: ARG002
+        """The agents, each with its own network and observations."""
+        return _Player(self)
+
+    def state_dict(self) -> LearnerState:
+        """Networks, optimisers, counters and the generator's state; what the buffer holds is in its file."""
+        tensors = {
+            "generator": self.generator.get_state(),
+            "progress": torch.tensor([self._steps, self._updates]),
+            "reward_scale": torch.tensor(self._reward_scale, dtype=torch.float64),
+            **{f"replay.{name}": value for name, value in self.replay.state_dict().items()},
+        }
+        for name, module in self.critics.items():
+            tensors |= module_tensors(name, module)
+        for name, optimizer in self.optimizers.items():
+            tensors |= optimizer_tensors(f"optimizer.{name}", optimizer)
+        return LearnerState(tensors, [module_tensors("policy", actor) for actor in self.actors])
+
+    def load_state_dict(self, state: LearnerState) -> None:
+        """Restore `state_dict`; without `open_files` the agents can act, but not learn."""
+        for name, module in self.critics.items():
+            load_module(name, module, state.trainer)
+        for name, optimizer in self.optimizers.items():
+            load_optimizer(f"optimizer.{name}", optimizer, state.trainer)
+        for actor, tensors in zip(self.actors, state.agents, strict=True):
+            load_module("policy", actor, tensors)
+        if self._replay is not None:
+            self._replay.load_state_dict(under(state.trainer, "replay."))
+        self.generator.set_state(state.trainer["generator"])
+        self._steps, self._updates = state.trainer["progress"].tolist()
+        self._reward_scale = float(state.trainer["reward_scale"])
+
+
+class _Player:
+    """The agents as they are deployed."""
+
+    def __init__(self, algorithm: OffPolicy) -> None:
+        self._algorithm = algorithm
+
+    def act(
+        self,
+        observations: Sequence[np.ndarray],
+        action_masks: Sequence[np.ndarray | None],
+        ended: np.ndarray,  # noqa: ARG002
+        generator: torch.Generator,
+        deterministic: bool,
+    ) -> np.ndarray:
+        """As `acting.Actors.act`; what is not deterministic explores as in training."""
+        seen = [torch.from_numpy(np.ascontiguousarray(observation)) for observation in observations]
+        masks = [None if mask is None else torch.from_numpy(np.ascontiguousarray(mask)) for mask in action_masks]
+        return _joint(self._algorithm.choose(seen, masks, generator, explore=not deterministic))
+
+
+def random_actions(space: ActionSpace, mask: Tensor | None, count: int, generator: torch.Generator) -> Tensor:
+    """Actions drawn uniformly, from those that are allowed. (count, width)."""
+    if isinstance(space, Discrete):
+        weights = torch.ones(count, space.n) if mask is None else mask.float()
+        return torch.multinomial(weights, 1, generator=generator).float()
+    return space.low + (space.high - space.low) * torch.rand(count, space.size, generator=generator)
+
+
+def _joint(actions: Sequence[Tensor]) -> np.ndarray:
+    joint: np.ndarray = torch.cat(list(actions), dim=1).numpy()
+    return joint

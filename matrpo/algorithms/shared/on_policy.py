@@ -1,0 +1,273 @@
+"""What on-policy algorithms share: rollouts of all agents, critics, advantages. A subclass improves the policies."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from matrpo.algorithms.shared import instruments
+from matrpo.algorithms.shared.algorithm import Algorithm, LearnerState, Player, UpdateReport
+from matrpo.algorithms.shared.learner import Learner, Samples
+from matrpo.decentralized.agent import make_critic
+from matrpo.envs.central import CentralStep
+from matrpo.envs.shared import AgentStep
+from matrpo.errors import ConfigError
+from matrpo.networks.critic import Critic
+from matrpo.networks.distributions import Head
+from matrpo.networks.joint_policy import JointPolicy
+from matrpo.networks.sequences import Sequences, side_by_side
+from matrpo.networks.state import load_module, load_optimizer, module_tensors, optimizer_tensors
+from matrpo.sampling.acting import Actors
+from matrpo.sampling.rollout import Rollout, Values
+from matrpo.settings.config import Config
+from matrpo.spaces import TaskSpec
+
+
+class OnPolicy(Algorithm):
+    """Samples with its policies, estimates advantages with its critics, improves the policies, then fits the critics.
+
+    Each agent has a policy of its own observation; with `share_parameters` they have one in common.
+
+    Attributes:
+        central_critic: whether one critic sees the state and the team's reward, or each agent has one of its own
+            observation and reward.
+        can_share: whether agents may have a policy in common.
+        learners: each agent's, or the one that all share.
+        policies: each agent's.
+        critics: one, or each agent's.
+    """
+
+    central_critic = True
+    can_share = True
+
+    def __init__(self, spec: TaskSpec, state_sizes: tuple[int, ...], config: Config) -> None:
+        super().__init__(spec, state_sizes, config)
+        self.learners = self._make_learners()
+        self.policies = [self.learner(q).policy for q in range(spec.num_agents)]
+        sizes = self.critic_sizes(spec, state_sizes)
+        if len(set(sizes)) > 1 and (self.central_critic or config.share_parameters):
+            raise ConfigError(f"{spec.name}: one critic cannot see states of different sizes, {sizes}")
+        separate = not (self.central_critic or config.share_parameters)
+        self.critics = [make_critic(size, config, self.generator) for size in (sizes if separate else sizes[:1])]
+        self._actors = Actors(self.policies, config.num_envs)
+        state_size = self.policies[0].network.state_size
+        self._rollouts = [self._make_rollout(q, spec, state_size) for q in range(spec.num_agents)]
+        self._views = self._rollouts
+        if self.central_critic or sizes != spec.observation_sizes:
+            view = TaskSpec(spec.name, ("all",), sizes[:1], spec.action_spaces)
+            self._views = [self._make_rollout(0, view, state_size) for _ in sizes]
+        self._memories = [self.critic(v).initial_state(config.num_envs) for v in range(len(self._views))]
+        self._alive = torch.ones(config.rollout_length, config.num_envs, spec.num_agents, dtype=torch.bool)
+        self._last: CentralStep | None = None
+
+    @abstractmethod
+    def improve(self, samples: list[Samples], old: list[Head], advantages: list[Tensor]) -> list[dict[str, Any]]:
+        """Change the policies.
+
+        Args:
+            samples: each agent's.
+            old: for each agent, the distributions that it acted by on its samples.
+            advantages: for each agent, (M,), of zero mean and unit variance over the samples where it is alive.
+
+        Returns:
+            What to report of each agent.
+        """
+
+    def learner(self, agent: int) -> Learner:
+        """What improves an agent's policy."""
+        return self.learners[0 if self.config.share_parameters else agent]
+
+    def critic(self, view: int) -> Critic:
+        """The critic of a view: of the state, of an agent's state, or of an agent's observation."""
+        return self.critics[view % len(self.critics)]
+
+    def critic_sizes(self, spec: TaskSpec, state_sizes: tuple[int, ...]) -> tuple[int, ...]:
+        """How much each view of the critics shows."""
+        return state_sizes if self.central_critic else spec.observation_sizes
+
+    def seen_by_critics(self, step: CentralStep) -> list[AgentStep]:
+        """What each view of the critics shows at a step."""
+        return step.states if self.central_critic else step.agents
+
+    def act(self, step: CentralStep) -> np.ndarray:
+        """Choose the next actions, and record what they are chosen on."""
+        t = self._rollouts[0].t() % self.config.rollout_length
+        self._alive[t] = torch.from_numpy(step.alive)
+        for rollout, actor, seen in zip(self._rollouts, self._actors.members, step.agents, strict=True):
+            rollout.add_observation(seen, actor.state)
+        if self._views is not self._rollouts:
+            for view, seen in zip(self._views, self.seen_by_critics(step), strict=True):
+                view.add_observation(seen, self._actors.members[0].state)
+        ended = np.stack([seen.ended for seen in step.agents], axis=1)
+        observations, masks = zip(*((seen.observation, seen.action_mask) for seen in step.agents), strict=True)
+        return self._actors.act(observations, masks, ended, self.generator, deterministic=False)
+
+    def observe(self, step: CentralStep) -> None:
+        """Record what the last actions brought about."""
+        for rollout, seen in zip(self._rollouts, step.agents, strict=True):
+            rollout.add_outcome(seen)
+        if self._views is not self._rollouts:
+            for view, seen in zip(self._views, self.seen_by_critics(step), strict=True):
+                view.add_outcome(seen)
+        self._last = step
+
+    def update(self, iteration: int) -> UpdateReport:
+        """Estimate advantages, improve the policies, fit the critics: the order of HARL's Algorithms 3 to 5."""
+        config = self.config
+        optimizers = [learner.optimizer for learner in self.learners] + [critic.optimizer for critic in self.critics]
+        self.set_learning_rates(iteration, optimizers)
+        values = [
+            view.values(self.critic(v), memory)
+            for v, (view, memory) in enumerate(zip(self._views, self._memories, strict=True))
+        ]
+        pairs = [
+            view.advantages(value, config.gamma, config.gae_lambda)
+            for view, value in zip(self._views, values, strict=True)
+        ]
+        samples = [self._samples(q) for q in range(self.spec.num_agents)]
+        estimates = [pairs[q % len(pairs)][0] for q in range(self.spec.num_agents)]
+        advantages = [_standardized(*pair) for pair in zip(estimates, samples, strict=True)]
+        old = self._heads(samples)
+        reports = self.improve(samples, old, advantages)
+        changes = self.changes(samples, old, self._heads(samples))
+        losses = self.fit_critics([target for _, target in pairs], values)
+        explained = [1.0 - float(error.var() / target.var().clamp_min(1e-12)) for error, target in pairs]
+        self._forget_ended(values)
+        trainer = {"critic_loss": float(np.mean(losses)), "explained_variance": float(np.mean(explained))}
+        agents = [report | change.metrics() for report, change in zip(reports, changes, strict=True)]
+        return UpdateReport(trainer | instruments.joint_metrics(changes), agents)
+
+    def changes(self, samples: list[Samples], old: list[Head], new: list[Head]) -> list[instruments.Change]:
+        """What an update did to each agent's policy, from its distributions before and after."""
+        return [
+            change
+            for part, before, after in zip(samples, old, new, strict=True)
+            for change in instruments.changes(before, after, part.actions.unsqueeze(1), part.alive.unsqueeze(1))
+        ]
+
+    def player(self, num_envs: int) -> Player:
+        """The agents, each with its own policy and observations."""
+        return Actors(self.policies, num_envs)
+
+    def state_dict(self) -> LearnerState:
+        """Networks, optimisers, memories and the generator's state."""
+        tensors = {"generator": self.generator.get_state()}
+        for index, learner in enumerate(self.learners):
+            tensors |= optimizer_tensors(f"policy_optimizer.{index}", learner.optimizer)
+        for index, critic in enumerate(self.critics):
+            tensors |= module_tensors(f"critic.{index}", critic)
+            tensors |= optimizer_tensors(f"critic_optimizer.{index}", critic.optimizer)
+        tensors |= {f"memory.critic.{v}": memory for v, memory in enumerate(self._memories)}
+        agents = [
+            module_tensors("policy", policy) | {"memory": actor.state}
+            for policy, actor in zip(self.policies, self._actors.members, strict=True)
+        ]
+        return LearnerState(tensors, agents)
+
+    def load_state_dict(self, state: LearnerState) -> None:
+        """Restore `state_dict`; memories are of as many environments as they were saved with."""
+        for index, learner in enumerate(self.learners):
+            load_optimizer(f"policy_optimizer.{index}", learner.optimizer, state.trainer)
+        for index, critic in enumerate(self.critics):
+            load_module(f"critic.{index}", critic, state.trainer)
+            load_optimizer(f"critic_optimizer.{index}", critic.optimizer, state.trainer)
+        self._memories = [state.trainer[f"memory.critic.{v}"] for v in range(len(self._memories))]
+        for policy, actor, tensors in zip(self.policies, self._actors.members, state.agents, strict=True):
+            load_module("policy", policy, tensors)
+            actor.state = tensors["memory"]
+        self.generator.set_state(state.trainer["generator"])
+
+    def make_policy(self, agent: int) -> JointPolicy:
+        """A fresh policy of an agent."""
+        space, size = self.spec.action_spaces[agent], self.spec.observation_sizes[agent]
+        return self.new_policy(JointPolicy, TaskSpec(self.spec.name, ("agent",), (size,), (space,)))
+
+    def new_policy(self, kind: type[JointPolicy], spec: TaskSpec) -> JointPolicy:
+        """A policy of the first agent of a task, with the configured network."""
+        config = self.config
+        return kind(
+            0,
+            spec,
+            config.hidden_sizes,
+            config.activation,
+            config.initial_log_std,
+            self.generator,
+            config.recurrent_layers,
+            config.feature_normalization,
+            config.orthogonal_initialization,
+        )
+
+    def columns(self, agent: int) -> slice:
+        """Which columns of the joint action are an agent's."""
+        return self.spec.action_slices[agent]
+
+    def _make_learners(self) -> list[Learner]:
+        spec, config = self.spec, self.config
+        if not config.share_parameters:
+            return [Learner(self.make_policy(q), config, self.generator) for q in range(spec.num_agents)]
+        if not self.can_share:
+            raise ConfigError(f"{config.algo}: every agent has a policy of its own: leave share_parameters out")
+        if len(set(zip(spec.observation_sizes, spec.action_spaces, strict=True))) > 1:
+            raise ConfigError(f"share_parameters: the agents of {spec.name} differ in what they see or do")
+        return [Learner(self.make_policy(0), config, self.generator)]
+
+    def _make_rollout(self, agent: int, spec: TaskSpec, state_size: int) -> Rollout:
+        config = self.config
+        chunk_length = config.chunk_length if state_size else 1
+        return Rollout(agent, spec, config.rollout_length, config.num_envs, state_size, chunk_length)
+
+    @torch.no_grad()
+    def _heads(self, samples: list[Samples]) -> list[Head]:
+        return [part.head(policy) for part, policy in zip(samples, self.policies, strict=True)]
+
+    def _samples(self, agent: int) -> Samples:
+        rollout = self._rollouts[agent]
+        actions = rollout.joint_actions[:, self.columns(agent)]
+        alive = self._alive[:, :, agent].flatten()
+        return Samples(rollout.observations, actions, rollout.action_masks, alive, rollout.sequences)
+
+    def fit_critics(self, targets: list[Tensor], values: list[Values]) -> list[float]:
+        """Fit each critic on all its views; the losses."""
+        config, count = self.config, len(self.critics)
+        losses = []
+        for index, critic in enumerate(self.critics):
+            views, own_values = self._views[index::count], values[index::count]
+            parts = [view.critic_sequences(value) for view, value in zip(views, own_values, strict=True)]
+            sequences = [part for part in parts if part is not None]
+            losses.append(
+                critic.fit(
+                    side_by_side([view.observations for view in views], config.rollout_length),
+                    side_by_side(targets[index::count], config.rollout_length),
+                    config.critic_epochs,
+                    config.critic_batch,
+                    Sequences.merge(sequences) if sequences else None,
+                )
+            )
+        return losses
+
+    def _forget_ended(self, values: list[Values]) -> None:
+        """Carry memories over to the next iteration, but not those of episodes that are over."""
+        assert self._last is not None
+        views = self.seen_by_critics(self._last)
+        self._memories = [
+            value.states[-1].masked_fill(_over(seen), 0.0) for value, seen in zip(values, views, strict=True)
+        ]
+        for actor, seen in zip(self._actors.members, self._last.agents, strict=True):
+            actor.state = actor.state.masked_fill(_over(seen), 0.0)
+
+
+def _over(seen: AgentStep) -> Tensor:
+    """Environments whose episode is over for who sees this, (B, 1)."""
+    return torch.from_numpy(seen.ended).unsqueeze(1)
+
+
+def _standardized(advantages: Tensor, samples: Samples) -> Tensor:
+    """Advantages of zero mean and unit variance over the samples that count, if any does. (M,)."""
+    counted = advantages[samples.alive]
+    if not len(counted):
+        return torch.zeros_like(advantages)
+    return (advantages - counted.mean()) / (counted.std(correction=0) + 1e-5)

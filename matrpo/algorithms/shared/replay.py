@@ -1,0 +1,292 @@
+"""The replay buffer of off-policy algorithms: a ring of entries for each environment, in a file.
+
+An entry is a moment (what all agents and the critic see), what was done in it, its reward, and what came of it. The
+moment after it is the next entry of the same environment: where an episode ended that is its last moment, in which
+nothing was done, and the entry after that begins the next episode. So nothing is stored twice, a truncated episode
+bootstraps from where it was cut, and no return reaches into another episode.
+
+A checkpoint holds no more than how many entries there are. The ring has room for more than are sampled from: what a
+checkpoint that is kept may need is not overwritten yet.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from matrpo.envs.central import CentralStep
+from matrpo.errors import ConfigError
+from matrpo.runs.process_directory import StorageError
+from matrpo.spaces import Discrete, TaskSpec
+
+_GOES_ON, _TERMINATED, _TRUNCATED, _NOTHING_DONE = range(4)
+"""What came of an entry; the last: nothing was done in it, or not yet."""
+
+_BYTES_RESERVED = 1 << 24
+_FLOAT = np.dtype(np.float32)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What is seen at M moments.
+
+    Attributes:
+        state: (M, S).
+        observations: for each agent, (M, O_q).
+        action_masks: for each agent its allowed actions, (M, n) booleans; empty if the algorithm knows no masks.
+        alive: (M, N) booleans, agents that the episode is not over for.
+    """
+
+    state: Tensor
+    observations: list[Tensor]
+    action_masks: list[Tensor]
+    alive: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """M transitions of up to n steps.
+
+    Attributes:
+        now: where they begin.
+        actions: (M, W), what was done there.
+        rewards: (M,), the discounted sum of the rewards on the way.
+        discounts: (M,), what the value of `later` counts for: gamma to the number of steps, 0 after a termination.
+        later: where they lead: at most n steps on, and not beyond the episode's last moment.
+    """
+
+    now: Moment
+    actions: Tensor
+    rewards: Tensor
+    discounts: Tensor
+    later: Moment
+
+
+class Layout:
+    """Where in an entry's numbers what lies.
+
+    Args:
+        spec: the agents and their spaces.
+        state_size: S.
+        with_masks: whether action masks are stored.
+
+    Attributes:
+        moment_size: numbers of a moment; an entry's action follows them.
+        size: numbers of an entry.
+    """
+
+    def __init__(self, spec: TaskSpec, state_size: int, with_masks: bool) -> None:
+        self._spec = spec
+        spaces = spec.action_spaces if with_masks else ()
+        self._actions = [space.n for space in spaces if isinstance(space, Discrete)]
+        sizes = [state_size, *spec.observation_sizes, *self._actions, spec.num_agents, spec.joint_action_width]
+        self._parts = [slice(a, b) for a, b in pairwise(accumulate(sizes, initial=0))]
+        self.size = sum(sizes)
+        self.moment_size = self.size - spec.joint_action_width
+
+    def moments(self, step: CentralStep) -> np.ndarray:
+        """What is seen now. (B, moment size)."""
+        observations = [seen.observation for seen in step.agents]
+        return self._joined(step.states[0].observation, observations, step, step.alive)
+
+    def last_moments(self, before: CentralStep, step: CentralStep) -> np.ndarray | None:
+        """The last moments of the episodes that ended with a step, (B, moment size); None if none did.
+
+        No environment says which actions would be allowed there: those that were before.
+        """
+        state = step.states[0].final_observation
+        observations = [seen.final_observation for seen in step.agents]
+        if state is None:
+            return None
+        alive = ~np.stack([seen.terminated for seen in step.agents], axis=1)
+        return self._joined(state, [seen for seen in observations if seen is not None], before, alive)
+
+    def split(self, entries: Tensor) -> tuple[Moment, Tensor]:
+        """The moments and actions of entries, (M, size)."""
+        num_agents = self._spec.num_agents
+        state, *parts = (entries[:, part] for part in self._parts)
+        masks = [part > 0.5 for part in parts[num_agents:-2]]
+        return Moment(state, parts[:num_agents], masks, parts[-2] > 0.5), parts[-1]
+
+    def _joined(
+        self, state: np.ndarray, observations: Sequence[np.ndarray], masked: CentralStep, alive: np.ndarray
+    ) -> np.ndarray:
+        masks = [
+            np.ones((len(state), n)) if seen.action_mask is None else seen.action_mask
+            for n, seen in zip(self._actions, masked.agents, strict=False)
+        ]
+        return np.concatenate([state, *observations, *masks, alive], axis=1, dtype=_FLOAT)
+
+
+class Replay:
+    """A ring of entries for each of B environments, in a file that grows as it fills.
+
+    Args:
+        path: the file.
+        num_envs: B.
+        capacity: transitions of each environment that are sampled from.
+        slack: entries of each environment that are kept besides.
+        layout: what an entry holds.
+        resume: whether the file is there already.
+
+    Raises:
+        ConfigError: it is to be resumed, and is not there or does not fit.
+        StorageError: the file cannot be written.
+    """
+
+    def __init__(
+        self, path: Path, num_envs: int, capacity: int, slack: int, layout: Layout, resume: bool = False
+    ) -> None:
+        self._path, self._layout, self._num_envs = path, layout, num_envs
+        self._length = capacity + 1  # with the one in which nothing is done yet
+        self._slots = self._length + slack
+        slot_bytes = num_envs * (layout.size + 2) * _FLOAT.itemsize
+        if resume:
+            self._slots = self._existing_slots(slot_bytes)
+        else:
+            self._create(slot_bytes * self._slots)
+        self._map = np.memmap(path, _FLOAT, "r+")
+        numbers = np.asarray(self._map)[: self._slots * num_envs * (layout.size + 2)]
+        signals, entries = np.split(numbers, [self._slots * num_envs * 2])
+        self._signals = signals.reshape(-1, 2)
+        self._entries = entries.reshape(-1, layout.size)
+        self._envs = np.arange(num_envs)
+        self._counts = np.zeros(num_envs, dtype=np.int64)
+        self._reserved = 0
+
+    def begin(self, moments: np.ndarray) -> None:
+        """Begin new episodes in all environments, leaving those before unfinished. Shape (B, moment size)."""
+        self._append(self._envs, moments)
+
+    def add(
+        self,
+        actions: np.ndarray,
+        rewards: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+        moments: np.ndarray,
+        last_moments: np.ndarray | None,
+    ) -> None:
+        """Add what was done in the current moments, and what came of it.
+
+        Args:
+            actions: (B, W).
+            rewards: (B,).
+            terminated, truncated: (B,) booleans, episodes that ended.
+            moments: (B, moment size), what is seen next; where an episode ended, of the next one.
+            last_moments: (B, moment size), what was seen at the end of those that ended.
+
+        Raises:
+            StorageError: the disk is full.
+        """
+        now = self._rows(self._counts - 1, self._envs)
+        self._entries[now, self._layout.moment_size :] = actions
+        self._signals[now, 0] = rewards
+        self._signals[now, 1] = np.where(terminated, _TERMINATED, np.where(truncated, _TRUNCATED, _GOES_ON))
+        ended = self._envs[terminated | truncated]
+        if len(ended):
+            assert last_moments is not None
+            self._append(ended, last_moments[ended])
+        self._append(self._envs, moments)
+
+    def sample(self, size: int, n_step: int, gamma: float, generator: torch.Generator) -> Batch:
+        """Draw transitions, each as likely as any other, again and again.
+
+        Args:
+            size: how many.
+            n_step: rewards that a transition adds up, at most.
+            gamma: discount.
+            generator: source of the draws.
+        """
+        entries, envs = self._draw(size, generator)
+        first = self._rows(entries, envs)
+        rewards, discounts = np.zeros(size), np.ones(size)
+        going = np.ones(size, dtype=bool)
+        for _ in range(n_step):
+            reward, outcome = self._signals[self._rows(entries, envs)].T
+            going &= outcome != _NOTHING_DONE
+            rewards += np.where(going, discounts * reward, 0.0)
+            discounts *= np.where(going, gamma * (outcome != _TERMINATED), 1.0)
+            entries = entries + going
+            going &= outcome == _GOES_ON
+        now, actions = self._layout.split(torch.from_numpy(self._entries[first]))
+        later, _ = self._layout.split(torch.from_numpy(self._entries[self._rows(entries, envs)]))
+        return Batch(now, actions, torch.from_numpy(rewards).float(), torch.from_numpy(discounts).float(), later)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """How far the ring is filled; the file holds the rest, and is on the disk when this returns."""
+        self._map.flush()
+        return {"counts": torch.from_numpy(self._counts.copy())}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go back to where `state_dict` was taken."""
+        self._counts = state["counts"].numpy().copy()
+        self._signals[self._rows(self._counts - 1, self._envs)] = 0.0, _NOTHING_DONE
+
+    def _rows(self, entries: np.ndarray, envs: np.ndarray) -> np.ndarray:
+        rows: np.ndarray = entries % self._slots * self._num_envs + envs
+        return rows
+
+    def _append(self, envs: np.ndarray, moments: np.ndarray) -> None:
+        self._reserve()
+        rows = self._rows(self._counts[envs], envs)
+        self._entries[rows, : self._layout.moment_size] = moments
+        self._signals[rows] = 0.0, _NOTHING_DONE
+        self._counts[envs] += 1
+
+    def _draw(self, size: int, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Entries in which something was done, and their environments."""
+        available = np.minimum(self._counts, self._length) - 1
+        ends = np.cumsum(available)
+        oldest = self._counts - 1 - available
+        entries, envs = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+        while len(entries) < size:
+            draws = torch.randint(int(ends[-1]), (size - len(entries),), generator=generator).numpy()
+            drawn_envs = np.searchsorted(ends, draws, side="right")
+            drawn = oldest[drawn_envs] + draws - (ends - available)[drawn_envs]
+            done = self._signals[self._rows(drawn, drawn_envs), 1] != _NOTHING_DONE
+            entries, envs = np.append(entries, drawn[done]), np.append(envs, drawn_envs[done])
+        return entries, envs
+
+    def _existing_slots(self, slot_bytes: int) -> int:
+        if not self._path.is_file():
+            raise ConfigError(f"{self._path} is missing: the run cannot go on without its replay buffer")
+        slots = self._path.stat().st_size // slot_bytes
+        if slots < self._slots:
+            raise ConfigError(
+                f"{self._path} has room for {slots} entries of each environment, not {self._slots}: "
+                "leave checkpoint_every and checkpoints_kept no larger than they were"
+            )
+        return slots
+
+    def _create(self, size: int) -> None:
+        """An empty file: it takes up space as it fills."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self._path, "wb") as file:
+                file.truncate(size)
+                os.posix_fallocate(file.fileno(), 0, self._slots * self._num_envs * 2 * _FLOAT.itemsize)
+        except OSError as error:
+            raise StorageError(f"cannot write {self._path}: {error.strerror}") from error
+
+    def _reserve(self) -> None:
+        """Take up space for the next entries: writing to a mapped file when the disk is full would end the process."""
+        wanted = min(int(self._counts.max()) + 1, self._slots)
+        if wanted <= self._reserved:
+            return
+        slot_bytes = self._num_envs * self._layout.size * _FLOAT.itemsize
+        wanted = min(wanted + _BYTES_RESERVED // slot_bytes, self._slots)
+        offset = self._slots * self._num_envs * 2 * _FLOAT.itemsize
+        try:
+            with open(self._path, "r+b") as file:
+                os.posix_fallocate(file.fileno(), offset, wanted * slot_bytes)
+        except OSError as error:
+            raise StorageError(f"cannot write {self._path}: {error.strerror}") from error
+        self._reserved = wanted

@@ -1,0 +1,40 @@
+"""Agents that improve all at once, each as if the others stayed as they are."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from matrpo.algorithms.shared.learner import Samples, merge
+from matrpo.algorithms.shared.mirror import Mirror, Objective
+from matrpo.algorithms.shared.on_policy import OnPolicy
+from matrpo.networks.distributions import Head
+from matrpo.networks.sequences import side_by_side
+
+
+class Simultaneous(OnPolicy):
+    """The counterpart of `haml.HAML`: no agent knows what the others' updates did.
+
+    With `share_parameters` one policy maximises the sum of all agents' objectives.
+    """
+
+    @abstractmethod
+    def mirror(self) -> Mirror:
+        """The drift functional, the neighbourhood operator and the sampling distribution."""
+
+    def improve(self, samples: list[Samples], old: list[Head], advantages: list[Tensor]) -> list[dict[str, Any]]:
+        """Maximise E[r^k A^k] less the drift, for every agent k."""
+        if self.config.share_parameters:
+            length = self.config.rollout_length
+            samples, advantages = [merge(samples, length)], [side_by_side(advantages, length)]
+            with torch.no_grad():
+                old = [samples[0].head(self.policies[0])]
+        mirror, reports = self.mirror(), []
+        for agent, (part, before, weights) in enumerate(zip(samples, old, advantages, strict=True)):
+            learner = self.learner(agent)
+            objective = Objective(learner, part, before, weights, mirror)
+            reports.append(mirror.neighbourhood.maximise(objective, learner))
+        return [dict(reports[agent % len(reports)]) for agent in range(self.spec.num_agents)]

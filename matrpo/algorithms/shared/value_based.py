@@ -1,0 +1,69 @@
+"""What algorithms share whose agents choose by the values of their actions: greedily, and now and then at random."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from matrpo.algorithms.shared.off_policy import Masks, OffPolicy, random_actions
+from matrpo.errors import ConfigError
+from matrpo.networks.distributions import MASKED
+from matrpo.settings.config import Config
+from matrpo.spaces import Discrete, TaskSpec
+
+
+class ValueBased(OffPolicy):
+    """Agents with discrete actions that explore epsilon-greedily.
+
+    Attributes:
+        num_actions: each agent's.
+    """
+
+    def __init__(self, spec: TaskSpec, state_sizes: tuple[int, ...], config: Config) -> None:
+        if not all(isinstance(space, Discrete) for space in spec.action_spaces):
+            raise ConfigError(f"{config.algo} needs discrete actions: {spec.name} has continuous ones")
+        super().__init__(spec, state_sizes, config)
+        self.num_actions = [space.n for space in spec.action_spaces if isinstance(space, Discrete)]
+
+    @abstractmethod
+    def utilities(self, networks: Sequence[nn.Module], observations: Sequence[Tensor]) -> list[Tensor]:
+        """Each agent's values of its actions by its network of these, (M, n)."""
+
+    @property
+    def epsilon(self) -> float:
+        """Probability of a random action now: it falls linearly from 1 to `epsilon` after the warm-up."""
+        config = self.config
+        if not config.epsilon_steps:
+            return config.epsilon
+        passed = (self.steps - config.warmup_steps) / config.epsilon_steps
+        return 1.0 + (config.epsilon - 1.0) * min(max(passed, 0.0), 1.0)
+
+    @torch.no_grad()
+    def choose(
+        self, observations: Sequence[Tensor], masks: Masks, generator: torch.Generator, explore: bool
+    ) -> list[Tensor]:
+        """The best allowed actions; exploring, with probability epsilon a random one in an action's place."""
+        chosen = []
+        for space, values, mask in zip(
+            self.spec.action_spaces, self.utilities(self.actors, observations), masks, strict=True
+        ):
+            actions = greedy(values, mask)
+            if explore:
+                strays = torch.rand(len(actions), 1, generator=generator) < self.epsilon
+                actions = torch.where(strays, random_actions(space, mask, len(actions), generator).long(), actions)
+            chosen.append(actions.float())
+        return chosen
+
+
+def greedy(values: Tensor, mask: Tensor | None) -> Tensor:
+    """The allowed actions of the highest values. (M, n) -> (M, 1)."""
+    allowed = values if mask is None else values.masked_fill(~mask, MASKED)
+    return allowed.argmax(-1, keepdim=True)
+
+
+def indices(actions: Tensor) -> list[Tensor]:
+    """Each agent's action, (M, 1) integers, of joint actions, (M, N)."""
+    return [actions[:, q : q + 1].long() for q in range(actions.shape[1])]

@@ -1,0 +1,1 @@
+"""Algorithm 1: one agent, and its side of an iteration."""

@@ -1,0 +1,314 @@
+"""One agent: its policy, critic and samples, and its side of an iteration of MATRPO (Algorithm 1).
+
+An iteration is `act` T times, `prepare_update`, `step` whenever one of the agent's links is activated, and
+`finish_update`. Nothing here knows of links, neighbours or sockets: `step` is handed what the links ask for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from matrpo.decentralized.model_fitting import fit_models
+from matrpo.envs.shared import AgentStep
+from matrpo.errors import ConfigError
+from matrpo.networks.critic import Critic, ValueLoss
+from matrpo.networks.joint_policy import JointPolicy, LinearizedPolicy
+from matrpo.networks.mlp import set_flat_parameters
+from matrpo.networks.state import load_module, load_optimizer, module_tensors, optimizer_tensors, to_arrays, to_tensors
+from matrpo.sampling.acting import Actor
+from matrpo.sampling.rollout import Rollout
+from matrpo.settings.config import Config
+from matrpo.spaces import TaskSpec
+from matrpo.trust_region.preconditioner import KroneckerPreconditioner
+from matrpo.trust_region.solvers import ConjugateGradientSolver, RecycledSolver, Solver, StepRule, backtrack
+
+
+class Agent:
+    """Agent q of N.
+
+    Args:
+        agent_id: q, from 0.
+        penalty: `|E(q)| beta`, the number of the agent's links times the ADMM penalty; 0 without links.
+        spec: the task's observation sizes and action spaces.
+        config: the run's settings.
+    """
+
+    def __init__(self, agent_id: int, penalty: float, spec: TaskSpec, config: Config) -> None:
+        self.agent_id = agent_id
+        self.spec = spec
+        self.config = config
+        seed = np.random.SeedSequence([config.seed, agent_id]).generate_state(1, np.uint64)[0]
+        self._generator = torch.Generator().manual_seed(int(seed >> np.uint64(1)))
+        self.policy = JointPolicy(
+            agent_id,
+            spec,
+            config.hidden_sizes,
+            config.activation,
+            config.initial_log_std,
+            self._generator,
+            config.recurrent_layers,
+            config.feature_normalization,
+            config.orthogonal_initialization,
+        )
+        self.critic = make_critic(spec.observation_sizes[agent_id], config, self._generator)
+        self._actor = Actor(self.policy, config.num_envs)
+        self._critic_state = self.critic.initial_state(config.num_envs)
+        self._rollout = make_rollout(self.policy, spec, config)
+        self._draws = Draws(self._generator)
+        self._rule = make_step_rule(penalty, config)
+        self._update: _Update | None = None
+
+    def act(self, step: AgentStep, first: int = 0) -> np.ndarray:
+        """Take in what the environment says and choose the next actions.
+
+        The environments may be asked for in parts, each going ahead at its own pace within the iteration: actions are
+        the same as if they were asked for together.
+
+        Args:
+            step: the outcome of the previous action (ignored at an iteration's first step) and the observation, of all
+                environments or of b that follow one another.
+            first: the first of them.
+
+        Returns:
+            (b, width of this agent's action), float32.
+        """
+        rollout = self._rollout
+        if rollout.complete:
+            self._draws.begin()
+        if 0 < rollout.t(first) < self.config.rollout_length:
+            rollout.add_outcome(step, first)
+        rollout.add_observation(step, self._actor.state, first)
+        generator = self._draws.of(rollout.t(first) - 1)
+        return self._actor.act(step.observation, step.action_mask, step.ended, generator, False, first)
+
+    def discard_rollout(self) -> None:
+        """Forget the samples of an iteration that is thrown away, and what was remembered of its episodes.
+
+        The next observation is the first of another iteration, and what came before it need not be known.
+        """
+        self._rollout.discard()
+        self._draws.begin()
+        self._actor.state = torch.zeros_like(self._actor.state)
+        self._critic_state = torch.zeros_like(self._critic_state)
+
+    def prepare_update(self, step: AgentStep) -> None:
+        """Close the rollout, fit the critic, estimate advantages by it and linearise the policy.
+
+        Args:
+            step: the outcome of the iteration's last action, of all environments.
+        """
+        config, rollout = self.config, self._rollout
+        rollout.add_outcome(step)
+        values = rollout.values(self.critic, self._critic_state)
+        _, targets = rollout.advantages(values, config.gamma, config.gae_lambda)
+        sequences = rollout.critic_sequences(values)
+        loss = self.critic.fit(rollout.observations, targets, config.critic_epochs, config.critic_batch, sequences)
+        values = rollout.values(self.critic, self._critic_state)
+        advantages, returns = rollout.advantages(values, config.gamma, config.gae_lambda)
+        explained = 1.0 - float(advantages.var() / returns.var().clamp_min(1e-12))
+        ended = torch.from_numpy(step.ended).unsqueeze(1)
+        self._critic_state = values.states[-1].masked_fill(ended, 0.0)
+        self._actor.state = self._actor.state.masked_fill(ended, 0.0)
+        if config.model_epochs:
+            self._fit_models()
+        model = LinearizedPolicy(
+            self.policy, rollout.observations, rollout.joint_actions, rollout.action_masks, rollout.sequences
+        )
+        solver = make_solver(model, self._rule, config)
+        self._update = _Update(model, solver, advantages - advantages.mean())
+        self._critic_metrics = {"critic_loss": loss, "explained_variance": explained}
+
+    @torch.no_grad()
+    def step(self, pull: np.ndarray) -> np.ndarray:
+        """The local step of eq. (22), for the links' part of its weights.
+
+        Args:
+            pull: sum_e (beta ubar_e - C_e^q y_e), (N, M) float32.
+
+        Returns:
+            u^q = [J^{qn} x^q]_n, (N, M) float32.
+        """
+        update = self._running_update()
+        ratios: np.ndarray = update.solver.solve(update.advantages + torch.from_numpy(pull)).numpy()
+        return ratios
+
+    @torch.no_grad()
+    def finish_update(self) -> dict[str, float]:
+        """Apply x^q, shortened until the true KL fits the trust region, and say how the iteration went.
+
+        The surrogate is the mean over this agent's samples of A^q times the new policy's joint ratio.
+        """
+        update, self._update = self._running_update(), None
+        before, change, advantages = update.model.parameters, update.solver.x, update.advantages
+        products = {
+            "fisher_products": update.model.fisher_products,
+            "jacobian_products": update.model.jacobian_products,
+        }
+        del update  # The largest arrays of an iteration: what follows has room in their place.
+        config, rollout, parameters = self.config, self._rollout, list(self.policy.parameters())
+        samples = (rollout.observations, rollout.action_masks, rollout.sequences)
+        old = self.policy.distribution(*samples)
+        log_probs = old.log_prob(rollout.joint_actions)
+        old_log_prob = log_probs.sum(1)
+        reached = {"kl": 0.0, "surrogate": 0.0}
+
+        def fits(fraction: float) -> bool:
+            set_flat_parameters(parameters, before + fraction * change)
+            new = self.policy.distribution(*samples)
+            kl = float(old.kl_to(new).sum(1).mean())
+            log_ratio = new.log_prob(rollout.joint_actions).sum(1) - old_log_prob
+            reached.update(kl=kl, surrogate=float((log_ratio.exp() * advantages).mean()))
+            return kl <= config.backtrack_kl * config.kl_step
+
+        fraction = backtrack(fits, config.backtrack_limit, config.backtrack_factor)
+        if not fraction:
+            set_flat_parameters(parameters, before)
+            reached.update(kl=0.0, surrogate=0.0)
+        own = self.policy.own_head(*samples)
+        return {
+            **reached,
+            "step_fraction": fraction,
+            "entropy": float(own.entropy().mean()),
+            "advantage_std": float(advantages.std()),
+            "model_nll": self._of_others(-log_probs),
+            **products,
+            **self._critic_metrics,
+        }
+
+    def state_dict(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Everything that the next iteration depends on: arrays, and what says whom they belong to."""
+        tensors = {"generator": self._generator.get_state()}
+        tensors |= module_tensors("policy", self.policy) | module_tensors("critic", self.critic)
+        tensors |= optimizer_tensors("optimizer", self.critic.optimizer)
+        if self._critic_state.numel():
+            tensors |= {"memory.policy": self._actor.state, "memory.critic": self._critic_state}
+        return to_arrays(tensors), self._identity()
+
+    def load_state_dict(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+        """Restore `state_dict`.
+
+        Raises:
+            ConfigError: the state is another agent's, another task's, or of networks of other sizes.
+        """
+        for key, value in self._identity().items():
+            if meta.get(key) != value:
+                raise ConfigError(f"checkpoint is for {key} {meta.get(key)!r}, this run has {value!r}")
+        tensors = to_tensors(arrays)
+        load_module("policy", self.policy, tensors)
+        load_module("critic", self.critic, tensors)
+        load_optimizer("optimizer", self.critic.optimizer, tensors)
+        self._generator.set_state(tensors["generator"])
+        if self._critic_state.numel():
+            self._actor.state = _like(self._actor.state, tensors.get("memory.policy"))
+            self._critic_state = _like(self._critic_state, tensors.get("memory.critic"))
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "task": self.spec.name,
+            "agent": self.agent_id,
+            "agents": self.spec.num_agents,
+            "observation_size": self.spec.observation_sizes[self.agent_id],
+        }
+
+    def _fit_models(self) -> None:
+        rollout = self._rollout
+        with torch.no_grad():
+            features = self.policy.network.features(rollout.observations, rollout.sequences)
+        fit_models(self.policy, features, rollout.joint_actions, self.config.model_epochs, self._generator)
+
+    def _of_others(self, values: Tensor) -> float:
+        """The mean of (M, N) over the other agents' columns; 0 if there are none."""
+        others = [n for n in range(self.spec.num_agents) if n != self.agent_id]
+        return float(values[:, others].mean()) if others else 0.0
+
+    def _running_update(self) -> _Update:
+        if self._update is None:
+            raise RuntimeError("no update is running: call prepare_update first")
+        return self._update
+
+
+class _Update:
+    """What one iteration's consensus works with."""
+
+    def __init__(self, model: LinearizedPolicy, solver: Solver, advantages: Tensor) -> None:
+        self.model = model
+        self.solver = solver
+        self.advantages = advantages
+
+
+class Draws:
+    """What the actions of an iteration's steps are drawn from, in each step the same however often it is asked for.
+
+    Args:
+        generator: the steps draw from it in their order.
+    """
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self._generator = generator
+        self._again = torch.Generator()
+        self._states: list[Tensor] = []
+
+    def begin(self) -> None:
+        """The next step is the first of an iteration."""
+        self._states.clear()
+
+    def of(self, t: int) -> torch.Generator:
+        """The generator as it is before step t; the first time, no step before t may be missing."""
+        if t < len(self._states):
+            return self._again.set_state(self._states[t])
+        self._states.append(self._generator.get_state())
+        return self._generator
+
+
+def make_rollout(policy: JointPolicy, spec: TaskSpec, config: Config) -> Rollout:
+    """Room for the samples of an iteration, seen by the agent whose policy it is."""
+    state_size = policy.network.state_size
+    chunk_length = config.chunk_length if state_size else 1
+    return Rollout(policy.agent_id, spec, config.rollout_length, config.num_envs, state_size, chunk_length)
+
+
+def make_critic(input_size: int, config: Config, generator: torch.Generator) -> Critic:
+    """A critic with the configured networks and loss."""
+    return Critic(
+        input_size,
+        config.hidden_sizes,
+        config.activation,
+        config.critic_lr,
+        generator,
+        config.recurrent_layers,
+        config.feature_normalization,
+        config.orthogonal_initialization,
+        ValueLoss(config.huber_delta, config.value_clip, config.max_grad_norm),
+    )
+
+
+def make_step_rule(penalty: float, config: Config) -> StepRule:
+    """The step length of an agent with that penalty `|E(q)| beta`."""
+    return StepRule(config.kl_step, penalty, config.step_rule == "paper")
+
+
+def make_solver(model: LinearizedPolicy, rule: StepRule, config: Config) -> Solver:
+    """The solver that a configuration names."""
+    if config.solver == "cg":
+        return ConjugateGradientSolver(model, rule, damping=config.damping, iterations=config.cg_iterations)
+    return RecycledSolver(
+        model,
+        rule,
+        KroneckerPreconditioner(model.kronecker_factors(), config.damping),
+        damping=config.damping,
+        first_directions=config.cg_iterations,
+        tolerance=config.solver_tolerance,
+        extension=config.solver_extension,
+        check_every=config.solver_check_every,
+    )
+
+
+def _like(old: Tensor, new: Tensor | None) -> Tensor:
+    if new is None or new.shape != old.shape:
+        found = "nothing" if new is None else tuple(new.shape)
+        raise ConfigError(f"checkpoint does not fit the networks of this run: it remembers {found}")
+    return new

@@ -1,0 +1,47 @@
+"""Consensus on some of an iteration's samples: for links too thin for the log ratios of all of them.
+
+The agents agree on the same samples, drawn anew in every iteration from what they all know, the run's seed and the
+iteration's number. The means over samples in the links' terms of (22) become means over those alone; the agents' own
+advantages count on all samples, as ever.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from matrpo.consensus.peer import Step
+from matrpo.settings.config import Config
+
+_PURPOSE = 0x5A
+"""Keeps these random numbers apart from others of the same seed and iteration."""
+
+
+def shared_rows(config: Config, iteration: int) -> np.ndarray:
+    """The numbers of the samples that an iteration's consensus is about: (m,), ascending, the same for all agents."""
+    keys = np.random.SeedSequence([config.seed, iteration, _PURPOSE]).generate_state(config.samples, np.uint64)
+    rows: np.ndarray = np.sort(np.argsort(keys, kind="stable")[: config.shared_samples])
+    return rows
+
+
+def on_shared_samples(step: Step, config: Config, iteration: int) -> Step:
+    """An agent's local step as its links see it.
+
+    Args:
+        step: takes the links' part of the weights of all samples, (N, M), and gives their log ratios, (N, M).
+        config: the run's settings.
+        iteration: of the consensus.
+
+    Returns:
+        The same of the shared samples: (N, m) to (N, m). A mean over them stands for one over all, hence the M / m.
+    """
+    if config.shared_samples == config.samples:
+        return step
+    rows = shared_rows(config, iteration)
+    scale = np.float32(config.samples / len(rows))
+
+    def shared_step(pull: np.ndarray) -> np.ndarray:
+        weights = np.zeros((len(pull), config.samples), pull.dtype)
+        weights[:, rows] = pull * scale
+        return np.take(step(weights), rows, axis=1)
+
+    return shared_step

@@ -1,0 +1,1 @@
+"""MuJoCo's robots, their joints shared by several agents."""

@@ -1,0 +1,26 @@
+"""The worker process of `mamujoco.py`: `python -m matrpo.envs.mujoco.mamujoco_worker TASK FIRST STOP SEED`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import numpy as np
+
+from matrpo.envs.mujoco.mamujoco import Share
+from matrpo.envs.mujoco.worker import serve
+
+
+def _build() -> dict[bytes, tuple[np.ndarray | None, Callable[[], np.ndarray | None]]]:
+    name, first, stop, seed = sys.argv[1:]
+    share = Share(name, int(first), int(stop), int(seed))
+    return {
+        b"r": (None, share.reset),
+        b"s": (share.joint_actions, share.step),
+        b"g": (None, share.save),
+        b"l": (share.saved, share.load),
+    }
+
+
+if __name__ == "__main__":
+    serve(_build)

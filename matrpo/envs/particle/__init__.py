@@ -1,0 +1,1 @@
+"""Particle tasks, batched in NumPy."""

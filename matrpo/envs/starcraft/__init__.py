@@ -1,0 +1,1 @@
+"""The StarCraft Multi-Agent Challenge, and its like in JAX."""

@@ -1,0 +1,1 @@
+"""Environments that others wrote, wrapped, and ours for others' code."""

@@ -1,0 +1,76 @@
+"""Any PettingZoo parallel environment that is installed, as `pettingzoo/<module>:<name>`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from matrpo.envs.check import kind_of
+from matrpo.envs.family import NOTHING, Family, ForeignTask
+from matrpo.envs.vector_env import VectorEnv
+from matrpo.envs.wrapped.pettingzoo import PettingZooEnv
+from matrpo.errors import ConfigError, in_words
+
+_PREFIX = "pettingzoo/"
+
+
+def wrap_parallel(task: str, constructor: Callable[..., Any], num_envs: int, seed: int) -> VectorEnv:
+    """`num_envs` environments by a constructor of parallel environments, if it is one.
+
+    Args:
+        task: its name.
+        constructor: makes one environment; to draw it, it is called with the keyword `render_mode="rgb_array"`.
+        num_envs: B.
+        seed: of their resets.
+
+    Raises:
+        ConfigError: it raises, makes something else, or makes environments that cannot be used.
+    """
+    return PettingZooEnv(task, partial(_copy, task, constructor), num_envs, seed)
+
+
+def _copy(task: str, constructor: Callable[..., Any], **options: Any) -> Any:
+    from pettingzoo import ParallelEnv
+
+    try:
+        env = constructor(**options)
+    except Exception as error:
+        raise ConfigError(f"task {task!r}: its constructor raised {in_words(error)}") from error
+    if not isinstance(env, ParallelEnv):
+        turns = "; agents that act in turn (AEC) are not supported" if hasattr(env, "agent_iter") else ""
+        raise ConfigError(
+            f"task {task!r}: expected a PettingZoo ParallelEnv, its constructor makes {kind_of(env)}{turns}"
+        )
+    if not getattr(env, "possible_agents", None):
+        raise ConfigError(f"task {task!r}: the environment has no possible_agents, so nobody knows who could take part")
+    return env
+
+
+def _make(task: str, _num_agents: int | None, num_envs: int, seed: int) -> VectorEnv:
+    return wrap_parallel(task, _constructor(task), num_envs, seed)
+
+
+def _constructor(task: str) -> Callable[..., Any]:
+    module, _, name = task.removeprefix(_PREFIX).partition(":")
+    if not module or not name:
+        raise ConfigError(f"task {task!r}: expected {FAMILY.pattern}, such as pettingzoo.sisl.pursuit_v5:parallel_env")
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    try:
+        found: Callable[..., Any] | None = getattr(importlib.import_module(module), name, None)
+    except Exception as error:
+        raise ConfigError(f"task {task!r}: importing {module} raised {in_words(error)}") from error
+    if not callable(found):
+        raise ConfigError(f"task {task!r}: module {module} has no constructor {name!r}")
+    return found
+
+
+FAMILY = Family(
+    pattern=f"{_PREFIX}<module>:<name>",
+    description="any PettingZoo parallel environment that is installed",
+    needs=NOTHING,
+    search=lambda name: ForeignTask(name, partial(_make, name)),
+)

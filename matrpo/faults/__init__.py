@@ -1,0 +1,1 @@
+"""Faults on purpose: what a script does to messages and to processes."""

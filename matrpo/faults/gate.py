@@ -1,0 +1,169 @@
+"""What a fault script does to the messages that an agent sends: nothing that is on its way escapes.
+
+The gate stands between the link transport and its sockets. It is pure: it is told the time and where the agent is, and
+says which messages leave now. Its chances are drawn from the run's seed, one stream for each fault and neighbour.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterable, Sequence
+from itertools import count
+
+import numpy as np
+
+from matrpo.faults.script import Fault, Position
+from matrpo.launch.wire.codec import Frames
+
+OVERTAKEN = 0.2
+"""Seconds by which a reordered message is late."""
+
+NOTICED_AFTER = 2.5
+"""Seconds for which nothing may pass in either direction until a neighbour counts as lost, as libzmq's heartbeats have
+it: they are below the gate and would not notice."""
+
+_GARBAGE = 64
+
+
+class Activity:
+    """Which faults of a process are acting.
+
+    Args:
+        faults: the process's share of a script.
+    """
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self._waiting = list(faults)
+        self._since: dict[int, float] = {}
+        self._running: list[Fault] = []
+        self.active: list[Fault] = []
+
+    def resume(self, since: dict[int, float]) -> None:
+        """Take up faults that began before, at these times in seconds on the clock of the positions to come."""
+        for fault in [fault for fault in self._waiting if fault.number in since]:
+            self._waiting.remove(fault)
+            self._running.append(fault)
+            self._since[fault.number] = since[fault.number]
+
+    def move(self, position: Position) -> tuple[list[Fault], list[Fault]]:
+        """Go on to a position; returns the faults that have begun to act there, and those that have ceased to."""
+        for fault in [fault for fault in self._waiting if fault.begin.reached(position)]:
+            self._waiting.remove(fault)
+            self._running.append(fault)
+            self._since[fault.number] = position.seconds
+        before = self.active
+        self.active = [fault for fault in self._running if self._acts(fault, position)]
+        self._running = [fault for fault in self._running if fault in self.active or not self._is_over(fault, position)]
+        began = [fault for fault in self.active if fault not in before]
+        return began, [fault for fault in before if fault not in self.active]
+
+    def _acts(self, fault: Fault, position: Position) -> bool:
+        if fault.end is not None and fault.end.reached(position):
+            return False
+        elapsed = position.seconds - self._since[fault.number]
+        return fault.lasts is None or (elapsed % fault.every if fault.every else elapsed) < fault.lasts
+
+    def _is_over(self, fault: Fault, position: Position) -> bool:
+        return fault.every is None or (fault.end is not None and fault.end.reached(position))
+
+
+class FaultGate:
+    """The faults of one agent's messages.
+
+    Args:
+        faults: of messages.
+        agent: whose messages these are.
+        neighbours: to whom.
+        seed: the run's.
+    """
+
+    def __init__(self, faults: Sequence[Fault], agent: int, neighbours: Sequence[int], seed: int) -> None:
+        self.activity = Activity(faults)
+        self._agent = agent
+        self._neighbours = neighbours
+        self._draws = {
+            (fault.number, other): np.random.default_rng([seed, fault.number, agent, other])
+            for fault in faults
+            for other in neighbours
+        }
+        self._held: list[tuple[float, int, int, Frames]] = []
+        self._order = count()
+        self._free_at: dict[tuple[int, int], float] = {}
+        self._cut_since: dict[int, float] = {}
+
+    @property
+    def next_at(self) -> float:
+        """The time at which a message that is held leaves."""
+        return self._held[0][0] if self._held else math.inf
+
+    def take(self, neighbour: int, frames: Frames, now: float) -> list[Frames]:
+        """What leaves for a neighbour at once in place of a message."""
+        faults = [fault for fault in self.activity.active if (self._agent, neighbour) in fault.directions]
+        copies, extra, leaves_at = [frames], [], now
+        for fault in faults:
+            draw = self._draws[fault.number, neighbour]
+            happens = draw.random() < fault.amounts.get("probability", 1.0)
+            if fault.kind in ("drop", "partition") and happens:
+                copies = []
+            elif fault.kind == "duplicate" and happens:
+                copies = copies * 2
+            elif fault.kind == "corrupt" and happens:
+                copies = [_with_flipped_bit(copy, draw) for copy in copies]
+            elif fault.kind == "hostile" and happens:
+                extra.append(_garbage(frames, draw))
+            elif fault.kind == "reorder" and happens:
+                leaves_at += OVERTAKEN
+            elif fault.kind == "delay":
+                leaves_at += fault.amounts["seconds"] + fault.amounts.get("jitter", 0.0) * draw.random()
+            elif fault.kind == "limit":
+                leaves_at = max(leaves_at, self._passage(fault, neighbour, sum(map(len, frames)), now))
+        if leaves_at > now:
+            for copy in copies:
+                heapq.heappush(self._held, (leaves_at, next(self._order), neighbour, copy))
+            copies = []
+        return [*extra, *copies]
+
+    def due(self, now: float) -> list[tuple[int, Frames]]:
+        """The held messages whose time has come, each with its receiver."""
+        leaving = []
+        while self._held and self._held[0][0] <= now:
+            _, _, neighbour, frames = heapq.heappop(self._held)
+            leaving.append((neighbour, frames))
+        return leaving
+
+    def cut_off(self, now: float) -> list[int]:
+        """The neighbours with which nothing has passed in either direction for so long that they count as lost."""
+        cuts = [fault.directions for fault in self.activity.active if fault.kind == "partition" or _drops_all(fault)]
+        for other in self._neighbours:
+            both = {(self._agent, other), (other, self._agent)}
+            if any(both <= directions for directions in cuts):
+                self._cut_since.setdefault(other, now)
+            else:
+                self._cut_since.pop(other, None)
+        return [other for other, since in self._cut_since.items() if now - since >= NOTICED_AFTER]
+
+    def _passage(self, fault: Fault, neighbour: int, size: int, now: float) -> float:
+        key = (fault.number, neighbour)
+        begins = max(now, self._free_at.get(key, now))
+        self._free_at[key] = begins + size / max(1.0, fault.amounts["bytes_per_second"])
+        return self._free_at[key]
+
+
+def _drops_all(fault: Fault) -> bool:
+    return fault.kind == "drop" and fault.amounts["probability"] == 1.0
+
+
+def _with_flipped_bit(frames: Frames, draw: np.random.Generator) -> Frames:
+    copies = [bytearray(frame) for frame in frames]
+    frame = copies[int(draw.integers(len(copies)))]
+    frame[int(draw.integers(len(frame)))] ^= 1 << int(draw.integers(8))
+    return [bytes(copy) for copy in copies]
+
+
+def _garbage(frames: Frames, draw: np.random.Generator) -> Frames:
+    """Random bytes, a message cut short, one with a frame too many, or lists in lists in lists."""
+    noise = draw.bytes(_GARBAGE)
+    short = bytes(frames[0])[: int(draw.integers(len(frames[0])))]
+    choices: list[Frames] = [[noise], [short, *frames[1:]], [*frames, noise], [b"\x91" * 1000]]
+    return choices[int(draw.integers(len(choices)))]

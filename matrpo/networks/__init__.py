@@ -1,0 +1,1 @@
+"""Networks: policies, critics, distributions, advantages, and the optimiser."""

@@ -1,0 +1,174 @@
+"""An agent's critic V^q(o^q): a network that predicts normalised values, with running moments of its targets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from matrpo.networks.gru import make_network
+from matrpo.networks.optimizer import make_adam
+from matrpo.networks.sequences import Sequences, minibatches
+
+
+@dataclass(frozen=True)
+class ValueLoss:
+    """What a critic's fit minimises, in normalised values.
+
+    Attributes:
+        huber_delta: errors beyond this count linearly (Huber); None: squared errors.
+        clip: values that have moved further than this do not improve the loss (the larger of both losses counts, as in
+            PPO); None: they may move anywhere.
+        max_grad_norm: a longer gradient is shortened to this; None: never.
+    """
+
+    huber_delta: float | None = None
+    clip: float | None = None
+    max_grad_norm: float | None = None
+
+    def __call__(self, values: Tensor, before: Tensor | None, targets: Tensor) -> Tensor:
+        """The mean loss of values whose fit began at `before`, which is needed with `clip` alone."""
+        if self.clip is None:
+            return self._of(values, targets, "mean")
+        assert before is not None
+        held = before + (values - before).clamp(-self.clip, self.clip)
+        return torch.maximum(self._of(values, targets, "none"), self._of(held, targets, "none")).mean()
+
+    def _of(self, values: Tensor, targets: Tensor, reduction: str) -> Tensor:
+        if self.huber_delta is None:
+            return nn.functional.mse_loss(values, targets, reduction=reduction)
+        return nn.functional.huber_loss(values, targets, reduction=reduction, delta=self.huber_delta)
+
+
+class Critic(nn.Module):
+    """State values on the agent's own observation, trained on its own rewards.
+
+    The network predicts values of zero mean and unit variance. When the running moments of the targets change, the
+    last layer is rescaled so that the predicted values do not (van Hasselt et al., Pop-Art): the optimiser never has
+    to follow the targets' scale.
+
+    Args:
+        observation_size: length of an observation.
+        hidden_sizes, activation: the network's hidden layers.
+        lr: Adam's learning rate.
+        generator: source of the initial weights and of the order of samples.
+        recurrent_layers: GRU layers after the hidden ones.
+        normalize, orthogonal: as of `networks.MLP`.
+        value_loss: what a fit minimises.
+    """
+
+    forgetting = 0.2
+    """Weight of the newest batch of targets in the running moments, once there are more than a few."""
+
+    def __init__(
+        self,
+        observation_size: int,
+        hidden_sizes: Sequence[int],
+        activation: str,
+        lr: float,
+        generator: torch.Generator,
+        recurrent_layers: int = 0,
+        normalize: bool = False,
+        orthogonal: bool = False,
+        value_loss: ValueLoss | None = None,
+    ) -> None:
+        super().__init__()
+        self._generator = generator
+        self._value_loss = value_loss or ValueLoss()
+        sizes = (observation_size, *hidden_sizes, 1)
+        self.network = make_network(
+            sizes, activation, generator, recurrent_layers, normalize=normalize, orthogonal=orthogonal
+        )
+        self.optimizer = make_adam(self.parameters(), lr=lr)
+        self.mean: Tensor
+        self.square: Tensor
+        self.batches: Tensor
+        self.register_buffer("mean", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("square", torch.ones((), dtype=torch.float64))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def std(self) -> float:
+        """Running standard deviation of the targets."""
+        return math.sqrt(max(float(self.square - self.mean**2), 1e-8))
+
+    def initial_state(self, num_envs: int) -> Tensor:
+        """An empty memory, (num_envs, size); of size 0 if the critic has none."""
+        return torch.zeros(num_envs, self.network.state_size)
+
+    @torch.no_grad()
+    def values(self, observations: Tensor, starts: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """V(o) of successive observations, in the rewards' units.
+
+        Args:
+            observations: (T, B, observation size).
+            starts: (T, B) booleans, first observations of an episode.
+            state: (B, size of the memory), what is remembered before the first.
+
+        Returns:
+            The values, (T, B), and the memory before each observation and after the last, (T + 1, B, size).
+        """
+        normalised, states = self.network.unroll(observations, starts, state)
+        return normalised.squeeze(-1) * self.std + float(self.mean), states
+
+    @torch.no_grad()
+    def renormalise(self, mean: Tensor, square: Tensor) -> None:
+        """Replace the running moments, () each, and rescale the last layer so that predicted values stay."""
+        old_mean, old_std = float(self.mean), self.std
+        self.mean, self.square = mean, square
+        last = self.network.output_layer
+        last.weight.mul_(old_std / self.std)
+        last.bias.copy_((old_std * last.bias + old_mean - float(self.mean)) / self.std)
+
+    def fit(
+        self, observations: Tensor, targets: Tensor, epochs: int, batch_size: int, sequences: Sequences | None = None
+    ) -> float:
+        """Regress on targets by minibatch Adam.
+
+        Args:
+            observations: (M, observation size).
+            targets: (M,), in the rewards' units.
+            epochs: passes over the samples.
+            batch_size: samples of a minibatch; see `sequences.minibatches`.
+            sequences: how the observations follow one another, for a critic with a memory.
+
+        Returns:
+            Mean loss of the last epoch; for squared errors, 1 is no better than the mean.
+        """
+        self._track(targets)
+        normalised = ((targets - float(self.mean)) / self.std).unsqueeze(-1)
+        before = None
+        if self._value_loss.clip is not None:
+            with torch.no_grad():
+                before = self.network(observations, sequences)
+        loss_sum, batches = 0.0, 0
+        for _ in range(epochs):
+            loss_sum, batches = 0.0, 0
+            for rows, part in minibatches(len(targets), batch_size, self._generator, sequences):
+                chosen = slice(None) if rows is None else rows
+                values = self.network(observations[chosen], part)
+                loss = self._value_loss(values, None if before is None else before[chosen], normalised[chosen])
+                self.optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                if self._value_loss.max_grad_norm is not None:
+                    nn.utils.clip_grad_norm_(self.parameters(), self._value_loss.max_grad_norm)
+                self.optimizer.step()
+                loss_sum += float(loss.detach())
+                batches += 1
+        return loss_sum / batches
+
+    @torch.no_grad()
+    def _track(self, targets: Tensor) -> None:
+        """Fold targets into the running moments and, after the first, rescale the last layer to keep predictions."""
+        self.batches += 1
+        weight = max(self.forgetting, 1.0 / int(self.batches))
+        targets = targets.double()
+        mean = self.mean + weight * (targets.mean() - self.mean)
+        square = self.square + weight * (targets.square().mean() - self.square)
+        if int(self.batches) == 1:
+            self.mean, self.square = mean, square
+        else:
+            self.renormalise(mean, square)

@@ -1,0 +1,266 @@
+"""Feedforward networks, and the exact products with their Jacobian that a trust region needs.
+
+`LinearizedMLP` fixes a network's parameters and inputs, keeps the hidden layers, and applies the Jacobian of
+the outputs to a direction (forward mode) or its transpose to a cotangent (reverse mode) with two matrix products
+a layer. Autograd would build and walk a graph at every product; this walks the layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from matrpo.networks.sequences import Sequences
+
+_SELU_SCALE = 1.0507009873554805
+_SELU_SLOPE = _SELU_SCALE * 1.6732632423543772
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An elementwise activation, its derivative as a function of its *output*, and the gain for initialisation."""
+
+    function: Callable[[Tensor], Tensor]
+    derivative: Callable[[Tensor], Tensor]
+    gain: float
+
+
+ACTIVATIONS = {
+    "selu": Activation(torch.selu, lambda h: torch.where(h > 0, _SELU_SCALE, h + _SELU_SLOPE), 1.0),
+    "elu": Activation(nn.functional.elu, lambda h: torch.where(h > 0, 1.0, h + 1.0), math.sqrt(2.0)),
+    "tanh": Activation(torch.tanh, lambda h: 1.0 - h * h, 5.0 / 3.0),
+    "relu": Activation(torch.relu, lambda h: (h > 0).to(h.dtype), math.sqrt(2.0)),
+}
+"""The activations of `Config.activation`. SELU is the papers' (section VI.A)."""
+
+
+@dataclass(frozen=True)
+class HiddenFunction:
+    """What is done to the outputs of a hidden linear layer.
+
+    Attributes:
+        activation: comes first.
+        normalize: whether a layer's values are then brought to mean 0 and variance 1, sample by sample.
+    """
+
+    activation: Activation
+    normalize: bool
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Shapes (..., size) -> (..., size)."""
+        return self.normalized(self.activation.function(values))
+
+    def normalized(self, values: Tensor) -> Tensor:
+        """The values as the next layer is given them."""
+        return nn.functional.layer_norm(values, values.shape[-1:]) if self.normalize else values
+
+    def linearize(self, values: Tensor) -> tuple[Tensor, HiddenSlope]:
+        """The function's values, and its derivative there."""
+        activated = self.activation.function(values)
+        slopes = self.activation.derivative(activated)
+        if not self.normalize:
+            return activated, HiddenSlope(slopes)
+        outputs, mean, inverse_std = torch.native_layer_norm(activated, activated.shape[-1:], None, None, 1e-5)
+        return outputs, HiddenSlope(slopes, (activated, mean, inverse_std))
+
+
+@dataclass(frozen=True)
+class HiddenSlope:
+    """The derivative of a `HiddenFunction` at some values.
+
+    Attributes:
+        slopes: of the activation, (..., size).
+        normal: the values before they were normalised, their means, and the inverse of what they were divided by; None
+            without normalisation.
+    """
+
+    slopes: Tensor
+    normal: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def jvp(self, tangent: Tensor) -> Tensor:
+        """The change of the outputs along a change of the inputs, which is overwritten."""
+        return self._normalize(tangent.mul_(self.slopes))
+
+    def vjp(self, cotangent: Tensor) -> Tensor:
+        """Transpose of `jvp`. The derivative of the normalisation is a symmetric matrix."""
+        return self._normalize(cotangent).mul_(self.slopes)
+
+    def _normalize(self, change: Tensor) -> Tensor:
+        if self.normal is None:
+            return change
+        values, *moments = self.normal
+        of_inputs = [True, False, False]
+        backward = torch.ops.aten.native_layer_norm_backward
+        normalized: Tensor = backward(change, values, change.shape[-1:], *moments, None, None, of_inputs)[0]
+        return normalized
+
+
+class MLP(nn.Module):
+    """Linear layers with one activation between them.
+
+    Args:
+        sizes: (inputs, hidden..., outputs).
+        activation: a key of `ACTIVATIONS`.
+        generator: source of the initial weights.
+        output_gain: scale of the last layer's initial weights, relative to variance-preserving ones.
+        normalize: bring each sample's inputs, and the values of each hidden layer, to mean 0 and variance 1.
+        orthogonal: begin with orthogonal matrices, not with independent normal weights.
+
+    Attributes:
+        state_size: length of its memory, 0: it has none. `recurrent.RecurrentNetwork` is its counterpart that has one.
+    """
+
+    state_size = 0
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        activation: str,
+        generator: torch.Generator,
+        output_gain: float = 1.0,
+        normalize: bool = False,
+        orthogonal: bool = False,
+    ) -> None:
+        super().__init__()
+        self.hidden = HiddenFunction(ACTIVATIONS[activation], normalize)
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        for index, layer in enumerate(self.linear_layers):
+            last = index == len(self.layers) - 1
+            gain = output_gain if last else self.hidden.activation.gain
+            if orthogonal:
+                nn.init.orthogonal_(layer.weight, gain, generator)
+            else:
+                nn.init.normal_(layer.weight, std=gain / math.sqrt(layer.in_features), generator=generator)
+            nn.init.zeros_(layer.bias)
+
+    @property
+    def linear_layers(self) -> list[nn.Linear]:
+        """The layers, typed."""
+        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+
+    @property
+    def output_layer(self) -> nn.Linear:
+        """The last layer."""
+        return self.linear_layers[-1]
+
+    def forward(self, inputs: Tensor, sequences: Sequences | None = None) -> Tensor:
+        """Map (batch, inputs) to (batch, outputs), whatever order the samples have."""
+        output: Tensor = self.output_layer(self.features(inputs, sequences))
+        return output
+
+    def features(self, inputs: Tensor, sequences: Sequences | None = None) -> Tensor:  # noqa: ARG002
+        """What the last layer is given."""
+        inputs = self.hidden.normalized(inputs)
+        for layer in self.linear_layers[:-1]:
+            inputs = self.hidden(layer(inputs))
+        return inputs
+
+    def unroll(self, inputs: Tensor, starts: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """Step through time: (T, B, inputs) to (T, B, outputs), and the memory at each time, (T + 1, B, 0)."""
+        return self(inputs), state.expand(len(inputs) + 1, *state.shape)
+
+    def linearize(
+        self,
+        inputs: Tensor,
+        limit: int,
+        sequences: Sequences | None = None,  # noqa: ARG002
+    ) -> list[tuple[slice, LinearizedMLP]]:
+        """Linearise on (M, inputs), in pieces of at most `limit` samples; the rows and the piece of each."""
+        pieces = [slice(start, start + limit) for start in range(0, len(inputs), limit)]
+        return [(rows, LinearizedMLP(self, inputs[rows])) for rows in pieces]
+
+
+class LinearizedMLP:
+    """A network at fixed parameters and inputs: its outputs and the products with their Jacobian.
+
+    Parameters and directions are flat vectors in the order of `MLP.parameters()` (each layer's weight, then bias).
+
+    Attributes:
+        outputs: (batch, outputs).
+    """
+
+    def __init__(self, network: MLP, inputs: Tensor) -> None:
+        self._weights = [layer.weight.detach().clone() for layer in network.linear_layers]
+        self._inputs = [network.hidden.normalized(inputs)]
+        self._slopes: list[HiddenSlope] = []
+        with torch.no_grad():
+            *hidden, last = network.linear_layers
+            for layer in hidden:
+                outputs, slope = network.hidden.linearize(layer(self._inputs[-1]))
+                self._inputs.append(outputs)
+                self._slopes.append(slope)
+            self.outputs: Tensor = last(self._inputs[-1])
+
+    @property
+    def num_parameters(self) -> int:
+        """Length of the flat parameter vector."""
+        return sum(weight.numel() + weight.shape[0] for weight in self._weights)
+
+    def jvp(self, direction: Tensor) -> Tensor:
+        """Change of the outputs along a parameter direction. Shapes: (parameters,) -> (batch, outputs)."""
+        tangent = None
+        for layer, (weight, bias) in enumerate(self._split(direction)):
+            through_parameters = torch.addmm(bias, self._inputs[layer], weight.T)
+            if tangent is not None:
+                through_parameters.addmm_(tangent, self._weights[layer].T)
+            tangent = through_parameters
+            if layer < len(self._slopes):
+                tangent = self._slopes[layer].jvp(tangent)
+        assert tangent is not None
+        return tangent
+
+    def vjp(self, cotangent: Tensor) -> Tensor:
+        """Transpose of `jvp`, summed over the batch. Shapes: (batch, outputs) -> (parameters,)."""
+        pieces: list[Tensor] = []
+        for layer in reversed(range(len(self._weights))):
+            pieces.append(cotangent.sum(0))
+            pieces.append((cotangent.T @ self._inputs[layer]).reshape(-1))
+            if layer:
+                cotangent = self._slopes[layer - 1].vjp(cotangent @ self._weights[layer])
+        return torch.cat(pieces[::-1])
+
+    def kronecker_factors(self, cotangent: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Second moments of what flows through each layer, summed over the batch.
+
+        Args:
+            cotangent: (batch, outputs).
+
+        Returns:
+            For each layer, that of its inputs with a 1 for the bias, (inputs + 1, inputs + 1), and that of the
+            cotangents at its outputs, (outputs, outputs).
+        """
+        factors = []
+        for layer in reversed(range(len(self._weights))):
+            inputs = nn.functional.pad(self._inputs[layer], (0, 1), value=1.0)
+            factors.append((inputs.T @ inputs, cotangent.T @ cotangent))
+            if layer:
+                cotangent = self._slopes[layer - 1].vjp(cotangent @ self._weights[layer])
+        return factors[::-1]
+
+    def _split(self, direction: Tensor) -> list[tuple[Tensor, Tensor]]:
+        parts, start = [], 0
+        for weight in self._weights:
+            rows, columns = weight.shape
+            middle, end = start + rows * columns, start + rows * columns + rows
+            parts.append((direction[start:middle].view(rows, columns), direction[middle:end]))
+            start = end
+        return parts
+
+
+def flat_parameters(parameters: Sequence[Tensor]) -> Tensor:
+    """Copy parameters into one vector, in their order."""
+    return torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
+
+
+def set_flat_parameters(parameters: Sequence[Tensor], values: Tensor) -> None:
+    """Write a flat vector back into parameters, in their order."""
+    start = 0
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.copy_(values[start : start + parameter.numel()].view_as(parameter))
+            start += parameter.numel()

@@ -1,0 +1,320 @@
+"""The files of a run: settings, metrics, logs and checkpoints, each written by the one process it belongs to.
+
+    runs/2026-11-21_navigation_matrpo_ring-12_s0/
+      config.yaml           every setting, and the versions it ran with (comments: it is a valid --config file)
+      cluster.yaml          where the processes are
+      agents/03/            metrics.jsonl, log.txt, checkpoint-000120.safetensors and .json
+      env/                  the same, of the environment server; of further ones, env-1/, env-2/, ...
+      trainer/              the same, of an algorithm that trains centrally: what is needed to go on learning
+      tensorboard/          one folder per process
+
+Iterations count from 1; iteration 0 is the untrained state and has no checkpoint.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from matrpo.errors import ConfigError
+from matrpo.runs.environment_tail import EnvironmentTail
+from matrpo.runs.process_directory import ProcessDirectory as ProcessDirectory
+from matrpo.runs.process_directory import StorageError as StorageError
+from matrpo.runs.process_directory import write_atomically as write_atomically
+from matrpo.settings import algorithm_names
+from matrpo.settings.config import Config, load_file, resolve, to_dict
+from matrpo.settings.graph_settings import resolve_graph_settings
+from matrpo.spaces import TaskSpec
+
+TRAINER = "trainer"
+"""The name of an algorithm that trains centrally among the processes of a run."""
+
+SERVER = "env-server"
+"""The name of the environment server, of several the first, among the processes of a run."""
+
+_PROBE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """Where a run can be continued.
+
+    Attributes:
+        iteration: the last one that is kept; 0 if nothing can be.
+        laggards: the newest checkpoint of each agent that has none of that iteration; 0 if it has none at all.
+    """
+
+    iteration: int
+    laggards: dict[int, int]
+
+
+class RunDirectory:
+    """A run's folder and its settings. Use `create` or `open`.
+
+    Attributes:
+        path: the folder.
+        config: the resolved settings; `config.agents` is a number.
+    """
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self.path = path
+        self.config = config
+
+    @classmethod
+    def create(cls, path: Path | None, config: Config, versions: Mapping[str, str]) -> RunDirectory:
+        """Make the folder, probe that it can be written to, and store the settings.
+
+        Args:
+            path: where; by default a new folder in `runs/` whose name says what runs.
+            config: the settings, with the number of agents resolved; what else depends on the graph is resolved here.
+            versions: the version of each package that matters.
+
+        Raises:
+            ConfigError: the folder exists, or the disk is full or read-only, or there is no such graph. Nothing is
+                left behind.
+        """
+        if not algorithm_names.is_central(config.algo):
+            config = resolve_graph_settings(config)
+        path = path or _default_path(config)
+        created = _missing_parents(path)
+        try:
+            path.mkdir(parents=True)
+            run = cls(path, config)
+            _probe(path / ".probe")
+            run.store_config(versions)
+        except FileExistsError:
+            advice = "add --resume to continue it, or choose another --run"
+            raise ConfigError(f"run directory {path} exists already: {advice}") from None
+        except (OSError, StorageError) as error:
+            _remove(created)
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise ConfigError(f"cannot create run directory {path}: {reason}") from None
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """The run at `path`.
+
+        Raises:
+            ConfigError: there is none, or its settings are not valid.
+        """
+        file = path / "config.yaml"
+        if not file.is_file():
+            raise ConfigError(f"{path} is not a run directory: it has no config.yaml")
+        config = resolve((str(file), load_file(file)))
+        if config.agents is None:
+            raise ConfigError(f"{file} does not state the number of agents")
+        return cls(path, config)
+
+    @property
+    def num_agents(self) -> int:
+        """N."""
+        assert self.config.agents is not None
+        return self.config.agents
+
+    @property
+    def num_servers(self) -> int:
+        """Environment servers; an algorithm that trains centrally simulates by itself."""
+        return 1 if algorithm_names.is_central(self.config.algo) else self.config.env_servers
+
+    @property
+    def env(self) -> ProcessDirectory:
+        """The environment server's files, of several the first one's."""
+        return self.server(0)
+
+    def server(self, server: int) -> ProcessDirectory:
+        """The files of environment server number `server`."""
+        return ProcessDirectory(self.path / (f"env-{server}" if server else "env"))
+
+    def environment_tail(self) -> EnvironmentTail:
+        """Reads the environment's metrics as they grow, all servers' together."""
+        return EnvironmentTail([self.server(server).metrics_path for server in range(self.num_servers)])
+
+    def environment_metrics(self) -> list[dict[str, Any]]:
+        """The environment's lines of metrics, all servers' together."""
+        return self.environment_tail().poll()
+
+    @property
+    def trainer(self) -> ProcessDirectory:
+        """The files of an algorithm that trains centrally."""
+        return ProcessDirectory(self.path / TRAINER)
+
+    def agent(self, agent: int) -> ProcessDirectory:
+        """The files of agent number `agent`."""
+        return ProcessDirectory(self.path / "agents" / f"{agent:02d}")
+
+    def processes(self) -> dict[str, ProcessDirectory]:
+        """Every process's files, by its name: `env-server`, `agent 0`, ..., as if each of these were a process.
+
+        Further environment servers are `env-server 1`, `env-server 2`, ...
+        """
+        agents = {f"agent {i}": self.agent(i) for i in range(self.num_agents)}
+        trainer = {TRAINER: self.trainer} if algorithm_names.is_central(self.config.algo) else {}
+        servers = {server_name(server): self.server(server) for server in range(self.num_servers)}
+        return {**servers, **trainer, **agents}
+
+    def tensorboard(self, process: ProcessDirectory) -> Path:
+        """The folder of event files of one process."""
+        name = process.path.name if process.path.parent == self.path else f"agent-{process.path.name}"
+        return self.path / "tensorboard" / name
+
+    def store_config(self, versions: Mapping[str, str]) -> None:
+        """Write config.yaml from `config`.
+
+        Raises:
+            StorageError: the disk is full or read-only.
+        """
+        header = "".join(f"# {name} {version}\n" for name, version in versions.items())
+        text = header + yaml.safe_dump(to_dict(self.config), sort_keys=False)
+        write_atomically(self.path / "config.yaml", text.encode())
+
+    def latest_common_iteration(self) -> int:
+        """The largest iteration whose checkpoint every process has; 0 if there is none."""
+        sets = [set(process.checkpoint_iterations()) for process in self.processes().values()]
+        return max(set.intersection(*sets), default=0)
+
+    def resume_point(self) -> ResumePoint:
+        """Where the run can be continued: at the latest iteration that all have, else with as few laggards as possible.
+
+        The environment's checkpoint fixes the iteration; an agent that was dead for long continues from its own newest.
+        """
+        common = self.latest_common_iteration()
+        if common:
+            return ResumePoint(common, {})
+        agents = {agent: self.agent(agent).checkpoint_iterations() for agent in range(self.num_agents)}
+        points = []
+        servers = [set(self.server(server).checkpoint_iterations()) for server in range(self.num_servers)]
+        for iteration in sorted(set.intersection(*servers)):
+            laggards = {agent: max(own, default=0) for agent, own in agents.items() if iteration not in own}
+            if len(laggards) < len(agents) and all(newest < iteration for newest in laggards.values()):
+                points.append(ResumePoint(iteration, laggards))
+        return max(points, key=lambda point: (-len(point.laggards), point.iteration), default=ResumePoint(0, {}))
+
+    def episode_stream(self, iteration: int, server: int = 0) -> int:
+        """The stream of episodes that a server's checkpoint of `iteration` drew from; 0 for a new run.
+
+        Raises:
+            ConfigError: the checkpoint cannot be read.
+        """
+        return int(self.server(server).read_checkpoint_meta(iteration).get("stream", 0)) if iteration else 0
+
+    def check_checkpoints(self, iteration: int, spec: TaskSpec) -> None:
+        """Check that every process's checkpoint of `iteration`, if it has one, belongs to this task and these networks.
+
+        Raises:
+            ConfigError: one does not; the text names it, what it holds and what was expected.
+        """
+        expected = identity(spec, self.config)
+        for name, process in self.processes().items():
+            if iteration not in process.checkpoint_iterations():
+                continue
+            found = process.read_checkpoint_meta(iteration).get("belongs_to", {})
+            for key, value in expected.items():
+                if found.get(key) != value:
+                    raise ConfigError(
+                        f"checkpoint {iteration} of {name} in {self.path} does not fit: "
+                        f"its {key} is {found.get(key)}, this run's is {value}"
+                    )
+
+    def rewind(self, iteration: int) -> None:
+        """Forget whatever any process wrote after `iteration`.
+
+        Raises:
+            StorageError: the disk is full or read-only.
+        """
+        for process in self.processes().values():
+            process.rewind(iteration)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run: no other training can continue it meanwhile. The system releases it with the process.
+
+        Raises:
+            ConfigError: the run is held by another process.
+        """
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(f"run directory {self.path} is in use: another process trains it") from None
+            yield
+        finally:
+            os.close(handle)
+
+    def is_locked(self) -> bool:
+        """Whether a training on this machine holds the run."""
+        try:
+            with self.lock():
+                return False
+        except ConfigError:
+            return True
+
+
+def server_name(server: int) -> str:
+    """What an environment server is called among the processes of a run."""
+    return f"{SERVER} {server}" if server else SERVER
+
+
+def is_server(name: str) -> bool:
+    """Whether a process of that name is an environment server."""
+    return name.startswith(SERVER)
+
+
+def server_number(name: str) -> int:
+    """The number of the environment server of that name."""
+    return int(name.removeprefix(SERVER) or 0)
+
+
+def identity(spec: TaskSpec, config: Config) -> dict[str, Any]:
+    """What a checkpoint must share with the run that loads it, as JSON gives it back."""
+    return {
+        "algo": config.algo,
+        "task": spec.name,
+        "agents": list(spec.agents),
+        "observation_sizes": list(spec.observation_sizes),
+        "action_spaces": [repr(space) for space in spec.action_spaces],
+        "hidden_sizes": list(config.hidden_sizes),
+    }
+
+
+def _default_path(config: Config) -> Path:
+    date = datetime.date.today().isoformat()
+    topology = f"{Path(config.topology).stem}-" if algorithm_names.entry(config.algo).graph else ""
+    algo = config.algo.rpartition("/")[2]
+    name = f"{date}_{config.task}_{algo}_{topology}{config.agents}_s{config.seed}"
+    stem = Path("runs") / re.sub(r"[^\w.-]+", "-", name)
+    path, number = stem, 2
+    while path.exists():
+        path, number = stem.with_name(f"{stem.name}-{number}"), number + 1
+    return path
+
+
+def _missing_parents(path: Path) -> list[Path]:
+    """Folders that `path.mkdir(parents=True)` will make, the deepest first."""
+    return [folder for folder in (path, *path.parents) if not folder.exists()]
+
+
+def _probe(path: Path) -> None:
+    write_atomically(path, bytes(_PROBE_BYTES))
+    path.unlink()
+
+
+def _remove(created: list[Path]) -> None:
+    if created:
+        shutil.rmtree(created[0], ignore_errors=True)
+    for folder in created[1:]:
+        try:
+            folder.rmdir()
+        except OSError:
+            return

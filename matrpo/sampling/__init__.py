@@ -1,0 +1,1 @@
+"""Sampling: acting step by step, and the samples of an iteration."""

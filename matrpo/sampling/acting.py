@@ -1,0 +1,177 @@
+"""Agents that act step by step: one by itself, as its process lets it, or all of a team in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from matrpo.networks.distributions import MASKED
+from matrpo.networks.joint_policy import JointPolicy
+from matrpo.networks.mlp import MLP
+
+
+class Actor:
+    """A policy that acts step by step in B environments, and its memory.
+
+    Attributes:
+        state: (B, size of the memory), what the policy remembers before the next step.
+    """
+
+    def __init__(self, policy: JointPolicy, num_envs: int) -> None:
+        self._policy = policy
+        self.state = torch.zeros(num_envs, policy.network.state_size)
+
+    @torch.no_grad()
+    def act(
+        self,
+        observation: np.ndarray,
+        action_mask: np.ndarray | None,
+        ended: np.ndarray,
+        generator: torch.Generator,
+        deterministic: bool,
+        first: int = 0,
+    ) -> np.ndarray:
+        """Choose actions, drawn or most probable, in b of the B environments that follow one another.
+
+        The network is given B rows and as many actions are drawn, whatever b is: matrix products of other shapes may
+        be rounded otherwise, and a generator's numbers differ when they are drawn in parts.
+
+        Args:
+            observation: (b, observation size) float32.
+            action_mask: (b, n) booleans, or None if every action is available.
+            ended: (b,) booleans, where the observation does not continue the episode before: nothing is remembered.
+            generator: what drawn actions are drawn from.
+            deterministic: take the most probable action.
+            first: the first of the b environments.
+
+        Returns:
+            (b, width of this agent's action), float32.
+        """
+        rows = slice(first, first + len(observation))
+        inputs, starts = self._whole(observation, rows), self._whole(ended, rows)
+        outputs, states = self._policy.network.unroll(inputs.unsqueeze(0), starts.unsqueeze(0), self.state)
+        self.state = self._merged(states[1], rows)
+        mask = None if action_mask is None else self._whole(action_mask, rows)
+        head = self._policy.own_head_of(outputs[0], mask)
+        actions = head.mode() if deterministic else head.sample(generator)
+        chosen: np.ndarray = actions[rows, 0].numpy()
+        return chosen
+
+    def _whole(self, part: np.ndarray, rows: slice) -> Tensor:
+        """Some environments' rows among those of all; what the others hold must not matter."""
+        given = torch.from_numpy(part)
+        if len(given) == len(self.state):
+            return given
+        whole = torch.zeros(len(self.state), *given.shape[1:], dtype=given.dtype)
+        whole[rows] = given
+        return whole
+
+    def _merged(self, state: Tensor, rows: slice) -> Tensor:
+        """The memory after a step of some environments."""
+        merged = self.state.clone()
+        merged[rows] = state[rows]
+        return merged
+
+
+class Actors:
+    """Agents that act each by its own policy, on its own observations; those whose networks are alike, in one go.
+
+    Args:
+        policies: each agent's, in the order of their ids.
+        num_envs: B.
+    """
+
+    def __init__(self, policies: Sequence[JointPolicy], num_envs: int) -> None:
+        self.members = [Actor(policy, num_envs) for policy in policies]
+        self._policies = list(policies)
+        self._teams = _alike(policies)
+
+    def act(
+        self,
+        observations: Sequence[np.ndarray],
+        action_masks: Sequence[np.ndarray | None],
+        ended: np.ndarray,
+        generator: torch.Generator,
+        deterministic: bool,
+    ) -> np.ndarray:
+        """Choose every agent's action; arguments as of `Actor.act`, one for each agent.
+
+        Args:
+            observations: for each agent, (B, its size).
+            action_masks: for each agent, (B, n) or None.
+            ended: (B, N) booleans.
+            generator: what drawn actions are drawn from.
+            deterministic: take the most probable actions.
+
+        Returns:
+            (B, W) float32, the joint action.
+        """
+        actions: dict[int, np.ndarray] = {}
+        for team in self._teams:
+            if len(team) > 1:
+                actions |= self._act_together(team, observations, action_masks, generator, deterministic)
+                continue
+            (q,) = team
+            over = np.ascontiguousarray(ended[:, q])
+            actions[q] = self.members[q].act(observations[q], action_masks[q], over, generator, deterministic)
+        return np.concatenate([actions[q] for q in range(len(self.members))], axis=1)
+
+    @torch.no_grad()
+    def _act_together(
+        self,
+        team: Sequence[int],
+        observations: Sequence[np.ndarray],
+        action_masks: Sequence[np.ndarray | None],
+        generator: torch.Generator,
+        deterministic: bool,
+    ) -> dict[int, np.ndarray]:
+        policies = [self._policies[q] for q in team]
+        outputs = own_outputs(policies, torch.from_numpy(np.stack([observations[q] for q in team])))
+        masks = [mask for q in team if (mask := action_masks[q]) is not None]
+        if masks:
+            outputs = outputs.masked_fill(~torch.from_numpy(np.stack(masks)), MASKED)
+        group = policies[0].groups[policies[0].own_group]
+        heads = group.block(outputs.transpose(0, 1), torch.cat([policy.own_free for policy in policies]))
+        actions = (heads.mode() if deterministic else heads.sample(generator)).numpy()
+        return {q: actions[:, k] for k, q in enumerate(team)}
+
+
+def own_outputs(policies: Sequence[JointPolicy], observations: Tensor) -> Tensor:
+    """What the own heads of policies that are alike are parameterised by: one matrix product a layer for all of them.
+
+    Args:
+        policies: G of them, whose networks have the same shape and no memory.
+        observations: (G, B, O), each policy's.
+
+    Returns:
+        (G, B, size of an own head).
+    """
+    networks = [policy.network for policy in policies if isinstance(policy.network, MLP)]
+    function = networks[0].hidden
+    *hidden, last = zip(*(network.linear_layers for network in networks), strict=True)
+    values = function.normalized(observations)
+    for layers in hidden:
+        values = function(_affine(values, [layer.weight for layer in layers], [layer.bias for layer in layers]))
+    own = list(zip(last, (policy.own_outputs for policy in policies), strict=True))
+    return _affine(values, [layer.weight[rows] for layer, rows in own], [layer.bias[rows] for layer, rows in own])
+
+
+def _affine(values: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+    return torch.baddbmm(torch.stack(list(biases)).unsqueeze(1), values, torch.stack(list(weights)).mT)
+
+
+def _alike(policies: Sequence[JointPolicy]) -> list[list[int]]:
+    """Agents whose policies can be evaluated together; one with a memory is alone."""
+    teams: dict[Any, list[int]] = {}
+    for q, policy in enumerate(policies):
+        network = policy.network
+        key: Any = q
+        if type(policy) is JointPolicy and isinstance(network, MLP):
+            shapes = tuple(layer.weight.shape for layer in network.linear_layers)
+            key = (shapes, network.hidden, policy.groups[policy.own_group].space)
+        teams.setdefault(key, []).append(q)
+    return list(teams.values())

@@ -1,0 +1,167 @@
+"""What one agent remembers of an iteration: its own observations and rewards, and the joint actions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from matrpo.envs.shared import AgentStep
+from matrpo.networks.critic import Critic
+from matrpo.networks.gae import generalized_advantages
+from matrpo.networks.sequences import Sequences
+from matrpo.spaces import TaskSpec
+
+
+@dataclass(frozen=True)
+class Values:
+    """A critic's values along a rollout.
+
+    Attributes:
+        current: (T, B), V(o_t).
+        following: (T, B), V of the observation that followed, before any reset.
+        states: (T + 1, B, S), the critic's memory before each observation and after the last.
+    """
+
+    current: Tensor
+    following: Tensor
+    states: Tensor
+
+
+class Rollout:
+    """The T x B samples of an iteration, seen by one agent. Sample m = t * B + b is the same event for every agent.
+
+    Args:
+        agent_id: whose observations and rewards these are.
+        spec: sizes of observations and actions.
+        length, num_envs: T and B.
+        state_size: length of the memory of the policy, and of the critic; 0 if they have none.
+        chunk_length: steps over which networks with a memory are differentiated; it divides T.
+    """
+
+    def __init__(
+        self, agent_id: int, spec: TaskSpec, length: int, num_envs: int, state_size: int = 0, chunk_length: int = 1
+    ) -> None:
+        shape = (length, num_envs)
+        self._length = length
+        self._chunk_length = chunk_length
+        self._starts = torch.zeros(shape, dtype=torch.bool)
+        self._states = torch.zeros(length // chunk_length, num_envs, state_size)
+        self._observations = torch.zeros(*shape, spec.observation_sizes[agent_id])
+        self._joint_actions = torch.zeros(*shape, spec.joint_action_width)
+        self._rewards = torch.zeros(shape)
+        self._reward_scale = torch.ones(1)
+        self._terminated = torch.zeros(shape, dtype=torch.bool)
+        self._truncated = torch.zeros(shape, dtype=torch.bool)
+        self._masks: Tensor | None = None
+        self._final_observations: dict[int, Tensor] = {}
+        self._last_observation = torch.zeros(num_envs, spec.observation_sizes[agent_id])
+        self._t = np.zeros(num_envs, dtype=np.int64)
+
+    def t(self, first: int = 0) -> int:
+        """Steps whose action is recorded, in environment `first`."""
+        return int(self._t[first])
+
+    @property
+    def complete(self) -> bool:
+        """Whether the actions of all steps are recorded, in all environments."""
+        return bool((self._t == self._length).all())
+
+    def discard(self) -> None:
+        """Forget what was recorded of an iteration that is thrown away."""
+        self._t[...] = 0
+        self._final_observations.clear()
+
+    def add_observation(self, step: AgentStep, state: Tensor, first: int = 0) -> None:
+        """Record what the agent sees before it acts.
+
+        Args:
+            step: of all environments, or of some that follow one another.
+            state: (B, S), the memory that the agent's policy has then, of all environments.
+            first: the first environment of `step`.
+        """
+        if self.complete:
+            self.discard()
+        rows, t = _rows(step, first), self.t(first)
+        self._observations[t, rows] = _tensor(step.observation)
+        self._starts[t, rows] = _tensor(step.ended)
+        if t % self._chunk_length == 0:
+            self._states[t // self._chunk_length, rows] = state[rows]
+        if step.action_mask is not None:
+            if self._masks is None:
+                self._masks = torch.ones(*self._rewards.shape, step.action_mask.shape[-1], dtype=torch.bool)
+            self._masks[t, rows] = _tensor(step.action_mask)
+        self._t[rows] += 1
+
+    def add_outcome(self, step: AgentStep, first: int = 0) -> None:
+        """Record what the joint action since the last observation brought about; arguments as of `add_observation`."""
+        rows, t = _rows(step, first), self.t(first) - 1
+        self._rewards[t, rows] = _tensor(step.reward)
+        self._reward_scale = _tensor(step.reward_scale)
+        self._terminated[t, rows] = _tensor(step.terminated)
+        self._truncated[t, rows] = _tensor(step.truncated)
+        self._joint_actions[t, rows] = _tensor(step.joint_action)
+        if step.final_observation is not None:
+            whole = self._final_observations.setdefault(t, torch.zeros_like(self._last_observation))
+            whole[rows] = _tensor(step.final_observation)
+        self._last_observation[rows] = _tensor(step.observation)
+
+    @property
+    def observations(self) -> Tensor:
+        """(M, observation size)."""
+        return self._observations.flatten(0, 1)
+
+    @property
+    def joint_actions(self) -> Tensor:
+        """(M, width)."""
+        return self._joint_actions.flatten(0, 1)
+
+    @property
+    def action_masks(self) -> Tensor | None:
+        """(M, n), or None where every action is always available."""
+        return None if self._masks is None else self._masks.flatten(0, 1)
+
+    @property
+    def sequences(self) -> Sequences | None:
+        """How the samples follow one another for a policy with a memory; None for one without."""
+        return self._sequences(self._states)
+
+    def critic_sequences(self, values: Values) -> Sequences | None:
+        """How the samples follow one another for a critic whose memory along them is that of `values`."""
+        return self._sequences(values.states[: -1 : self._chunk_length])
+
+    def values(self, critic: Critic, state: Tensor) -> Values:
+        """The critic's values, from its memory before the first observation, (B, S)."""
+        values, states = critic.values(self._observations, self._starts, state)
+        following = torch.cat([values[1:], self._value_after(critic, self._last_observation, states[-1])])
+        ended = self._terminated | self._truncated
+        for t, final_observation in self._final_observations.items():
+            final = self._value_after(critic, final_observation, states[t + 1])[0]
+            following[t] = torch.where(ended[t], final, following[t])
+        return Values(values, following, states)
+
+    def advantages(self, values: Values, gamma: float, gae_lambda: float) -> tuple[Tensor, Tensor]:
+        """GAE of the scaled rewards by a critic's values, and the returns it implies (advantage + value). Each (M,)."""
+        rewards = self._rewards / self._reward_scale
+        advantages = generalized_advantages(
+            rewards, values.current, values.following, self._terminated, self._truncated, gamma, gae_lambda
+        )
+        return advantages.flatten(), (advantages + values.current).flatten()
+
+    def _value_after(self, critic: Critic, observation: Tensor, state: Tensor) -> Tensor:
+        """V of one more observation of the same episodes. Shapes (B, O), (B, S) -> (1, B)."""
+        goes_on = torch.zeros_like(self._starts[:1])
+        return critic.values(observation.unsqueeze(0), goes_on, state)[0]
+
+    def _sequences(self, states: Tensor) -> Sequences | None:
+        return Sequences(self._starts, states) if states.shape[2] else None
+
+
+def _rows(step: AgentStep, first: int) -> slice:
+    return slice(first, first + len(step.reward))
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))

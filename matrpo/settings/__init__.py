@@ -1,0 +1,1 @@
+"""Settings of a run: sections, algorithms' names, presets and tuned values."""

@@ -1,0 +1,40 @@
+"""Named groups of settings, one YAML file each: what `--preset NAME` puts between the defaults and the config file."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from matrpo.errors import ConfigError
+
+FOLDER = Path(__file__).parent
+
+
+def names() -> list[str]:
+    """The presets there are."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load(name: str, task: str, agents: int) -> dict[str, Any]:
+    """A preset's settings for a task and a number of agents.
+
+    A preset holds settings for all tasks, and for each task some by the number of agents: those of the smallest listed
+    number that is not below `agents` apply, or else those of the largest.
+
+    Raises:
+        ConfigError: there is no such preset, or it has nothing for the task.
+    """
+    if name not in names():
+        close = difflib.get_close_matches(name, names(), n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(f"unknown preset {name!r} (--preset): expected one of {', '.join(names())}{hint}")
+    content = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    by_agents = content["tasks"].get(task)
+    if by_agents is None:
+        known = ", ".join(content["tasks"])
+        raise ConfigError(f"preset {name!r} has no settings for task {task!r} (--preset): it has them for {known}")
+    number = min((n for n in by_agents if n >= agents), default=max(by_agents))
+    return {**content["all"], **by_agents[number]}

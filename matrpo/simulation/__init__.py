@@ -1,0 +1,1 @@
+"""The seeded simulator of the link protocol, and the invariants that it checks."""

@@ -1,0 +1,345 @@
+"""A deterministic simulator: the agents' real machines on a simulated network, with simulated clocks, in one thread.
+
+What happens is a function of a `History` alone. After every event all invariants of the link protocol are checked, and
+at the end its liveness: once the last fault is over and every link has been tried once more, one more iteration must
+go as if there had never been a fault.
+
+Two things are as the layers below the protocol make them. A corrupt message that looks like a valid one never arrives:
+the checksum on the wire stops it. The environment keeps the agents together: it begins an iteration when all have
+finished the last, except for those that are dead or, if the history says so, paused.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from matrpo.consensus.link import LinkMessage
+from matrpo.consensus.message import has_valid_header, has_valid_payload
+from matrpo.consensus.peer import Peer
+from matrpo.simulation.faulty_network import FaultyNetwork
+from matrpo.simulation.history import AGENT_FAULTS, Fault, History
+from matrpo.simulation.invariants import Invariants, Violation
+from matrpo.simulation.simulated_agent import LocalStep, Node
+from matrpo.topology.schedule import seeded_sequence
+
+PeerFactory = Callable[..., Peer]
+"""Makes an agent's machine from the arguments of `Peer`."""
+
+Trace = Callable[[float, str], None]
+"""Is told what happens, with the true time."""
+
+_BETA = 0.7
+_DEADLINE = 4.0
+_RESEND = 1.0
+_MEAN_INTERVAL = 0.1
+_ROLLOUT = (0.1, 1.0)
+_RESTART = 0.02
+_TOLD = 0.5
+"""The probability that a connection is reset when an agent dies."""
+
+_INBOX = 8
+"""Messages that wait for a paused agent; more are lost."""
+
+_PATIENCE = 500.0
+"""Seconds after the last fault in which everything must be over."""
+
+_MOST_AT_ONCE = 10_000
+"""Events at one instant; more mean that an agent asks for the time for ever."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a simulation came to.
+
+    Attributes:
+        events: messages delivered, timers and faults.
+        violation: the first invariant that did not hold; None if all did.
+    """
+
+    events: int
+    violation: Violation | None
+
+
+def simulate(history: History, make_peer: PeerFactory = Peer, trace: Trace | None = None) -> Outcome:
+    """Run a history to its end, or to its first violation."""
+    return _Simulation(history, make_peer, trace).run()
+
+
+class _Simulation:
+    """See `simulate`."""
+
+    def __init__(self, history: History, make_peer: PeerFactory, trace: Trace | None) -> None:
+        self._history = history
+        self._graph = history.graph
+        self._make_peer = make_peer
+        self._trace = trace
+        self._rng = Random(history.noise)
+        self._shape = (history.agents, history.samples)
+        self._first = np.linspace(-1.0, 1.0, history.agents * history.samples, dtype=np.float32).reshape(self._shape)
+        self._dtype = np.dtype(history.dtype)
+        self._calm_at = history.calm_at
+        self._now = 0.0
+        self._events = 0
+        self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._scheduled = 0
+        self._nodes = [Node(q, self._new_peer(q, 0), clock) for q, clock in enumerate(history.clocks)]
+        self._invariants = Invariants([node.peer for node in self._nodes], _BETA, _DEADLINE)
+        self._network = FaultyNetwork(history, self._rng)
+        self._iteration = -1
+        self._calm = False
+        """The present iteration began after the last fault."""
+        self._untried = set(range(len(history.links)))
+        """Links not activated since."""
+        self._expected: list[int] | None = None
+        """In the last iteration: what each agent's count of commits must come to."""
+        self._finished = False
+
+    def _new_peer(self, agent: int, incarnation: int) -> Peer:
+        return self._make_peer(
+            agent,
+            self._graph,
+            run_seed=self._history.noise,
+            activations=self._history.k,
+            beta=_BETA,
+            schedule=self._history.schedule,
+            wire_dtype=self._dtype,
+            deadline=_DEADLINE,
+            resend=_RESEND,
+            incarnation=incarnation,
+            mean_interval=_MEAN_INTERVAL,
+        )
+
+    # The loop
+
+    def run(self) -> Outcome:
+        """Run the history; a violation ends it."""
+        try:
+            self._loop()
+        except Violation as violation:
+            self._say(str(violation))
+            return Outcome(self._events, violation)
+        return Outcome(self._events, None)
+
+    def _loop(self) -> None:
+        for fault in self._history.faults:
+            if fault.kind in AGENT_FAULTS:
+                self._schedule(fault.start, self._strike, fault)
+                self._schedule(fault.stop, self._lift, fault)
+        self._next_iteration()
+        at_once = 0
+        while self._heap and not self._finished:
+            time, _, action, arguments = heapq.heappop(self._heap)
+            at_once = at_once + 1 if time == self._now else 0
+            if time > self._calm_at + _PATIENCE or at_once > _MOST_AT_ONCE:
+                break
+            self._now = time
+            action(*arguments)
+        if not self._finished and any(node.alive for node in self._nodes):
+            waiting = [node.agent for node in self._nodes if node.alive and node.phase == "consensus"]
+            raise Violation("liveness", f"agents {waiting} never finish iteration {self._iteration}")
+
+    def _schedule(self, time: float, action: Callable[..., None], *arguments: Any) -> None:
+        if time < math.inf:
+            self._scheduled += 1
+            heapq.heappush(self._heap, (time, self._scheduled, action, arguments))
+
+    def _say(self, text: str) -> None:
+        if self._trace is not None:
+            self._trace(self._now, text)
+
+    def _say_message(self, what: str, m: LinkMessage, receiver: int) -> None:
+        if self._trace is not None:
+            states = "" if m.u is None else f" from {m.tip}/{m.base}"
+            answered = " answered" if m.answered else ""
+            route = f"{m.sender}.{m.incarnation} > {receiver}"
+            self._say(f"{what}{route}: {m.kind} ({m.iteration}, {m.k}) of link {m.link}{states}{answered}")
+
+    # Agents
+
+    def _act(self, node: Node, action: Callable[..., None], *arguments: Any, ticked: bool = False) -> None:
+        """Let an agent's machine do something, send what it says, and check everything."""
+        self._events += 1
+        now = node.now(self._now)
+        try:
+            action(*arguments, now)
+            wake = node.peer.next_event()
+        except Exception as error:
+            raise Violation("I5", f"agent {node.agent} raises {type(error).__name__}: {error}") from error
+        outbox = node.peer.take_outbox()
+        if len(outbox) > self._history.k + 4 * len(self._graph.links_of(node.agent)):
+            raise Violation("I5", f"agent {node.agent} sends {len(outbox)} messages at once")
+        for receiver, message in outbox:
+            self._invariants.sent(message, now)
+            self._transmit(receiver, message)
+        self._invariants.changed(node.peer, now, ticked, wake)
+        if node.sleep_until(wake, self._now):
+            self._schedule(node.wake_at, self._wake, node)
+        if node.phase == "consensus" and node.peer.done:
+            node.phase = "waiting"
+            self._say(f"agent {node.agent} has finished iteration {node.iteration}")
+            self._next_iteration()
+
+    def _wake(self, node: Node) -> None:
+        if node.alive and not node.paused and node.wake_at <= self._now:
+            self._act(node, node.peer.tick, ticked=True)
+
+    def _begin(self, node: Node) -> None:
+        if not node.alive or node.paused or node.begin_at > self._now:
+            return
+        self._say(f"agent {node.agent} begins iteration {node.iteration}")
+        node.phase, node.begin_at, node.has_begun = "consensus", math.inf, True
+        self._invariants.began(node.peer, node.iteration)
+        start = node.agent + 7 * node.iteration + 31 * node.incarnation
+        self._act(node, node.peer.begin, node.iteration, LocalStep(start, self._first), self._shape)
+
+    def _begin_at(self, node: Node, time: float) -> None:
+        node.phase, node.begin_at = "rollout", time
+        self._schedule(time, self._begin, node)
+
+    # Messages
+
+    def _transmit(self, receiver: int, message: LinkMessage) -> None:
+        arrivals = self._network.send(receiver, message, self._now)
+        if not arrivals:
+            self._say_message("lost: ", message, receiver)
+        for latency, arriving in arrivals:
+            self._schedule(self._now + latency, self._deliver, self._nodes[receiver], message, arriving)
+
+    def _deliver(self, node: Node, sent: LinkMessage, arriving: LinkMessage) -> None:
+        if not node.alive:
+            return
+        if node.paused:
+            if len(node.inbox) < _INBOX:
+                node.inbox.append((sent, arriving))
+        elif arriving is sent:
+            self._say_message("", sent, node.agent)
+            self._invariants.received(node.agent, sent)
+            self._act(node, node.peer.receive, sent)
+        elif not self._looks_valid(node, sent, arriving):
+            self._say_message("corrupt: ", sent, node.agent)
+            dropped = node.peer.counters.drops
+            self._act(node, node.peer.receive, arriving)
+            if node.peer.counters.drops == dropped:
+                raise Violation("I5", f"agent {node.agent} does not count a corrupt message")
+
+    def _looks_valid(self, node: Node, sent: LinkMessage, arriving: LinkMessage) -> bool:
+        shape = self._shape if node.has_begun else None
+        return (
+            has_valid_header(arriving, node.peer.last_k)
+            and (arriving.sender, arriving.link) == (sent.sender, sent.link)
+            and has_valid_payload(arriving, self._dtype, shape)
+        )
+
+    # Faults of agents
+
+    def _strike(self, fault: Fault) -> None:
+        """An agent stops: it is paused, or its process dies."""
+        node = self._nodes[fault.where[0]]
+        if not node.alive or (fault.kind == "pause" and node.paused):
+            return
+        self._events += 1
+        self._say(f"agent {node.agent} is {'paused' if fault.kind == 'pause' else 'killed'}")
+        if fault.kind == "pause":
+            node.paused = True
+        else:
+            node.alive = False
+            self._break_connections(node)
+        self._next_iteration()
+
+    def _break_connections(self, node: Node) -> None:
+        """The neighbours of a dead process are told, unless the whole machine is gone."""
+        if self._rng.random() < _TOLD:
+            for neighbour in self._graph.neighbours(node.agent):
+                latency = self._network.latency()
+                self._schedule(self._now + latency, self._lose, self._nodes[neighbour], node.agent)
+
+    def _lose(self, node: Node, neighbour: int) -> None:
+        if node.alive and not node.paused:
+            self._say(f"agent {node.agent} loses the connection to agent {neighbour}")
+            self._act(node, node.peer.lose, neighbour)
+
+    def _lift(self, fault: Fault) -> None:
+        """An agent goes on, or its process is started again."""
+        node = self._nodes[fault.where[0]]
+        if fault.kind == "pause" and node.alive and node.paused:
+            self._resume(node)
+        elif fault.kind != "pause" and not node.alive:
+            self._restart(node, resumes=fault.kind == "reset" and node.phase != "waiting")
+
+    def _resume(self, node: Node) -> None:
+        self._say(f"agent {node.agent} goes on")
+        self._events += 1
+        node.paused = False
+        inbox, node.inbox = node.inbox, []
+        for sent, arriving in inbox:
+            self._deliver(node, sent, arriving)
+        self._wake(node)
+        self._begin(node)
+        self._next_iteration()
+
+    def _restart(self, node: Node, resumes: bool) -> None:
+        self._say(f"agent {node.agent} is started again")
+        self._events += 1
+        node.incarnation += 1
+        node.start(self._new_peer(node.agent, node.incarnation))
+        self._invariants.started(node.peer, node.incarnation)
+        if resumes:
+            self._begin_at(node, self._now + _RESTART)
+            return
+        if self._iteration >= 0:
+            self._act(node, node.peer.sit_out, self._iteration)
+        self._next_iteration()
+
+    # The environment
+
+    def _next_iteration(self) -> None:
+        """Begin an iteration if all agents that take part in the run have finished the last."""
+        leave = self._history.absent == "leave" and self._now < self._calm_at
+        members = [node for node in self._nodes if node.alive and not (leave and node.paused)]
+        if not members or any(node.paused or node.phase != "waiting" for node in members):
+            return
+        if self._now >= self._calm_at and self._iteration + 1 >= self._history.iterations:
+            self._look_back()
+        if self._finished:
+            return
+        self._iteration += 1
+        for node in members:
+            node.iteration = self._iteration
+            self._begin_at(node, self._now + self._rng.uniform(*_ROLLOUT))
+
+    def _look_back(self) -> None:
+        """After the last fault: note which links were tried since; when all were, the next iteration is the last."""
+        if self._expected is not None:
+            self._check_liveness(self._expected)
+            self._finished = True
+            return
+        if self._calm:
+            self._untried.difference_update(self._activations(self._iteration))
+        self._calm = True
+        if not self._untried:
+            self._expected = expected = [node.peer.counters.commits for node in self._nodes]
+            for e in self._activations(self._iteration + 1):
+                ends = self._history.links[e]
+                for q in ends if all(self._nodes[q].alive for q in ends) else ():
+                    expected[q] += 1
+
+    def _activations(self, iteration: int) -> list[int]:
+        """The links that are activated in an iteration, in any order."""
+        links, k = len(self._history.links), self._history.k
+        if self._history.schedule == "poisson":
+            return list(range(links)) * -(-k // max(1, links))
+        return [int(e) for e in seeded_sequence(links, k, self._history.noise, iteration)]
+
+    def _check_liveness(self, expected: list[int]) -> None:
+        for node in self._nodes:
+            commits = node.peer.counters.commits
+            if node.alive and commits != expected[node.agent]:
+                missing = expected[node.agent] - commits
+                raise Violation("liveness", f"agent {node.agent} misses {missing} commits after the last fault")

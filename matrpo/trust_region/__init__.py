@@ -1,0 +1,1 @@
+"""The trust region: solvers of the local step, step rule, line search, preconditioner."""

@@ -1,0 +1,380 @@
+"""What the command line accepts, refuses and prints, short of training."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import resource
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from running import Matrpo
+
+from matrpo.launch.commands.options import resolve_layers
+from matrpo.runs.run_directory import RunDirectory
+from matrpo.settings.algorithm_names import ALGORITHMS
+from matrpo.settings.config import FIELDS, HEADINGS, Config
+from matrpo.topology import TOPOLOGIES
+from matrpo.version import __version__
+
+
+def number(num_agents: int | None, num_envs: int, seed: int) -> int:
+    """The factory of a task that is none."""
+    del num_agents, num_envs
+    return seed
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands run in an empty folder."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+
+def assert_mistake(result: tuple[int, str, str], *words: str) -> None:
+    """Exit status 2, one line on standard error that holds these words, and nothing started or left behind."""
+    status, out, err = result
+    assert (status, out) == (2, "")
+    assert err.startswith("matrpo: error: ")
+    assert err.count("\n") == 1
+    for word in words:
+        assert word in err
+    assert multiprocessing.active_children() == []
+    assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--task", "navigaton"], ["task", "navigaton", "did you mean 'navigation'"]),
+        (["--task", "chess"], ["task", "matrpo list tasks"]),
+        (["--task", "mpe2/simple_tug_v3"], ["did you mean 'mpe2/simple_tag_v3'"]),
+        (["--task", "nowhere.py:make"], ["there is no file", "nowhere.py"]),
+        (["--task", "nowhere.py"], ["nowhere.py:make"]),
+        (["--task", f"{__file__}:nothing"], [__file__, "no function 'nothing'"]),
+        (["--task", f"{__file__}:number"], ["of type int", "expected a VectorEnv"]),
+        (["--task", "pettingzoo/no_such_module:parallel_env"], ["no_such_module"]),
+        (["--task", "pettingzoo/mpe2.simple_v3:nothing"], ["mpe2.simple_v3", "no constructor 'nothing'"]),
+        (["--task", "pettingzoo/mpe2.simple_v3:env"], ["act in turn (AEC)"]),
+        (["--task", "pettingzoo/mpe2.simple_v3"], ["pettingzoo/<module>:<name>"]),
+        (["--task", "game/opposite-halves", "--agents", "3"], ["agents", "an even number"]),
+        (["--topology", "rings"], ["topology", "ring"]),
+        (["--topology", "grid:5x5"], ["topology", "12"]),
+        (["--algo", "fdmarl", "--topology", "rings"], ["topology", "ring"]),
+        (["--algo", "itrpo", "-o", "share_parameters=true"], ["itrpo", "share_parameters"]),
+        (["--topology", "nowhere.json"], ["topology", "nowhere.json"]),
+        (["--agents", "1"], ["ring", "1"]),
+        (["--agents", "0"], ["agents", "at least 1"]),
+        (["--agents", "many"], ["agents", "an integer"]),
+        (["--kl-step", "0"], ["kl_step", "above 0"]),
+        (["--kl-step", "nan"], ["kl_step", "finite"]),
+        (["--gamma", "1.5"], ["gamma", "at most 1"]),
+        (["--seed", "-1"], ["seed", "at least 0"]),
+        (["--hidden-sizes", "128,x"], ["hidden_sizes", "list of integers"]),
+        (["--recurrent-layers", "1", "--chunk-length", "7"], ["chunk_length", "7", "divisor of rollout_length, 100"]),
+        (["--activation", "sela"], ["activation", "did you mean 'selu'"]),
+        (["--steps", "[1"], ["--steps", "not valid YAML"]),
+        (["-o", "kl_stp=1"], ["kl_stp", "did you mean 'kl_step'"]),
+        (["-o", "kl_step"], ["key=value"]),
+        (["--kl-stp", "1"], ["--kl-stp", "--kl-step"]),
+        (["--preset", "nonsense"], ["preset", "nonsense"]),
+        (["--config", "nowhere.yaml"], ["nowhere.yaml", "No such file"]),
+        (["--transport", "tcp", "--port", "65000", "--agents", "600"], ["65535"]),
+        (["--resume"], ["--resume", "--run"]),
+        (["--run", "nowhere", "--resume"], ["nowhere", "not a run directory"]),
+        (["--run", "/proc/nowhere"], ["cannot create run directory /proc/nowhere"]),
+        (["--run", "/dev/null/run"], ["cannot create run directory", "Not a directory"]),
+        (["--algo", "hapo"], ["algo", "hapo", "did you mean 'happo'"]),
+        (["--algo", "happo", "--beta", "1"], ["happo does not use the setting 'beta' (command line)"]),
+        (["--algo", "happo", "-o", "kl_step=0.1"], ["happo does not use the setting 'kl_step' (-o)"]),
+        (["--algo", "mappo", "--topology", "ring"], ["mappo does not use the setting 'topology'"]),
+        (["--algo", "mappo", "--transport", "tcp"], ["mappo does not use the setting 'transport'"]),
+        (["--algo", "hatrpo", "--clip-range", "0.1"], ["hatrpo does not use the setting 'clip_range'"]),
+        (["--actor-lr", "0.1"], ["matrpo does not use the setting 'actor_lr'"]),
+        (["--algo", "happo", "--faults", "loss-20"], ["--faults", "happo trains in one process"]),
+        (["surplus"], ["surplus"]),
+    ],
+)
+def test_launch_refuses(matrpo: Matrpo, arguments: list[str], words: list[str]) -> None:
+    assert_mistake(matrpo("launch", *arguments), *words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nonsense"], ["nonsense"]),
+        (["eval"], ["RUN"]),
+        (["eval", "nowhere"], ["nowhere is not a run directory"]),
+        (["eval", "nowhere", "--episodes", "0"], ["episodes", "0"]),
+        (["status", "nowhere"], ["nowhere is not a run directory"]),
+        (["topology", "rings"], ["ring"]),
+        (["topology", "ring", "--agents", "3", "--save", "x.pdf"], ["x.pdf"]),
+        (["list", "agents"], ["agents", "tasks"]),
+        (["cluster", "init", "--algo", "happo", "--host", "a", "--env-host", "b"], ["happo", "in one process"]),
+        (["agent", "--cluster", "nowhere.yaml", "--id", "0"], ["cannot read cluster file nowhere.yaml"]),
+        (["env-server"], ["--cluster"]),
+    ],
+)
+def test_other_commands_refuse(matrpo: Matrpo, arguments: list[str], words: list[str]) -> None:
+    assert_mistake(matrpo(*arguments), *words)
+
+
+def test_a_config_with_a_typo_names_the_nearest_key(matrpo: Matrpo, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("agents: 3\nrolout_length: 5\n")
+    assert_mistake(matrpo("launch", "--config", str(file)), "rolout_length", str(file), "did you mean 'rollout_length'")
+    file.write_text("agents: [\n")
+    assert_mistake(matrpo("launch", "--config", str(file)), str(file), "not valid YAML")
+
+
+def test_a_graph_that_is_not_connected_is_refused(matrpo: Matrpo, tmp_path: Path) -> None:
+    file = tmp_path / "two.edgelist"
+    file.write_text("0 1\n2 3\n")
+    assert_mistake(matrpo("launch", "--agents", "4", "--topology", str(file)), "not connected")
+
+
+def test_a_port_in_use_is_refused(matrpo: Matrpo) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        arguments = ["--transport", "tcp", "--agents", "3", "--port", str(port - 2)]
+        assert_mistake(matrpo("launch", *arguments), f"port {port}", "in use")
+
+
+def test_an_existing_run_directory_is_refused(matrpo: Matrpo, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    assert_mistake(matrpo("launch", "--run", str(tmp_path / "run")), "exists already", "--resume")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """The system refuses to let any file grow beyond 64 kB, as a full disk would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_full_disk_is_refused(matrpo: Matrpo) -> None:
+    assert_mistake(matrpo("launch"), "cannot create run directory", "File too large")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    """A run of two agents with checkpoints that belong to nothing known."""
+    run = RunDirectory.create(tmp_path / "run", Config(agents=3, seed=3), {})
+    for process in run.processes().values():
+        process.save_checkpoint(5, {"x": np.zeros(1)}, {"belongs_to": {"algo": "matrpo", "task": "chess"}})
+        process.log_metrics({"iteration": 5, "time": 0.0, "team_return_mean": -5.0, "kl": 0.25})
+    return run
+
+
+@pytest.mark.parametrize("command", [["launch", "--resume", "--run"], ["eval"]])
+def test_a_checkpoint_of_another_task_is_refused(matrpo: Matrpo, run: RunDirectory, command: list[str]) -> None:
+    assert_mistake(matrpo(*command, str(run.path)), "checkpoint 5", "task is chess", "navigation")
+    assert run.latest_common_iteration() == 5
+
+
+@pytest.mark.parametrize("key", sorted(set(FIELDS) - {"agents", "algo"}))
+def test_a_resumed_run_keeps_its_settings(matrpo: Matrpo, run: RunDirectory, key: str) -> None:
+    others = {"task": "mpe2/simple_spread_v3", "topology": "line", "activation": "tanh", "hidden_sizes": "[8, 8]"}
+    others["env_servers"] = "2"
+    default = FIELDS[key].default
+    other = others.get(key)
+    if other is None and FIELDS[key].metadata["choices"]:
+        other = next(choice for choice in FIELDS[key].metadata["choices"] if choice != default)
+    if other is None:
+        other = (
+            str(not default).lower() if isinstance(default, bool) else "0.625" if isinstance(default, float) else "7"
+        )
+    result = matrpo("launch", "--run", str(run.path), "--resume", "-o", f"{key}={other}")
+    changeable = (
+        "steps", "link_deadline", "link_resend", "transport", "port", "insecure", "torch_threads", "checkpoint_every",
+        "checkpoints_kept", "tensorboard", "on_agent_loss", "env_workers",
+    )  # fmt: skip
+    if not ALGORITHMS["matrpo"].uses(key, HEADINGS[key]):
+        assert_mistake(result, f"matrpo does not use the setting '{key}'")
+    elif key in changeable:
+        assert_mistake(result, "task is chess")
+    else:
+        assert_mistake(result, f"cannot change '{key}'")
+
+
+def test_a_run_in_use_is_refused(matrpo: Matrpo, run: RunDirectory) -> None:
+    with run.lock():
+        assert_mistake(matrpo("launch", "--run", str(run.path), "--resume"), "in use")
+
+
+def test_a_run_without_a_checkpoint_cannot_be_evaluated(matrpo: Matrpo, tmp_path: Path) -> None:
+    RunDirectory.create(tmp_path / "new", Config(agents=3), {})
+    assert_mistake(matrpo("eval", str(tmp_path / "new")), "no checkpoint")
+
+
+def test_an_agent_that_is_not_in_the_cluster_is_refused(matrpo: Matrpo, run: RunDirectory) -> None:
+    agents = {0: {"endpoint": "tcp://127.0.0.1:1", "neighbours": []}}
+    content = {"run_id": "x", "config": "config.yaml", "environment": {"endpoint": "ipc:///tmp/x"}, "agents": agents}
+    file = run.path / "cluster.yaml"
+    file.write_text(yaml.safe_dump(content))
+    assert_mistake(matrpo("agent", "--cluster", str(file), "--id", "0"), "has no keys", "--insecure")
+    assert_mistake(matrpo("agent", "--cluster", str(file), "--id", "1", "--insecure"), "--id 1", "agents 0 to 0")
+
+
+def test_version(matrpo: Matrpo) -> None:
+    assert matrpo("--version") == (0, f"matrpo {__version__}\n", "")
+
+
+def test_no_command_shows_the_help(matrpo: Matrpo) -> None:
+    status, out, err = matrpo()
+    assert (status, out) == (2, "")
+    for command in ("launch", "agent", "env-server", "eval", "status", "topology", "list"):
+        assert command in err
+
+
+def test_every_setting_is_an_option_with_its_help(matrpo: Matrpo) -> None:
+    status, out, _ = matrpo("launch", "--help")
+    assert status == 0
+    for name in FIELDS:
+        assert f"--{name.replace('_', '-')}" in out
+    for section in set(HEADINGS.values()):
+        assert f"\n{section}:\n" in out
+
+
+@pytest.mark.parametrize("what", ["tasks", "algorithms", "topologies"])
+def test_lists_are_json(matrpo: Matrpo, what: str) -> None:
+    status, out, err = matrpo("list", what, "--json")
+    assert (status, err) == (0, "")
+    names = [entry["name"] for entry in json.loads(out)]
+    assert {"tasks": "navigation", "algorithms": "matrpo", "topologies": "ring"}[what] in names
+    if what == "topologies":
+        assert names == list(TOPOLOGIES)
+    status, out, _ = matrpo("list", what)
+    assert all(any(line.startswith(name) for line in out.splitlines()) for name in names)
+
+
+def test_a_list_of_tasks_says_what_each_is_and_needs(matrpo: Matrpo) -> None:
+    entries = {entry["name"]: entry for entry in json.loads(matrpo("list", "tasks", "--json")[1])}
+    entry = entries["mpe2/simple_speaker_listener_v4"]
+    assert (entry["default_agents"], entry["fixed"], entry["episode_length"]) == (2, True, 25)
+    assert entry["observation_sizes"] == [3, 11]
+    assert entry["action_spaces"] == ["Discrete(3)", "Discrete(5)"]
+    assert (entry["needs"], entry["installed"], entry["problem"]) == ("nothing", True, None)
+    ant = entries["mamujoco/Ant-4x2"]
+    assert (ant["needs"], ant["installed"], ant["problem"]) == ("matrpo[mamujoco]", True, None)
+    lines = {line.split()[0]: line for line in matrpo("list", "tasks")[1].splitlines() if line}
+    line = lines["mpe2/simple_speaker_listener_v4"]
+    assert line.endswith(f"  {entry['description']}")
+    assert "  Discrete(3), Discrete(5)  " in line
+    assert "  nothing  " in line
+    assert "  matrpo[mamujoco]: installed  " in lines["mamujoco/Ant-4x2"]
+    assert "12 or other" in lines["navigation"]
+    assert "pettingzoo/<module>:<name>" in lines
+    assert "path/to/file.py:factory" in lines
+
+
+def test_a_list_of_tasks_says_what_to_install(matrpo: Matrpo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mujoco", None)
+    entries = {entry["name"]: entry for entry in json.loads(matrpo("list", "tasks", "--json")[1])}
+    assert not entries["mamujoco/Ant-4x2"]["installed"]
+    assert entries["smax/2s3z"]["installed"]
+    lines = {line.split()[0]: line for line in matrpo("list", "tasks")[1].splitlines() if line}
+    assert "matrpo[mamujoco]: not installed" in lines["mamujoco/Ant-4x2"]
+    problem = "not installed: mujoco; pip install 'matrpo[mamujoco]'"
+    assert lines["mamujoco/<Robot>-<partition>"].endswith(f"  {problem}")
+    assert_mistake(matrpo("launch", "--task", "mamujoco/Ant-4x2"), problem)
+
+
+SMAC_STAGES = {
+    "another smac": ({"facade": ""}, "AutoML's optimiser, not the StarCraft Multi-Agent Challenge: run pip uninstall"),
+    "the package alone": ({"env/starcraft2": ""}, "StarCraft II is not in "),
+    "no maps": ({"env/starcraft2": "", "Versions/Base75689": "SC2_x64"}, "SMAC's maps are not in "),
+    "all": ({"env/starcraft2": "", "Versions/Base75689": "SC2_x64", "Maps/SMAC_Maps": ""}, None),
+}
+"""Folders, each with a file in it if one is named: those of the package `smac`, and StarCraft II's."""
+
+
+@pytest.mark.parametrize("stage", SMAC_STAGES)
+def test_smac_is_usable_with_the_right_package_the_game_and_its_maps(
+    matrpo: Matrpo, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stage: str
+) -> None:
+    folders, problem = SMAC_STAGES[stage]
+    for folder, file in {"": "__init__.py", **folders}.items():
+        path = tmp_path / "smac" / folder
+        path.mkdir(parents=True, exist_ok=True)
+        if file:
+            (path / file).touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("SC2PATH", str(tmp_path / "smac"))
+    entries = {entry["name"]: entry for entry in json.loads(matrpo("list", "tasks", "--json")[1])}
+    lines, report = matrpo("list", "tasks")[1].splitlines(), matrpo("doctor")[2].splitlines()
+    if problem is None:
+        assert (entries["smac/MMM2"]["installed"], entries["smac/MMM2"]["problem"]) == (True, None)
+        assert any(line.startswith("ok   tasks smac/<map>: ") for line in report)
+        return
+    assert problem in entries["smac/MMM2"]["problem"]
+    assert sum(problem in line for line in lines) == 1
+    assert [line.startswith("note tasks smac/<map>: ") for line in report if problem in line] == [True]
+    assert_mistake(matrpo("launch", "--task", "smac/MMM2"), "task 'smac/MMM2': ", problem)
+
+
+def test_the_doctor_says_which_tasks_can_be_run(matrpo: Matrpo, monkeypatch: pytest.MonkeyPatch) -> None:
+    status, _, err = matrpo("doctor")
+    assert status == 0
+    assert "ok   tasks navigation" in err
+    assert "ok   tasks mpe2/<environment>" in err
+    assert "cores; an agent computes with 1 thread" in err
+    assert "mpe2 1." in err.splitlines()[0]
+    monkeypatch.setitem(sys.modules, "jaxmarl", None)
+    assert "note tasks smax/<map>: not installed: jaxmarl; pip install 'matrpo[smax]'" in matrpo("doctor")[2]
+
+
+def test_two_agents_are_on_a_line_unless_something_else_is_asked_for() -> None:
+    layers = [("command line", {"task": "game/differentiable"})]
+    assert (resolve_layers(layers).agents, resolve_layers(layers).topology) == (2, "line")
+    assert resolve_layers([*layers, ("-o", {"topology": "ring"})]).topology == "ring"
+    assert resolve_layers([("command line", {})]).topology == "ring"
+
+
+def test_topology_prints_links_and_saves_a_picture(matrpo: Matrpo) -> None:
+    status, out, _ = matrpo("topology", "ring", "--agents", "4")
+    assert status == 0
+    assert out.splitlines()[0] == "link 0: 0 - 1"
+    assert "4 links, algebraic connectivity 2.0000" in out
+    assert (Path.cwd() / "ring-4.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_topology_as_json_saves_what_launch_reads(matrpo: Matrpo) -> None:
+    status, out, err = matrpo("topology", "small-world:4:0.5", "--agents", "9", "--json", "--save", "graph.json")
+    assert (status, err) == (0, "")
+    links = json.loads(out)["links"]
+    status, out, _ = matrpo("topology", "graph.json", "--agents", "9", "--json", "--save", "again.graphml")
+    assert json.loads(out)["links"] == links
+
+
+def test_status_reads_a_run(matrpo: Matrpo, run: RunDirectory) -> None:
+    status, out, err = matrpo("status", str(run.path), "--json")
+    assert (status, err) == (0, "")
+    summary = json.loads(out)
+    assert (summary["iteration"], summary["checkpoint"], summary["return_mean"]) == (5, 5, -5.0)
+    assert (summary["running"], summary["finished"]) == (False, False)
+    assert [process["name"] for process in summary["processes"]] == ["env-server", "agent 0", "agent 1", "agent 2"]
+    assert summary["processes"][1]["last"]["kl"] == 0.25
+    status, out, _ = matrpo("status", str(run.path))
+    assert status == 0
+    assert "checkpoint of iteration 5" in out
+
+
+def test_neither_the_launcher_nor_the_environment_server_imports_torch() -> None:
+    modules = ("cli", "run_commands", "read_commands", "supervisor", "screen", "children", "env_server")
+    imports = ", ".join(f"matrpo.launch.{name}" for name in modules)
+    script = f"import sys, {imports}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

@@ -1,0 +1,113 @@
+"""`matrpo simulate`, short of the protocol: what it prints, its exit status, and that it leaves no process behind."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import subprocess
+import sys
+from functools import partial
+from typing import Any
+
+import psutil
+import pytest
+from running import Matrpo
+
+from matrpo.consensus.link import LinkMessage
+from matrpo.consensus.peer import Peer
+from matrpo.launch.commands import simulate as simulate_command
+from matrpo.simulation.history import generate, parse
+from matrpo.simulation.simulator import simulate
+
+
+class Deaf(Peer):
+    """Hears that its neighbours live, and nothing else."""
+
+    def receive(self, message: LinkMessage, now: float) -> None:
+        if message.kind == "beat":
+            super().receive(message, now)
+
+
+def test_histories_are_counted_on_the_last_line(matrpo: Matrpo) -> None:
+    status, out, _ = matrpo("simulate", "--seeds", "120", "--first", "7", "--jobs", "2")
+    assert status == 0
+    *_, speed, last = out.splitlines()
+    assert "events/s" in speed
+    assert last == "120 histories, 0 violations"
+
+
+def test_jobs_do_not_change_what_is_found(matrpo: Matrpo) -> None:
+    documents = [json.loads(matrpo("simulate", "--seeds", "110", "--jobs", jobs, "--json")[1]) for jobs in ("1", "3")]
+    assert documents[0]["events"] == documents[1]["events"] > 5000
+    assert documents[0]["histories"] == 110
+    assert documents[0]["violations"] == 0
+    assert documents[0]["failures"] == []
+
+
+def test_a_replay_prints_what_happens(matrpo: Matrpo) -> None:
+    spec = str(generate(4))
+    status, out, err = matrpo("simulate", "--replay", spec)
+    assert (status, err) == (0, "")
+    assert "begins iteration 0" in out
+    assert out.splitlines()[-1] == "1 histories, 0 violations"
+    assert matrpo("simulate", "--replay", spec) == (status, out, err)
+    document = json.loads(matrpo("simulate", "--replay", spec, "--json")[1])
+    assert document["violation"] is None
+    assert len(document["trace"]) == len(out.splitlines()) - 1
+
+
+def test_a_failing_seed_names_a_command_that_replays_it(matrpo: Matrpo, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken: Any = partial(simulate, make_peer=Deaf)
+    monkeypatch.setattr(simulate_command, "simulate", broken)
+    failure = next(failure for seed in range(100) if (failure := simulate_command.check_seed(seed)[1]))
+    program, command, option, spec = shlex.split(failure.replay)
+    assert (program, command, option) == ("matrpo", "simulate", "--replay")
+    assert len(spec) < len(str(generate(failure.seed)))
+    assert str(parse(spec)) == spec
+    status, out, _ = matrpo("simulate", option, spec)
+    assert status == 1
+    *_, found, last = out.splitlines()
+    assert failure.violation.startswith(f"{failure.invariant}: ")
+    assert f"  {failure.invariant}: " in found
+    assert last == "1 histories, 1 violations"
+    monkeypatch.setattr(simulate_command, "_run", lambda *_: [simulate_command.Totals(100, 5000, [failure])])
+    status, out, _ = matrpo("simulate", "--seeds", "100")
+    assert status == 1
+    assert failure.replay in out
+    assert out.splitlines()[-1] == "100 histories, 1 violations"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--replay", "nonsense"], ["--replay", "agents="]),
+        (["--replay", str(generate(0)).replace("agents=", "agents=x")], ["agents", "integer"]),
+        (["--seeds", "0"], ["--seeds", "0"]),
+        (["--seeds", "many"], ["--seeds", "many"]),
+        (["--first", "-1"], ["--first"]),
+        (["--jobs", "0"], ["--jobs"]),
+        (["surplus"], ["surplus"]),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(matrpo: Matrpo, arguments: list[str], words: list[str]) -> None:
+    status, out, err = matrpo("simulate", *arguments)
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1
+    assert all(word in err for word in words)
+
+
+def test_ctrl_c_leaves_no_process_behind() -> None:
+    command = [sys.executable, "-m", "matrpo.launch.cli", "simulate", "--seeds", "1000000", "--jobs", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    me = psutil.Process(process.pid)
+    workers: list[psutil.Process] = []
+    while len(workers) < 2:
+        assert process.poll() is None
+        workers = [child for child in me.children() if "spawn_main" in " ".join(child.cmdline())]
+    for worker in (me, *workers):
+        worker.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, b"")
+    assert b"Traceback" not in err
+    assert psutil.wait_procs(workers, timeout=10)[1] == []

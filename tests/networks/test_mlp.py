@@ -1,0 +1,38 @@
+"""Networks: initial scale, activations' derivatives, and flat parameters."""
+
+import pytest
+import torch
+
+from matrpo.networks.mlp import ACTIVATIONS, MLP, flat_parameters, set_flat_parameters
+
+
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+def test_derivatives_are_functions_of_the_output(name):
+    activation = ACTIVATIONS[name]
+    inputs = torch.linspace(-3.0, 3.0, 24, dtype=torch.float64, requires_grad=True)
+    outputs = activation.function(inputs)
+    (expected,) = torch.autograd.grad(outputs.sum(), inputs)
+    torch.testing.assert_close(activation.derivative(outputs.detach()), expected)
+
+
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+def test_layers_keep_the_scale_of_their_inputs(name):
+    network = MLP((64, 256, 256, 8), name, torch.Generator().manual_seed(0))
+    outputs = network(torch.randn(2000, 64, generator=torch.Generator().manual_seed(1)))
+    assert 0.5 < float(outputs.detach().std()) < 2.0
+
+
+def test_orthogonal_matrices_keep_lengths():
+    network = MLP((32, 32, 32), "tanh", torch.Generator().manual_seed(0), orthogonal=True)
+    first, last = (layer.weight.detach() for layer in network.linear_layers)
+    torch.testing.assert_close(first.T @ first, (5.0 / 3.0) ** 2 * torch.eye(32))
+    torch.testing.assert_close(last.T @ last, torch.eye(32))
+
+
+def test_flat_parameters_round_trip():
+    network = MLP((3, 4, 2), "tanh", torch.Generator().manual_seed(0))
+    parameters = list(network.parameters())
+    flat = flat_parameters(parameters)
+    set_flat_parameters(parameters, 2.0 * flat)
+    assert torch.equal(flat_parameters(parameters), 2.0 * flat)
+    assert flat.shape == (3 * 4 + 4 + 4 * 2 + 2,)

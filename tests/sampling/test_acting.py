@@ -1,0 +1,79 @@
+"""Agents that act together do what each would do by itself."""
+
+import numpy as np
+import pytest
+import torch
+
+from matrpo.networks.joint_policy import JointPolicy
+from matrpo.sampling.acting import Actor, Actors, own_outputs
+from matrpo.spaces import ActionSpace, Box, Discrete, TaskSpec
+
+B = 6
+MOVES, FORCE = Discrete(5), Box(2, -1.0, 1.0)
+
+
+def policy(q: int, spec: TaskSpec, **changes) -> JointPolicy:
+    generator = torch.Generator().manual_seed(q)
+    made = JointPolicy(q, spec, (16, 8), "selu", -0.5, generator, **changes)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter += torch.randn(parameter.shape, generator=generator)
+    return made
+
+
+def team(sizes: tuple[int, ...], spaces: tuple[ActionSpace, ...], **changes) -> list[JointPolicy]:
+    spec = TaskSpec("a task", tuple(f"agent_{q}" for q in range(len(sizes))), sizes, spaces)
+    return [policy(q, spec, **changes) for q in range(len(sizes))]
+
+
+SIZES = {"alike": (4, 4, 4), "of two kinds": (4, 7, 4, 7), "with other spaces": (4, 4, 4, 4), "with memories": (4, 4)}
+TEAMS = {
+    "alike": team(SIZES["alike"], (MOVES,) * 3, normalize=True),
+    "of two kinds": team(SIZES["of two kinds"], (MOVES,) * 4),
+    "with other spaces": team(SIZES["with other spaces"], (MOVES, FORCE, MOVES, FORCE)),
+    "with memories": team(SIZES["with memories"], (MOVES,) * 2, recurrent_layers=1),
+}
+
+
+def seen(name: str) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.normal(size=(B, size)).astype(np.float32) for size in SIZES[name]]
+
+
+@pytest.mark.parametrize("name", TEAMS)
+def test_the_most_probable_actions_are_those_of_each_alone(name):
+    policies, observations = TEAMS[name], seen(name)
+    ended = np.zeros((B, len(policies)), dtype=bool)
+    generator = torch.Generator()
+    masks = [None] * len(policies)
+    together = Actors(policies, B).act(observations, masks, ended, generator, deterministic=True)
+    alone = [
+        Actor(p, B).act(observation, None, ended[:, 0], generator, deterministic=True)
+        for p, observation in zip(policies, observations, strict=True)
+    ]
+    assert together == pytest.approx(np.concatenate(alone, axis=1), abs=1e-5)
+
+
+@torch.no_grad()
+def test_outputs_are_those_of_each_own_head():
+    policies = TEAMS["with other spaces"][1::2]
+    observations = torch.from_numpy(np.stack(seen("with other spaces")[1::2]))
+    outputs = own_outputs(policies, observations)
+    for p, own, observation in zip(policies, outputs, observations, strict=True):
+        torch.testing.assert_close(own.unsqueeze(1), p.own_head(observation).mean)
+
+
+def test_actions_are_drawn_from_the_same_distributions_and_masks_hold():
+    policies = TEAMS["alike"]
+    rows = np.repeat([observation[:1] for observation in seen("alike")], 20_000, axis=1)
+    masks = [np.ones((20_000, 5), dtype=bool) for _ in policies]
+    masks[1][:, 2:] = False
+    ended = np.zeros((20_000, 3), dtype=bool)
+    actors = Actors(policies, 20_000)
+    drawn = actors.act(list(rows), masks, ended, torch.Generator().manual_seed(0), deterministic=False)
+    assert drawn[:, 1].max() < 2
+    for q, p in enumerate(policies):
+        with torch.no_grad():
+            expected = p.own_head(torch.from_numpy(rows[q][:1]), torch.from_numpy(masks[q][:1])).probs[0, 0]
+        frequencies = np.bincount(drawn[:, q].astype(int), minlength=5) / 20_000
+        assert frequencies == pytest.approx(expected.numpy(), abs=0.015)
