@@ -14,18 +14,19 @@ from torch import Tensor
 from matrpo.build import build_peer
 from matrpo.consensus.bus import run_in_process
 from matrpo.consensus.peer import Step
-from matrpo.decentralized.agent import make_rollout, make_solver, make_step_rule
 from matrpo.decentralized.shared_samples import on_shared_samples
 from matrpo.experiments.bench.products import Shape
-from matrpo.networks.joint_policy import CHUNK, JointPolicy, LinearizedPolicy
+from matrpo.networks.joint_policy import JointPolicy
+from matrpo.networks.linearized_policy import CHUNK, LinearizedPolicy
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.sampling.acting import Actor
-from matrpo.sampling.rollout import Rollout
+from matrpo.sampling.rollout import Rollout, make_rollout
 from matrpo.settings.config import Config
 from matrpo.settings.graph_settings import agent_penalty
 from matrpo.topology import CommunicationGraph
 from matrpo.training import InProcessTraining
-from matrpo.trust_region.solvers import Solver
+from matrpo.trust_region.solvers import Solver, make_solver
+from matrpo.trust_region.step_rule import make_step_rule
 
 
 @dataclass(frozen=True)

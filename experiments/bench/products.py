@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from matrpo.experiments.bench.report import Row
-from matrpo.networks.joint_policy import LinearizedPolicy
+from matrpo.networks.linearized_policy import LinearizedPolicy
 
 
 @dataclass(frozen=True)

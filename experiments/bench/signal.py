@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from matrpo.decentralized.agent import make_solver, make_step_rule
 from matrpo.envs.particle.treasure import TreasureEnv, treasure_spec
 from matrpo.envs.particle.treasure_hunt import num_banks
 from matrpo.experiments.bench.problem import Consensus, Problem, sample_problem, train
 from matrpo.experiments.bench.report import Report, Row, Say
 from matrpo.settings.config import resolve, to_dict
 from matrpo.settings.graph_settings import build_graph, link_activations
+from matrpo.trust_region.solvers import make_solver
+from matrpo.trust_region.step_rule import make_step_rule
 
 SPEC = treasure_spec(8)
 BANKS = num_banks(SPEC.num_agents)

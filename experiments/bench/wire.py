@@ -17,7 +17,7 @@ import zmq
 
 from matrpo.consensus.message import LinkMessage
 from matrpo.experiments.bench.report import Report, Row, Say
-from matrpo.launch.wire.codec import LinkCodec
+from matrpo.launch.wire.link_codec import LinkCodec
 from matrpo.launch.wire.link_transport import LinkTransport
 from matrpo.topology import CommunicationGraph, make_graph
 

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from matrpo.decentralized.lock_step.messages import Action, Observation
 from matrpo.envs.shared import AgentStep
 from matrpo.experiments.planning.cost_constants import Constants
 from matrpo.experiments.planning.link_traffic import RUN_ID, LinkTraffic, link_traffic
 from matrpo.experiments.planning.schedule_length import Pair, critical_path, makespan, rounds
 from matrpo.experiments.planning.workload import SERVER_PHASES, Sizes, memory_bytes, phase_counts, step_counts
-from matrpo.launch.wire.codec import Action, EnvironmentCodec, Observation
+from matrpo.launch.wire.environment_codec import EnvironmentCodec
 from matrpo.settings.config import Config
 from matrpo.settings.graph_settings import link_activations
 from matrpo.spaces import TaskSpec

@@ -9,7 +9,7 @@ import msgpack  # type: ignore[import-untyped]
 import numpy as np
 
 from matrpo.consensus.message import LinkMessage
-from matrpo.launch.wire.codec import LinkCodec, Probe
+from matrpo.launch.wire.link_codec import LinkCodec, Probe
 from matrpo.launch.wire.watch import PROBE_EVERY
 from matrpo.settings.config import Config
 from matrpo.topology import CommunicationGraph

@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 
 from matrpo.errors import ConfigError
+from matrpo.launch.cluster.keyring import PLAIN, Keyring, Security
 from matrpo.launch.cluster.keys import is_public_key, key_path, load_pair
-from matrpo.launch.wire.authenticator import PLAIN, Keyring, Security
 from matrpo.runs.process_directory import write_atomically
 from matrpo.runs.run_directory import server_name
 from matrpo.topology import CommunicationGraph, TopologyError

@@ -10,12 +10,14 @@ import zmq
 
 from matrpo.consensus.message import LinkMessage
 from matrpo.consensus.peer import Peer
+from matrpo.decentralized.lock_step.messages import Action, Observation
 from matrpo.faults.gate import FaultGate
 from matrpo.launch.cluster.cluster_file import Cluster
 from matrpo.launch.processes.environment_channels import REPEAT, EnvironmentLines, RunOver
 from matrpo.launch.processes.heartbeat import Beat
 from matrpo.launch.processes.process_faults import ProcessFaults, script_of
-from matrpo.launch.wire.codec import Action, EnvironmentCodec, LinkCodec, Observation
+from matrpo.launch.wire.environment_codec import EnvironmentCodec
+from matrpo.launch.wire.link_codec import LinkCodec
 from matrpo.launch.wire.link_transport import LinkTransport, Lost
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.spaces import TaskSpec

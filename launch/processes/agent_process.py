@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from matrpo.build import build_agent, build_peer
+from matrpo.decentralized.lock_step.messages import Action, Observation
 from matrpo.decentralized.shared_samples import on_shared_samples
 from matrpo.envs.registry import task_spec
 from matrpo.envs.shards import join_steps
 from matrpo.launch.cluster.cluster_file import Cluster
 from matrpo.launch.processes.agent_network import AgentNetwork
 from matrpo.launch.processes.process import Supervision, ignore_stops, return_free_memory, run_supervised
-from matrpo.launch.wire.codec import Action, Observation
 from matrpo.runs.recorder import PhaseClock, Recorder, agent_metrics
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.spaces import TaskSpec

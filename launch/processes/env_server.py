@@ -28,16 +28,17 @@ from collections.abc import Callable
 import numpy as np
 import zmq
 
+from matrpo.decentralized.lock_step.membership import Attendance
+from matrpo.decentralized.lock_step.messages import Action, Bye, Hello, Observation, Stop
 from matrpo.envs.build import build_environment
 from matrpo.envs.shards import take_share
 from matrpo.envs.shared import AgentStep
 from matrpo.launch.cluster.cluster_file import Cluster
 from matrpo.launch.processes.heartbeat import Beat
-from matrpo.launch.processes.membership import Attendance
 from matrpo.launch.processes.process import READY, RunAborted, StopRequested, Supervision, ignore_stops, run_supervised
 from matrpo.launch.processes.process_faults import ProcessFaults, script_of
 from matrpo.launch.wire.channels import ServerLine
-from matrpo.launch.wire.codec import Action, Bye, EnvironmentCodec, Hello, Observation, Stop
+from matrpo.launch.wire.environment_codec import EnvironmentCodec
 from matrpo.launch.wire.watch import PROBE_EVERY
 from matrpo.runs.recorder import Recorder, environment_metrics
 from matrpo.runs.run_directory import RunDirectory, server_name

@@ -8,11 +8,12 @@ from typing import Any
 
 import zmq
 
+from matrpo.decentralized.lock_step.messages import Action, Bye, Hello, Observation, Stop
+from matrpo.decentralized.lock_step.starts import Starts
+from matrpo.launch.cluster.keyring import Security
 from matrpo.launch.processes.process import StopRequested
-from matrpo.launch.processes.starts import Starts
-from matrpo.launch.wire.authenticator import Security
 from matrpo.launch.wire.channels import AgentLine
-from matrpo.launch.wire.codec import Action, Bye, EnvironmentCodec, Hello, Observation, Stop
+from matrpo.launch.wire.environment_codec import EnvironmentCodec
 
 REPEAT = 5.0
 """Seconds after which an unanswered message to an environment server is said again."""

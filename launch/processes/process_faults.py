@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matrpo.faults.fault import Fault, Position
 from matrpo.faults.gate import Activity, FaultGate
-from matrpo.faults.script import Fault, FaultScript, Position
+from matrpo.faults.script import FaultScript
 from matrpo.runs.process_directory import ProcessDirectory, StorageError
 from matrpo.topology import CommunicationGraph
 

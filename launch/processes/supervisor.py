@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from matrpo.errors import ConfigError
-from matrpo.faults.script import Fault
+from matrpo.faults.fault import Fault
 from matrpo.launch import STARTED_AT
 from matrpo.launch.cluster.cluster_file import FILE_NAME, Cluster
 from matrpo.launch.cluster.key_making import equip

@@ -11,13 +11,13 @@ import resource
 import struct
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import zmq
 from zmq.utils import z85
 
-from matrpo.launch.wire.codec import WireError
+from matrpo.launch.cluster.keyring import Keyring
+from matrpo.launch.wire.frames import WireError
 from matrpo.launch.wire.refusals import Refusals
 
 CURVE_OVERHEAD = 64
@@ -35,32 +35,6 @@ _EVENTS = (
     | zmq.EVENT_DISCONNECTED
     | zmq.EVENT_MONITOR_STOPPED
 )
-
-
-@dataclass(frozen=True)
-class Keyring:
-    """What a process knows about keys, as Z85 text.
-
-    Attributes:
-        public, secret: its own pair.
-        agents: every agent's public key, by id.
-        environment: the environment server's public key.
-    """
-
-    public: str
-    secret: str
-    agents: tuple[str, ...]
-    environment: str
-
-
-@dataclass(frozen=True)
-class Plain:
-    """The user typed --insecure: TCP without keys."""
-
-
-PLAIN: Final = Plain()
-
-Security = Keyring | Plain
 
 
 def protect(socket: zmq.Socket[bytes], keyring: Keyring, server_key: str | None) -> None:

@@ -10,8 +10,10 @@ from typing import Any
 
 import zmq
 
-from matrpo.launch.wire.authenticator import Keyring, Security
-from matrpo.launch.wire.codec import Action, Bye, EnvironmentCodec, Hello, Observation, Ping, Stop, WireError
+from matrpo.decentralized.lock_step.messages import Action, Bye, Hello, Observation, Ping, Stop
+from matrpo.launch.cluster.keyring import Keyring, Security
+from matrpo.launch.wire.environment_codec import EnvironmentCodec
+from matrpo.launch.wire.frames import WireError
 from matrpo.launch.wire.refusals import RateLimits, Refusals
 from matrpo.launch.wire.sockets import GOODBYE_MS, is_gone, listen, make_socket, shut, try_send, waiting
 from matrpo.launch.wire.watch import PROBE_EVERY, DialMonitor, Timer

@@ -13,10 +13,12 @@ from typing import Any
 
 import zmq
 
-from matrpo.consensus.message import LinkMessage
+from matrpo.consensus.message import Frames, LinkMessage
 from matrpo.faults.gate import FaultGate
-from matrpo.launch.wire.authenticator import Door, Keyring, Security
-from matrpo.launch.wire.codec import Frames, LinkCodec, Probe, WireError
+from matrpo.launch.cluster.keyring import Keyring, Security
+from matrpo.launch.wire.authenticator import Door
+from matrpo.launch.wire.frames import WireError
+from matrpo.launch.wire.link_codec import LinkCodec, Probe
 from matrpo.launch.wire.refusals import RateLimits, Refusals
 from matrpo.launch.wire.sockets import (
     GOODBYE_MS,

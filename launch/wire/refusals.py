@@ -8,7 +8,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 
-from matrpo.launch.wire.codec import WireError
+from matrpo.launch.wire.frames import WireError
 
 _LOG = logging.getLogger(__name__)
 _LONGEST_REASON = 200

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 import zmq
 
+from matrpo.consensus.message import Frames
 from matrpo.errors import ConfigError
-from matrpo.launch.wire.authenticator import CURVE_OVERHEAD, Door, Keyring, Security, protect
-from matrpo.launch.wire.codec import MAX_FRAMES, Frames
+from matrpo.launch.cluster.keyring import Keyring, Security
+from matrpo.launch.wire.authenticator import CURVE_OVERHEAD, Door, protect
+from matrpo.launch.wire.frames import MAX_FRAMES
 from matrpo.launch.wire.refusals import Refusals
 
 GOODBYE_MS = 1000

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
+
+Frames = Sequence[bytes | memoryview]
+"""A message as sockets carry it, in parts."""
 
 LARGEST_RATIO = float(np.finfo(np.float16).max)
 """Largest magnitude of a log ratio that is sent or accepted, on either wire type, so that no dual can overflow."""
@@ -14,7 +18,8 @@ Kind = Literal["ratios", "ask", "beat", "over", "busy"]
 """The kinds of messages; only `ratios` has a payload."""
 
 _KINDS = get_args(Kind)
-_LARGEST_INTEGER = 2**62
+LARGEST_NUMBER = 2**53
+"""Every number in a header is below this one, so that any language reads it exactly."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +65,7 @@ def has_valid_header(message: LinkMessage, last_k: int) -> bool:
     """Whether all fields but `u` have the right types and ranges; activations go up to `last_k`."""
     m = message
     integers: tuple[object, ...] = (m.sender, m.incarnation, m.iteration, m.link, m.k, m.tip, m.base)
-    if not all(type(i) is int and 0 <= i <= _LARGEST_INTEGER for i in integers):
+    if not all(type(i) is int and 0 <= i < LARGEST_NUMBER for i in integers):
         return False
     kind: object = m.kind
     if type(kind) is not str or kind not in _KINDS or type(m.answered) is not bool:

@@ -15,16 +15,19 @@ from torch import Tensor
 from matrpo.decentralized.model_fitting import fit_models
 from matrpo.envs.shared import AgentStep
 from matrpo.errors import ConfigError
-from matrpo.networks.critic import Critic, ValueLoss
-from matrpo.networks.joint_policy import JointPolicy, LinearizedPolicy
+from matrpo.networks.critic import make_critic
+from matrpo.networks.joint_policy import JointPolicy
+from matrpo.networks.linearized_policy import LinearizedPolicy
 from matrpo.networks.mlp import set_flat_parameters
 from matrpo.networks.state import load_module, load_optimizer, module_tensors, optimizer_tensors, to_arrays, to_tensors
 from matrpo.sampling.acting import Actor
-from matrpo.sampling.rollout import Rollout
+from matrpo.sampling.draws import Draws
+from matrpo.sampling.rollout import make_rollout
 from matrpo.settings.config import Config
 from matrpo.spaces import TaskSpec
-from matrpo.trust_region.preconditioner import KroneckerPreconditioner
-from matrpo.trust_region.solvers import ConjugateGradientSolver, RecycledSolver, Solver, StepRule, backtrack
+from matrpo.trust_region.line_search import backtrack
+from matrpo.trust_region.solvers import Solver, make_solver
+from matrpo.trust_region.step_rule import make_step_rule
 
 
 class Agent:
@@ -238,73 +241,6 @@ class _Update:
         self.model = model
         self.solver = solver
         self.advantages = advantages
-
-
-class Draws:
-    """What the actions of an iteration's steps are drawn from, in each step the same however often it is asked for.
-
-    Args:
-        generator: the steps draw from it in their order.
-    """
-
-    def __init__(self, generator: torch.Generator) -> None:
-        self._generator = generator
-        self._again = torch.Generator()
-        self._states: list[Tensor] = []
-
-    def begin(self) -> None:
-        """The next step is the first of an iteration."""
-        self._states.clear()
-
-    def of(self, t: int) -> torch.Generator:
-        """The generator as it is before step t; the first time, no step before t may be missing."""
-        if t < len(self._states):
-            return self._again.set_state(self._states[t])
-        self._states.append(self._generator.get_state())
-        return self._generator
-
-
-def make_rollout(policy: JointPolicy, spec: TaskSpec, config: Config) -> Rollout:
-    """Room for the samples of an iteration, seen by the agent whose policy it is."""
-    state_size = policy.network.state_size
-    chunk_length = config.chunk_length if state_size else 1
-    return Rollout(policy.agent_id, spec, config.rollout_length, config.num_envs, state_size, chunk_length)
-
-
-def make_critic(input_size: int, config: Config, generator: torch.Generator) -> Critic:
-    """A critic with the configured networks and loss."""
-    return Critic(
-        input_size,
-        config.hidden_sizes,
-        config.activation,
-        config.critic_lr,
-        generator,
-        config.recurrent_layers,
-        config.feature_normalization,
-        config.orthogonal_initialization,
-        ValueLoss(config.huber_delta, config.value_clip, config.max_grad_norm),
-    )
-
-
-def make_step_rule(penalty: float, config: Config) -> StepRule:
-    """The step length of an agent with that penalty `|E(q)| beta`."""
-    return StepRule(config.kl_step, penalty, config.step_rule == "paper")
-
-
-def make_solver(model: LinearizedPolicy, rule: StepRule, config: Config) -> Solver:
-    """The solver that a configuration names."""
-    if config.solver == "cg":
-        return ConjugateGradientSolver(model, rule, damping=config.damping, iterations=config.cg_iterations)
-    return RecycledSolver(
-        model,
-        rule,
-        KroneckerPreconditioner(model.kronecker_factors(), config.damping),
-        damping=config.damping,
-        first_directions=config.cg_iterations,
-        tolerance=config.solver_tolerance,
-        extension=config.solver_extension,
-        check_every=config.solver_check_every,
-    )
 
 
 def _like(old: Tensor, new: Tensor | None) -> Tensor:

@@ -13,8 +13,8 @@ from itertools import count
 
 import numpy as np
 
-from matrpo.faults.script import Fault, Position
-from matrpo.launch.wire.codec import Frames
+from matrpo.consensus.message import Frames
+from matrpo.faults.fault import Fault, Position
 
 OVERTAKEN = 0.2
 """Seconds by which a reordered message is late."""

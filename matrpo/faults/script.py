@@ -18,8 +18,7 @@ reached when all that it names is. `every` repeats a fault with that period in s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,9 @@ from typing import Any
 import yaml
 
 from matrpo.errors import ConfigError
+from matrpo.faults.fault import PHASES, Fault, Moment
 from matrpo.topology import CommunicationGraph
 
-PHASES = ("rollout", "consensus")
 _CHANCES = ("drop", "duplicate", "reorder", "corrupt", "hostile")
 _OWN_KEYS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_CHANCES, ("probability", "links")),
@@ -42,63 +41,6 @@ _OWN_KEYS: dict[str, tuple[str, ...]] = {
 _TIMES = ("from", "until", "for", "every")
 _MOST = {"probability": 1.0, "seconds": 3600.0, "jitter": 3600.0, "bytes_per_second": 1e12, "restart_after": 3600.0}
 _LIBRARY = resources.files("matrpo.faults") / "library"
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where a process is: iteration (from 1), phase, activations of its own in it, and seconds since it began."""
-
-    iteration: int
-    phase: str
-    activation: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Moment:
-    """A position that a process reaches at some time; the default is its very start."""
-
-    iteration: int = 0
-    phase: str = PHASES[0]
-    activation: int = 0
-    seconds: float = 0.0
-
-    def reached(self, position: Position) -> bool:
-        """Whether a process at this position has come so far."""
-        here = (position.iteration, PHASES.index(position.phase), position.activation)
-        there = (self.iteration, PHASES.index(self.phase), self.activation)
-        return here >= there and position.seconds >= self.seconds
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One entry of a script.
-
-    Attributes:
-        number: its place in the script, which names it in records and seeds its chances.
-        kind: what `do` says.
-        begin, end: when it acts; `end` None is the end of the run.
-        lasts: seconds after its beginning at which it ends, if it says so.
-        every: seconds after its beginning at which it begins again, if it does.
-        directions: (sender, receiver) of the messages that it acts on.
-        process: whom it kills or stops, as the launcher calls it.
-        amounts: its numbers: `probability`, `seconds`, `jitter`, `bytes_per_second`, `restart_after`.
-    """
-
-    number: int
-    kind: str
-    begin: Moment = Moment()
-    end: Moment | None = None
-    lasts: float | None = None
-    every: float | None = None
-    directions: frozenset[tuple[int, int]] = frozenset()
-    process: str = ""
-    amounts: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def acts_on_messages(self) -> bool:
-        """Whether it is the transport's business."""
-        return not self.process
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from matrpo.networks.gru import make_network
 from matrpo.networks.optimizer import make_adam
 from matrpo.networks.sequences import Sequences, minibatches
+from matrpo.settings.config import Config
 
 
 @dataclass(frozen=True)
@@ -172,3 +173,18 @@ class Critic(nn.Module):
             self.mean, self.square = mean, square
         else:
             self.renormalise(mean, square)
+
+
+def make_critic(input_size: int, config: Config, generator: torch.Generator) -> Critic:
+    """A critic with the configured networks and loss."""
+    return Critic(
+        input_size,
+        config.hidden_sizes,
+        config.activation,
+        config.critic_lr,
+        generator,
+        config.recurrent_layers,
+        config.feature_normalization,
+        config.orthogonal_initialization,
+        ValueLoss(config.huber_delta, config.value_clip, config.max_grad_norm),
+    )

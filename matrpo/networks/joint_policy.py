@@ -14,15 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from matrpo.networks.distributions import MASKED, Block, CategoricalBlock, GaussianBlock, Head
-from matrpo.networks.gru import LinearizedRecurrentNetwork, make_network
-from matrpo.networks.mlp import LinearizedMLP, flat_parameters
+from matrpo.networks.gru import make_network
 from matrpo.networks.sequences import Sequences
 from matrpo.spaces import ActionSpace, Discrete, TaskSpec
-
-CHUNK = 2048 * 128
-"""Numbers of the widest layer linearised at a time: a chunk's layers stay in the processor's cache."""
-
-LinearizedNetwork = LinearizedMLP | LinearizedRecurrentNetwork
 
 
 @dataclass(frozen=True)
@@ -192,109 +186,3 @@ class JointPolicy(nn.Module):
         masked = outputs.clone()
         masked[:, self.own_outputs].masked_fill_(~action_mask, MASKED)
         return masked
-
-
-class LinearizedPolicy:
-    """A joint policy at fixed parameters, observations and joint actions, with its first and second order model.
-
-    For M samples and D parameters: J^{qn} (M x D), the Jacobian of log pi^q(a^n | o^q), and the Hessian of the mean
-    KL over all heads, which at the point of linearisation is the Fisher matrix J_out^T F J_out / M of the network's
-    outputs (the sum in eq. (46) with its expectation over actions taken exactly). Neither is ever formed.
-
-    Attributes:
-        parameters: the policy's parameters as one vector, (D,).
-        fisher_products, jacobian_products: how many products were computed, for the metrics.
-    """
-
-    def __init__(
-        self,
-        policy: JointPolicy,
-        observations: Tensor,
-        joint_action: Tensor,
-        action_mask: Tensor | None = None,
-        sequences: Sequences | None = None,
-    ) -> None:
-        self.parameters = flat_parameters(list(policy.parameters()))
-        self.num_samples = len(observations)
-        self.num_agents = sum(group.count for group in policy.groups)
-        self.fisher_products = 0
-        self.jacobian_products = 0
-        self._groups = policy.groups
-        self._chunks = []
-        last = policy.network.output_layer
-        limit = max(1, CHUNK // max(observations.shape[1], last.in_features, last.out_features))
-        for rows, network in policy.network.linearize(observations, limit, sequences):
-            mask = None if action_mask is None else action_mask[rows]
-            with torch.no_grad():
-                distribution = policy.distribution_of(network.outputs, mask)
-            del network.outputs  # The distribution holds what is needed of them.
-            actions = [group.split_actions(joint_action[rows]) for group in policy.groups]
-            self._chunks.append((rows, network, distribution.blocks, actions))
-
-    def jvp(self, direction: Tensor) -> Tensor:
-        """J^{qn} x for every n: the linearised log ratios. Shapes (D,) -> (N, M)."""
-        self.jacobian_products += 1
-        network_part, free_parts = self._split(direction)
-        scores = []
-        for _, network, blocks, actions in self._chunks:
-            tangents = self._split_outputs(network.jvp(network_part))
-            parts = zip(blocks, actions, tangents, free_parts, strict=True)
-            scores.append(torch.cat([b.score(a, t, f) for b, a, t, f in parts], dim=1))
-        return torch.cat(scores).T.contiguous()
-
-    def vjp(self, weights: Tensor) -> Tensor:
-        """(1/M) sum_n J^{qn T} w^n, the V of eq. (22) for w. Shapes (N, M) -> (D,)."""
-        self.jacobian_products += 1
-        total = torch.zeros_like(self.parameters)
-        for rows, network, blocks, actions in self._chunks:
-            pairs = []
-            for group, block, action in zip(self._groups, blocks, actions, strict=True):
-                heads = slice(group.first, group.first + group.count)
-                pairs.append(block.score_transpose(action, weights[heads, rows].T))
-            total += self._pull_back(network, pairs)
-        return total / self.num_samples
-
-    def fisher(self, direction: Tensor) -> tuple[Tensor, Tensor]:
-        """H p (without damping), and J^{qn} p as a by-product. Shapes (D,) -> (D,), (N, M)."""
-        self.fisher_products += 1
-        network_part, free_parts = self._split(direction)
-        total = torch.zeros_like(self.parameters)
-        scores = []
-        for _, network, blocks, actions in self._chunks:
-            tangents = self._split_outputs(network.jvp(network_part))
-            parts = list(zip(blocks, actions, tangents, free_parts, strict=True))
-            scores.append(torch.cat([b.score(a, t, f) for b, a, t, f in parts], dim=1))
-            total += self._pull_back(network, [b.fisher(t, f) for b, _, t, f in parts])
-        return total / self.num_samples, torch.cat(scores).T.contiguous()
-
-    def kronecker_factors(self) -> list[tuple[Tensor, Tensor]]:
-        """The factors (A, G) of each layer's block of the Fisher matrix, which is near A (x) G; see `preconditioner`.
-
-        Expectations over actions are taken by the actions that were observed; heads are independent in the last layer.
-        """
-        self.jacobian_products += 1
-        sums: list[tuple[Tensor, Tensor]] = []
-        for _, network, blocks, actions in self._chunks:
-            pairs = zip(blocks, actions, strict=True)
-            scores = [b.score_transpose(a, torch.ones(a.shape[:2], dtype=a.dtype))[0] for b, a in pairs]
-            factors = network.kronecker_factors(torch.cat([score.flatten(1) for score in scores], dim=1))
-            sums = [(a + c, g + h) for (a, g), (c, h) in zip(sums, factors, strict=True)] if sums else factors
-        sizes = torch.tensor([group.size for group in self._groups for _ in range(group.count)])
-        heads = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
-        within_heads = heads.unsqueeze(1) == heads
-        means = [(a / self.num_samples, g / self.num_samples) for a, g in sums]
-        means[-1] = (means[-1][0], means[-1][1] * within_heads)
-        return means
-
-    def _split(self, direction: Tensor) -> tuple[Tensor, list[Tensor]]:
-        sizes = [(group.count, group.free_size) for group in self._groups]
-        network, *free = torch.split(direction, [self._chunks[0][1].num_parameters, *(a * b for a, b in sizes)])
-        return network, [part.view(size) for part, size in zip(free, sizes, strict=True)]
-
-    def _split_outputs(self, outputs: Tensor) -> list[Tensor]:
-        return [group.split_outputs(outputs) for group in self._groups]
-
-    @staticmethod
-    def _pull_back(network: LinearizedNetwork, cotangents: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        outputs = torch.cat([cotangent.flatten(1) for cotangent, _ in cotangents], dim=1)
-        return torch.cat([network.vjp(outputs), *(free.reshape(-1) for _, free in cotangents)])

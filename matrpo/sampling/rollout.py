@@ -11,7 +11,9 @@ from torch import Tensor
 from matrpo.envs.shared import AgentStep
 from matrpo.networks.critic import Critic
 from matrpo.networks.gae import generalized_advantages
+from matrpo.networks.joint_policy import JointPolicy
 from matrpo.networks.sequences import Sequences
+from matrpo.settings.config import Config
 from matrpo.spaces import TaskSpec
 
 
@@ -165,3 +167,10 @@ def _rows(step: AgentStep, first: int) -> slice:
 
 def _tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def make_rollout(policy: JointPolicy, spec: TaskSpec, config: Config) -> Rollout:
+    """Room for the samples of an iteration, seen by the agent whose policy it is."""
+    state_size = policy.network.state_size
+    chunk_length = config.chunk_length if state_size else 1
+    return Rollout(policy.agent_id, spec, config.rollout_length, config.num_envs, state_size, chunk_length)

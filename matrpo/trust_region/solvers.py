@@ -9,14 +9,17 @@ them with a preconditioner;
 
 from __future__ import annotations
 
-import math
 import mmap
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from matrpo.networks.linearized_policy import LinearizedPolicy
+from matrpo.settings.config import Config
+from matrpo.trust_region.preconditioner import KroneckerPreconditioner
+from matrpo.trust_region.step_rule import StepRule
 
 
 class LinearModel(Protocol):
@@ -34,34 +37,6 @@ class LinearModel(Protocol):
 
     def fisher(self, direction: Tensor) -> tuple[Tensor, Tensor]:
         """H p without damping, and J p. Shapes (D,) -> (D,), (N, M)."""
-
-
-@dataclass(frozen=True)
-class StepRule:
-    """The length s of the local step x = s H^{-1} V.
-
-    Attributes:
-        kl_step: delta/N, the agent's trust region.
-        penalty: `|E(q)| beta`, the agent's number of links times the ADMM penalty; 0 without links.
-        literal: take the first value always, as (22) prints it.
-    """
-
-    kl_step: float
-    penalty: float
-    literal: bool = False
-
-    def __call__(self, quadratic: float) -> float:
-        """s for quadratic = V^T H^{-1} V.
-
-        While the KL constraint binds, (51): sqrt(2 (delta/N) / V^T H^{-1} V). Where lambda in (50) would be negative
-        the constraint is slack, lambda = 0, and (47) gives `1 / (|E(q)| beta)`.
-        """
-        if not quadratic > 0.0:
-            return 0.0
-        boundary = math.sqrt(2.0 * self.kl_step / quadratic)
-        if self.literal or self.penalty == 0.0:
-            return boundary
-        return min(boundary, 1.0 / self.penalty)
 
 
 class RecycledSolver:
@@ -245,12 +220,17 @@ def conjugate_gradients(product: Callable[[Tensor], Tensor], target: Tensor, ite
     return solution
 
 
-def backtrack(fits: Callable[[float], bool], limit: int, factor: float) -> float:
-    """The largest of 1, factor, factor^2, ..., factor^limit that fits; 0 if none does.
-
-    Args:
-        fits: tries a fraction of the step, from the largest on.
-        limit: how often the step is shortened.
-        factor: what it is shortened by.
-    """
-    return next((fraction for fraction in (factor**j for j in range(limit + 1)) if fits(fraction)), 0.0)
+def make_solver(model: LinearizedPolicy, rule: StepRule, config: Config) -> Solver:
+    """The solver that a configuration names."""
+    if config.solver == "cg":
+        return ConjugateGradientSolver(model, rule, damping=config.damping, iterations=config.cg_iterations)
+    return RecycledSolver(
+        model,
+        rule,
+        KroneckerPreconditioner(model.kronecker_factors(), config.damping),
+        damping=config.damping,
+        first_directions=config.cg_iterations,
+        tolerance=config.solver_tolerance,
+        extension=config.solver_extension,
+        check_every=config.solver_check_every,
+    )

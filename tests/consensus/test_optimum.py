@@ -15,12 +15,14 @@ import pytest
 import torch
 
 from matrpo.consensus import admm
-from matrpo.networks.joint_policy import JointPolicy, LinearizedPolicy
+from matrpo.networks.joint_policy import JointPolicy
+from matrpo.networks.linearized_policy import LinearizedPolicy
 from matrpo.spaces import Discrete, TaskSpec
 from matrpo.topology.graph import CommunicationGraph, make_graph
 from matrpo.topology.schedule import seeded_sequence
 from matrpo.trust_region.preconditioner import KroneckerPreconditioner
-from matrpo.trust_region.solvers import ConjugateGradientSolver, RecycledSolver, StepRule, conjugate_gradients
+from matrpo.trust_region.solvers import ConjugateGradientSolver, RecycledSolver, conjugate_gradients
+from matrpo.trust_region.step_rule import StepRule
 
 ACTIONS = (2, 3, 2)
 STATES = 4

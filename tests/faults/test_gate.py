@@ -2,8 +2,8 @@
 
 import pytest
 
+from matrpo.faults.fault import Fault, Moment, Position
 from matrpo.faults.gate import NOTICED_AFTER, Activity, FaultGate
-from matrpo.faults.script import Fault, Moment, Position
 
 FRAMES = [b"header", b"payload of some length"]
 

@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from matrpo.errors import ConfigError
-from matrpo.faults.script import FaultScript, Moment, Position, library
+from matrpo.faults.fault import Moment, Position
+from matrpo.faults.script import FaultScript, library
 from matrpo.topology import make_graph
 
 RING = make_graph("ring", 6, 0)

@@ -14,13 +14,14 @@ from unittest import mock
 import numpy as np
 import zmq
 
+from matrpo.decentralized.lock_step.messages import Action, Bye, Hello, Observation, Stop
 from matrpo.envs.registry import task_spec
 from matrpo.launch.cluster.cluster_file import Cluster
 from matrpo.launch.processes import env_server
 from matrpo.launch.processes.env_server import EnvironmentServer
 from matrpo.launch.processes.supervisor import make_cluster
 from matrpo.launch.wire.channels import AgentLine
-from matrpo.launch.wire.codec import Action, Bye, EnvironmentCodec, Hello, Observation, Stop
+from matrpo.launch.wire.environment_codec import EnvironmentCodec
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings.config import Config
 from matrpo.topology import make_graph

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import zmq
 
+from matrpo.launch.cluster.keyring import Keyring
 from matrpo.launch.cluster.keys import KeyPair
-from matrpo.launch.wire.authenticator import Keyring
 from matrpo.launch.wire.sockets import make_socket
 
 _PATIENCE = 10.0

@@ -3,14 +3,15 @@
 import pytest
 import torch
 
-import matrpo.networks.joint_policy
+import matrpo.networks.linearized_policy
 from dense import MIXED, dense_hessian, dense_jacobian, draw_samples, make_policy, make_spec
 from matrpo.networks.gru import GRU, LinearizedGRU
-from matrpo.networks.joint_policy import LinearizedPolicy
+from matrpo.networks.linearized_policy import LinearizedPolicy
 from matrpo.networks.sequences import Sequences
 from matrpo.sampling.acting import Actor
 from matrpo.trust_region.preconditioner import KroneckerPreconditioner
-from matrpo.trust_region.solvers import RecycledSolver, StepRule
+from matrpo.trust_region.solvers import RecycledSolver
+from matrpo.trust_region.step_rule import StepRule
 
 STEPS, CHUNKS, ENVS = 8, 2, 3
 DAMPING = 0.05
@@ -50,7 +51,7 @@ class Case:
 )
 def case(request, monkeypatch):
     *network, limit = request.param
-    monkeypatch.setattr(matrpo.networks.joint_policy, "CHUNK", limit)
+    monkeypatch.setattr(matrpo.networks.linearized_policy, "CHUNK", limit)
     return Case(*network)
 
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-import matrpo.networks.joint_policy
+import matrpo.networks.linearized_policy
 from dense import MIXED, dense_hessian, dense_jacobian, draw_samples, make_policy, make_spec
-from matrpo.networks.joint_policy import LinearizedPolicy, group_heads
+from matrpo.networks.joint_policy import group_heads
+from matrpo.networks.linearized_policy import LinearizedPolicy
 from matrpo.networks.mlp import ACTIVATIONS
 from matrpo.spaces import Box, Discrete
 
@@ -18,7 +19,7 @@ def hidden_function(request):
 @pytest.fixture(params=[MIXED, (Discrete(5),) * 3, (Box(2, -1.0, 1.0),) * 2], ids=["mixed", "discrete", "box"])
 def linearised(request, hidden_function, monkeypatch):
     """A linearisation over several chunks, with its dense J (N, M, D) and H (D, D)."""
-    monkeypatch.setattr(matrpo.networks.joint_policy, "CHUNK", 56)
+    monkeypatch.setattr(matrpo.networks.linearized_policy, "CHUNK", 56)
     spec = make_spec(request.param, 4)
     policy = make_policy(spec, agent_id=1, seed=3, activation=hidden_function[0], normalize=hidden_function[1])
     observations, actions = draw_samples(spec, policy, samples=17, seed=5)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dense import MIXED, draw_samples, make_policy, make_spec
-from matrpo.networks.joint_policy import LinearizedPolicy
+from matrpo.networks.linearized_policy import LinearizedPolicy
 from matrpo.networks.mlp import MLP, LinearizedMLP
 from matrpo.trust_region.preconditioner import KroneckerPreconditioner
 

@@ -9,9 +9,11 @@ from scipy.optimize import minimize
 
 from dense import MIXED, dense_hessian, dense_jacobian, dense_kkt, draw_samples, make_policy, make_spec
 from matrpo.envs.registry import make_env
-from matrpo.networks.joint_policy import JointPolicy, LinearizedPolicy
+from matrpo.networks.joint_policy import JointPolicy
+from matrpo.networks.linearized_policy import LinearizedPolicy
 from matrpo.trust_region.preconditioner import KroneckerPreconditioner
-from matrpo.trust_region.solvers import ConjugateGradientSolver, RecycledSolver, StepRule, conjugate_gradients
+from matrpo.trust_region.solvers import ConjugateGradientSolver, RecycledSolver, conjugate_gradients
+from matrpo.trust_region.step_rule import StepRule
 
 DAMPING = 0.05
 KL_STEP = 0.01

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from matrpo.algorithms.shared.learner import Learner, Samples, ascend
-from matrpo.decentralized.agent import make_solver
 from matrpo.networks.distributions import Head
-from matrpo.networks.joint_policy import LinearizedPolicy
+from matrpo.networks.linearized_policy import LinearizedPolicy
 from matrpo.networks.mlp import set_flat_parameters
 from matrpo.networks.sequences import random_parts
 from matrpo.settings.config import Config
-from matrpo.trust_region.solvers import StepRule, backtrack
+from matrpo.trust_region.line_search import backtrack
+from matrpo.trust_region.solvers import make_solver
+from matrpo.trust_region.step_rule import StepRule
 
 
 class Drift(Protocol):

@@ -12,11 +12,10 @@ from torch import Tensor
 from matrpo.algorithms.shared import instruments
 from matrpo.algorithms.shared.algorithm import Algorithm, LearnerState, Player, UpdateReport
 from matrpo.algorithms.shared.learner import Learner, Samples
-from matrpo.decentralized.agent import make_critic
 from matrpo.envs.central import CentralStep
 from matrpo.envs.shared import AgentStep
 from matrpo.errors import ConfigError
-from matrpo.networks.critic import Critic
+from matrpo.networks.critic import Critic, make_critic
 from matrpo.networks.distributions import Head
 from matrpo.networks.joint_policy import JointPolicy
 from matrpo.networks.sequences import Sequences, side_by_side

@@ -30,7 +30,7 @@ from matrpo.experiments.planning.cost_constants import (
 from matrpo.experiments.planning.cost_model import LIMITS, Placement, Prediction, predict
 from matrpo.experiments.planning.link_traffic import RUN_ID, link_traffic
 from matrpo.experiments.planning.workload import PHASES, Products, Sizes, memory_bytes, phase_counts, step_counts
-from matrpo.launch.wire.codec import LinkCodec
+from matrpo.launch.wire.link_codec import LinkCodec
 from matrpo.settings.config import resolve
 from matrpo.settings.graph_settings import build_graph
 from matrpo.topology import seeded_sequence

@@ -11,9 +11,9 @@ from matrpo.errors import ConfigError
 from matrpo.launch.cluster import key_making
 from matrpo.launch.cluster.cluster_file import Cluster
 from matrpo.launch.cluster.key_making import equip, everyone, rotate
+from matrpo.launch.cluster.keyring import PLAIN, Keyring
 from matrpo.launch.cluster.keys import KeyPair, is_public_key, key_path, load_pair, store_secrets
 from matrpo.launch.processes.supervisor import make_cluster
-from matrpo.launch.wire.authenticator import PLAIN, Keyring
 from matrpo.runs.process_directory import StorageError
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings.config import Config

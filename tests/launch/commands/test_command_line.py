@@ -374,7 +374,8 @@ def test_status_reads_a_run(matrpo: Matrpo, run: RunDirectory) -> None:
 
 
 def test_neither_the_launcher_nor_the_environment_server_imports_torch() -> None:
-    modules = ("cli", "run_commands", "read_commands", "supervisor", "screen", "children", "env_server")
+    processes = [f"processes.{name}" for name in ("supervisor", "children", "env_server")]
+    modules = ["cli", "commands.launch", "commands.read", "screen.screen", *processes]
     imports = ", ".join(f"matrpo.launch.{name}" for name in modules)
     script = f"import sys, {imports}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scripted_agents import CONFIG, Agents, line_cluster, scripted_agents
 
+from matrpo.decentralized.lock_step.messages import Observation
 from matrpo.envs.registry import make_env
 from matrpo.envs.shared import AgentStep, SharedEnvironment
-from matrpo.launch.wire.codec import Observation
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.spaces import Discrete, TaskSpec
 

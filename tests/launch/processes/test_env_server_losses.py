@@ -12,9 +12,9 @@ import pytest
 import zmq
 from scripted_agents import CONFIG, Agents, line_cluster, scripted_agents
 
+from matrpo.decentralized.lock_step.messages import Observation, Stop
 from matrpo.envs.registry import make_env
 from matrpo.envs.shared import SharedEnvironment
-from matrpo.launch.wire.codec import Observation, Stop
 from matrpo.runs.run_directory import RunDirectory
 
 

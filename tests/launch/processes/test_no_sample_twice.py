@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from matrpo.decentralized.agent import Agent
+from matrpo.decentralized.lock_step.messages import Observation
 from matrpo.envs.registry import task_spec
 from matrpo.envs.shared import AgentStep
 from matrpo.launch.processes import agent_process, env_server
@@ -22,7 +23,6 @@ from matrpo.launch.processes.agent_process import AgentProcess
 from matrpo.launch.processes.env_server import EnvironmentServer
 from matrpo.launch.processes.supervisor import make_cluster
 from matrpo.launch.wire.channels import ServerLine
-from matrpo.launch.wire.codec import Observation
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings.config import Config
 from matrpo.topology import make_graph

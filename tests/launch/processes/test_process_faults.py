@@ -8,7 +8,8 @@ import yaml
 from running import checkpoints, command, train
 
 from matrpo.experiments.pages.report import describe
-from matrpo.faults.script import Fault, FaultScript
+from matrpo.faults.fault import Fault
+from matrpo.faults.script import FaultScript
 from matrpo.launch.processes.process_faults import ProcessFaults, read_record, was_killed_by_script
 from matrpo.runs.process_directory import ProcessDirectory
 from matrpo.runs.run_directory import RunDirectory

@@ -16,10 +16,14 @@ import zmq
 from strangers import STRANGERS, Attempt, free_port, garbage_sender, keyring, tapped
 
 from matrpo.consensus.message import LinkMessage
+from matrpo.decentralized.lock_step.messages import Hello
+from matrpo.launch.cluster.keyring import PLAIN
 from matrpo.launch.cluster.keys import KeyPair
-from matrpo.launch.wire.authenticator import PLAIN, Door, protect
+from matrpo.launch.wire.authenticator import Door, protect
 from matrpo.launch.wire.channels import AgentLine, ServerLine
-from matrpo.launch.wire.codec import EnvironmentCodec, Hello, LinkCodec, WireError
+from matrpo.launch.wire.environment_codec import EnvironmentCodec
+from matrpo.launch.wire.frames import WireError
+from matrpo.launch.wire.link_codec import LinkCodec
 from matrpo.launch.wire.link_transport import LinkTransport
 from matrpo.launch.wire.refusals import Refusals, TokenBucket
 from matrpo.launch.wire.sockets import listen, make_socket, try_send

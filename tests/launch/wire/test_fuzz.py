@@ -18,19 +18,11 @@ import pytest
 from matrpo.consensus.link import Link
 from matrpo.consensus.message import LinkMessage
 from matrpo.consensus.peer import Peer
+from matrpo.decentralized.lock_step.messages import Action, Bye, Hello, Observation, Stop
 from matrpo.envs.shared import AgentStep
-from matrpo.launch.wire.codec import (
-    MAX_FRAMES,
-    MAX_HEADER_BYTES,
-    Action,
-    Bye,
-    EnvironmentCodec,
-    Hello,
-    LinkCodec,
-    Observation,
-    Stop,
-    WireError,
-)
+from matrpo.launch.wire.environment_codec import EnvironmentCodec
+from matrpo.launch.wire.frames import MAX_FRAMES, MAX_HEADER_BYTES, WireError
+from matrpo.launch.wire.link_codec import LinkCodec
 from matrpo.spaces import Box, Discrete, TaskSpec
 from matrpo.topology.graph import CommunicationGraph
 

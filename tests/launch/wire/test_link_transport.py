@@ -11,24 +11,18 @@ import pytest
 import zmq
 
 from matrpo.consensus.message import LinkMessage
+from matrpo.decentralized.lock_step.messages import Action, Bye, Hello, Observation, Stop
 from matrpo.envs.shared import AgentStep
 from matrpo.errors import ConfigError
 from matrpo.faults import gate as fault_gate
+from matrpo.faults.fault import Fault, Moment, Position
 from matrpo.faults.gate import FaultGate
-from matrpo.faults.script import Fault, Moment, Position
+from matrpo.launch.cluster.keyring import PLAIN
 from matrpo.launch.wire import watch
-from matrpo.launch.wire.authenticator import PLAIN
 from matrpo.launch.wire.channels import AgentLine, ServerLine
-from matrpo.launch.wire.codec import (
-    MAX_FRAMES,
-    Action,
-    Bye,
-    EnvironmentCodec,
-    Hello,
-    LinkCodec,
-    Observation,
-    Stop,
-)
+from matrpo.launch.wire.environment_codec import EnvironmentCodec
+from matrpo.launch.wire.frames import MAX_FRAMES
+from matrpo.launch.wire.link_codec import LinkCodec
 from matrpo.launch.wire.link_transport import LinkTransport, Lost
 from matrpo.runs.recorder import Connection
 from matrpo.spaces import Discrete, TaskSpec

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from matrpo.launch.processes.membership import Attendance
-from matrpo.launch.processes.starts import Starts
-from matrpo.launch.wire.codec import Observation
+from matrpo.decentralized.lock_step.membership import Attendance
+from matrpo.decentralized.lock_step.messages import Observation
+from matrpo.decentralized.lock_step.starts import Starts
 
 N = 3
 

@@ -12,7 +12,7 @@ learnt from twice.
 
 from __future__ import annotations
 
-from matrpo.launch.wire.codec import Observation
+from matrpo.decentralized.lock_step.messages import Observation
 
 
 class Starts:

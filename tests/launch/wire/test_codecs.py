@@ -12,21 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from matrpo.consensus.message import Kind, LinkMessage
+from matrpo.decentralized.lock_step.messages import Action, Bye, Hello, Observation, Ping, Stop
 from matrpo.envs.shared import AgentStep
-from matrpo.launch.wire.codec import (
-    MAX_FRAMES,
-    MAX_HEADER_BYTES,
-    Action,
-    Bye,
-    EnvironmentCodec,
-    Hello,
-    LinkCodec,
-    Observation,
-    Ping,
-    Probe,
-    Stop,
-    WireError,
-)
+from matrpo.launch.wire.environment_codec import EnvironmentCodec
+from matrpo.launch.wire.frames import MAX_FRAMES, MAX_HEADER_BYTES, WireError
+from matrpo.launch.wire.link_codec import LinkCodec, Probe
 from matrpo.spaces import Box, Discrete, TaskSpec
 
 SPEC = TaskSpec("made-up", ("a", "b", "c"), (3, 7, 2), (Discrete(5), Box(2, -1, 1), Discrete(3)))

@@ -1,0 +1,98 @@
+"""Messages between neighbours, as frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import numpy as np
+
+from matrpo.consensus.message import LARGEST_NUMBER, Frames, Kind, LinkMessage
+from matrpo.launch.wire.frames import (
+    MAX_HEADER_BYTES,
+    ArrayFormat,
+    expect_frames,
+    pack,
+    raw_bytes,
+    unpack,
+)
+
+_RATIOS = "ratios"
+_PROBE = "probe"
+_LINK_KINDS = get_args(Kind)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Asks the other end of a link to send this back as a reply: is it there, and how far away?
+
+    The first one tells an end that was dialled where to answer. `stamp` is the asker's clock in microseconds.
+    """
+
+    sender: int
+    stamp: int
+    reply: bool
+
+
+class LinkCodec:
+    """Messages between neighbours.
+
+    Args:
+        run_id: of the run; messages of another are refused.
+        num_agents, num_links: the graph's sizes.
+        samples: M.
+        dtype: of log ratios on the wire, `float32` or `float16`.
+    """
+
+    def __init__(self, run_id: str, num_agents: int, num_links: int, samples: int, dtype: str) -> None:
+        self._run_id = run_id
+        self._array = ArrayFormat(np.dtype(dtype), (num_agents, samples))
+        self._limits = {"sender": num_agents, "link": num_links} | dict.fromkeys(
+            ("incarnation", "iteration", "k", "tip", "base"), LARGEST_NUMBER
+        )
+
+    @property
+    def max_bytes(self) -> int:
+        """The size of the largest frame."""
+        array = self._array
+        return max(MAX_HEADER_BYTES, array.dtype.itemsize * int(np.prod(array.shape)))
+
+    def encode(self, message: LinkMessage) -> list[bytes | memoryview]:
+        """Frames of one message: a header, and the payload of `ratios`, which shares the array's memory."""
+        header: dict[str, Any] = {"kind": message.kind, "answered": message.answered}
+        header |= {name: getattr(message, name) for name in self._limits}
+        if message.u is None:
+            return pack(self._run_id, header)
+        header |= {"dtype": self._array.dtype.name, "shape": list(self._array.shape)}
+        return pack(self._run_id, header, raw_bytes(np.ascontiguousarray(message.u, self._array.dtype)))
+
+    def encode_probe(self, probe: Probe) -> list[bytes | memoryview]:
+        """The frames of a `Probe`."""
+        return pack(self._run_id, {"kind": _PROBE, **vars(probe)})
+
+    def decode(self, frames: Frames) -> LinkMessage | Probe:
+        """Unpack one message.
+
+        Raises:
+            WireError: it is malformed, or another run's.
+        """
+        header = unpack(frames, self._run_id)
+        kind = header.text("kind", (*_LINK_KINDS, _PROBE))
+        if kind == _PROBE:
+            sender = header.number("sender", self._limits["sender"])
+            probe = Probe(sender, header.number("stamp", LARGEST_NUMBER), header.flag("reply"))
+            header.close()
+            expect_frames(frames, 1)
+            return probe
+        numbers = {name: header.number(name, limit) for name, limit in self._limits.items()}
+        answered = header.flag("answered")
+        payload = None
+        if kind == _RATIOS:
+            header.text("dtype", (self._array.dtype.name,))
+            header.shape("shape", self._array.shape)
+            expect_frames(frames, 2)
+            payload = self._array.unpack("payload", frames[1])
+        else:
+            expect_frames(frames, 1)
+        header.close()
+        return LinkMessage(kind=kind, answered=answered, u=payload, **numbers)  # type: ignore[arg-type]
