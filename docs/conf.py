@@ -16,16 +16,8 @@ from matrpo.version import __version__
 
 ROOT = Path(__file__).parent.parent
 API = ROOT / "docs" / "api"
-ROOMS = {
-    "topology": "Topology",
-    "matrpo": "Learning",
-    "matrpo/envs": "Environments",
-    "matrpo/consensus": "Consensus",
-    "matrpo/algorithms": "Algorithms",
-    "launch": "Processes and command line",
-    "experiments": "Experiments",
-}
-"""The folders of the API reference, and what it calls them."""
+PACKAGES = ("topology", "matrpo", "launch", "experiments")
+"""The folders whose modules the API reference has."""
 
 project = "matrpo"
 release = __version__
@@ -53,19 +45,26 @@ def setup(app: Sphinx) -> None:
 
 
 def write_api() -> None:
-    """A page for each module, and one that lists them by folder."""
+    """A page for each module, and one that lists them by room, with what each room says of itself."""
     API.mkdir(exist_ok=True)
     contents = ["API reference", "=" * 13, ""]
-    for folder, title in ROOMS.items():
-        contents += [title, "-" * len(title), "", ".. toctree::", "   :maxdepth: 1", ""]
-        for file in sorted((ROOT / folder).glob("*.py")):
-            if file.stem != "__init__":
-                name = module(file)
-                page = f"{name}\n{'=' * len(name)}\n\n.. automodule:: {name}\n"
-                _write(API / f"{name}.rst", page)
-                contents.append(f"   {name}")
-        contents.append("")
+    for package in PACKAGES:
+        for init in sorted((ROOT / package).rglob("__init__.py")):
+            name = module(init).removesuffix(".__init__")
+            contents += [name, "-" * len(name), "", f".. automodule:: {name}", "   :no-index:", "   :no-members:", ""]
+            contents += [".. toctree::", "   :maxdepth: 1", "", *_write_pages(init.parent), ""]
     _write(API / "index.rst", "\n".join(contents))
+
+
+def _write_pages(room: Path) -> list[str]:
+    """Write the pages of a room's modules; their entries in the list."""
+    entries = []
+    for file in sorted(room.glob("*.py")):
+        if file.stem != "__init__":
+            name = module(file)
+            _write(API / f"{name}.rst", f"{name}\n{'=' * len(name)}\n\n.. automodule:: {name}\n")
+            entries.append(f"   {name}")
+    return entries
 
 
 def link_modules(app: Sphinx, page: str, content: list[str]) -> None:  # noqa: ARG001
