@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from importlib import import_module
 
 from matrpo.algorithms.shared.algorithm import Algorithm
-from matrpo.consensus.peer import Peer
 from matrpo.decentralized.agent import Agent
 from matrpo.envs.vector_env import VectorEnv
 from matrpo.errors import ConfigError
 from matrpo.settings import algorithm_names
-from matrpo.settings.config import Config
-from matrpo.settings.graph_settings import agent_penalty, link_activations, link_penalty
+from matrpo.settings.config import Config, DecentralizedConfig
 from matrpo.settings.user_file import UserFile
 from matrpo.spaces import TaskSpec
 from matrpo.topology.graph import CommunicationGraph
@@ -26,25 +23,9 @@ def state_sizes(env: VectorEnv, state_type: str) -> tuple[int, ...]:
     return tuple(view.shape[1] for view in views)
 
 
-def build_agent(agent_id: int, graph: CommunicationGraph, spec: TaskSpec, config: Config) -> Agent:
+def build_agent(agent_id: int, graph: CommunicationGraph, spec: TaskSpec, config: DecentralizedConfig) -> Agent:
     """Agent `agent_id` with fresh networks."""
-    return Agent(agent_id, agent_penalty(agent_id, graph, config), spec, config)
-
-
-def build_peer(agent_id: int, graph: CommunicationGraph, config: Config, incarnation: int = 0) -> Peer:
-    """The consensus state machine of agent `agent_id`."""
-    return Peer(
-        agent_id,
-        graph,
-        run_seed=config.seed,
-        activations=link_activations(graph, config),
-        beta=link_penalty(graph, config),
-        schedule=config.schedule,
-        wire_dtype=config.wire_dtype,
-        deadline=config.link_deadline,
-        resend=config.link_resend,
-        incarnation=incarnation,
-    )
+    return Agent(agent_id, len(graph.links_of(agent_id)) * config.beta, spec, config)
 
 
 def algorithm_class(name: str) -> type[Algorithm]:
@@ -55,8 +36,7 @@ def algorithm_class(name: str) -> type[Algorithm]:
     """
     if file := algorithm_names.user_file(name):
         return _class_from_file(file)
-    module, _, target = algorithm_names.ALGORITHMS[name].target.partition(":")
-    found: type[Algorithm] = getattr(import_module(f"matrpo.algorithms.{module}"), target)
+    found: type[Algorithm] = algorithm_names.ALGORITHMS[name].load()
     return found
 
 

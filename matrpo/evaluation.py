@@ -124,8 +124,9 @@ def load_player(run: RunDirectory, env: VectorEnv, iteration: int | None) -> tup
         algorithm = build_algorithm(env, run.config)
         algorithm.load_checkpoint(run, iteration)
         return algorithm.player(env.num_envs), iteration
-    graph = build_graph(run.config)
-    agents = [build_agent(q, graph, env.spec, run.config) for q in range(run.num_agents)]
+    config = run.decentralized
+    graph = build_graph(config)
+    agents = [build_agent(q, graph, env.spec, config) for q in range(run.num_agents)]
     for q, agent in enumerate(agents):
         agent.load_state_dict(*run.agent(q).load_checkpoint(iteration))
     return Actors([agent.policy for agent in agents], env.num_envs), iteration

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from matrpo.build import build_agent, build_algorithm, build_peer
+from matrpo.build import build_agent, build_algorithm
 from matrpo.consensus.bus import run_in_process
+from matrpo.consensus.peer import Peer
 from matrpo.decentralized.shared_samples import on_shared_samples
 from matrpo.envs.build import build_environment
 from matrpo.envs.central import CentralEnvironment, CentralStep
@@ -24,7 +25,7 @@ from matrpo.networks.state import to_arrays
 from matrpo.runs.recorder import PhaseClock, Recorder, agent_metrics, environment_metrics
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings import algorithm_names
-from matrpo.settings.config import Config
+from matrpo.settings.config import DecentralizedConfig, RunConfig
 from matrpo.settings.graph_settings import build_graph
 
 
@@ -44,7 +45,7 @@ class Training(ABC):
         if run.num_servers > 1:
             raise ConfigError(f"bad value {run.num_servers} for 'env_servers': one process is one server, expected 1")
         torch.set_num_threads(config.torch_threads)
-        self.config: Config = config
+        self.config: RunConfig = config
         self.iteration = start
         self._stream = run.episode_stream(start)
         self.environment = build_environment(config, self._stream)
@@ -142,13 +143,16 @@ class CentralTraining(Training):
 class InProcessTraining(Training):
     """All of MATRPO's agents and their environment; arguments as of `Training`."""
 
+    config: DecentralizedConfig
+
     def __init__(self, run: RunDirectory, start: int = 0) -> None:
         super().__init__(run, start)
-        config, spec = self.config, self.environment.spec
+        self.config = config = run.decentralized
+        spec = self.environment.spec
         self.graph = build_graph(config)
         ids = range(run.num_agents)
         self.agents = [build_agent(q, self.graph, spec, config) for q in ids]
-        self.peers = [build_peer(q, self.graph, config) for q in ids]
+        self.peers = [Peer(q, self.graph, config.seed, config, config) for q in ids]
         self._clocks = [PhaseClock() for _ in ids]
         self._steps = self._restore(run, start) if start else self.environment.reset()
 

@@ -10,6 +10,7 @@ from torch.func import functional_call
 from matrpo.networks.joint_policy import JointPolicy
 from matrpo.networks.mlp import flat_parameters
 from matrpo.networks.sequences import Sequences
+from matrpo.settings.sections import NetworkSettings
 from matrpo.spaces import ActionSpace, Box, Discrete, TaskSpec
 
 MIXED = (Discrete(3), Discrete(3), Box(2, -1.0, 1.0), Discrete(4), Box(1, -1.0, 1.0))
@@ -31,7 +32,14 @@ def make_policy(
 ) -> JointPolicy:
     """A float64 policy with weights large enough that its distributions differ between observations."""
     generator = torch.Generator().manual_seed(seed)
-    policy = JointPolicy(agent_id, spec, hidden, activation, -0.3, generator, recurrent_layers, normalize).double()
+    networks = NetworkSettings(
+        hidden_sizes=hidden,
+        feature_normalization=normalize,
+        activation=activation,
+        recurrent_layers=recurrent_layers,
+        initial_log_std=-0.3,
+    )
+    policy = JointPolicy(agent_id, spec, networks, generator).double()
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter += 0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)

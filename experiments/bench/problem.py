@@ -11,18 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from matrpo.build import build_peer
 from matrpo.consensus.bus import run_in_process
-from matrpo.consensus.peer import Step
+from matrpo.consensus.peer import Peer, Step
 from matrpo.decentralized.shared_samples import on_shared_samples
 from matrpo.experiments.bench.products import Shape
 from matrpo.networks.joint_policy import JointPolicy
 from matrpo.networks.linearized_policy import CHUNK, LinearizedPolicy
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.sampling.acting import Actor
-from matrpo.sampling.rollout import Rollout, make_rollout
-from matrpo.settings.config import Config
-from matrpo.settings.graph_settings import agent_penalty
+from matrpo.sampling.rollout import Rollout
+from matrpo.settings.config import Config, DecentralizedConfig
 from matrpo.topology import CommunicationGraph
 from matrpo.training import InProcessTraining
 from matrpo.trust_region.solvers import Solver, make_solver
@@ -41,7 +39,7 @@ class Problem:
         advantages: A^q of each agent, (M,).
     """
 
-    config: Config
+    config: DecentralizedConfig
     graph: CommunicationGraph
     policies: Sequence[JointPolicy]
     rollouts: Sequence[Rollout]
@@ -83,7 +81,9 @@ def train(config: Config, iterations: int) -> InProcessTraining:
 def sample_problem(trained: InProcessTraining, generator: torch.Generator) -> Problem:
     """Sample an iteration's steps, fit the critics and estimate advantages as `Agent.prepare_update` does."""
     config, spec, environment = trained.config, trained.environment.spec, trained.environment
-    rollouts = [make_rollout(agent.policy, spec, config) for agent in trained.agents]
+    rollouts = [
+        Rollout(q, spec, config, config, agent.policy.network.state_size) for q, agent in enumerate(trained.agents)
+    ]
     actors = [Actor(agent.policy, config.num_envs) for agent in trained.agents]
     steps = environment.observe()
     for _ in range(config.rollout_length):
@@ -117,16 +117,16 @@ class Consensus:
         models, solvers, peers: every agent's.
     """
 
-    def __init__(self, problem: Problem, config: Config) -> None:
+    def __init__(self, problem: Problem, config: DecentralizedConfig) -> None:
         self._problem = problem
         graph = problem.graph
         everyone = range(graph.num_agents)
         self.models = [problem.linearize(q) for q in everyone]
         self.solvers = [
-            make_solver(self.models[q], make_step_rule(agent_penalty(q, graph, config), config), config)
+            make_solver(self.models[q], make_step_rule(len(graph.links_of(q)) * config.beta, config), config)
             for q in everyone
         ]
-        self.peers = [build_peer(q, graph, config) for q in everyone]
+        self.peers = [Peer(q, graph, config.seed, config, config) for q in everyone]
 
     def run(self, watched: Callable[[Step], Step] = lambda step: step) -> None:
         """Activate all links.

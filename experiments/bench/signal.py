@@ -20,8 +20,8 @@ from matrpo.envs.particle.treasure import TreasureEnv, treasure_spec
 from matrpo.envs.particle.treasure_hunt import num_banks
 from matrpo.experiments.bench.problem import Consensus, Problem, sample_problem, train
 from matrpo.experiments.bench.report import Report, Row, Say
-from matrpo.settings.config import resolve, to_dict
-from matrpo.settings.graph_settings import build_graph, link_activations
+from matrpo.settings.config import RunConfig, resolve, to_dict
+from matrpo.settings.graph_settings import build_graph, resolve_graph_settings
 from matrpo.trust_region.solvers import make_solver
 from matrpo.trust_region.step_rule import make_step_rule
 
@@ -53,12 +53,13 @@ def run(batches: int, changes: Mapping[str, Any], quick: bool, say: Say) -> Repo
     torch.set_num_threads(1)
     sizes = {"num_envs": 4, "rollout_length": 25, "hidden_sizes": (16, 16)} if quick else {}
     fixed = {"task": "treasure", "agents": SPEC.num_agents, "tensorboard": False}
-    base = resolve(("benchmark", sizes), ("-o", changes), ("benchmark", fixed))
+    given = resolve(("benchmark", sizes), ("-o", changes), ("benchmark", fixed))
+    base = resolve_graph_settings(RunConfig.of(given, SPEC.num_agents))
     graph = build_graph(base)
     say("what turning towards treasures earns")
     earned = [_earned(tilt, base.num_envs) for tilt in (0.0, 0.25, 0.5, 1.0, 4.0)]
     say(f"{_WARM_UP} iterations of fitting critics")
-    trained = train(dataclasses.replace(base, topology="none", kl_step=_FIXED), _WARM_UP)
+    trained = train(dataclasses.replace(given, topology="none", kl_step=_FIXED), _WARM_UP)
     generator = torch.Generator().manual_seed(base.seed)
     problems = []
     for number in range(batches):
@@ -151,7 +152,7 @@ def _expressed(problem: Problem, other: Problem) -> list[Row]:
 def _taken(problems: Sequence[Problem], say: Say) -> list[Row]:
     """Steps on sums of advantages, which no agent knows, and those of the consensus."""
     config = problems[0].config
-    activations = link_activations(problems[0].graph, config)
+    activations = config.admm_iterations
     ways: dict[str, Callable[[Problem], list[Tensor]]] = {
         "on the sum of the banks' advantages": lambda problem: _informed_steps(problem, "banks"),
         "on the sum of all": lambda problem: _informed_steps(problem, "all"),

@@ -17,7 +17,6 @@ from matrpo.experiments.bench.products import measure_products
 from matrpo.experiments.bench.report import Goal, Report, Row, Say
 from matrpo.networks.mlp import flat_parameters, set_flat_parameters
 from matrpo.settings.config import resolve, to_dict
-from matrpo.settings.graph_settings import link_penalty
 from matrpo.topology import CommunicationGraph
 from matrpo.trust_region.solvers import Solver
 
@@ -116,9 +115,7 @@ def _measure(problem: Problem, solver_name: str, activations: int, say: Say) -> 
         "fisher_per_agent": fisher / graph.num_agents,
         "jacobian_products": jacobian,
         "cpu_seconds": seconds,
-        "augmented_lagrangian": augmented_lagrangian(
-            graph, problem.advantages, ratios, consensus.peers, link_penalty(graph, config)
-        ),
+        "augmented_lagrangian": augmented_lagrangian(graph, problem.advantages, ratios, consensus.peers, config.beta),
         "relative_gap": _relative_gap(graph, ratios),
         "kl_over_limit": _mean_kl(problem, consensus.solvers) / config.kl_step,
     }

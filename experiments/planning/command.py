@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
@@ -18,7 +17,7 @@ from matrpo.errors import ConfigError
 from matrpo.experiments.planning import units
 from matrpo.launch.commands.options import SectionedCommand, resolve_layers, setting_layers, setting_options
 from matrpo.settings import algorithm_names
-from matrpo.settings.config import Config
+from matrpo.settings.config import RunConfig
 
 _PATH = click.Path(path_type=Path)
 _COUNT = click.IntRange(min=1)
@@ -70,7 +69,6 @@ def plan(
         raise ConfigError(f"--algo {config.algo}: it trains in one process; plans are for matrpo")
     if cores and cores_per_agent:
         raise ConfigError("--cores and --cores-per-agent say the same: leave one out")
-    assert config.agents is not None
     on_one = min(config.agents, agents_per_machine or (1 if bandwidth or latency else config.agents))
     of_agents = math.ceil(cores_per_agent * on_one) if cores_per_agent else None
     document = _plan(
@@ -88,17 +86,16 @@ def plan(
 
 
 def _plan(
-    config: Config, cores: int, agents_per_machine: int, bandwidth: float, latency: float, file: Path | None
+    config: RunConfig, cores: int, agents_per_machine: int, bandwidth: float, latency: float, file: Path | None
 ) -> dict[str, Any]:
     """All that there is to say, in bytes and seconds."""
     from matrpo.envs.registry import task_spec
     from matrpo.experiments.planning.cost_constants import fit, read_measurements
     from matrpo.experiments.planning.cost_model import Placement, predict
     from matrpo.experiments.planning.relief import choose, reliefs
-    from matrpo.settings.graph_settings import build_graph, link_activations
+    from matrpo.settings.graph_settings import build_graph, resolve_graph_settings
 
-    graph, spec = build_graph(config), task_spec(config.task, config.agents)
-    config = dataclasses.replace(config, admm_iterations=link_activations(graph, config))
+    graph, spec, config = build_graph(config), task_spec(config.task, config.agents), resolve_graph_settings(config)
     constants = fit(*read_measurements(file))
     placement = Placement(cores, agents_per_machine, bandwidth, latency)
     plan = predict(config, spec, graph, constants, placement)

@@ -29,8 +29,8 @@ from matrpo.experiments.planning.workload import (
     phase_counts,
     step_counts,
 )
-from matrpo.settings.config import Config, resolve
-from matrpo.settings.graph_settings import build_graph
+from matrpo.settings.config import DecentralizedConfig, RunConfig, resolve
+from matrpo.settings.graph_settings import build_graph, resolve_graph_settings
 from matrpo.topology import CommunicationGraph
 
 LARGEST_FITTED = 12
@@ -44,12 +44,12 @@ class Measurement:
     """A run that was measured.
 
     Attributes:
-        config: its settings, with K as a number.
+        config: its settings.
         graph: its communication graph.
         figures: what was measured, by column of the benchmark's tables.
     """
 
-    config: Config
+    config: DecentralizedConfig
     graph: CommunicationGraph
     figures: Mapping[str, float]
 
@@ -66,7 +66,6 @@ class Measurement:
     @property
     def steps(self) -> int:
         """Local steps of an agent in an iteration, on average."""
-        assert self.config.admm_iterations is not None
         return round(2 * self.config.admm_iterations / self.agents)
 
 
@@ -135,8 +134,8 @@ def measurements(settings: Mapping[str, Any], tables: Mapping[str, Sequence[Mapp
     for (agents, envs, steps), figures in merged.items():
         if missing := _KEYS - figures.keys():
             raise KeyError(f"no {sorted(missing)[0]} of {agents} agents")
-        own = {"agents": agents, "num_envs": envs, "rollout_length": steps, "admm_iterations": figures["activations"]}
-        config = resolve(("measured runs", {**settings, **own}))
+        own = {"num_envs": envs, "rollout_length": steps, "admm_iterations": figures["activations"]}
+        config = resolve_graph_settings(RunConfig.of(resolve(("measured runs", {**settings, **own})), agents))
         found.append(Measurement(config, build_graph(config), figures))
     return found
 

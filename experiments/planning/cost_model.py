@@ -22,8 +22,7 @@ from matrpo.experiments.planning.link_traffic import RUN_ID, LinkTraffic, link_t
 from matrpo.experiments.planning.schedule_length import Pair, critical_path, makespan, rounds
 from matrpo.experiments.planning.workload import SERVER_PHASES, Sizes, memory_bytes, phase_counts, step_counts
 from matrpo.launch.wire.environment_codec import EnvironmentCodec
-from matrpo.settings.config import Config
-from matrpo.settings.graph_settings import link_activations
+from matrpo.settings.config import Config, DecentralizedConfig
 from matrpo.spaces import TaskSpec
 from matrpo.topology import CommunicationGraph, seeded_sequence
 
@@ -107,7 +106,7 @@ class _Part:
 
 
 def predict(
-    config: Config, spec: TaskSpec, graph: CommunicationGraph, constants: Constants, placement: Placement
+    config: DecentralizedConfig, spec: TaskSpec, graph: CommunicationGraph, constants: Constants, placement: Placement
 ) -> Prediction:
     """Predict an iteration of a run.
 
@@ -124,8 +123,7 @@ def predict(
         phase: constants.cost(phase, own) / (placement.server_speed if phase in SERVER_PHASES else placement.speed)
         for phase, own in counts.items()
     }
-    activations = link_activations(graph, config)
-    sequence = seeded_sequence(len(graph.links), activations, config.seed, _ITERATION).tolist()
+    sequence = seeded_sequence(len(graph.links), config.admm_iterations, config.seed, _ITERATION).tolist()
     pairs = [graph.links[link] for link in sequence]
     traffic = link_traffic(graph, sequence, config)
     own_steps = Counter(agent for pair in pairs for agent in pair)

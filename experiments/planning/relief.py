@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from matrpo.experiments.planning.cost_model import Placement, Prediction
-from matrpo.settings.config import Config
+from matrpo.settings.config import DecentralizedConfig
 
 _WORTH = 0.1
 """Share of the time that a change must take off to be named before others."""
@@ -21,15 +21,15 @@ class Relief:
     """
 
     change: str
-    config: Config
+    config: DecentralizedConfig
     placement: Placement
 
 
-def reliefs(config: Config, placement: Placement, plan: Prediction) -> list[Relief]:
+def reliefs(config: DecentralizedConfig, placement: Placement, plan: Prediction) -> list[Relief]:
     """Changes that take some of the bottleneck away and leave the samples of an iteration as they are, best first.
 
     Args:
-        config: the planned run's settings, with K as a number.
+        config: the planned run's settings.
         placement: its machines.
         plan: what the model says of it.
     """
@@ -67,25 +67,24 @@ def choose(gains: list[float]) -> int:
     return worth[0] if worth else max(range(len(gains)), key=lambda number: gains[number])
 
 
-def _smaller_messages(config: Config) -> tuple[str, Config]:
+def _smaller_messages(config: DecentralizedConfig) -> tuple[str, DecentralizedConfig]:
     if config.wire_dtype == "float32":
         return "--wire-dtype float16", replace(config, wire_dtype="float16")
     samples = max(1, config.shared_samples // 2)
     return f"--consensus-samples {samples}", replace(config, consensus_samples=samples)
 
 
-def _fewer_activations(config: Config) -> tuple[str, Config]:
-    assert config.admm_iterations is not None
+def _fewer_activations(config: DecentralizedConfig) -> tuple[str, DecentralizedConfig]:
     activations = config.admm_iterations // 2
     return f"--admm-iterations {activations}", replace(config, admm_iterations=activations)
 
 
-def _shorter_fit(config: Config) -> tuple[str, Config]:
+def _shorter_fit(config: DecentralizedConfig) -> tuple[str, DecentralizedConfig]:
     epochs = config.critic_epochs // 2
     return f"--critic-epochs {epochs}", replace(config, critic_epochs=epochs)
 
 
-def _larger_steps(config: Config) -> tuple[str, Config]:
+def _larger_steps(config: DecentralizedConfig) -> tuple[str, DecentralizedConfig]:
     """As many samples in half as many steps."""
     envs, steps = 2 * config.num_envs, config.rollout_length // 2
     return f"--num-envs {envs} --rollout-length {steps}", replace(config, num_envs=envs, rollout_length=steps)

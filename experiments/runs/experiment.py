@@ -30,12 +30,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matrpo.envs.registry import check_installed, resolve_num_agents
+from matrpo.envs.registry import check_installed
 from matrpo.errors import ConfigError
 from matrpo.faults.script import FaultScript
 from matrpo.launch.commands.options import resolve_layers
 from matrpo.settings import algorithm_names
-from matrpo.settings.config import Config, load_file
+from matrpo.settings.config import RunConfig, load_file
 from matrpo.settings.graph_settings import build_graph
 
 FOLDER = Path(__file__).parents[1] / "figures"
@@ -78,7 +78,7 @@ class PlannedRun:
         return f"{self.panel}: {self.line}" if self.panel else self.line
 
     @property
-    def config(self) -> Config:
+    def config(self) -> RunConfig:
         """Its settings, resolved.
 
         Raises:
@@ -98,8 +98,7 @@ class PlannedRun:
         if self.faults and algorithm_names.is_central(config.algo):
             raise ConfigError(f"run {self.path.name}: faults are for processes, {config.algo} trains in one")
         if self.faults:
-            agents = resolve_num_agents(config.task, config.agents)
-            FaultScript.load(self.faults, build_graph(dataclasses.replace(config, agents=agents)))
+            FaultScript.load(self.faults, build_graph(config))
 
 
 @dataclass(frozen=True)
@@ -167,7 +166,7 @@ class Experiment:
         Raises:
             ConfigError: a setting is not valid.
         """
-        paths: dict[tuple[Config, str | None], Path] = {}
+        paths: dict[tuple[RunConfig, str | None], Path] = {}
         for seed in range(self.seeds):
             for panel, lines in self.panels.items():
                 for line, settings in lines.items():

@@ -19,7 +19,7 @@ from matrpo.launch.commands.options import SectionedCommand
 from matrpo.launch.commands.render import render
 from matrpo.launch.processes.process import name_of
 from matrpo.launch.processes.supervisor import local_ports
-from matrpo.settings.config import Config
+from matrpo.settings.config import RunConfig
 
 _PATH = click.Path(path_type=Path)
 _LAST_PORT = 65535
@@ -110,9 +110,8 @@ def rotate_keys(file: Path, agent: int | None, env: bool) -> int:
     return 0
 
 
-def _endpoints(config: Config, hosts: Sequence[str], env_hosts: Sequence[str]) -> list[str]:
+def _endpoints(config: RunConfig, hosts: Sequence[str], env_hosts: Sequence[str]) -> list[str]:
     """The environment server's endpoint, then every agent's, then those of further servers."""
-    assert config.agents is not None
     ports = local_ports(config.port, config.agents, config.env_servers)
     if ports[-1] > _LAST_PORT:
         raise ConfigError(f"ports {ports[0]} to {ports[-1]} are needed, but {_LAST_PORT} is the last: lower --port")

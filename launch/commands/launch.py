@@ -27,27 +27,12 @@ from matrpo.launch.commands.versions import versions
 from matrpo.launch.processes.process import EXIT_INTERRUPTED, StopRequested, ignore_stops, stop_at
 from matrpo.launch.processes.process_faults import FILE_NAME as FAULTS_NAME
 from matrpo.runs.process_directory import write_atomically
+from matrpo.runs.run_config import run_config
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings import algorithm_names
-from matrpo.settings.config import Config, to_dict
+from matrpo.settings.config import FIELDS, RunConfig, to_dict
 from matrpo.settings.graph_settings import build_graph
 from matrpo.topology import CommunicationGraph
-
-_CHANGEABLE = {
-    "steps",
-    "env_workers",
-    "link_deadline",
-    "link_resend",
-    "on_agent_loss",
-    "transport",
-    "port",
-    "insecure",
-    "torch_threads",
-    "checkpoint_every",
-    "checkpoints_kept",
-    "tensorboard",
-}
-"""Settings that may differ when a run is resumed."""
 
 _PATH = click.Path(path_type=Path)
 
@@ -215,7 +200,7 @@ def _launch_remotely(
     return RemoteRun(cluster, site, lambda line: print(line, file=sys.stderr, flush=True)).run()
 
 
-def _checked(config: Config, how: How) -> CommunicationGraph | None:
+def _checked(config: RunConfig, how: How) -> CommunicationGraph | None:
     """Check whatever can be wrong with the settings together, before anything is made.
 
     Returns:
@@ -225,7 +210,6 @@ def _checked(config: Config, how: How) -> CommunicationGraph | None:
     from matrpo.launch.processes.supervisor import check_ports, local_ports
 
     check_installed(config.task)
-    assert config.agents is not None
     if algorithm_names.is_central(config.algo):
         _check_central(config)
         return None
@@ -243,7 +227,7 @@ def _checked(config: Config, how: How) -> CommunicationGraph | None:
     return graph
 
 
-def _check_central(config: Config) -> None:
+def _check_central(config: RunConfig) -> None:
     """Build what an algorithm that trains centrally builds, so that it refuses what it cannot handle."""
     from matrpo.build import build_algorithm
     from matrpo.envs.registry import make_env
@@ -261,7 +245,7 @@ def _continued(run: RunDirectory, layers: list[Layer], how: How) -> Prepared:
     config = resolve_layers([("the run", stored), *layers])
     changed = {key: value for key, value in to_dict(config).items() if value != stored[key]}
     for key, value in changed.items():
-        if key not in _CHANGEABLE:
+        if not FIELDS[key].metadata["resumable"]:
             raise ConfigError(f"--resume cannot change {key!r}: {run.path} has {stored[key]!r}, not {value!r}")
     if how.in_process and run.num_servers > 1:
         raise ConfigError(f"{run.path} has {run.num_servers} environment servers: leave --in-process out")
@@ -272,7 +256,7 @@ def _continued(run: RunDirectory, layers: list[Layer], how: How) -> Prepared:
         from matrpo.envs.registry import task_spec
 
         run.check_checkpoints(start, task_spec(config.task, config.agents))
-    run = RunDirectory(run.path, config)
+    run = RunDirectory(run.path, run_config(config))
     if changed:
         run.store_config(versions())
     run.rewind(start)

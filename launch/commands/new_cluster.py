@@ -18,7 +18,7 @@ from matrpo.launch.commands.options import resolve_layers, setting_layers, setti
 from matrpo.launch.commands.versions import versions
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings import algorithm_names
-from matrpo.settings.config import Config
+from matrpo.settings.config import RunConfig
 from matrpo.settings.graph_settings import build_graph
 
 _PATH = click.Path(path_type=Path)
@@ -40,7 +40,7 @@ def new_run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def new_config(
     command: str, file: Path | None, preset: str | None, overrides: tuple[str, ...], **settings: Any
-) -> Config:
+) -> RunConfig:
     """The settings of a run on several machines.
 
     Args:
@@ -60,7 +60,7 @@ def new_config(
     return config
 
 
-def new_cluster(config: Config, endpoints: Sequence[str], out: Path | None) -> Cluster:
+def new_cluster(config: RunConfig, endpoints: Sequence[str], out: Path | None) -> Cluster:
     """Write the files of a run, and say so.
 
     Args:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import click
 from matrpo.envs.registry import canonical_name, resolve_num_agents
 from matrpo.errors import ConfigError
 from matrpo.settings import algorithm_names
-from matrpo.settings.config import FIELDS, HEADINGS, Config, check_used, load_file, parse_override, resolve
+from matrpo.settings.config import FIELDS, HEADINGS, RunConfig, load_file, parse_override, resolve
+from matrpo.settings.sections import ConnectionSettings, ConsensusSettings
 
 Layer = tuple[str, Mapping[str, Any]]
 
@@ -79,7 +81,7 @@ def setting_layers(
     return layers
 
 
-def resolve_layers(layers: list[Layer]) -> Config:
+def resolve_layers(layers: list[Layer]) -> RunConfig:
     """The settings with the number of agents resolved, the task's full name, and paths of files absolute.
 
     Raises:
@@ -96,7 +98,28 @@ def resolve_layers(layers: list[Layer]) -> Config:
     if Path(topology).is_file():
         topology = str(Path(topology).resolve())
     algo, task = algorithm_names.canonical_name(config.algo), canonical_name(config.task)
-    return dataclasses.replace(config, algo=algo, task=task, agents=agents, topology=topology)
+    return RunConfig.of(dataclasses.replace(config, algo=algo, task=task, topology=topology), agents)
+
+
+def check_used(algo: str, settings: Iterable[str], origin: str) -> None:
+    """Check that an algorithm reads the settings that someone took the trouble to give.
+
+    Raises:
+        ConfigError: one of them changes nothing.
+    """
+    read = settings_read(algo)
+    for key in settings:
+        if key not in read:
+            raise ConfigError(f"{algo} does not use the setting {key!r} ({origin}): leave it out")
+
+
+def settings_read(algo: str) -> AbstractSet[str]:
+    """What an algorithm says that it reads; a user's own may read all that is not of decentralised runs alone."""
+    if algo in algorithm_names.ALGORITHMS:
+        found: frozenset[str] = algorithm_names.ALGORITHMS[algo].load().settings_read
+        return found
+    decentralized = ConsensusSettings.heading, ConnectionSettings.heading
+    return {key for key, heading in HEADINGS.items() if heading not in decentralized} - {"topology"}
 
 
 def _parsed(name: str, value: Any) -> tuple[str, Any]:

@@ -16,7 +16,7 @@ from matrpo.launch.commands.options import SectionedCommand
 from matrpo.launch.engines import kubernetes, slurm
 from matrpo.launch.processes.supervisor import local_ports
 from matrpo.runs.run_directory import RunDirectory
-from matrpo.settings.config import Config
+from matrpo.settings.config import RunConfig
 
 _PATH = click.Path(path_type=Path)
 
@@ -73,7 +73,6 @@ def render_slurm(options: tuple[str, ...], program: str | None, out: Path | None
     The run directory must be on a file system that all nodes share.
     """
     config = _placeable(new_config("cluster render slurm", **given))
-    assert config.agents is not None
     slurm.check_options(options)
     ports = local_ports(config.port, config.agents)
     made = new_cluster(config, [f"tcp://localhost:{port}" for port in ports], out)
@@ -83,7 +82,7 @@ def render_slurm(options: tuple[str, ...], program: str | None, out: Path | None
     return 0
 
 
-def _placeable(config: Config) -> Config:
+def _placeable(config: RunConfig) -> RunConfig:
     if config.env_servers > 1:
         raise ConfigError(f"bad value {config.env_servers} for 'env_servers': a rendered run has exactly 1")
     if config.insecure:
@@ -91,7 +90,7 @@ def _placeable(config: Config) -> Config:
     return config
 
 
-def _without_files(config: Config) -> Config:
+def _without_files(config: RunConfig) -> RunConfig:
     file, _, _ = config.task.rpartition(":")
     if Path(file).is_file():
         raise ConfigError(f"--task {config.task}: pods do not have this file: put it into a package of the image")

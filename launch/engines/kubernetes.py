@@ -19,7 +19,7 @@ from matrpo.errors import ConfigError
 from matrpo.launch.cluster.cluster_file import FILE_NAME, Cluster, port_of
 from matrpo.launch.cluster.keys import key_path
 from matrpo.runs.process_directory import write_atomically
-from matrpo.settings.config import Config
+from matrpo.settings.config import RunConfig
 
 Object = dict[str, Any]
 
@@ -66,9 +66,8 @@ class Pods:
                 raise ConfigError(f"--{option} {quantity}: expected a quantity of Kubernetes, as 500m or 2Gi")
 
 
-def endpoints(name: str, config: Config) -> list[str]:
+def endpoints(name: str, config: RunConfig) -> list[str]:
     """The environment server's endpoint, then every agent's, by the names that pods have in the run's service."""
-    assert config.agents is not None
     agents = [f"tcp://{_pod(name, agent)}.{name}:{config.port + 1}" for agent in range(config.agents)]
     return [f"tcp://{_pod(name, None)}.{name}:{config.port}", *agents]
 

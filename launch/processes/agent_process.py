@@ -9,7 +9,8 @@ import time
 import numpy as np
 import torch
 
-from matrpo.build import build_agent, build_peer
+from matrpo.build import build_agent
+from matrpo.consensus.peer import Peer
 from matrpo.decentralized.lock_step.messages import Action, Observation
 from matrpo.decentralized.shared_samples import on_shared_samples
 from matrpo.envs.registry import task_spec
@@ -40,7 +41,7 @@ class AgentProcess:
     """
 
     def __init__(self, cluster: Cluster, run: RunDirectory, agent: int, spec: TaskSpec) -> None:
-        config, directory = run.config, run.agent(agent)
+        config, directory = run.decentralized, run.agent(agent)
         torch.set_num_threads(config.torch_threads)
         self._config = config
         self._run = run
@@ -54,7 +55,7 @@ class AgentProcess:
         self._returns = incarnation.returns
         self._recorder: Recorder | None = None
         self._clock = PhaseClock(waited=lambda: self._network.waited, used=time.process_time)
-        self._peer = build_peer(agent, cluster.graph, config, incarnation.number)
+        self._peer = Peer(agent, cluster.graph, config.seed, config, config, incarnation.number)
         self._network = AgentNetwork(cluster, run, agent, spec, self._peer, incarnation.number)
 
     def run(self) -> None:

@@ -33,6 +33,7 @@ class CTRPO(Simultaneous):
     """The team maximises E[r A] within mean KL N `kl_step` of its old policy, r the ratio of the joint action."""
 
     can_share = False
+    settings_read = (Simultaneous.settings_read | KLBall.settings_read) - {"share_parameters", "state_type"}
 
     def __init__(self, spec: TaskSpec, state_sizes: tuple[int, ...], config: Config) -> None:
         if len(state_sizes) > 1:

@@ -19,7 +19,7 @@ from matrpo.envs.central import CentralStep
 from matrpo.envs.shared import AgentStep
 from matrpo.networks.mlp import flat_parameters, set_flat_parameters
 from matrpo.sampling.rollout import Values
-from matrpo.settings.config import Config
+from matrpo.settings.config import Config, RunConfig
 from matrpo.settings.graph_settings import build_graph
 from matrpo.spaces import TaskSpec
 
@@ -29,10 +29,11 @@ class FDMARL(MAA2C):
 
     central_critic = False
     can_share = False
+    settings_read = (MAA2C.settings_read | {"topology"}) - {"share_parameters", "state_type"}
 
     def __init__(self, spec: TaskSpec, state_sizes: tuple[int, ...], config: Config) -> None:
         super().__init__(spec, state_sizes, config)
-        self._weights = torch.from_numpy(build_graph(config).metropolis_weights())
+        self._weights = torch.from_numpy(build_graph(RunConfig.of(config, spec.num_agents)).metropolis_weights())
 
     def critic_sizes(self, spec: TaskSpec, state_sizes: tuple[int, ...]) -> tuple[int, ...]:  # noqa: ARG002
         """The longest observation's, for every critic."""

@@ -9,6 +9,8 @@ from matrpo.algorithms.shared.mirror import Mirror, NoDrift, PolicySpace
 class HAA2C(HAML):
     """Agents ascend the gradient of E[r M] in turn, for `policy_epochs` passes: eq. (13)."""
 
+    settings_read = HAML.settings_read | PolicySpace.settings_read
+
     def mirror(self) -> Mirror:
         """No drift, among all policies."""
         return Mirror(NoDrift(), PolicySpace())

@@ -15,6 +15,7 @@ from matrpo.networks.mlp import MLP
 from matrpo.networks.optimizer import make_adam
 from matrpo.networks.sequences import Sequences
 from matrpo.settings.config import Config
+from matrpo.settings.sections import NetworkSettings
 from matrpo.spaces import TaskSpec
 
 _MOST_JOINT_ACTIONS = 20_000
@@ -25,6 +26,8 @@ class HAD3QN(ValueBased):
 
     The critic has one output for each joint action: their number is the product of the agents'.
     """
+
+    settings_read = ValueBased.settings_read | {"actor_lr", "agent_order", "dueling_sizes"}
 
     def __init__(self, spec: TaskSpec, state_sizes: tuple[int, ...], config: Config) -> None:
         if config.share_parameters:
@@ -119,10 +122,10 @@ class DuelingNetwork(nn.Module):
         super().__init__()
         *hidden, features = config.hidden_sizes
         sizes = (input_size, *hidden, features)
-        shape = config.feature_normalization, config.orthogonal_initialization
-        self._base = MLP(sizes, config.activation, generator, math.sqrt(2.0), *shape)
-        self._value = _Head((features, *config.dueling_sizes, 1), "relu", generator)
-        self._advantage = _Head((features, *config.dueling_sizes, num_actions), "relu", generator)
+        head = NetworkSettings(activation="relu")
+        self._base = MLP(sizes, config, generator, math.sqrt(2.0))
+        self._value = _Head((features, *config.dueling_sizes, 1), head, generator)
+        self._advantage = _Head((features, *config.dueling_sizes, num_actions), head, generator)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Shapes (M, input size) -> (M, num_actions)."""

@@ -9,6 +9,8 @@ from matrpo.algorithms.shared.mirror import ClipDrift, Mirror, PolicySpace, clip
 class HAPPO(HAML):
     """Agents maximise min(r M, clip(r, 1 +- epsilon) M) in turn: mirror learning with the drift of eq. (30)."""
 
+    settings_read = HAML.settings_read | PolicySpace.settings_read | ClipDrift.settings_read
+
     def mirror(self) -> Mirror:
         """Clipping as a drift, among all policies."""
         return Mirror(ClipDrift(clip_range(self.config, self.spec.num_agents)), PolicySpace())

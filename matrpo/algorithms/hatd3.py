@@ -8,3 +8,5 @@ from matrpo.algorithms.shared.deterministic import TwinDelayed
 
 class HATD3(TwinDelayed, HADDPG):
     """HADDPG's policies, one after another; TD3's critics."""
+
+    settings_read = TwinDelayed.settings_read | HADDPG.settings_read

@@ -10,6 +10,7 @@ class HATRPO(HAML):
     """Agents maximise E[r M] in turn, within mean KL `kl_step` of their old policies: eqs. (7) and (8)."""
 
     can_share = False
+    settings_read = (HAML.settings_read | KLBall.settings_read) - {"share_parameters"}
 
     def mirror(self) -> Mirror:
         """No drift, within a KL ball."""

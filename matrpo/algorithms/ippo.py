@@ -12,3 +12,4 @@ class IPPO(MAPPO):
     """
 
     central_critic = False
+    settings_read = MAPPO.settings_read - {"state_type"}

@@ -11,6 +11,7 @@ class ITRPO(Simultaneous):
 
     central_critic = False
     can_share = False
+    settings_read = (Simultaneous.settings_read | KLBall.settings_read) - {"share_parameters", "state_type"}
 
     def mirror(self) -> Mirror:
         """No drift, within a KL ball."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from matrpo.algorithms.shared.learner import Samples, ascend
-from matrpo.algorithms.shared.mirror import OnPolicyTrajectories
+from matrpo.algorithms.shared.mirror import OnPolicyTrajectories, PolicySpace
 from matrpo.algorithms.shared.on_policy import OnPolicy
 from matrpo.errors import ConfigError
 from matrpo.networks.distributions import Head
@@ -19,6 +19,8 @@ from matrpo.spaces import TaskSpec
 
 class JRPPO(OnPolicy):
     """All policies step at once up the gradient of min(r A, clip(r, 1 +- epsilon) A), r being their ratios' product."""
+
+    settings_read = OnPolicy.settings_read | PolicySpace.settings_read | {"clip_range"}
 
     def __init__(self, spec: TaskSpec, state_sizes: tuple[int, ...], config: Config) -> None:
         if config.clip_scaling == "per-agent":

@@ -9,6 +9,8 @@ from matrpo.algorithms.shared.simultaneous import Simultaneous
 class MAA2C(Simultaneous):
     """All agents ascend the gradients of E[r^k A] at once, for `policy_epochs` passes."""
 
+    settings_read = Simultaneous.settings_read | PolicySpace.settings_read
+
     def mirror(self) -> Mirror:
         """No drift, among all policies."""
         return Mirror(NoDrift(), PolicySpace())

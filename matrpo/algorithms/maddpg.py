@@ -10,6 +10,8 @@ from matrpo.algorithms.shared.replay import Batch
 class MADDPG(DeterministicGradient):
     """Agents maximise the critic each by itself, as if the others did what they did in the buffer."""
 
+    settings_read = DeterministicGradient.settings_read
+
     def improve(self, batch: Batch) -> None:
         """Agent i ascends Q(s, a^1, ..., mu^i(o^i), ..., a^N), the other actions from the buffer: its eq. (5)."""
         taken = self.encoded(batch)

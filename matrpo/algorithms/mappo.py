@@ -12,6 +12,8 @@ class MAPPO(Simultaneous):
     With `share_parameters` one policy maximises the sum of them, eq. (4).
     """
 
+    settings_read = Simultaneous.settings_read | PolicySpace.settings_read | ClipDrift.settings_read
+
     def mirror(self) -> Mirror:
         """Clipping as a drift, among all policies."""
         return Mirror(ClipDrift(clip_range(self.config, self.spec.num_agents)), PolicySpace())

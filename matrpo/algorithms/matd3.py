@@ -9,3 +9,5 @@ from matrpo.algorithms.shared.deterministic import TwinDelayed
 
 class MATD3(TwinDelayed, MADDPG):
     """MADDPG's policies, each by itself; TD3's critics."""
+
+    settings_read = TwinDelayed.settings_read | MADDPG.settings_read

@@ -13,6 +13,7 @@ from matrpo.errors import ConfigError
 from matrpo.networks.mlp import MLP
 from matrpo.networks.optimizer import make_adam
 from matrpo.settings.config import Config
+from matrpo.settings.sections import NetworkSettings
 from matrpo.spaces import TaskSpec
 
 
@@ -21,6 +22,8 @@ class QMIX(ValueBased):
 
     With `share_parameters` one network, told whose turn it is, gives every agent's utilities.
     """
+
+    settings_read = ValueBased.settings_read | {"share_parameters", "mixer_size"}
 
     def __init__(self, spec: TaskSpec, state_sizes: tuple[int, ...], config: Config) -> None:
         super().__init__(spec, state_sizes, config)
@@ -74,14 +77,7 @@ class QMIX(ValueBased):
         config, shared = self.config, self.config.share_parameters
         sizes = list(zip(self.spec.observation_sizes, self.num_actions, strict=True))
         return [
-            MLP(
-                (observation_size + shared * len(sizes), *config.hidden_sizes, count),
-                config.activation,
-                self.generator,
-                0.01,
-                config.feature_normalization,
-                config.orthogonal_initialization,
-            )
+            MLP((observation_size + shared * len(sizes), *config.hidden_sizes, count), config, self.generator, 0.01)
             for observation_size, count in (sizes[:1] if shared else sizes)
         ]
 
@@ -101,13 +97,14 @@ class Mixer(nn.Module):
 
     def __init__(self, num_agents: int, state_size: int, config: Config, generator: torch.Generator) -> None:
         super().__init__()
-        size, normalize = config.mixer_size, config.feature_normalization
+        size = config.mixer_size
+        networks = NetworkSettings(activation="relu", feature_normalization=config.feature_normalization)
         self._shape = (num_agents, size)
-        self._first_weights = MLP((state_size, num_agents * size), "relu", generator, 1.0, normalize)
-        self._first_bias = MLP((state_size, size), "relu", generator, 1.0, normalize)
+        self._first_weights = MLP((state_size, num_agents * size), networks, generator)
+        self._first_bias = MLP((state_size, size), networks, generator)
         # By the gain, the joint value is at first of its utilities' size and not `size` times theirs.
-        self._last_weights = MLP((state_size, size), "relu", generator, 1.0 / size, normalize)
-        self._last_bias = MLP((state_size, size, 1), "relu", generator, 1.0, normalize)
+        self._last_weights = MLP((state_size, size), networks, generator, 1.0 / size)
+        self._last_bias = MLP((state_size, size, 1), networks, generator)
 
     def forward(self, utilities: Tensor, states: Tensor) -> Tensor:
         """Shapes (M, N), (M, S) -> (M,)."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from matrpo.consensus import admm
 from matrpo.consensus.link import Counters, Link, LinkMessage, LinkSettings
 from matrpo.consensus.schedules import Initiator, PoissonSchedule, Responder, Schedule, SeededSchedule
+from matrpo.settings.config import GraphConsensusSettings
+from matrpo.settings.sections import ConnectionSettings
 from matrpo.topology.graph import CommunicationGraph
 from matrpo.topology.schedule import PoissonClock, positions_of, seeded_sequence
 
@@ -31,12 +32,8 @@ class Peer:
         agent: this agent's id.
         graph: the communication graph.
         run_seed: the run's seed, from which the schedules are derived.
-        activations: K, link activations per iteration over the whole graph.
-        beta: ADMM penalty.
-        schedule: `seeded` or `poisson`.
-        wire_dtype: float32 or float16.
-        deadline: seconds until an activation is given up.
-        resend: most seconds between two questions for a message that does not come.
+        consensus: beta, K and the schedule.
+        connections: how long links wait.
         incarnation: grows each time this agent's process is started.
         mean_interval: seconds between two activations of a link, on average; for `poisson`.
 
@@ -51,14 +48,9 @@ class Peer:
         self,
         agent: int,
         graph: CommunicationGraph,
-        *,
         run_seed: int,
-        activations: int,
-        beta: float,
-        schedule: str,
-        wire_dtype: DTypeLike,
-        deadline: float,
-        resend: float,
+        consensus: GraphConsensusSettings,
+        connections: ConnectionSettings,
         incarnation: int = 0,
         mean_interval: float = 0.02,
     ) -> None:
@@ -67,15 +59,21 @@ class Peer:
         self.activations = 0
         self._graph = graph
         self._run_seed = run_seed
-        self._activations = activations
-        self._beta = beta
-        self._poisson = schedule == "poisson"
+        self._activations = consensus.admm_iterations
+        self._beta = consensus.beta
+        self._poisson = consensus.schedule == "poisson"
         self._mean_interval = mean_interval
-        self._share = -(-activations // max(1, len(graph.links)))
+        self._share = -(-self._activations // max(1, len(graph.links)))
         self._refusals = 100 + 10 * self._share
-        self.last_k = self._share + self._refusals if self._poisson else activations
+        self.last_k = self._share + self._refusals if self._poisson else self._activations
         self._settings = LinkSettings(
-            agent, incarnation, beta, self.last_k, np.dtype(wire_dtype), deadline=deadline, resend=resend
+            agent,
+            incarnation,
+            self._beta,
+            self.last_k,
+            np.dtype(consensus.wire_dtype),
+            deadline=connections.link_deadline,
+            resend=connections.link_resend,
         )
         self._outbox: list[tuple[int, LinkMessage]] = []
         self.link_counters = {e: Counters() for e in graph.links_of(agent)}

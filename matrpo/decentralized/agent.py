@@ -15,14 +15,14 @@ from torch import Tensor
 from matrpo.decentralized.model_fitting import fit_models
 from matrpo.envs.shared import AgentStep
 from matrpo.errors import ConfigError
-from matrpo.networks.critic import make_critic
+from matrpo.networks.critic import Critic
 from matrpo.networks.joint_policy import JointPolicy
 from matrpo.networks.linearized_policy import LinearizedPolicy
 from matrpo.networks.mlp import set_flat_parameters
 from matrpo.networks.state import load_module, load_optimizer, module_tensors, optimizer_tensors, to_arrays, to_tensors
 from matrpo.sampling.acting import Actor
 from matrpo.sampling.draws import Draws
-from matrpo.sampling.rollout import make_rollout
+from matrpo.sampling.rollout import Rollout
 from matrpo.settings.config import Config
 from matrpo.spaces import TaskSpec
 from matrpo.trust_region.line_search import backtrack
@@ -46,21 +46,11 @@ class Agent:
         self.config = config
         seed = np.random.SeedSequence([config.seed, agent_id]).generate_state(1, np.uint64)[0]
         self._generator = torch.Generator().manual_seed(int(seed >> np.uint64(1)))
-        self.policy = JointPolicy(
-            agent_id,
-            spec,
-            config.hidden_sizes,
-            config.activation,
-            config.initial_log_std,
-            self._generator,
-            config.recurrent_layers,
-            config.feature_normalization,
-            config.orthogonal_initialization,
-        )
-        self.critic = make_critic(spec.observation_sizes[agent_id], config, self._generator)
+        self.policy = JointPolicy(agent_id, spec, config, self._generator)
+        self.critic = Critic(spec.observation_sizes[agent_id], config, config, self._generator)
         self._actor = Actor(self.policy, config.num_envs)
         self._critic_state = self.critic.initial_state(config.num_envs)
-        self._rollout = make_rollout(self.policy, spec, config)
+        self._rollout = Rollout(agent_id, spec, config, config, self.policy.network.state_size)
         self._draws = Draws(self._generator)
         self._rule = make_step_rule(penalty, config)
         self._update: _Update | None = None

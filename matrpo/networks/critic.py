@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from matrpo.networks.gru import make_network
 from matrpo.networks.optimizer import make_adam
 from matrpo.networks.sequences import Sequences, minibatches
-from matrpo.settings.config import Config
+from matrpo.settings.sections import CriticSettings, NetworkSettings
 
 
 @dataclass(frozen=True)
@@ -52,38 +51,23 @@ class Critic(nn.Module):
     to follow the targets' scale.
 
     Args:
-        observation_size: length of an observation.
-        hidden_sizes, activation: the network's hidden layers.
-        lr: Adam's learning rate.
+        input_size: length of an observation.
+        networks: what the network is like.
+        critic: learning rate and loss.
         generator: source of the initial weights and of the order of samples.
-        recurrent_layers: GRU layers after the hidden ones.
-        normalize, orthogonal: as of `networks.MLP`.
-        value_loss: what a fit minimises.
     """
 
     forgetting = 0.2
     """Weight of the newest batch of targets in the running moments, once there are more than a few."""
 
     def __init__(
-        self,
-        observation_size: int,
-        hidden_sizes: Sequence[int],
-        activation: str,
-        lr: float,
-        generator: torch.Generator,
-        recurrent_layers: int = 0,
-        normalize: bool = False,
-        orthogonal: bool = False,
-        value_loss: ValueLoss | None = None,
+        self, input_size: int, networks: NetworkSettings, critic: CriticSettings, generator: torch.Generator
     ) -> None:
         super().__init__()
         self._generator = generator
-        self._value_loss = value_loss or ValueLoss()
-        sizes = (observation_size, *hidden_sizes, 1)
-        self.network = make_network(
-            sizes, activation, generator, recurrent_layers, normalize=normalize, orthogonal=orthogonal
-        )
-        self.optimizer = make_adam(self.parameters(), lr=lr)
+        self._value_loss = ValueLoss(critic.huber_delta, critic.value_clip, critic.max_grad_norm)
+        self.network = make_network(input_size, 1, networks, generator)
+        self.optimizer = make_adam(self.parameters(), lr=critic.critic_lr)
         self.mean: Tensor
         self.square: Tensor
         self.batches: Tensor
@@ -173,18 +157,3 @@ class Critic(nn.Module):
             self.mean, self.square = mean, square
         else:
             self.renormalise(mean, square)
-
-
-def make_critic(input_size: int, config: Config, generator: torch.Generator) -> Critic:
-    """A critic with the configured networks and loss."""
-    return Critic(
-        input_size,
-        config.hidden_sizes,
-        config.activation,
-        config.critic_lr,
-        generator,
-        config.recurrent_layers,
-        config.feature_normalization,
-        config.orthogonal_initialization,
-        ValueLoss(config.huber_delta, config.value_clip, config.max_grad_norm),
-    )

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from matrpo.networks.mlp import ACTIVATIONS, MLP, LinearizedMLP
 from matrpo.networks.sequences import Sequences
+from matrpo.settings.sections import NetworkSettings
 
 
 class GRU(nn.Module):
@@ -60,9 +61,8 @@ class RecurrentNetwork(nn.Module):
 
     Args:
         sizes: (inputs, hidden..., outputs), at least one hidden.
-        activation: a key of `ACTIVATIONS`, of the hidden layers.
+        networks: what the hidden layers are like, and how many GRU layers there are, at least one.
         generator: source of the initial weights.
-        recurrent_layers: how many GRU layers, at least one.
         output_gain: scale of the last layer's initial weights, relative to variance-preserving ones.
 
     Attributes:
@@ -71,19 +71,12 @@ class RecurrentNetwork(nn.Module):
     """
 
     def __init__(
-        self,
-        sizes: Sequence[int],
-        activation: str,
-        generator: torch.Generator,
-        recurrent_layers: int,
-        output_gain: float = 1.0,
-        normalize: bool = False,
-        orthogonal: bool = False,
+        self, sizes: Sequence[int], networks: NetworkSettings, generator: torch.Generator, output_gain: float = 1.0
     ) -> None:
         super().__init__()
         *encoder_sizes, outputs = sizes
-        width = encoder_sizes[-1]
-        self.encoder = MLP(encoder_sizes, activation, generator, ACTIVATIONS[activation].gain, normalize, orthogonal)
+        width, recurrent_layers = encoder_sizes[-1], networks.recurrent_layers
+        self.encoder = MLP(encoder_sizes, networks, generator, ACTIVATIONS[networks.activation].gain)
         self.layers = nn.ModuleList(GRU(width, width, generator) for _ in range(recurrent_layers))
         self.output_layer = nn.Linear(width, outputs)
         nn.init.normal_(self.output_layer.weight, std=output_gain / math.sqrt(width), generator=generator)
@@ -291,18 +284,11 @@ Network = MLP | RecurrentNetwork
 
 
 def make_network(
-    sizes: Sequence[int],
-    activation: str,
-    generator: torch.Generator,
-    recurrent_layers: int,
-    output_gain: float = 1.0,
-    normalize: bool = False,
-    orthogonal: bool = False,
+    inputs: int, outputs: int, networks: NetworkSettings, generator: torch.Generator, output_gain: float = 1.0
 ) -> Network:
-    """A feedforward network if `recurrent_layers` is 0, else a recurrent one."""
-    if recurrent_layers:
-        return RecurrentNetwork(sizes, activation, generator, recurrent_layers, output_gain, normalize, orthogonal)
-    return MLP(sizes, activation, generator, output_gain, normalize, orthogonal)
+    """A network with hidden layers as configured: feedforward if `recurrent_layers` is 0, else a recurrent one."""
+    kind = RecurrentNetwork if networks.recurrent_layers else MLP
+    return kind((inputs, *networks.hidden_sizes, outputs), networks, generator, output_gain)
 
 
 def _where_any(starts: Tensor) -> list[Tensor | None]:

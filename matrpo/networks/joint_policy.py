@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from matrpo.networks.distributions import MASKED, Block, CategoricalBlock, GaussianBlock, Head
 from matrpo.networks.gru import make_network
 from matrpo.networks.sequences import Sequences
+from matrpo.settings.sections import NetworkSettings
 from matrpo.spaces import ActionSpace, Discrete, TaskSpec
 
 
@@ -105,35 +106,21 @@ class JointPolicy(nn.Module):
         agent_id: q, the head that acts and that action masks apply to (the availability of the others' actions
             is private to them).
         spec: observation sizes and action spaces.
-        hidden_sizes, activation: the network's hidden layers.
-        initial_log_std: initial log scale of Gaussian heads.
+        networks: what the network is like; with GRU layers the policy has a memory, and whatever takes the samples of
+            a rollout must be given their `Sequences`.
         generator: source of the initial weights.
-        recurrent_layers: GRU layers after the hidden ones; with any, the policy has a memory, and whatever takes the
-            samples of a rollout must be given their `Sequences`.
-        normalize, orthogonal: as of `networks.MLP`.
     """
 
-    def __init__(
-        self,
-        agent_id: int,
-        spec: TaskSpec,
-        hidden_sizes: Sequence[int],
-        activation: str,
-        initial_log_std: float,
-        generator: torch.Generator,
-        recurrent_layers: int = 0,
-        normalize: bool = False,
-        orthogonal: bool = False,
-    ) -> None:
+    def __init__(self, agent_id: int, spec: TaskSpec, networks: NetworkSettings, generator: torch.Generator) -> None:
         super().__init__()
         self.agent_id = agent_id
         self.num_agents = len(spec.action_spaces)
         self.groups = group_heads(spec.action_spaces)
         self.own_group = next(i for i, g in enumerate(self.groups) if g.first <= agent_id < g.first + g.count)
-        sizes = (spec.observation_sizes[agent_id], *hidden_sizes, self.groups[-1].outputs.stop)
-        self.network = make_network(sizes, activation, generator, recurrent_layers, 0.01, normalize, orthogonal)
+        inputs, outputs = spec.observation_sizes[agent_id], self.groups[-1].outputs.stop
+        self.network = make_network(inputs, outputs, networks, generator, 0.01)
         self.free = nn.ParameterList(
-            nn.Parameter(torch.full((g.count, g.free_size), initial_log_std)) for g in self.groups
+            nn.Parameter(torch.full((g.count, g.free_size), networks.initial_log_std)) for g in self.groups
         )
 
     def distribution(

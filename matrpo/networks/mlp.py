@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from matrpo.networks.sequences import Sequences
+from matrpo.settings.sections import NetworkSettings
 
 _SELU_SCALE = 1.0507009873554805
 _SELU_SLOPE = _SELU_SCALE * 1.6732632423543772
@@ -36,7 +37,7 @@ ACTIVATIONS = {
     "tanh": Activation(torch.tanh, lambda h: 1.0 - h * h, 5.0 / 3.0),
     "relu": Activation(torch.relu, lambda h: (h > 0).to(h.dtype), math.sqrt(2.0)),
 }
-"""The activations of `Config.activation`. SELU is the papers' (section VI.A)."""
+"""The activations of `NetworkSettings.activation`. SELU is the papers' (section VI.A)."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +106,9 @@ class MLP(nn.Module):
 
     Args:
         sizes: (inputs, hidden..., outputs).
-        activation: a key of `ACTIVATIONS`.
+        networks: activation, layer normalisation and initialisation.
         generator: source of the initial weights.
         output_gain: scale of the last layer's initial weights, relative to variance-preserving ones.
-        normalize: bring each sample's inputs, and the values of each hidden layer, to mean 0 and variance 1.
-        orthogonal: begin with orthogonal matrices, not with independent normal weights.
 
     Attributes:
         state_size: length of its memory, 0: it has none. `recurrent.RecurrentNetwork` is its counterpart that has one.
@@ -118,21 +117,15 @@ class MLP(nn.Module):
     state_size = 0
 
     def __init__(
-        self,
-        sizes: Sequence[int],
-        activation: str,
-        generator: torch.Generator,
-        output_gain: float = 1.0,
-        normalize: bool = False,
-        orthogonal: bool = False,
+        self, sizes: Sequence[int], networks: NetworkSettings, generator: torch.Generator, output_gain: float = 1.0
     ) -> None:
         super().__init__()
-        self.hidden = HiddenFunction(ACTIVATIONS[activation], normalize)
+        self.hidden = HiddenFunction(ACTIVATIONS[networks.activation], networks.feature_normalization)
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         for index, layer in enumerate(self.linear_layers):
             last = index == len(self.layers) - 1
             gain = output_gain if last else self.hidden.activation.gain
-            if orthogonal:
+            if networks.orthogonal_initialization:
                 nn.init.orthogonal_(layer.weight, gain, generator)
             else:
                 nn.init.normal_(layer.weight, std=gain / math.sqrt(layer.in_features), generator=generator)

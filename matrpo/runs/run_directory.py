@@ -31,9 +31,9 @@ from matrpo.runs.environment_tail import EnvironmentTail
 from matrpo.runs.process_directory import ProcessDirectory as ProcessDirectory
 from matrpo.runs.process_directory import StorageError as StorageError
 from matrpo.runs.process_directory import write_atomically as write_atomically
+from matrpo.runs.run_config import run_config
 from matrpo.settings import algorithm_names
-from matrpo.settings.config import Config, load_file, resolve, to_dict
-from matrpo.settings.graph_settings import resolve_graph_settings
+from matrpo.settings.config import Config, DecentralizedConfig, RunConfig, load_file, resolve, to_dict
 from matrpo.spaces import TaskSpec
 
 TRAINER = "trainer"
@@ -63,10 +63,10 @@ class RunDirectory:
 
     Attributes:
         path: the folder.
-        config: the resolved settings; `config.agents` is a number.
+        config: the resolved settings.
     """
 
-    def __init__(self, path: Path, config: Config) -> None:
+    def __init__(self, path: Path, config: RunConfig) -> None:
         self.path = path
         self.config = config
 
@@ -76,15 +76,14 @@ class RunDirectory:
 
         Args:
             path: where; by default a new folder in `runs/` whose name says what runs.
-            config: the settings, with the number of agents resolved; what else depends on the graph is resolved here.
+            config: the settings; what depends on the task and on the graph is resolved here.
             versions: the version of each package that matters.
 
         Raises:
-            ConfigError: the folder exists, or the disk is full or read-only, or there is no such graph. Nothing is
-                left behind.
+            ConfigError: the folder exists, or the disk is full or read-only, or there is no such task or graph. Nothing
+                is left behind.
         """
-        if not algorithm_names.is_central(config.algo):
-            config = resolve_graph_settings(config)
+        config = run_config(config)
         path = path or _default_path(config)
         created = _missing_parents(path)
         try:
@@ -114,13 +113,23 @@ class RunDirectory:
         config = resolve((str(file), load_file(file)))
         if config.agents is None:
             raise ConfigError(f"{file} does not state the number of agents")
-        return cls(path, config)
+        return cls(path, run_config(config))
 
     @property
     def num_agents(self) -> int:
         """N."""
-        assert self.config.agents is not None
         return self.config.agents
+
+    @property
+    def decentralized(self) -> DecentralizedConfig:
+        """The settings, if the algorithm is decentralised.
+
+        Raises:
+            ConfigError: it trains centrally.
+        """
+        if not isinstance(self.config, DecentralizedConfig):
+            raise ConfigError(f"{self.path} is of {self.config.algo}, which trains in one process")
+        return self.config
 
     @property
     def num_servers(self) -> int:

@@ -11,9 +11,8 @@ from torch import Tensor
 from matrpo.envs.shared import AgentStep
 from matrpo.networks.critic import Critic
 from matrpo.networks.gae import generalized_advantages
-from matrpo.networks.joint_policy import JointPolicy
 from matrpo.networks.sequences import Sequences
-from matrpo.settings.config import Config
+from matrpo.settings.sections import NetworkSettings, SamplingSettings
 from matrpo.spaces import TaskSpec
 
 
@@ -38,15 +37,21 @@ class Rollout:
     Args:
         agent_id: whose observations and rewards these are.
         spec: sizes of observations and actions.
-        length, num_envs: T and B.
+        sampling: T and B.
+        networks: over how many steps those with a memory are differentiated; they divide T.
         state_size: length of the memory of the policy, and of the critic; 0 if they have none.
-        chunk_length: steps over which networks with a memory are differentiated; it divides T.
     """
 
     def __init__(
-        self, agent_id: int, spec: TaskSpec, length: int, num_envs: int, state_size: int = 0, chunk_length: int = 1
+        self,
+        agent_id: int,
+        spec: TaskSpec,
+        sampling: SamplingSettings,
+        networks: NetworkSettings,
+        state_size: int = 0,
     ) -> None:
-        shape = (length, num_envs)
+        length, num_envs = shape = sampling.rollout_length, sampling.num_envs
+        chunk_length = networks.chunk_length if state_size else 1
         self._length = length
         self._chunk_length = chunk_length
         self._starts = torch.zeros(shape, dtype=torch.bool)
@@ -167,10 +172,3 @@ def _rows(step: AgentStep, first: int) -> slice:
 
 def _tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array))
-
-
-def make_rollout(policy: JointPolicy, spec: TaskSpec, config: Config) -> Rollout:
-    """Room for the samples of an iteration, seen by the agent whose policy it is."""
-    state_size = policy.network.state_size
-    chunk_length = config.chunk_length if state_size else 1
-    return Rollout(policy.agent_id, spec, config.rollout_length, config.num_envs, state_size, chunk_length)

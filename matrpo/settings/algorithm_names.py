@@ -1,22 +1,23 @@
-"""The algorithms that `--algo` may name, one line each: what they are, which settings they use, where they are."""
+"""The algorithms that `--algo` may name, one line each: what they are, and where they are."""
 
 from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
 from matrpo.errors import ConfigError
 from matrpo.settings.user_file import UserFile
 
-_CONSENSUS = frozenset({"Trust region", "Consensus", "Links"})
-_GRADIENT = frozenset({"Policy gradient"})
-_TRUST_REGION = frozenset({"Policy gradient", "Trust region"})
-_CLIPPING = frozenset({"clip_range", "clip_scaling"})
-_ORDER = frozenset({"agent_order"})
-_STATE = frozenset({"state_type"})
-_ASCENT = _CLIPPING | {"actor_lr", "policy_epochs", "policy_batch", "entropy_coef"}
-_REPLAY = frozenset({"Policy gradient", "Replay"})
-_OFF = _ASCENT - {"actor_lr"} | _STATE
+READ_BY_ALL = frozenset(
+    {
+        *("algo", "task", "agents", "seed", "steps"),
+        *("num_envs", "env_workers", "rollout_length", "reward", "reward_scaling", "gamma"),
+        *("torch_threads", "checkpoint_every", "checkpoints_kept", "tensorboard"),
+    }
+)
+"""The settings that are read whatever the algorithm is: by what steps environments, and by what keeps a run."""
 
 
 @dataclass(frozen=True)
@@ -25,69 +26,42 @@ class Entry:
 
     Attributes:
         description: what it is, and whose.
-        sections: headings of the settings that it uses besides those that all use.
-        target: `module:Class` in `matrpo.algorithms`; empty for the decentralised algorithm, which is no `Algorithm`.
+        target: `module:Class` in `matrpo`; the class says in `settings_read` which settings the algorithm reads.
         graph: whether its agents talk along a communication graph.
-        unused: settings that it does not use all the same.
     """
 
     description: str
-    sections: frozenset[str]
     target: str = ""
     graph: bool = False
-    unused: frozenset[str] = frozenset()
 
-    def uses(self, setting: str, heading: str) -> bool:
-        """Whether a setting under such a heading changes what the algorithm does."""
-        if setting == "topology":
-            return self.graph
-        particular = frozenset[str]().union(*(entry.sections for entry in ALGORITHMS.values()))
-        return setting not in self.unused and (heading in self.sections or heading not in particular)
+    def load(self) -> Any:
+        """The class, whose module is imported."""
+        module, _, name = self.target.partition(":")
+        return getattr(import_module(f"matrpo.{module}"), name)
 
 
 ALGORITHMS = {
     "matrpo": Entry(
         "decentralised multi-agent trust region policy optimisation (Li & He)",
-        _CONSENSUS,
+        "decentralized.matrpo:MATRPO",
         graph=True,
-        unused=frozenset({"share_parameters", "accept_ratio"}),
     ),
-    "happo": Entry("heterogeneous-agent PPO (Zhong et al.)", _GRADIENT, "happo:HAPPO"),
-    "hatrpo": Entry("heterogeneous-agent TRPO (Zhong et al.)", _TRUST_REGION, "hatrpo:HATRPO", unused=_ASCENT),
-    "haa2c": Entry("heterogeneous-agent A2C (Zhong et al.)", _GRADIENT, "haa2c:HAA2C", unused=_CLIPPING),
-    "mappo": Entry("multi-agent PPO with a centralised critic (Yu et al.)", _GRADIENT, "mappo:MAPPO", unused=_ORDER),
-    "ippo": Entry("independent PPO (Schröder de Witt et al.)", _GRADIENT, "ippo:IPPO", unused=_ORDER | _STATE),
-    "jrppo": Entry("PPO that clips the ratio of the joint policy", _GRADIENT, "jrppo:JRPPO", unused=_ORDER),
-    "maa2c": Entry(
-        "multi-agent A2C with a centralised critic (Papoudakis et al.)",
-        _GRADIENT,
-        "maa2c:MAA2C",
-        unused=_ORDER | _CLIPPING,
-    ),
-    "itrpo": Entry(
-        "independent TRPO (Li & He's baseline)", _TRUST_REGION, "itrpo:ITRPO", unused=_ORDER | _STATE | _ASCENT
-    ),
-    "ctrpo": Entry(
-        "TRPO of one policy for all agents (Li & He's baseline)",
-        _TRUST_REGION,
-        "ctrpo:CTRPO",
-        unused=_ORDER | _ASCENT,
-    ),
-    "fdmarl": Entry(
-        "actor-critics that average their critics (Zhang et al.)",
-        _GRADIENT,
-        "fdmarl:FDMARL",
-        graph=True,
-        unused=_ORDER | _STATE | _CLIPPING,
-    ),
-    "haddpg": Entry("heterogeneous-agent DDPG (Zhong et al.)", _REPLAY, "haddpg:HADDPG", unused=_OFF),
-    "hatd3": Entry("heterogeneous-agent TD3 (Zhong et al.)", _REPLAY, "hatd3:HATD3", unused=_OFF),
-    "had3qn": Entry(
-        "heterogeneous-agent dueling double Q-network (Zhong et al.)", _REPLAY, "had3qn:HAD3QN", unused=_OFF
-    ),
-    "maddpg": Entry("multi-agent DDPG (Lowe et al.)", _REPLAY, "maddpg:MADDPG", unused=_OFF | _ORDER),
-    "matd3": Entry("multi-agent TD3 (Ackermann et al.)", _REPLAY, "matd3:MATD3", unused=_OFF | _ORDER),
-    "qmix": Entry("monotonic value function factorisation (Rashid et al.)", _REPLAY, "qmix:QMIX", unused=_OFF | _ORDER),
+    "happo": Entry("heterogeneous-agent PPO (Zhong et al.)", "algorithms.happo:HAPPO"),
+    "hatrpo": Entry("heterogeneous-agent TRPO (Zhong et al.)", "algorithms.hatrpo:HATRPO"),
+    "haa2c": Entry("heterogeneous-agent A2C (Zhong et al.)", "algorithms.haa2c:HAA2C"),
+    "mappo": Entry("multi-agent PPO with a centralised critic (Yu et al.)", "algorithms.mappo:MAPPO"),
+    "ippo": Entry("independent PPO (Schröder de Witt et al.)", "algorithms.ippo:IPPO"),
+    "jrppo": Entry("PPO that clips the ratio of the joint policy", "algorithms.jrppo:JRPPO"),
+    "maa2c": Entry("multi-agent A2C with a centralised critic (Papoudakis et al.)", "algorithms.maa2c:MAA2C"),
+    "itrpo": Entry("independent TRPO (Li & He's baseline)", "algorithms.itrpo:ITRPO"),
+    "ctrpo": Entry("TRPO of one policy for all agents (Li & He's baseline)", "algorithms.ctrpo:CTRPO"),
+    "fdmarl": Entry("actor-critics that average their critics (Zhang et al.)", "algorithms.fdmarl:FDMARL", graph=True),
+    "haddpg": Entry("heterogeneous-agent DDPG (Zhong et al.)", "algorithms.haddpg:HADDPG"),
+    "hatd3": Entry("heterogeneous-agent TD3 (Zhong et al.)", "algorithms.hatd3:HATD3"),
+    "had3qn": Entry("heterogeneous-agent dueling double Q-network (Zhong et al.)", "algorithms.had3qn:HAD3QN"),
+    "maddpg": Entry("multi-agent DDPG (Lowe et al.)", "algorithms.maddpg:MADDPG"),
+    "matd3": Entry("multi-agent TD3 (Ackermann et al.)", "algorithms.matd3:MATD3"),
+    "qmix": Entry("monotonic value function factorisation (Rashid et al.)", "algorithms.qmix:QMIX"),
 }
 
 
@@ -105,8 +79,8 @@ def check(name: str) -> None:
 
 
 def entry(name: str) -> Entry:
-    """What is known of an algorithm; of one from a user's file, that it may use every setting."""
-    return ALGORITHMS.get(name) or Entry(f"from {name}", _TRUST_REGION | {"Replay"})
+    """What is known of an algorithm; of one from a user's file, where it is from."""
+    return ALGORITHMS.get(name) or Entry(f"from {name}")
 
 
 def canonical_name(name: str) -> str:

@@ -23,6 +23,8 @@ import numpy as np
 from matrpo.consensus.link import LinkMessage
 from matrpo.consensus.message import has_valid_header, has_valid_payload
 from matrpo.consensus.peer import Peer
+from matrpo.settings.config import GraphConsensusSettings
+from matrpo.settings.sections import ConnectionSettings
 from matrpo.simulation.faulty_network import FaultyNetwork
 from matrpo.simulation.history import AGENT_FAULTS, Fault, History
 from matrpo.simulation.invariants import Invariants, Violation
@@ -105,14 +107,15 @@ class _Simulation:
         return self._make_peer(
             agent,
             self._graph,
-            run_seed=self._history.noise,
-            activations=self._history.k,
-            beta=_BETA,
-            schedule=self._history.schedule,
-            wire_dtype=self._dtype,
-            deadline=_DEADLINE,
-            resend=_RESEND,
-            incarnation=incarnation,
+            self._history.noise,
+            GraphConsensusSettings(
+                beta=_BETA,
+                admm_iterations=self._history.k,
+                schedule=self._history.schedule,
+                wire_dtype=self._history.dtype,
+            ),
+            ConnectionSettings(link_deadline=_DEADLINE, link_resend=_RESEND),
+            incarnation,
             mean_interval=_MEAN_INTERVAL,
         )
 

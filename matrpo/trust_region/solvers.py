@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from matrpo.networks.linearized_policy import LinearizedPolicy
-from matrpo.settings.config import Config
+from matrpo.settings.sections import TrustRegionSettings
 from matrpo.trust_region.preconditioner import KroneckerPreconditioner
 from matrpo.trust_region.step_rule import StepRule
 
@@ -44,18 +44,14 @@ class RecycledSolver:
 
     With d_k = p_k^T H p_k, H^{-1} V restricted to the span of the directions is sum_k c_k p_k with
     c_k = p_k^T V / d_k = <J p_k, w> / (M d_k), and V^T H^{-1} V = sum_k c_k^2 d_k: two passes over the stored J p_k and
-    no network pass. At the first solve and every `check_every` solves V itself is computed, and directions are added
-    along the preconditioned residual V - sum_k c_k H p_k while it exceeds `tolerance` relative to V.
+    no network pass. At the first solve and every `solver_check_every` solves V itself is computed, and directions are
+    added along the preconditioned residual V - sum_k c_k H p_k while it exceeds `solver_tolerance` relative to V.
 
     Args:
         model: the linearised policy.
         rule: the step length.
         precondition: an approximate inverse of H.
-        damping: multiple of the identity added to H.
-        first_directions: largest number of directions that the first solve makes.
-        tolerance: relative residual at which no more directions are added.
-        extension: largest number of directions that a later check adds.
-        check_every: solves between two checks.
+        settings: damping, how many directions the first solve and a later check make at most, and when to check.
     """
 
     def __init__(
@@ -63,21 +59,16 @@ class RecycledSolver:
         model: LinearModel,
         rule: StepRule,
         precondition: Callable[[Tensor], Tensor],
-        *,
-        damping: float,
-        first_directions: int,
-        tolerance: float,
-        extension: int,
-        check_every: int,
+        settings: TrustRegionSettings,
     ) -> None:
         self._model = model
         self._rule = rule
         self._precondition = precondition
-        self._damping = damping
-        self._first_directions = first_directions
-        self._tolerance = tolerance
-        self._extension = extension
-        self._check_every = check_every
+        self._damping = settings.damping
+        self._first_directions = first_directions = settings.cg_iterations
+        self._tolerance = settings.solver_tolerance
+        self._extension = settings.solver_extension
+        self._check_every = settings.solver_check_every
         self._solves = 0
         self._size = 0
         self._curvatures = model.parameters.new_empty(first_directions)  # d_k
@@ -168,20 +159,19 @@ def _mapped(rows: int, columns: int, dtype: torch.dtype) -> Tensor:
 
 
 class ConjugateGradientSolver:
-    """Solve for each w by `iterations` steps of plain conjugate gradients from zero.
+    """Solve for each w by `cg_iterations` steps of plain conjugate gradients from zero.
 
     Args:
         model: the linearised policy.
         rule: the step length.
-        damping: multiple of the identity added to H.
-        iterations: Fisher products per solve.
+        settings: damping, and Fisher products per solve.
     """
 
-    def __init__(self, model: LinearModel, rule: StepRule, *, damping: float, iterations: int) -> None:
+    def __init__(self, model: LinearModel, rule: StepRule, settings: TrustRegionSettings) -> None:
         self._model = model
         self._rule = rule
-        self._damping = damping
-        self._iterations = iterations
+        self._damping = settings.damping
+        self._iterations = settings.cg_iterations
         self.x = torch.zeros_like(model.parameters)
 
     def solve(self, w: Tensor) -> Tensor:
@@ -220,17 +210,8 @@ def conjugate_gradients(product: Callable[[Tensor], Tensor], target: Tensor, ite
     return solution
 
 
-def make_solver(model: LinearizedPolicy, rule: StepRule, config: Config) -> Solver:
-    """The solver that a configuration names."""
-    if config.solver == "cg":
-        return ConjugateGradientSolver(model, rule, damping=config.damping, iterations=config.cg_iterations)
-    return RecycledSolver(
-        model,
-        rule,
-        KroneckerPreconditioner(model.kronecker_factors(), config.damping),
-        damping=config.damping,
-        first_directions=config.cg_iterations,
-        tolerance=config.solver_tolerance,
-        extension=config.solver_extension,
-        check_every=config.solver_check_every,
-    )
+def make_solver(model: LinearizedPolicy, rule: StepRule, settings: TrustRegionSettings) -> Solver:
+    """The solver that the settings name."""
+    if settings.solver == "cg":
+        return ConjugateGradientSolver(model, rule, settings)
+    return RecycledSolver(model, rule, KroneckerPreconditioner(model.kronecker_factors(), settings.damping), settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from matrpo.settings.config import Config
+from matrpo.settings.sections import TrustRegionSettings
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,6 @@ class StepRule:
         return min(boundary, 1.0 / self.penalty)
 
 
-def make_step_rule(penalty: float, config: Config) -> StepRule:
+def make_step_rule(penalty: float, settings: TrustRegionSettings) -> StepRule:
     """The step length of an agent with that penalty `|E(q)| beta`."""
-    return StepRule(config.kl_step, penalty, config.step_rule == "paper")
+    return StepRule(settings.kl_step, penalty, settings.step_rule == "paper")

@@ -13,6 +13,7 @@ import matrpo.algorithms
 from matrpo.build import algorithm_class, build_algorithm
 from matrpo.envs.registry import make_env
 from matrpo.errors import ConfigError
+from matrpo.launch.commands.options import check_used
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings import algorithm_names
 from matrpo.settings.config import resolve
@@ -101,14 +102,16 @@ def test_the_guide_s_drift_is_one(tmp_path: Path) -> None:
 
 
 def test_one_file_and_one_line_make_it_one_of_the_package_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path, example("penalty"), "klhappo.py")
+    write(tmp_path, example("penalty") + example("reads"), "klhappo.py")
     line = eval(f"{{{example('line')}}}", vars(algorithm_names))
     monkeypatch.setattr(algorithm_names, "ALGORITHMS", algorithm_names.ALGORITHMS | line)
     monkeypatch.setattr(matrpo.algorithms, "__path__", [*matrpo.algorithms.__path__, str(tmp_path)])
     assert algorithm_class("klhappo").__name__ == "KLPenalisedHAPPO"
     run = train(tmp_path / "run", "klhappo")
     assert RunDirectory.open(run.path).config.algo == "klhappo"
-    assert not algorithm_names.entry("klhappo").uses("clip_range", "Policy gradient")
+    check_used("klhappo", ["policy_epochs", "agent_order"], "here")
+    with pytest.raises(ConfigError, match="klhappo does not use the setting 'clip_range'"):
+        check_used("klhappo", ["clip_range"], "here")
 
 
 def test_a_file_may_import_what_lies_beside_it(tmp_path: Path) -> None:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from matrpo.consensus import admm
 from matrpo.consensus.link import Link, LinkMessage
 from matrpo.consensus.peer import Peer
+from matrpo.settings.config import GraphConsensusSettings
+from matrpo.settings.sections import ConnectionSettings
 from matrpo.topology.graph import CommunicationGraph
 from matrpo.topology.schedule import seeded_sequence
 
 SHAPE = (3, 5)
 BETA = 0.7
-SETTINGS = {"run_seed": 3, "beta": BETA, "wire_dtype": "float32", "deadline": 10.0, "resend": 1.0}
+RUN_SEED = 3
 
 
 def ring(num_agents: int) -> CommunicationGraph:
@@ -47,16 +50,26 @@ class Agent:
         return np.tanh(self.advantage + pull + self.drift, dtype=np.float32)
 
 
-def make_peers(graph: CommunicationGraph, activations: int, schedule: str = "seeded", **changes: object) -> list[Peer]:
-    settings = {**SETTINGS, "activations": activations, "schedule": schedule, **changes}
-    return [Peer(q, graph, **settings) for q in range(graph.num_agents)]
+def make_peers(
+    graph: CommunicationGraph,
+    activations: int,
+    schedule: str = "seeded",
+    *,
+    wire_dtype: str = "float32",
+    deadline: float = 10.0,
+    resend: float = 1.0,
+    **changes: Any,
+) -> list[Peer]:
+    consensus = GraphConsensusSettings(beta=BETA, admm_iterations=activations, schedule=schedule, wire_dtype=wire_dtype)
+    connections = ConnectionSettings(link_deadline=deadline, link_resend=resend)
+    return [Peer(q, graph, RUN_SEED, consensus, connections, **changes) for q in range(graph.num_agents)]
 
 
 def serial_run(graph: CommunicationGraph, activations: int, iteration: int) -> list[dict[int, admm.LinkState]]:
     """Algorithm 1 on all agents, one activation after the other: each agent's final states by link."""
     agents = [Agent(q, iteration) for q in range(graph.num_agents)]
     states = [{e: admm.initial_state(SHAPE) for e in graph.links_of(q)} for q in range(graph.num_agents)]
-    sequence = seeded_sequence(len(graph.links), activations, int(SETTINGS["run_seed"]), iteration)
+    sequence = seeded_sequence(len(graph.links), activations, RUN_SEED, iteration)
     for k, link in enumerate(map(int, sequence), start=1):
         i, j = graph.links[link]
         u = {}

@@ -13,6 +13,8 @@ from simulated_network import SHAPE, Agent, line, same
 
 from matrpo.consensus.link import LinkMessage
 from matrpo.consensus.peer import Peer
+from matrpo.settings.config import GraphConsensusSettings
+from matrpo.settings.sections import ConnectionSettings
 from matrpo.simulation.invariants import Invariants
 
 GRAPH = line(3)
@@ -60,13 +62,9 @@ class Network(RuleBasedStateMachine):
         return Peer(
             agent,
             GRAPH,
-            run_seed=5,
-            activations=ACTIVATIONS,
-            beta=BETA,
-            schedule=self.schedule,
-            wire_dtype="float32",
-            deadline=DEADLINE,
-            resend=RESEND,
+            5,
+            GraphConsensusSettings(beta=BETA, admm_iterations=ACTIVATIONS, schedule=self.schedule),
+            ConnectionSettings(link_deadline=DEADLINE, link_resend=RESEND),
             incarnation=self.incarnations[agent],
             mean_interval=0.1,
         )

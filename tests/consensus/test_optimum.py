@@ -17,6 +17,7 @@ import torch
 from matrpo.consensus import admm
 from matrpo.networks.joint_policy import JointPolicy
 from matrpo.networks.linearized_policy import LinearizedPolicy
+from matrpo.settings.sections import NetworkSettings, TrustRegionSettings
 from matrpo.spaces import Discrete, TaskSpec
 from matrpo.topology.graph import CommunicationGraph, make_graph
 from matrpo.topology.schedule import seeded_sequence
@@ -42,7 +43,7 @@ class Problem:
         self.models, self.advantages = [], []
         for agent in range(3):
             generator = torch.Generator().manual_seed(seed)
-            policy = JointPolicy(agent, spec, (), "selu", 0.0, generator).double()
+            policy = JointPolicy(agent, spec, NetworkSettings(hidden_sizes=()), generator).double()
             with torch.no_grad():
                 for parameter in policy.parameters():
                     parameter.zero_()
@@ -59,16 +60,14 @@ class Problem:
     def solver(self, agent: int, graph: CommunicationGraph, kind: str) -> RecycledSolver | ConjugateGradientSolver:
         rule = StepRule(KL_STEP, len(graph.links_of(agent)) * BETA)
         if kind == "cg":
-            return ConjugateGradientSolver(self.models[agent], rule, damping=0.0, iterations=60)
+            return ConjugateGradientSolver(self.models[agent], rule, TrustRegionSettings(damping=0.0, cg_iterations=60))
         return RecycledSolver(
             self.models[agent],
             rule,
             KroneckerPreconditioner(self.models[agent].kronecker_factors(), 0.0),
-            damping=0.0,
-            first_directions=30,
-            tolerance=1e-9,
-            extension=10,
-            check_every=1,
+            TrustRegionSettings(
+                damping=0.0, cg_iterations=30, solver_tolerance=1e-9, solver_extension=10, solver_check_every=1
+            ),
         )
 
     def run_admm(self, graph: CommunicationGraph, activations: int, kind: str) -> list[np.ndarray]:

@@ -5,10 +5,12 @@ import torch
 
 from matrpo.networks.critic import Critic
 from matrpo.networks.sequences import Sequences
+from matrpo.settings.sections import CriticSettings, NetworkSettings
 
 
 def make_critic(seed=0, recurrent_layers=0):
-    return Critic(3, (16, 16), "selu", 1e-2, torch.Generator().manual_seed(seed), recurrent_layers)
+    networks = NetworkSettings(hidden_sizes=(16, 16), recurrent_layers=recurrent_layers)
+    return Critic(3, networks, CriticSettings(critic_lr=1e-2), torch.Generator().manual_seed(seed))
 
 
 def values_of(critic, observations):
@@ -118,7 +120,8 @@ def test_minibatches_are_of_whole_segments_and_each_sample_is_seen_once_an_epoch
 
 
 def test_new_moments_leave_predicted_values_as_they_are():
-    critic = Critic(2, (4,), "tanh", 1e-3, torch.Generator().manual_seed(0))
+    networks = NetworkSettings(hidden_sizes=(4,), activation="tanh")
+    critic = Critic(2, networks, CriticSettings(), torch.Generator().manual_seed(0))
     observations, starts = torch.randn(5, 3, 2), torch.zeros(5, 3, dtype=torch.bool)
     before, _ = critic.values(observations, starts, critic.initial_state(3))
     critic.renormalise(torch.tensor(40.0, dtype=torch.float64), torch.tensor(1700.0, dtype=torch.float64))

@@ -9,6 +9,7 @@ from matrpo.networks.gru import GRU, LinearizedGRU
 from matrpo.networks.linearized_policy import LinearizedPolicy
 from matrpo.networks.sequences import Sequences
 from matrpo.sampling.acting import Actor
+from matrpo.settings.sections import TrustRegionSettings
 from matrpo.trust_region.preconditioner import KroneckerPreconditioner
 from matrpo.trust_region.solvers import RecycledSolver
 from matrpo.trust_region.step_rule import StepRule
@@ -164,11 +165,13 @@ def test_the_preconditioned_solver_finds_the_dense_solution(layers):
             case.model,
             StepRule(0.01, 0.0),
             precondition,
-            damping=DAMPING,
-            first_directions=dimension,
-            tolerance=1e-10,
-            extension=1,
-            check_every=1,
+            TrustRegionSettings(
+                damping=DAMPING,
+                cg_iterations=dimension,
+                solver_tolerance=1e-10,
+                solver_extension=1,
+                solver_check_every=1,
+            ),
         )
         solver.solve(weights)
         expected = exact * (2 * 0.01 / (gradient @ exact)).sqrt()

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from matrpo.networks.mlp import ACTIVATIONS, MLP, flat_parameters, set_flat_parameters
+from matrpo.settings.sections import NetworkSettings
 
 
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
@@ -17,20 +18,21 @@ def test_derivatives_are_functions_of_the_output(name):
 
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
 def test_layers_keep_the_scale_of_their_inputs(name):
-    network = MLP((64, 256, 256, 8), name, torch.Generator().manual_seed(0))
+    network = MLP((64, 256, 256, 8), NetworkSettings(activation=name), torch.Generator().manual_seed(0))
     outputs = network(torch.randn(2000, 64, generator=torch.Generator().manual_seed(1)))
     assert 0.5 < float(outputs.detach().std()) < 2.0
 
 
 def test_orthogonal_matrices_keep_lengths():
-    network = MLP((32, 32, 32), "tanh", torch.Generator().manual_seed(0), orthogonal=True)
+    networks = NetworkSettings(activation="tanh", orthogonal_initialization=True)
+    network = MLP((32, 32, 32), networks, torch.Generator().manual_seed(0))
     first, last = (layer.weight.detach() for layer in network.linear_layers)
     torch.testing.assert_close(first.T @ first, (5.0 / 3.0) ** 2 * torch.eye(32))
     torch.testing.assert_close(last.T @ last, torch.eye(32))
 
 
 def test_flat_parameters_round_trip():
-    network = MLP((3, 4, 2), "tanh", torch.Generator().manual_seed(0))
+    network = MLP((3, 4, 2), NetworkSettings(), torch.Generator().manual_seed(0))
     parameters = list(network.parameters())
     flat = flat_parameters(parameters)
     set_flat_parameters(parameters, 2.0 * flat)

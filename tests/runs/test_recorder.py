@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from matrpo.build import build_peer
+from matrpo.consensus.peer import Peer
 from matrpo.runs.event_file import EventFile
 from matrpo.runs.recorder import Connection, PhaseClock, Recorder, Traffic, agent_metrics
 from matrpo.runs.run_directory import RunDirectory
-from matrpo.settings.config import Config
+from matrpo.settings.config import Config, GraphConsensusSettings
+from matrpo.settings.sections import ConnectionSettings
 from matrpo.spaces import Discrete, TaskSpec
 from matrpo.topology import make_graph
 
@@ -123,7 +124,7 @@ def test_processor_time_counts_for_its_phase_and_for_the_whole_iteration() -> No
 
 def test_an_agents_line_says_what_happened_on_each_link_and_on_all() -> None:
     graph = make_graph("line", 3, 0)
-    peer = build_peer(1, graph, dataclasses.replace(CONFIG, agents=3, topology="line"))
+    peer = Peer(1, graph, 0, GraphConsensusSettings(beta=0.01, admm_iterations=4), ConnectionSettings())
     clock = PhaseClock()
     traffic = {0: Traffic(bytes_sent=5), 2: Traffic(bytes_sent=7, refused=Counter({"malformed": 2}))}
     connections = {0: Connection("up", (1.0, 2.0)), 2: Connection("down", None)}

@@ -10,12 +10,12 @@ import pytest
 
 from matrpo.errors import ConfigError
 from matrpo.runs.process_directory import Incarnation, MetricsTail, ProcessDirectory, StorageError
+from matrpo.runs.run_config import run_config
 from matrpo.runs.run_directory import ResumePoint, RunDirectory, identity
 from matrpo.settings.config import Config, resolve
-from matrpo.settings.graph_settings import resolve_graph_settings
 from matrpo.spaces import Discrete, TaskSpec
 
-CONFIG = resolve_graph_settings(Config(agents=2, topology="line", hidden_sizes=(8,)))
+CONFIG = run_config(Config(agents=2, topology="line", hidden_sizes=(8,)))
 SPEC = TaskSpec("navigation", ("a", "b"), (3, 3), (Discrete(5), Discrete(5)))
 ARRAYS = {
     "scalar": np.array(7, dtype=np.int64),

@@ -6,6 +6,7 @@ import torch
 
 from matrpo.networks.joint_policy import JointPolicy
 from matrpo.sampling.acting import Actor, Actors, own_outputs
+from matrpo.settings.sections import NetworkSettings
 from matrpo.spaces import ActionSpace, Box, Discrete, TaskSpec
 
 B = 6
@@ -14,7 +15,7 @@ MOVES, FORCE = Discrete(5), Box(2, -1.0, 1.0)
 
 def policy(q: int, spec: TaskSpec, **changes) -> JointPolicy:
     generator = torch.Generator().manual_seed(q)
-    made = JointPolicy(q, spec, (16, 8), "selu", -0.5, generator, **changes)
+    made = JointPolicy(q, spec, NetworkSettings(hidden_sizes=(16, 8), **changes), generator)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter += torch.randn(parameter.shape, generator=generator)
@@ -28,7 +29,7 @@ def team(sizes: tuple[int, ...], spaces: tuple[ActionSpace, ...], **changes) -> 
 
 SIZES = {"alike": (4, 4, 4), "of two kinds": (4, 7, 4, 7), "with other spaces": (4, 4, 4, 4), "with memories": (4, 4)}
 TEAMS = {
-    "alike": team(SIZES["alike"], (MOVES,) * 3, normalize=True),
+    "alike": team(SIZES["alike"], (MOVES,) * 3, feature_normalization=True),
     "of two kinds": team(SIZES["of two kinds"], (MOVES,) * 4),
     "with other spaces": team(SIZES["with other spaces"], (MOVES, FORCE, MOVES, FORCE)),
     "with memories": team(SIZES["with memories"], (MOVES,) * 2, recurrent_layers=1),

@@ -9,6 +9,7 @@ from matrpo.envs.shared import AgentStep, SharedEnvironment
 from matrpo.envs.vector_env import VectorEnv, VectorStep
 from matrpo.sampling.rollout import Rollout
 from matrpo.settings.config import Config
+from matrpo.settings.sections import NetworkSettings, SamplingSettings
 from matrpo.spaces import Discrete, TaskSpec
 
 SPEC = TaskSpec("test", ("a",), (1,), (Discrete(2),))
@@ -47,9 +48,10 @@ def make_step(observation, reward=0.0, terminated=False, truncated=False, final=
     )
 
 
-def rollout_of(*steps, **memory):
+def rollout_of(*steps, state_size=0, chunk_length=1):
     """A rollout in which step t is the outcome of action t, and the policy's memory before it is t."""
-    rollout = Rollout(0, SPEC, len(steps), 1, **memory)
+    sampling = SamplingSettings(rollout_length=len(steps), num_envs=1)
+    rollout = Rollout(0, SPEC, sampling, NetworkSettings(chunk_length=chunk_length), state_size)
     rollout.add_observation(make_step(1.0), torch.zeros(1, 1))
     for index, step in enumerate(steps):
         rollout.add_outcome(step)

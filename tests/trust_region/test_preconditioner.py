@@ -6,6 +6,7 @@ import torch
 from dense import MIXED, draw_samples, make_policy, make_spec
 from matrpo.networks.linearized_policy import LinearizedPolicy
 from matrpo.networks.mlp import MLP, LinearizedMLP
+from matrpo.settings.sections import NetworkSettings
 from matrpo.trust_region.preconditioner import KroneckerPreconditioner
 
 
@@ -13,7 +14,7 @@ def test_it_applies_the_damped_inverse_of_the_kronecker_product():
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(50, 4, generator=generator, dtype=torch.float64)
     cotangents = torch.randn(50, 3, generator=generator, dtype=torch.float64)
-    network = MLP((4, 3), "selu", generator).double()
+    network = MLP((4, 3), NetworkSettings(), generator).double()
     factors = LinearizedMLP(network, inputs).kronecker_factors(cotangents)
     (a, g) = factors[0]
     torch.testing.assert_close(g, cotangents.T @ cotangents)
@@ -29,7 +30,7 @@ def test_it_applies_the_damped_inverse_of_the_kronecker_product():
 def test_factors_are_the_fisher_matrix_of_a_layer_whose_inputs_do_not_vary():
     """With one observation, drawn actions enough, and one layer, A (x) G is the Fisher matrix itself."""
     generator = torch.Generator().manual_seed(1)
-    network = MLP((4, 3), "selu", generator).double()
+    network = MLP((4, 3), NetworkSettings(), generator).double()
     inputs = torch.randn(1, 4, generator=generator, dtype=torch.float64).expand(30, 4)
     cotangents = torch.randn(30, 3, generator=generator, dtype=torch.float64)
     linearized = LinearizedMLP(network, inputs)

@@ -11,12 +11,23 @@ from dense import MIXED, dense_hessian, dense_jacobian, dense_kkt, draw_samples,
 from matrpo.envs.registry import make_env
 from matrpo.networks.joint_policy import JointPolicy
 from matrpo.networks.linearized_policy import LinearizedPolicy
+from matrpo.settings.sections import NetworkSettings, TrustRegionSettings
 from matrpo.trust_region.preconditioner import KroneckerPreconditioner
 from matrpo.trust_region.solvers import ConjugateGradientSolver, RecycledSolver, conjugate_gradients
 from matrpo.trust_region.step_rule import StepRule
 
 DAMPING = 0.05
 KL_STEP = 0.01
+
+
+def settings_of(directions: int, tolerance: float = 1e-10, extension: int = 2) -> TrustRegionSettings:
+    return TrustRegionSettings(
+        damping=DAMPING,
+        cg_iterations=directions,
+        solver_tolerance=tolerance,
+        solver_extension=extension,
+        solver_check_every=1,
+    )
 
 
 class Instance:
@@ -46,11 +57,7 @@ class Instance:
             self.model,
             rule,
             precondition,
-            damping=DAMPING,
-            first_directions=directions,
-            tolerance=tolerance,
-            extension=extension,
-            check_every=1,
+            settings_of(directions, tolerance, extension),
         )
 
 
@@ -67,7 +74,7 @@ def test_local_step_is_the_kkt_point(instance, make, scale, penalty, binding):
     if make == "recycled":
         solver = instance.recycled(rule, directions=dimension)
     else:
-        solver = ConjugateGradientSolver(instance.model, rule, damping=DAMPING, iterations=4 * dimension)
+        solver = ConjugateGradientSolver(instance.model, rule, settings_of(4 * dimension))
     weights = instance.draw_weights(scale)
     ratios = solver.solve(weights)
 
@@ -119,7 +126,7 @@ def test_recycled_solver_matches_cg_on_a_fixed_system_without_further_products(i
     """The same w again costs no Fisher product, and the answer is CG's after as many iterations."""
     rule = StepRule(KL_STEP, 2.0)
     weights = instance.draw_weights(10.0)
-    reference = ConjugateGradientSolver(instance.model, rule, damping=DAMPING, iterations=8)
+    reference = ConjugateGradientSolver(instance.model, rule, settings_of(8))
     expected = reference.solve(weights)
     solver = instance.recycled(rule, directions=8, tolerance=1e-10, extension=0)
     first = solver.solve(weights)
@@ -147,7 +154,7 @@ def test_a_check_extends_the_basis_until_the_residual_is_small(instance):
 def test_the_preconditioner_saves_most_products():
     """On a task's own observations and a network as it is initialised, to the same solution."""
     env = make_env("navigation", 3, 1000, seed=0)
-    policy = JointPolicy(0, env.spec, (32, 32), "selu", 0.0, torch.Generator().manual_seed(8)).double()
+    policy = JointPolicy(0, env.spec, NetworkSettings(hidden_sizes=(32, 32)), torch.Generator().manual_seed(8)).double()
     observations = torch.from_numpy(env.reset()[0]).double()
     generator = torch.Generator().manual_seed(9)
     actions = policy.distribution(observations).blocks[0].sample(generator).flatten(1)
@@ -159,11 +166,7 @@ def test_the_preconditioner_saves_most_products():
             model,
             StepRule(KL_STEP, 0.0),
             precondition,
-            damping=DAMPING,
-            first_directions=500,
-            tolerance=1e-3,
-            extension=1,
-            check_every=1,
+            settings_of(500, tolerance=1e-3, extension=1),
         )
         solver.solve(weights)
         found.append((solver.num_directions, solver.x / solver.x.norm()))
@@ -176,7 +179,7 @@ def test_a_zero_gradient_gives_a_zero_step(instance):
     weights = torch.zeros(instance.jacobian.shape[:2], dtype=torch.float64)
     for solver in (
         instance.recycled(StepRule(KL_STEP, 2.0), directions=3),
-        ConjugateGradientSolver(instance.model, StepRule(KL_STEP, 2.0), damping=DAMPING, iterations=3),
+        ConjugateGradientSolver(instance.model, StepRule(KL_STEP, 2.0), settings_of(3)),
     ):
         assert torch.count_nonzero(solver.solve(weights)) == 0
         assert torch.count_nonzero(solver.x) == 0

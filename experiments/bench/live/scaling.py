@@ -17,8 +17,8 @@ from matrpo.experiments.bench.report import Goal, Report, Row, Say, machine_fact
 from matrpo.experiments.planning.cost_constants import LARGEST_FITTED, Constants, Measurement, fit, measurements
 from matrpo.experiments.planning.cost_model import Placement, Prediction, predict
 from matrpo.experiments.planning.workload import SERVER_PHASES
-from matrpo.settings.config import Config, resolve
-from matrpo.settings.graph_settings import build_graph
+from matrpo.settings.config import DecentralizedConfig, RunConfig, resolve
+from matrpo.settings.graph_settings import build_graph, resolve_graph_settings
 
 _SHAPE = (100, 20)
 """B and T of every run."""
@@ -75,7 +75,8 @@ def run(
         for envs, steps in [first, second] if num_agents <= LARGEST_FITTED else [first]:
             say(f"N={num_agents}: {iterations + 1} iterations of {envs} x {steps} samples")
             shape = {"agents": num_agents, "num_envs": envs, "rollout_length": steps}
-            links = len(build_graph(resolve(("benchmark", {**settings, **shape}))).links)
+            config = RunConfig.of(resolve(("benchmark", {**settings, **shape})), num_agents)
+            links = len(build_graph(config).links)
             per_link = activations_per_link if (envs, steps) == first else -(-activations_per_link // 2)
             given = {**settings, **shape, "admm_iterations": per_link * links}
             for title, row in zip(_TITLES, _measure(given, iterations), strict=True):
@@ -143,9 +144,8 @@ def _growth_goals(runs: Sequence[Measurement]) -> list[Goal]:
 
 
 def _measure(settings: Mapping[str, Any], iterations: int) -> tuple[Row, Row, Row]:
-    config = resolve(("benchmark", settings))
+    config = resolve_graph_settings(RunConfig.of(resolve(("benchmark", settings)), settings["agents"]))
     agents = config.agents
-    assert agents is not None
     unique: list[int] = []
     # One more iteration than is waited for: its processes' memory can be read while they live.
     with LaunchedRun(agents, {**settings, "steps": (iterations + 2) * config.samples}) as launched:
@@ -190,7 +190,7 @@ def _measure(settings: Mapping[str, Any], iterations: int) -> tuple[Row, Row, Ro
     return processor_row, time_row, {**shape, **_sent(config, of_agents), "unique_MB": 1e-6 * max(unique)}
 
 
-def _sent(config: Config, of_agents: Callable[[str], float]) -> Row:
+def _sent(config: DecentralizedConfig, of_agents: Callable[[str], float]) -> Row:
     """What an agent sends in an iteration; `of_agents` reads a metric."""
     graph = build_graph(config)
     messages = of_agents("commits") + of_agents("resends")
@@ -199,7 +199,7 @@ def _sent(config: Config, of_agents: Callable[[str], float]) -> Row:
     payload *= messages * config.shared_samples * graph.num_agents
     return {
         "links": len(graph.links),
-        "activations": config.admm_iterations or 0,
+        "activations": config.admm_iterations,
         "ratios": messages,
         "others": of_agents("messages_sent") - messages,
         "MB": megabytes,

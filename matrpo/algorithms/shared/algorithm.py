@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from matrpo.envs.central import CentralStep
 from matrpo.networks.state import to_tensors
 from matrpo.runs.run_directory import RunDirectory
+from matrpo.settings import algorithm_names
 from matrpo.settings.config import Config
 from matrpo.spaces import TaskSpec
 
@@ -72,10 +73,12 @@ class Algorithm(ABC):
 
     Attributes:
         handles_masks: whether it can train on tasks that do not allow every action at every step.
+        settings_read: names of the settings that it reads; any other that a user gives changes nothing.
         generator: of everything random in it but the environment.
     """
 
     handles_masks = True
+    settings_read: ClassVar[frozenset[str]] = algorithm_names.READ_BY_ALL
 
     def __init__(self, spec: TaskSpec, state_sizes: tuple[int, ...], config: Config) -> None:
         self.spec = spec

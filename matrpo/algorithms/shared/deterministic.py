@@ -15,6 +15,7 @@ from matrpo.errors import ConfigError
 from matrpo.networks.mlp import MLP
 from matrpo.networks.optimizer import make_adam
 from matrpo.settings.config import Config
+from matrpo.settings.sections import NetworkSettings
 from matrpo.spaces import ActionSpace, Box, Discrete, TaskSpec
 
 
@@ -24,15 +25,17 @@ class Policy(nn.Module):
     Args:
         observation_size: length of an observation.
         space: where actions are from.
-        config: the run's settings.
+        networks: what the network is like.
         generator: source of the initial weights.
     """
 
-    def __init__(self, observation_size: int, space: ActionSpace, config: Config, generator: torch.Generator) -> None:
+    def __init__(
+        self, observation_size: int, space: ActionSpace, networks: NetworkSettings, generator: torch.Generator
+    ) -> None:
         super().__init__()
         self._space = space
-        sizes = (observation_size, *config.hidden_sizes, encoded_size(space))
-        self._network = MLP(sizes, config.activation, generator, 0.01, *_shape(config))
+        sizes = (observation_size, *networks.hidden_sizes, encoded_size(space))
+        self._network = MLP(sizes, networks, generator, 0.01)
 
     def forward(self, observations: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Actions, (batch, encoded size); choices are drawn by Gumbel-softmax if there is a generator."""
@@ -53,6 +56,7 @@ class DeterministicGradient(OffPolicy):
 
     handles_masks = False
     num_critics = 1
+    settings_read = OffPolicy.settings_read | {"actor_lr", "exploration_noise"}
 
     def __init__(self, spec: TaskSpec, state_sizes: tuple[int, ...], config: Config) -> None:
         if config.share_parameters:
@@ -65,9 +69,7 @@ class DeterministicGradient(OffPolicy):
         self.actors = [Policy(*pair, config, self.generator) for pair in pairs]
         self.target_actors = [self.make_target(f"policy.{q}", actor) for q, actor in enumerate(self.actors)]
         sizes = (state_sizes[0] + sum(map(encoded_size, spec.action_spaces)), *config.hidden_sizes, 1)
-        self.value_networks = [
-            MLP(sizes, config.activation, self.generator, 1.0, *_shape(config)) for _ in range(self.num_critics)
-        ]
+        self.value_networks = [MLP(sizes, config, self.generator) for _ in range(self.num_critics)]
         self.critics |= {f"critic.{j}": network for j, network in enumerate(self.value_networks)}
         self.target_values = [self.make_target(f"critic.{j}", network) for j, network in enumerate(self.value_networks)]
         parameters = [parameter for network in self.value_networks for parameter in network.parameters()]
@@ -150,6 +152,7 @@ class TwinDelayed(DeterministicGradient):
     """TD3's three remedies: clipped double Q-learning, delayed policies, smoothed target actions (Algorithm 7)."""
 
     num_critics = 2
+    settings_read = DeterministicGradient.settings_read | {"policy_delay", "policy_noise", "noise_clip"}
 
     def policies_are_due(self) -> bool:
         """At every `policy_delay`-th update."""
@@ -202,8 +205,3 @@ def gumbel_softmax(logits: Tensor, generator: torch.Generator) -> Tensor:
     scores = logits - exponential.log()
     soft = scores.softmax(-1)
     return one_hot(scores) + (soft - soft.detach())
-
-
-def _shape(config: Config) -> tuple[bool, bool]:
-    """`normalize` and `orthogonal` of `networks.MLP`."""
-    return config.feature_normalization, config.orthogonal_initialization

@@ -21,6 +21,8 @@ from matrpo.networks.distributions import Head
 class HAML(OnPolicy):
     """The template. In each iteration a new random order of agents (Theorem 14 needs every order to be possible)."""
 
+    settings_read = OnPolicy.settings_read | {"agent_order"}
+
     @abstractmethod
     def mirror(self) -> Mirror:
         """The drift functional, the neighbourhood operator and the sampling distribution."""

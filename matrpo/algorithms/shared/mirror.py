@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -86,7 +86,7 @@ class Objective:
         self.states = mirror.sampling(samples)
         self._drift = mirror.drift
         self._policy = learner.policy
-        self._entropy_coef = learner.config.entropy_coef
+        self._config = learner.config
 
     def on(self, rows: Tensor | None, samples: Samples) -> Tensor:
         """The objective's estimate from some samples, and its entropy bonus.
@@ -101,7 +101,7 @@ class Objective:
         new = samples.head(self._policy)
         ratio = (samples.log_prob(new) - old_log_prob).exp()
         gain = ratio * weights - self._drift(ratio, weights, old, new)
-        return ((gain + self._entropy_coef * new.entropy().squeeze(1)) * states).mean()
+        return ((gain + self._config.entropy_coef * new.entropy().squeeze(1)) * states).mean()
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor | None, Samples]]:
         """Random parts of the samples; arguments of `on`."""
@@ -123,8 +123,10 @@ class ClipDrift:
 
     Attributes:
         clip_range: epsilon.
+        settings_read: what `clip_range` makes of the settings.
     """
 
+    settings_read: ClassVar[frozenset[str]] = frozenset({"clip_range", "clip_scaling"})
     clip_range: float
 
     def __call__(self, ratio: Tensor, weights: Tensor, old: Head, new: Head) -> Tensor:  # noqa: ARG002
@@ -151,6 +153,8 @@ class KLDrift:
 class PolicySpace:
     """All policies: some epochs of gradient ascent."""
 
+    settings_read = frozenset({"actor_lr", "max_grad_norm", "policy_epochs", "policy_batch", "entropy_coef"})
+
     def maximise(self, objective: Objective, learner: Learner) -> dict[str, float]:
         """Ascend the objective's gradient on minibatches."""
         for _ in range(learner.config.policy_epochs):
@@ -167,6 +171,13 @@ class KLBall:
         shares: how many agents' shares of the trust region, `kl_step` each, the policy has.
     """
 
+    settings_read: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("kl_step", "damping", "solver", "cg_iterations"),
+            *("solver_tolerance", "solver_extension", "solver_check_every"),
+            *("backtrack_limit", "backtrack_factor", "backtrack_kl", "accept_ratio"),
+        }
+    )
     shares: int = 1
 
     def maximise(self, objective: Objective, learner: Learner) -> dict[str, float]:

@@ -36,6 +36,11 @@ class OffPolicy(Algorithm):
         loss: of critics.
     """
 
+    settings_read = Algorithm.settings_read | {
+        *("hidden_sizes", "feature_normalization", "activation", "orthogonal_initialization"),
+        *("critic_lr", "huber_delta", "max_grad_norm", "lr_decay"),
+        *("buffer_size", "batch_size", "warmup_steps", "updates_per_step", "n_step", "polyak"),
+    }
     actors: list[nn.Module]
 
     def __init__(self, spec: TaskSpec, state_sizes: tuple[int, ...], config: Config) -> None:

@@ -15,7 +15,7 @@ from matrpo.algorithms.shared.learner import Learner, Samples
 from matrpo.envs.central import CentralStep
 from matrpo.envs.shared import AgentStep
 from matrpo.errors import ConfigError
-from matrpo.networks.critic import Critic, make_critic
+from matrpo.networks.critic import Critic
 from matrpo.networks.distributions import Head
 from matrpo.networks.joint_policy import JointPolicy
 from matrpo.networks.sequences import Sequences, side_by_side
@@ -42,6 +42,12 @@ class OnPolicy(Algorithm):
 
     central_critic = True
     can_share = True
+    settings_read = Algorithm.settings_read | {
+        *("hidden_sizes", "feature_normalization", "activation", "orthogonal_initialization"),
+        *("recurrent_layers", "chunk_length", "initial_log_std", "share_parameters"),
+        *("gae_lambda", "critic_epochs", "critic_batch", "critic_lr", "huber_delta", "value_clip", "max_grad_norm"),
+        *("state_type", "lr_decay"),
+    }
 
     def __init__(self, spec: TaskSpec, state_sizes: tuple[int, ...], config: Config) -> None:
         super().__init__(spec, state_sizes, config)
@@ -51,14 +57,14 @@ class OnPolicy(Algorithm):
         if len(set(sizes)) > 1 and (self.central_critic or config.share_parameters):
             raise ConfigError(f"{spec.name}: one critic cannot see states of different sizes, {sizes}")
         separate = not (self.central_critic or config.share_parameters)
-        self.critics = [make_critic(size, config, self.generator) for size in (sizes if separate else sizes[:1])]
+        self.critics = [Critic(size, config, config, self.generator) for size in (sizes if separate else sizes[:1])]
         self._actors = Actors(self.policies, config.num_envs)
         state_size = self.policies[0].network.state_size
-        self._rollouts = [self._make_rollout(q, spec, state_size) for q in range(spec.num_agents)]
+        self._rollouts = [Rollout(q, spec, config, config, state_size) for q in range(spec.num_agents)]
         self._views = self._rollouts
         if self.central_critic or sizes != spec.observation_sizes:
             view = TaskSpec(spec.name, ("all",), sizes[:1], spec.action_spaces)
-            self._views = [self._make_rollout(0, view, state_size) for _ in sizes]
+            self._views = [Rollout(0, view, config, config, state_size) for _ in sizes]
         self._memories = [self.critic(v).initial_state(config.num_envs) for v in range(len(self._views))]
         self._alive = torch.ones(config.rollout_length, config.num_envs, spec.num_agents, dtype=torch.bool)
         self._last: CentralStep | None = None
@@ -187,18 +193,7 @@ class OnPolicy(Algorithm):
 
     def new_policy(self, kind: type[JointPolicy], spec: TaskSpec) -> JointPolicy:
         """A policy of the first agent of a task, with the configured network."""
-        config = self.config
-        return kind(
-            0,
-            spec,
-            config.hidden_sizes,
-            config.activation,
-            config.initial_log_std,
-            self.generator,
-            config.recurrent_layers,
-            config.feature_normalization,
-            config.orthogonal_initialization,
-        )
+        return kind(0, spec, self.config, self.generator)
 
     def columns(self, agent: int) -> slice:
         """Which columns of the joint action are an agent's."""
@@ -213,11 +208,6 @@ class OnPolicy(Algorithm):
         if len(set(zip(spec.observation_sizes, spec.action_spaces, strict=True))) > 1:
             raise ConfigError(f"share_parameters: the agents of {spec.name} differ in what they see or do")
         return [Learner(self.make_policy(0), config, self.generator)]
-
-    def _make_rollout(self, agent: int, spec: TaskSpec, state_size: int) -> Rollout:
-        config = self.config
-        chunk_length = config.chunk_length if state_size else 1
-        return Rollout(agent, spec, config.rollout_length, config.num_envs, state_size, chunk_length)
 
     @torch.no_grad()
     def _heads(self, samples: list[Samples]) -> list[Head]:

@@ -22,6 +22,8 @@ class ValueBased(OffPolicy):
         num_actions: each agent's.
     """
 
+    settings_read = OffPolicy.settings_read | {"epsilon", "epsilon_steps"}
+
     def __init__(self, spec: TaskSpec, state_sizes: tuple[int, ...], config: Config) -> None:
         if not all(isinstance(space, Discrete) for space in spec.action_spaces):
             raise ConfigError(f"{config.algo} needs discrete actions: {spec.name} has continuous ones")

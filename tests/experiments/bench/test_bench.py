@@ -13,8 +13,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from matrpo.build import build_peer
 from matrpo.consensus.bus import run_in_process
+from matrpo.consensus.peer import Peer
 from matrpo.errors import ConfigError
 from matrpo.experiments.bench.command import bench
 from matrpo.experiments.bench.problem import make_problem
@@ -220,7 +220,7 @@ def test_augmented_lagrangian_by_hand() -> None:
     config = resolve(("test", {"agents": 3, "beta": 0.01, "tensorboard": False, **sizes}))
     problem = make_problem(config, training=0)
     generator = torch.Generator().manual_seed(1)
-    peers = [build_peer(q, problem.graph, config) for q in range(3)]
+    peers = [Peer(q, problem.graph, config.seed, problem.config, config) for q in range(3)]
     for peer in peers:
         peer.begin(1, lambda pull: np.tanh(pull + 1 + pull.shape[0]).astype(np.float32), (3, 10), now=0.0)
     run_in_process(peers)

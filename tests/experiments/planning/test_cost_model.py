@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planned import CONSTANTS, SECONDS
 
-from matrpo.build import build_agent, build_peer
+from matrpo.build import build_agent
 from matrpo.consensus.message import LinkMessage
+from matrpo.consensus.peer import Peer
 from matrpo.envs.registry import task_spec
 from matrpo.errors import ConfigError
 from matrpo.experiments.planning.cost_constants import (
@@ -31,15 +32,16 @@ from matrpo.experiments.planning.cost_model import LIMITS, Placement, Prediction
 from matrpo.experiments.planning.link_traffic import RUN_ID, link_traffic
 from matrpo.experiments.planning.workload import PHASES, Products, Sizes, memory_bytes, phase_counts, step_counts
 from matrpo.launch.wire.link_codec import LinkCodec
-from matrpo.settings.config import resolve
-from matrpo.settings.graph_settings import build_graph
+from matrpo.settings.config import RunConfig, resolve
+from matrpo.settings.graph_settings import build_graph, resolve_graph_settings
 from matrpo.topology import seeded_sequence
 
 SMALL = {"num_envs": 3, "rollout_length": 4, "tensorboard": False}
 
 
 def prepared(**changes: Any) -> Measurement:
-    config = resolve(("test", {"agents": 6, **SMALL, **changes}))
+    given = resolve(("test", {**SMALL, **changes}))
+    config = resolve_graph_settings(RunConfig.of(given, given.agents or 6))
     return Measurement(config, build_graph(config), {})
 
 
@@ -55,7 +57,7 @@ def test_bytes_are_those_of_the_encoder(topology: str, changes: dict[str, Any]) 
     run = prepared(topology=topology, agents=8, admm_iterations=0 if topology == "none" else 300, **changes)
     config, graph = run.config, run.graph
     codec = LinkCodec(RUN_ID, 8, len(graph.links), config.shared_samples, config.wire_dtype)
-    peers = [build_peer(q, graph, config, incarnation=1) for q in range(8)]
+    peers = [Peer(q, graph, config.seed, config, config, incarnation=1) for q in range(8)]
     shape = (8, config.shared_samples)
     in_flight: deque[tuple[int, LinkMessage]] = deque()
     for peer in peers:
@@ -71,7 +73,7 @@ def test_bytes_are_those_of_the_encoder(topology: str, changes: dict[str, Any]) 
         sizes[message.sender] += sum(map(len, codec.encode(message)))
         peers[receiver].receive(message, 0.0)
     assert all(peer.done for peer in peers)
-    sequence = seeded_sequence(len(graph.links), config.admm_iterations or 0, config.seed, 1).tolist()
+    sequence = seeded_sequence(len(graph.links), config.admm_iterations, config.seed, 1).tolist()
     traffic = link_traffic(graph, sequence, config)
     assert list(traffic.agent_messages) == messages
     # A checksum below 65,536 packs into fewer bytes than the one that is assumed.

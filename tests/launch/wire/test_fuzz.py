@@ -23,6 +23,8 @@ from matrpo.envs.shared import AgentStep
 from matrpo.launch.wire.environment_codec import EnvironmentCodec
 from matrpo.launch.wire.frames import MAX_FRAMES, MAX_HEADER_BYTES, WireError
 from matrpo.launch.wire.link_codec import LinkCodec
+from matrpo.settings.config import GraphConsensusSettings
+from matrpo.settings.sections import ConnectionSettings
 from matrpo.spaces import Box, Discrete, TaskSpec
 from matrpo.topology.graph import CommunicationGraph
 
@@ -144,7 +146,7 @@ class Victim:
 
     def __init__(self, schedule: str, rng: Random) -> None:
         self._rng = rng
-        self._settings = {"run_seed": 1, "activations": 8, "beta": 0.5, "schedule": schedule, "wire_dtype": "float32"}
+        self._consensus = GraphConsensusSettings(beta=0.5, admm_iterations=8, schedule=schedule)
         self.now = 0.0
         self.iteration = -1
         self.commits = 0
@@ -152,7 +154,8 @@ class Victim:
 
     def _start(self) -> None:
         """A new process."""
-        self.peer = Peer(AGENT, GRAPH, deadline=2.0, resend=0.5, **self._settings)
+        connections = ConnectionSettings(link_deadline=2.0, link_resend=0.5)
+        self.peer = Peer(AGENT, GRAPH, 1, self._consensus, connections)
         self._incarnations = [0, 0]
         self._begin()
 

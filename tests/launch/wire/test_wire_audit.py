@@ -23,7 +23,6 @@ from matrpo.launch.processes.env_server import EnvironmentServer
 from matrpo.launch.processes.supervisor import make_cluster
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings.config import Config
-from matrpo.settings.graph_settings import link_activations
 from matrpo.topology import make_graph
 
 N, B, T = 4, 3, 5
@@ -63,7 +62,7 @@ def recording(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
     graph = make_graph("ring", N, 0)
     cluster = make_cluster(run, graph, tmp_path)
     record.run_id, record.agents = cluster.run_id, set(cluster.endpoints)
-    record.most_activations = link_activations(graph, config)
+    record.most_activations = run.decentralized.admm_iterations
     server = EnvironmentServer(cluster, run, dict)
     agents = [AgentProcess(cluster, run, agent, task_spec(config.task, N)) for agent in range(N)]
     threads = [threading.Thread(target=worker.run) for worker in (server, *agents)]

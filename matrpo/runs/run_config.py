@@ -1,0 +1,19 @@
+"""From settings to those of a run, with whatever depends on the task and on the graph as numbers."""
+
+from __future__ import annotations
+
+from matrpo.envs.registry import resolve_num_agents
+from matrpo.settings import algorithm_names
+from matrpo.settings.config import Config, RunConfig
+from matrpo.settings.graph_settings import resolve_graph_settings
+
+
+def run_config(config: Config) -> RunConfig:
+    """The settings of a run; of a decentralised one a `DecentralizedConfig`.
+
+    Raises:
+        ConfigError: there is no such task, or none of as many agents, or no such graph.
+    """
+    agents = resolve_num_agents(config.task, None) if config.agents is None else config.agents
+    counted = RunConfig.of(config, agents)
+    return counted if algorithm_names.is_central(config.algo) else resolve_graph_settings(counted)
