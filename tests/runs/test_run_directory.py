@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from matrpo.errors import ConfigError
-from matrpo.runs.process_directory import Incarnation, MetricsTail, ProcessDirectory, StorageError
+from matrpo.runs.process_directory import Incarnation, MetricsTail, ProcessDirectory
 from matrpo.runs.run_directory import ResumePoint, RunDirectory, identity
+from matrpo.runs.storage import StorageError
 from matrpo.settings.config import Config, resolve
 from matrpo.settings.graph_settings import resolve_graph_settings
 from matrpo.spaces import Discrete, TaskSpec
