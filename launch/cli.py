@@ -14,6 +14,7 @@ from typing import NoReturn
 import click
 
 from matrpo.errors import ConfigError
+from matrpo.runs.storage import StorageError
 from matrpo.version import __version__
 
 _COMMANDS = {
@@ -75,11 +76,7 @@ def _run() -> int:
         return _fail(str(error), 2)
     except (KeyboardInterrupt, click.exceptions.Abort):
         return 130
-    except RuntimeError as error:
-        from matrpo.runs.process_directory import StorageError
-
-        if not isinstance(error, StorageError):
-            raise
+    except StorageError as error:
         return _fail(str(error), 1)
     return status if isinstance(status, int) else 0
 

@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class ConfigError(ValueError):
     """A user's mistake in a setting. Its text is one line that names the key, the allowed values and the origin."""
+
+
+def closest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """What may have been meant by a mistaken name; None if nothing is alike.
+
+    Args:
+        name: the mistaken one.
+        known: what there is.
+        cutoff: how alike they must be, from 0 to 1.
+    """
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=cutoff)), None)
+
+
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """What to add to a message about a mistaken name: a hint, or nothing; arguments as of `closest`."""
+    close = closest(name, known, cutoff)
+    return f"; did you mean {close!r}?" if close else ""
 
 
 def in_words(error: BaseException) -> str:

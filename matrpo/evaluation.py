@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from matrpo.algorithms.shared.algorithm import Player
+from matrpo.algorithms.shared.algorithm import JointActor
 from matrpo.build import build_agent, build_algorithm
 from matrpo.envs.registry import make_env
 from matrpo.envs.vector_env import VectorEnv, VectorStep
@@ -61,8 +61,8 @@ def evaluate(
     """
     env = make_env(run.config.task, run.num_agents, min(episodes, _MOST_ENVS), run.config.seed + EVALUATION_SEED)
     try:
-        player, iteration = load_player(run, env, iteration)
-        returns = np.concatenate(list(_episode_returns(env, player, episodes, deterministic)))[:episodes]
+        actor, iteration = load_actor(run, env, iteration)
+        returns = np.concatenate(list(_episode_returns(env, actor, episodes, deterministic)))[:episodes]
     finally:
         env.close()
     team = returns.sum(axis=1)
@@ -89,23 +89,23 @@ def render_episode(run: RunDirectory, path: Path, *, deterministic: bool = True)
     check_film_name(path)
     env = make_env(run.config.task, run.num_agents, 1, run.config.seed + EVALUATION_SEED)
     try:
-        player, _ = load_player(run, env, None)
+        actor, _ = load_actor(run, env, None)
         env.reset()
-        return save_film(_frames(env, player, deterministic), path)
+        return save_film(_frames(env, actor, deterministic), path)
     finally:
         env.close()
 
 
-def _frames(env: VectorEnv, player: Player, deterministic: bool) -> Iterator[np.ndarray]:
+def _frames(env: VectorEnv, actor: JointActor, deterministic: bool) -> Iterator[np.ndarray]:
     """Pictures of an episode that has just begun, but for its last state, which the next episode's has replaced."""
     yield env.render()
-    for step in _steps(env, player, deterministic):
+    for step in _steps(env, actor, deterministic):
         if step.ended[0]:
             return
         yield env.render()
 
 
-def load_player(run: RunDirectory, env: VectorEnv, iteration: int | None) -> tuple[Player, int]:
+def load_actor(run: RunDirectory, env: VectorEnv, iteration: int | None) -> tuple[JointActor, int]:
     """Who acts for the run's agents as of a checkpoint, by default the latest that all have, and its iteration.
 
     Args:
@@ -123,7 +123,7 @@ def load_player(run: RunDirectory, env: VectorEnv, iteration: int | None) -> tup
     if algorithm_names.is_central(run.config.algo):
         algorithm = build_algorithm(env, run.config)
         algorithm.load_checkpoint(run, iteration)
-        return algorithm.player(env.num_envs), iteration
+        return algorithm.actor(env.num_envs), iteration
     config = run.decentralized
     graph = build_graph(config)
     agents = [build_agent(q, graph, env.spec, config) for q in range(run.num_agents)]
@@ -132,13 +132,13 @@ def load_player(run: RunDirectory, env: VectorEnv, iteration: int | None) -> tup
     return Actors([agent.policy for agent in agents], env.num_envs), iteration
 
 
-def _episode_returns(env: VectorEnv, player: Player, episodes: int, deterministic: bool) -> Iterator[np.ndarray]:
+def _episode_returns(env: VectorEnv, actor: JointActor, episodes: int, deterministic: bool) -> Iterator[np.ndarray]:
     """Per-agent returns, (episodes, N), of whole episodes, the same number from every environment."""
     env.reset()
     wanted = -(-episodes // env.num_envs)
     finished = np.zeros(env.num_envs, dtype=np.int64)
     returns = np.zeros((env.num_envs, env.spec.num_agents))
-    for step in _steps(env, player, deterministic):
+    for step in _steps(env, actor, deterministic):
         returns += step.rewards
         counted = step.ended & (finished < wanted)
         yield returns[counted]
@@ -148,11 +148,11 @@ def _episode_returns(env: VectorEnv, player: Player, episodes: int, deterministi
             return
 
 
-def _steps(env: VectorEnv, player: Player, deterministic: bool) -> Iterator[VectorStep]:
+def _steps(env: VectorEnv, actor: JointActor, deterministic: bool) -> Iterator[VectorStep]:
     observations = env.observe()
     generator = torch.Generator().manual_seed(EVALUATION_SEED)
     ended = np.zeros((env.num_envs, env.spec.num_agents), dtype=bool)
     while True:
-        step = env.step(player.act(observations, env.action_masks(), ended, generator, deterministic))
+        step = env.step(actor.act(env.actor_inputs(observations, ended), generator, deterministic))
         observations, ended = step.observations, step.terminated | step.truncated
         yield step

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from matrpo.errors import ConfigError
+from matrpo.runs.storage import replaced_when_complete
 
 _FRAME_MILLISECONDS = 80
 _SAVERS = (".gif", ".mp4")
@@ -52,14 +53,11 @@ def save_film(frames: Iterator[np.ndarray], path: Path) -> int:
             number += 1
             yield frame
 
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix.lower()}")
     try:
-        (_save_mp4 if temporary.suffix == ".mp4" else _save_gif)(counted(), temporary)
-        temporary.replace(path)
+        with replaced_when_complete(path) as draft:
+            (_save_mp4 if path.suffix.lower() == ".mp4" else _save_gif)(counted(), draft)
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
     return number
 
 
@@ -77,8 +75,9 @@ def _save_mp4(frames: Iterator[np.ndarray], path: Path) -> None:
     height, width = first.shape[:2]
     even = (width + width % 2, height + height % 2)  # H.264 halves the resolution of colours
     margin = ((0, height % 2), (0, width % 2), (0, 0))
+    fps, mp4 = 1000 / _FRAME_MILLISECONDS, ["-f", "mp4"]
     writer = imageio_ffmpeg.write_frames(
-        path, even, fps=1000 / _FRAME_MILLISECONDS, macro_block_size=1, ffmpeg_log_level="error"
+        path, even, fps=fps, macro_block_size=1, ffmpeg_log_level="error", output_params=mp4
     )
     writer.send(None)
     try:

@@ -66,24 +66,19 @@ def write_links(path: Path, num_agents: int, links: Sequence[tuple[int, int]]) -
     else:
         text = "\n".join([f"# {num_agents} agents", *(f"{i} {j}" for i, j in links)])
     try:
-        write_whole(path, (text + "\n").encode())
+        _write_whole(path, (text + "\n").encode())
     except OSError as error:
         raise TopologyError(f"cannot write graph file {path}: {error.strerror}") from None
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name beside it and rename, so that nobody ever sees half of it.
-
-    Raises:
-        OSError: the file cannot be written; nothing is left behind.
-    """
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name beside it and rename, so that nobody ever sees half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(content)
         temporary.replace(path)
-    except OSError:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
 
 
 def _suffix(path: Path) -> str:

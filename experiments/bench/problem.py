@@ -90,7 +90,7 @@ def sample_problem(trained: InProcessTraining, generator: torch.Generator) -> Pr
         actions = []
         for actor, rollout, step in zip(actors, rollouts, steps, strict=True):
             rollout.add_observation(step, actor.state)
-            actions.append(actor.act(step.observation, step.action_mask, step.ended, generator, deterministic=False))
+            actions.append(actor.act(step.seen, generator, deterministic=False))
         steps = environment.step(np.concatenate(actions, axis=1))
         for rollout, step in zip(rollouts, steps, strict=True):
             rollout.add_outcome(step)

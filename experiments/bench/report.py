@@ -15,7 +15,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from matrpo.runs.run_directory import write_atomically
+from matrpo.runs.storage import write_crash_safely
 
 Row = Mapping[str, str | int | float]
 """One line of a table: its columns' names and values."""
@@ -79,7 +79,7 @@ class Report:
             "tables": self.tables,
             "goals": [{**vars(goal), "met": goal.met} for goal in self.goals],
         }
-        write_atomically(path, (json.dumps(document, indent=2) + "\n").encode())
+        write_crash_safely(path, (json.dumps(document, indent=2) + "\n").encode())
 
     def print(self) -> None:
         """Show the tables and goals on standard output."""

@@ -28,7 +28,7 @@ from matrpo.envs.build import build_environment
 from matrpo.envs.central import CentralEnvironment
 from matrpo.errors import ConfigError
 from matrpo.experiments.pages.plot import COLOURS, STYLES
-from matrpo.runs.run_directory import write_atomically
+from matrpo.runs.storage import write_crash_safely
 from matrpo.settings.config import Config, resolve
 
 _TASK = "mpe2/simple_spread_v3"
@@ -127,8 +127,8 @@ def clipping_figure(out: Path, agents: int, epochs: int, samples: int, seed: int
     for suffix in ("png", "svg"):
         buffer = io.BytesIO()
         figure.savefig(buffer, format=suffix, dpi=150)
-        write_atomically(out.with_suffix(f".{suffix}"), buffer.getvalue())
-    write_atomically(out.with_suffix(".csv"), _csv(by_range, curves).encode())
+        write_crash_safely(out.with_suffix(f".{suffix}"), buffer.getvalue())
+    write_crash_safely(out.with_suffix(".csv"), _csv(by_range, curves).encode())
 
 
 def first_update(agents: int, clip_range: float | None, epochs: int, samples: int, seed: int) -> Update:

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from matrpo.errors import ConfigError
-from matrpo.runs.run_directory import RunDirectory, write_atomically
+from matrpo.runs.run_directory import RunDirectory
+from matrpo.runs.storage import write_crash_safely
 
 # Okabe and Ito's palette: distinct for colour-blind readers and in grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -77,8 +78,8 @@ def plot(groups: tuple[str, ...], out: Path, title: str) -> None:
     curves = [_parse(group) for group in groups]
     buffer = io.BytesIO()
     draw(curves, title).savefig(buffer, format=out.suffix[1:], dpi=150)
-    write_atomically(out, buffer.getvalue())
-    write_atomically(out.with_suffix(".csv"), _csv(curves).encode())
+    write_crash_safely(out, buffer.getvalue())
+    write_crash_safely(out.with_suffix(".csv"), _csv(curves).encode())
 
 
 def draw(curves: list[Curve], title: str) -> Figure:

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from matrpo.launch.processes.process_faults import read_record
-from matrpo.runs.run_directory import RunDirectory, write_atomically
+from matrpo.runs.run_directory import RunDirectory
+from matrpo.runs.storage import write_crash_safely
 
 _COSTS = ("commits", "give_ups", "skips", "resends")
 
@@ -28,7 +29,7 @@ def report(paths: tuple[Path, ...], as_json: bool, html: Path | None) -> None:
         from matrpo.experiments.pages.report_page import report_page
 
         page = report_page([(RunDirectory.open(Path(path)), tables) for path, tables in reports.items()])
-        write_atomically(html, page.encode())
+        write_crash_safely(html, page.encode())
         click.echo(f"saved {html}", err=True)
         return
     if as_json:

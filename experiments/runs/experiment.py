@@ -23,7 +23,6 @@ script: its runs are of many processes, the others in one process, to the same b
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from matrpo.envs.registry import check_installed
-from matrpo.errors import ConfigError
+from matrpo.errors import ConfigError, did_you_mean
 from matrpo.faults.script import FaultScript
 from matrpo.launch.commands.options import resolve_layers
 from matrpo.settings import algorithm_names
@@ -132,8 +131,7 @@ class Experiment:
         names = [shipped_path.stem for shipped_path in shipped()]
         if not path.is_file():
             if str(path) not in names:
-                close = difflib.get_close_matches(str(path), names, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else "; `matrpo experiment list` names them"
+                hint = did_you_mean(str(path), names) or "; `matrpo experiment list` names them"
                 raise ConfigError(f"there is no file {path}, and no experiment of that name{hint}")
             path = FOLDER / f"{path}.yaml"
         content = load_file(path)

@@ -26,7 +26,7 @@ from matrpo.experiments.runs.tables import (
     markdown,
     to_csv,
 )
-from matrpo.runs.process_directory import write_atomically
+from matrpo.runs.storage import write_crash_safely
 
 _POINTS = 100
 """Points of a learning curve."""
@@ -61,7 +61,7 @@ def save_outcome(experiment: Experiment, runs: Sequence[PlannedRun], folder: Pat
         contents |= {"improvement.csv": to_csv(improvement), "improvement.md": markdown(improvement)}
     files = {**{name: text.encode() for name, text in contents.items()}, **pictures}
     for name, data in files.items():
-        write_atomically(folder / name, data)
+        write_crash_safely(folder / name, data)
     return [folder / name for name in files]
 
 

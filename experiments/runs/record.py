@@ -18,7 +18,8 @@ import numpy as np
 from matrpo.errors import ConfigError
 from matrpo.experiments.runs.experiment import PlannedRun
 from matrpo.launch.commands.versions import versions
-from matrpo.runs.run_directory import RunDirectory, is_server, write_atomically
+from matrpo.runs.run_directory import RunDirectory, is_server
+from matrpo.runs.storage import write_crash_safely
 from matrpo.settings.config import Config, resolve, to_dict
 
 _TAIL = 5
@@ -85,7 +86,7 @@ def save_record(run: PlannedRun, evaluation: Mapping[str, Any]) -> None:
         _diagnostics(directory),
     )
     run.record_path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(run.record_path, json.dumps(dataclasses.asdict(record)).encode())
+    write_crash_safely(run.record_path, json.dumps(dataclasses.asdict(record)).encode())
 
 
 def read_record(run: PlannedRun) -> Record:

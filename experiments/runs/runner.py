@@ -26,8 +26,8 @@ from matrpo.experiments.runs.experiment import PlannedRun
 from matrpo.experiments.runs.record import is_done, save_record
 from matrpo.launch.processes.process import signal_at_parents_death
 from matrpo.launch.screen.progress import Progress
-from matrpo.runs.process_directory import write_atomically
 from matrpo.runs.run_directory import RunDirectory
+from matrpo.runs.storage import write_crash_safely
 
 _GRACE = 10.0
 """Seconds that a run has to save its state when the queue is stopped."""
@@ -68,7 +68,7 @@ class Job:
         """Begin or continue the run; one with faults begins anew, since its script acts in seconds."""
         planned, path = self.planned, self.planned.path
         settings = path.with_name(f"{path.name}.yaml")
-        write_atomically(settings, yaml.safe_dump({**planned.settings, "tensorboard": False}).encode())
+        write_crash_safely(settings, yaml.safe_dump({**planned.settings, "tensorboard": False}).encode())
         if planned.faults:
             shutil.rmtree(path, ignore_errors=True)
             options = ["--config", str(settings), "--faults", planned.faults]
@@ -170,7 +170,7 @@ def calibrate(run: PlannedRun, folder: Path) -> tuple[float, int]:
     path = folder / run.path.name
     settings = {**run.settings, "steps": 3 * config.samples, "tensorboard": False, "checkpoint_every": 1}
     file = folder / f"{run.path.name}.yaml"
-    write_atomically(file, yaml.safe_dump(settings).encode())
+    write_crash_safely(file, yaml.safe_dump(settings).encode())
     command = [*MATRPO, "launch", "--in-process", "--config", str(file), "--run", str(path)]
     finished = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
     if finished.returncode:

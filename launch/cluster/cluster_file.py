@@ -16,8 +16,8 @@ import yaml
 from matrpo.errors import ConfigError
 from matrpo.launch.cluster.keyring import PLAIN, Keyring, Security
 from matrpo.launch.cluster.keys import is_public_key, key_path, load_pair
-from matrpo.runs.process_directory import write_atomically
 from matrpo.runs.run_directory import server_name
+from matrpo.runs.storage import write_crash_safely
 from matrpo.topology import CommunicationGraph, TopologyError
 
 FILE_NAME = "cluster.yaml"
@@ -129,7 +129,7 @@ class Cluster:
             | ({"more": list(self.more)} if self.more else {}),
             "agents": agents,
         }
-        write_atomically(path, yaml.safe_dump(content, sort_keys=False).encode())
+        write_crash_safely(path, yaml.safe_dump(content, sort_keys=False).encode())
 
     @classmethod
     def load(cls, path: Path) -> Cluster:

@@ -14,7 +14,7 @@ from pathlib import Path
 import zmq
 
 from matrpo.errors import ConfigError
-from matrpo.runs.process_directory import StorageError, write_atomically
+from matrpo.runs.storage import storing, write_crash_safely
 
 FOLDER = "keys"
 
@@ -74,11 +74,9 @@ def store_secrets(path: Path, secrets: list[str]) -> None:
     Raises:
         StorageError: the disk is full or read-only.
     """
-    try:
+    with storing(path):
         path.parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}") from error
-    write_atomically(path, "".join(f"{secret}\n" for secret in secrets).encode(), mode=_FILE_MODE)
+    write_crash_safely(path, "".join(f"{secret}\n" for secret in secrets).encode(), mode=_FILE_MODE)
 
 
 def load_pair(path: Path, public: str, cluster_file: Path) -> KeyPair:

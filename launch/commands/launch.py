@@ -26,9 +26,9 @@ from matrpo.launch.commands.process import load_cluster
 from matrpo.launch.commands.versions import versions
 from matrpo.launch.processes.process import EXIT_INTERRUPTED, StopRequested, ignore_stops, stop_at
 from matrpo.launch.processes.process_faults import FILE_NAME as FAULTS_NAME
-from matrpo.runs.process_directory import write_atomically
 from matrpo.runs.run_config import run_config
 from matrpo.runs.run_directory import RunDirectory
+from matrpo.runs.storage import write_crash_safely
 from matrpo.settings import algorithm_names
 from matrpo.settings.config import FIELDS, RunConfig, to_dict
 from matrpo.settings.graph_settings import build_graph
@@ -140,7 +140,7 @@ def launch(
         run = RunDirectory.create(path, config, versions())
         with run.lock():
             if script:
-                write_atomically(run.path / FAULTS_NAME, script)
+                write_crash_safely(run.path / FAULTS_NAME, script)
             return _train(Prepared(run, graph, 0, {}), how)
     if faults:
         raise ConfigError("--resume goes on with the fault script that the run began with: leave --faults out")

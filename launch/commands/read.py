@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from matrpo.errors import ConfigError
-from matrpo.runs.process_directory import StorageError, write_atomically
 from matrpo.runs.run_directory import RunDirectory
+from matrpo.runs.storage import StorageError, write_crash_safely
 from matrpo.settings import tuned
 from matrpo.settings.algorithm_names import ALGORITHMS
 
@@ -161,7 +161,7 @@ def _faults() -> list[dict[str, Any]]:
 def _keep(path: Path, document: Any) -> None:
     """Store an evaluation with its run, if that can be written to: a run on a read-only disk can be evaluated too."""
     try:
-        write_atomically(path, json.dumps(_finite(document)).encode())
+        write_crash_safely(path, json.dumps(_finite(document)).encode())
     except StorageError as error:
         click.echo(f"not kept: {error}", err=True)
 

@@ -18,7 +18,7 @@ import yaml
 from matrpo.errors import ConfigError
 from matrpo.launch.cluster.cluster_file import FILE_NAME, Cluster, port_of
 from matrpo.launch.cluster.keys import key_path
-from matrpo.runs.process_directory import write_atomically
+from matrpo.runs.storage import write_crash_safely
 from matrpo.settings.config import RunConfig
 
 Object = dict[str, Any]
@@ -85,7 +85,7 @@ def write_manifests(cluster: Cluster, pods: Pods) -> Path:
     folder.mkdir(exist_ok=True)
     for file, objects in manifests(cluster, pods).items():
         text = yaml.safe_dump_all(objects, sort_keys=False)
-        write_atomically(folder / file, text.encode(), mode=_SECRET_MODE if file == "keys.yaml" else 0o644)
+        write_crash_safely(folder / file, text.encode(), mode=_SECRET_MODE if file == "keys.yaml" else 0o644)
     return folder
 
 

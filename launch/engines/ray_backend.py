@@ -26,8 +26,8 @@ from matrpo.launch.engines.ray_host import Change, Host, Place, Version, View
 from matrpo.launch.processes.interrupts import Interrupts
 from matrpo.launch.processes.process import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_MISTAKE
 from matrpo.launch.processes.restarts import BackOff
-from matrpo.runs.process_directory import write_atomically
 from matrpo.runs.run_directory import SERVER, RunDirectory
+from matrpo.runs.storage import write_crash_safely
 from matrpo.topology import CommunicationGraph
 
 _POLL = 0.25
@@ -324,7 +324,7 @@ def _endpoint(place: Place) -> str:
 def _write(path: Path, change: Change) -> None:
     if change.offset == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, change.data)
+        write_crash_safely(path, change.data)
         return
     with open(path, "r+b") as file:
         file.seek(change.offset)

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from matrpo.runs.process_directory import write_atomically
+from matrpo.runs.storage import write_crash_safely
 
 _GRACE = 10.0
 """Seconds that the process has to save its state."""
@@ -118,7 +118,7 @@ class Host:
         for path, data in files.items():
             file = self._folder / path
             file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_atomically(file, data, mode=0o600 if path.startswith(_PRIVATE) else 0o644)
+            write_crash_safely(file, data, mode=0o600 if path.startswith(_PRIVATE) else 0o644)
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "matrpo.launch.cli", *arguments, "--until-eof"],

@@ -11,7 +11,7 @@ import jinja2
 
 from matrpo.errors import ConfigError
 from matrpo.launch.cluster.cluster_file import Cluster
-from matrpo.runs.process_directory import write_atomically
+from matrpo.runs.storage import write_crash_safely
 
 _OPTION = re.compile(r"-[^\n]+")
 
@@ -52,5 +52,5 @@ def write_script(cluster: Cluster, program: str, options: Sequence[str]) -> Path
         name=run.name, run=run, matrpo=program, agents=len(cluster.endpoints), options=options
     )
     path = run / "slurm.sh"
-    write_atomically(path, text.encode(), mode=0o755)
+    write_crash_safely(path, text.encode(), mode=0o755)
     return path

@@ -7,10 +7,10 @@ import json
 import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from matrpo.errors import ConfigError
 from matrpo.runs.process_directory import ProcessDirectory
+from matrpo.runs.storage import replaced_when_complete
 
 _FILE_NAME = "beat"
 _EVERY = 1.0
@@ -56,7 +56,8 @@ class Beat:
             if iteration == self._iteration:
                 os.utime(self._path)
             else:
-                _replace(self._path, json.dumps({"iteration": iteration}))
+                with replaced_when_complete(self._path) as draft:
+                    draft.write_text(json.dumps({"iteration": iteration}))
                 self._iteration = iteration
 
 
@@ -74,9 +75,3 @@ def read_sign(directory: ProcessDirectory) -> Sign:
         raise ConfigError(f"cannot read {path}: {error.strerror}: has the process begun?") from None
     except (ValueError, TypeError, KeyError):
         raise ConfigError(f"{path} is damaged: it must hold the number of an iteration") from None
-
-
-def _replace(path: Path, text: str) -> None:
-    draft = path.with_suffix(".new")
-    draft.write_text(text)
-    draft.replace(path)

@@ -23,7 +23,8 @@ from typing import TextIO
 from setproctitle import setproctitle
 
 from matrpo.errors import ConfigError
-from matrpo.runs.process_directory import ProcessDirectory, StorageError
+from matrpo.runs.process_directory import ProcessDirectory
+from matrpo.runs.storage import StorageError, storing
 
 EXIT_FAILED = 1
 EXIT_MISTAKE = 2
@@ -202,11 +203,9 @@ def _end_with_parent(socket_directory: Path) -> None:
 
 
 def _open_log(directory: ProcessDirectory) -> TextIO:
-    try:
+    with storing(directory.log_path):
         directory.path.mkdir(parents=True, exist_ok=True)
         return open(directory.log_path, "a", buffering=1)
-    except OSError as error:
-        raise StorageError(f"cannot write {directory.log_path}: {error.strerror}") from error
 
 
 def _log_to(*streams: TextIO) -> None:

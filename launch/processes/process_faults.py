@@ -14,7 +14,8 @@ from typing import Any
 from matrpo.faults.fault import Fault, Position
 from matrpo.faults.gate import Activity, FaultGate
 from matrpo.faults.script import FaultScript
-from matrpo.runs.process_directory import ProcessDirectory, StorageError
+from matrpo.runs.process_directory import ProcessDirectory
+from matrpo.runs.storage import storing
 from matrpo.topology import CommunicationGraph
 
 FILE_NAME = "faults.yaml"
@@ -70,13 +71,10 @@ class ProcessFaults:
             "activation": position.activation,
         }
         path = self._directory.path / RECORD_NAME
-        try:
-            with open(path, "a") as file:
-                file.write(json.dumps(entry) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise StorageError(f"cannot write {path}: {error.strerror}") from error
+        with storing(path), open(path, "a") as file:
+            file.write(json.dumps(entry) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def read_record(directory: ProcessDirectory) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from matplotlib.patches import FancyArrowPatch
 from numpy.typing import NDArray
 
 from matrpo.errors import ConfigError
-from matrpo.topology.files import write_whole
+from matrpo.runs.storage import replaced_when_complete
 from matrpo.topology.graph import CommunicationGraph
 
 _SUFFIXES = (".png", ".svg")
@@ -45,7 +45,8 @@ def save_picture(graph: CommunicationGraph, path: Path) -> None:
     buffer = io.BytesIO()
     _draw(graph).savefig(buffer, format=suffix[1:], dpi=_DPI, bbox_inches="tight", pad_inches=0.1)
     try:
-        write_whole(path, buffer.getvalue())
+        with replaced_when_complete(path) as draft:
+            draft.write_bytes(buffer.getvalue())
     except OSError as error:
         raise ConfigError(f"cannot write picture {path}: {error.strerror}") from None
 

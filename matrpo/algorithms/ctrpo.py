@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from matrpo.algorithms.shared import instruments
-from matrpo.algorithms.shared.algorithm import LearnerState, Player
+from matrpo.algorithms.shared.algorithm import JointActor, LearnerState
 from matrpo.algorithms.shared.instruments import Change
 from matrpo.algorithms.shared.learner import Samples
 from matrpo.algorithms.shared.mirror import KLBall, Mirror, NoDrift
 from matrpo.algorithms.shared.simultaneous import Simultaneous
 from matrpo.envs.central import CentralStep
 from matrpo.envs.shared import AgentStep
+from matrpo.envs.vector_env import ActorInput
 from matrpo.errors import ConfigError
 from matrpo.networks.distributions import MASKED, Head
 from matrpo.networks.joint_policy import JointDistribution, JointPolicy
@@ -75,9 +76,9 @@ class CTRPO(Simultaneous):
         alive = part.alive.unsqueeze(1).expand(-1, self._team.num_agents)
         return instruments.changes(before.joint, after.joint, part.actions, alive)
 
-    def player(self, num_envs: int) -> Player:
+    def actor(self, num_envs: int) -> JointActor:
         """The team."""
-        return TeamPlayer(super().player(num_envs), self._team.action_spaces)
+        return TeamActor(super().actor(num_envs), self._team.action_spaces)
 
     def state_dict(self) -> LearnerState:
         """All of it is the trainer's: an agent by itself has nothing to act by."""
@@ -140,47 +141,46 @@ class TeamHead:
         return self.joint.total_variation_to(other.joint).sum(1, keepdim=True)
 
 
-class TeamPlayer:
-    """The team as a player of the task that it was made from.
+class TeamActor:
+    """The team's policy in the task that it was made from.
 
     Args:
-        team: plays the task of one agent.
+        team: acts in the task of one agent.
         spaces: the agents' action spaces.
     """
 
-    def __init__(self, team: Player, spaces: Sequence[ActionSpace]) -> None:
+    def __init__(self, team: JointActor, spaces: Sequence[ActionSpace]) -> None:
         self._team = team
         self._spaces = spaces
 
-    def act(
-        self,
-        observations: Sequence[np.ndarray],
-        action_masks: Sequence[np.ndarray | None],
-        ended: np.ndarray,
-        generator: torch.Generator,
-        deterministic: bool,
-    ) -> np.ndarray:
+    def act(self, seen: Sequence[ActorInput], generator: torch.Generator, deterministic: bool) -> np.ndarray:
         """As `acting.Actors.act`."""
-        seen, mask = np.concatenate(observations, axis=1), _joint_mask(action_masks, self._spaces)
-        over = np.all(ended, axis=1, keepdims=True)
-        return self._team.act([seen], [mask], over, generator, deterministic)
+        return self._team.act([_joint_input(seen, self._spaces)], generator, deterministic)
 
 
 def _as_one(step: CentralStep, spaces: Sequence[ActionSpace]) -> CentralStep:
     """A step as the team sees it."""
     agents, (state,) = step.agents, step.states
+    seen = _joint_input([agent.seen for agent in agents], spaces)
     finals = [agent.final_observation for agent in agents if agent.final_observation is not None]
     team = AgentStep(
-        observation=np.concatenate([agent.observation for agent in agents], axis=1),
+        observation=seen.observation,
         reward=state.reward,
         reward_scale=state.reward_scale,
         terminated=state.terminated,
         truncated=state.truncated,
         final_observation=np.concatenate(finals, axis=1) if finals else None,
         joint_action=state.joint_action,
-        action_mask=_joint_mask([agent.action_mask for agent in agents], spaces),
+        action_mask=seen.action_mask,
     )
     return CentralStep([team], step.states, np.any(step.alive, axis=1, keepdims=True))
+
+
+def _joint_input(seen: Sequence[ActorInput], spaces: Sequence[ActionSpace]) -> ActorInput:
+    """What all agents see, side by side; an episode is over when it is for all."""
+    observation = np.concatenate([each.observation for each in seen], axis=1)
+    mask = _joint_mask([each.action_mask for each in seen], spaces)
+    return ActorInput(observation, mask, np.all([each.ended for each in seen], axis=0))
 
 
 def _joint_mask(masks: Sequence[np.ndarray | None], spaces: Sequence[ActionSpace]) -> np.ndarray | None:

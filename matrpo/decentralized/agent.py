@@ -18,14 +18,13 @@ from matrpo.errors import ConfigError
 from matrpo.networks.critic import Critic
 from matrpo.networks.joint_policy import JointPolicy
 from matrpo.networks.linearized_policy import LinearizedPolicy
-from matrpo.networks.mlp import set_flat_parameters
 from matrpo.networks.state import load_module, load_optimizer, module_tensors, optimizer_tensors, to_arrays, to_tensors
 from matrpo.sampling.acting import Actor
 from matrpo.sampling.draws import Draws
 from matrpo.sampling.rollout import Rollout
 from matrpo.settings.config import Config
 from matrpo.spaces import TaskSpec
-from matrpo.trust_region.line_search import backtrack
+from matrpo.trust_region.line_search import Reached, line_search
 from matrpo.trust_region.solvers import Solver, make_solver
 from matrpo.trust_region.step_rule import make_step_rule
 
@@ -76,7 +75,7 @@ class Agent:
             rollout.add_outcome(step, first)
         rollout.add_observation(step, self._actor.state, first)
         generator = self._draws.of(rollout.t(first) - 1)
-        return self._actor.act(step.observation, step.action_mask, step.ended, generator, False, first)
+        return self._actor.act(step.seen, generator, False, first)
 
     def discard_rollout(self) -> None:
         """Forget the samples of an iteration that is thrown away, and what was remembered of its episodes.
@@ -142,29 +141,28 @@ class Agent:
             "jacobian_products": update.model.jacobian_products,
         }
         del update  # The largest arrays of an iteration: what follows has room in their place.
-        config, rollout, parameters = self.config, self._rollout, list(self.policy.parameters())
+        config, rollout = self.config, self._rollout
         samples = (rollout.observations, rollout.action_masks, rollout.sequences)
         old = self.policy.distribution(*samples)
         log_probs = old.log_prob(rollout.joint_actions)
         old_log_prob = log_probs.sum(1)
-        reached = {"kl": 0.0, "surrogate": 0.0}
 
-        def fits(fraction: float) -> bool:
-            set_flat_parameters(parameters, before + fraction * change)
+        def evaluate() -> tuple[float, float]:
             new = self.policy.distribution(*samples)
             kl = float(old.kl_to(new).sum(1).mean())
             log_ratio = new.log_prob(rollout.joint_actions).sum(1) - old_log_prob
-            reached.update(kl=kl, surrogate=float((log_ratio.exp() * advantages).mean()))
-            return kl <= config.backtrack_kl * config.kl_step
+            return kl, float((log_ratio.exp() * advantages).mean())
 
-        fraction = backtrack(fits, config.backtrack_limit, config.backtrack_factor)
-        if not fraction:
-            set_flat_parameters(parameters, before)
-            reached.update(kl=0.0, surrogate=0.0)
+        def accepts(tried: Reached) -> bool:
+            return tried.kl <= config.backtrack_kl * config.kl_step
+
+        search, parameters = (config.backtrack_limit, config.backtrack_factor), list(self.policy.parameters())
+        reached = line_search(parameters, before, change, evaluate, accepts, *search)
         own = self.policy.own_head(*samples)
         return {
-            **reached,
-            "step_fraction": fraction,
+            "kl": reached.kl,
+            "surrogate": reached.surrogate,
+            "step_fraction": reached.fraction,
             "entropy": float(own.entropy().mean()),
             "advantage_std": float(advantages.std()),
             "model_nll": self._of_others(-log_probs),

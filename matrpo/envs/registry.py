@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from importlib import import_module
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from matrpo.envs.family import Family, Task
 from matrpo.envs.vector_env import VectorEnv
-from matrpo.errors import ConfigError
+from matrpo.errors import ConfigError, closest
 from matrpo.spaces import TaskSpec
 
 FILE = "file"
@@ -116,8 +115,8 @@ def _find(name: str) -> tuple[Family, Task]:
     if key in _FAMILIES and (task := _family(key).find(name)):
         return _family(key), task
     names = [task.name for family in families().values() for task in family.tasks]
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.55)
-    hint = f"did you mean {close[0]!r}?" if close else "`matrpo list tasks` names them all"
+    close = closest(name, names, cutoff=0.55)
+    hint = f"did you mean {close!r}?" if close else "`matrpo list tasks` names them all"
     raise ConfigError(f"unknown task {name!r} for 'task': {hint}")
 
 

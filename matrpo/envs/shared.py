@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from matrpo.envs.reward_scale import RewardScale
-from matrpo.envs.vector_env import VectorEnv, VectorStep
+from matrpo.envs.vector_env import ActorInput, VectorEnv, VectorStep
 
 
 @dataclass
@@ -50,6 +50,11 @@ class AgentStep:
         """(B,) bool, the episode before `observation` is over for the agent: it need remember nothing of it."""
         ended: np.ndarray = self.terminated | self.truncated
         return ended
+
+    @property
+    def seen(self) -> ActorInput:
+        """What the agent's policy acts on next."""
+        return ActorInput(self.observation, self.action_mask, self.ended)
 
 
 class SharedEnvironment:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
-from matrpo.errors import ConfigError
+from matrpo.errors import ConfigError, closest
 
 
 def unknown_task(family: str, name: str, known: Iterable[str]) -> ConfigError:
@@ -17,8 +16,6 @@ def unknown_task(family: str, name: str, known: Iterable[str]) -> ConfigError:
         known: what may follow it.
     """
     lowered = {task.lower(): task for task in known}
-    close = difflib.get_close_matches(name.lower(), lowered, n=1)
-    hint = (
-        f"did you mean {family + lowered[close[0]]!r}?" if close else "expected one of " + ", ".join(lowered.values())
-    )
+    close = closest(name.lower(), lowered)
+    hint = f"did you mean {family + lowered[close]!r}?" if close else "expected one of " + ", ".join(lowered.values())
     return ConfigError(f"unknown task {family + name!r} for 'task': {hint}")

@@ -12,6 +12,21 @@ from matrpo.errors import ConfigError
 from matrpo.spaces import Discrete, TaskSpec
 
 
+@dataclass(frozen=True)
+class ActorInput:
+    """What a policy acts on in b environments.
+
+    Attributes:
+        observation: (b, O) float32.
+        action_mask: (b, n) booleans, the actions that are allowed; None if all are.
+        ended: (b,) booleans, where the observation does not continue the episode before: nothing is remembered of it.
+    """
+
+    observation: np.ndarray
+    action_mask: np.ndarray | None
+    ended: np.ndarray
+
+
 @dataclass
 class VectorStep:
     """What one step of all B environments produced.
@@ -111,6 +126,16 @@ class VectorEnv(ABC):
     def action_masks(self) -> list[np.ndarray | None]:
         """For each agent its allowed actions in the current state, (B, n) bool; None if all always are."""
         return [None] * self.spec.num_agents
+
+    def actor_inputs(self, observations: list[np.ndarray], ended: np.ndarray) -> list[ActorInput]:
+        """What each agent's policy acts on now.
+
+        Args:
+            observations: the current ones.
+            ended: (B, N) booleans, agents whose episode before is over.
+        """
+        columns = np.ascontiguousarray(ended.T)
+        return [ActorInput(*parts) for parts in zip(observations, self.action_masks(), columns, strict=True)]
 
     def state_dict(self) -> dict[str, np.ndarray] | None:
         """All that the future depends on besides the constructor's arguments; None if it cannot be saved."""

@@ -12,7 +12,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from matrpo.runs.process_directory import StorageError
+from matrpo.runs.storage import storing
 
 
 class EventFile:
@@ -46,9 +46,7 @@ class EventFile:
         for event in events:
             event.wall_time = time.time()
             writer.write(event.SerializeToString())
-        try:
+        with storing(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with open(self._path, "ab") as file:
                 file.write(buffer.getvalue())
-        except OSError as error:
-            raise StorageError(f"cannot write {self._path}: {error.strerror}") from error

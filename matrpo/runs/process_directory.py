@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,12 +14,9 @@ import safetensors
 import safetensors.numpy
 
 from matrpo.errors import ConfigError
+from matrpo.runs.storage import storing, write_crash_safely
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d{6,})\.json")
-
-
-class StorageError(RuntimeError):
-    """A file of the run could not be written. One line that names the file and the reason."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,7 @@ class ProcessDirectory:
         except (OSError, ValueError, TypeError, KeyError):
             raise ConfigError(f"{path} is damaged: it must hold the number of the process's last start") from None
         number = max(number + 1, at_least)
-        write_atomically(path, json.dumps({"incarnation": number, "run_id": run_id}).encode())
+        write_crash_safely(path, json.dumps({"incarnation": number, "run_id": run_id}).encode())
         return Incarnation(number, last_run == run_id)
 
     def log_metrics(self, metrics: Mapping[str, Any]) -> None:
@@ -86,12 +82,10 @@ class ProcessDirectory:
             StorageError: the disk is full or read-only.
         """
         line = json.dumps(_plain(metrics)) + "\n"
-        try:
+        with storing(self.metrics_path):
             self.path.mkdir(parents=True, exist_ok=True)
             with open(self.metrics_path, "a") as file:
                 file.write(line)
-        except OSError as error:
-            raise _storage_error(self.metrics_path, error) from error
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """All complete lines; empty if there are none."""
@@ -110,8 +104,8 @@ class ProcessDirectory:
         """
         stem = self._checkpoint(iteration)
         data = safetensors.numpy.save({name: np.array(array, order="C") for name, array in arrays.items()})
-        write_atomically(stem.with_suffix(".safetensors"), data)
-        write_atomically(stem.with_suffix(".json"), json.dumps({"iteration": iteration, **meta}).encode())
+        write_crash_safely(stem.with_suffix(".safetensors"), data)
+        write_crash_safely(stem.with_suffix(".json"), json.dumps({"iteration": iteration, **meta}).encode())
 
     def load_checkpoint(self, iteration: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The arrays and the meta data saved for `iteration`.
@@ -169,7 +163,7 @@ class ProcessDirectory:
                 self._delete(later)
         if self.metrics_path.exists():
             kept = [line for line in self.read_metrics() if line.get("iteration", 0) <= iteration]
-            write_atomically(self.metrics_path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+            write_crash_safely(self.metrics_path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def _checkpoint(self, iteration: int) -> Path:
         return self.path / f"checkpoint-{iteration:06d}"
@@ -204,33 +198,6 @@ class MetricsTail:
         return [line for line in map(_parse_line, data[:end].splitlines()) if line is not None]
 
 
-def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
-    """Write a file so that `path` holds either the old content or all of `data`, even after a power cut.
-
-    Args:
-        path: the file.
-        data: all of its content.
-        mode: who may read and write it, less what the umask forbids.
-
-    Raises:
-        StorageError: the disk is full or read-only.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)
-        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags | os.O_EXCL, mode)) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise _storage_error(path, error) from error
-        raise
-
-
 def _parse_line(line: bytes) -> dict[str, Any] | None:
     try:
         parsed = json.loads(line)
@@ -247,7 +214,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value
-
-
-def _storage_error(path: Path, error: OSError) -> StorageError:
-    return StorageError(f"cannot write {path}: {error.strerror or error}")

@@ -29,9 +29,8 @@ import yaml
 from matrpo.errors import ConfigError
 from matrpo.runs.environment_tail import EnvironmentTail
 from matrpo.runs.process_directory import ProcessDirectory as ProcessDirectory
-from matrpo.runs.process_directory import StorageError as StorageError
-from matrpo.runs.process_directory import write_atomically as write_atomically
 from matrpo.runs.run_config import run_config
+from matrpo.runs.storage import StorageError, write_crash_safely
 from matrpo.settings import algorithm_names
 from matrpo.settings.config import Config, DecentralizedConfig, RunConfig, load_file, resolve, to_dict
 from matrpo.spaces import TaskSpec
@@ -185,7 +184,7 @@ class RunDirectory:
         """
         header = "".join(f"# {name} {version}\n" for name, version in versions.items())
         text = header + yaml.safe_dump(to_dict(self.config), sort_keys=False)
-        write_atomically(self.path / "config.yaml", text.encode())
+        write_crash_safely(self.path / "config.yaml", text.encode())
 
     def latest_common_iteration(self) -> int:
         """The largest iteration whose checkpoint every process has; 0 if there is none."""
@@ -315,7 +314,7 @@ def _missing_parents(path: Path) -> list[Path]:
 
 
 def _probe(path: Path) -> None:
-    write_atomically(path, bytes(_PROBE_BYTES))
+    write_crash_safely(path, bytes(_PROBE_BYTES))
     path.unlink()
 
 

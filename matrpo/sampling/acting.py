@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from matrpo.envs.vector_env import ActorInput
 from matrpo.networks.distributions import MASKED
 from matrpo.networks.joint_policy import JointPolicy
 from matrpo.networks.mlp import MLP
@@ -26,24 +27,14 @@ class Actor:
         self.state = torch.zeros(num_envs, policy.network.state_size)
 
     @torch.no_grad()
-    def act(
-        self,
-        observation: np.ndarray,
-        action_mask: np.ndarray | None,
-        ended: np.ndarray,
-        generator: torch.Generator,
-        deterministic: bool,
-        first: int = 0,
-    ) -> np.ndarray:
+    def act(self, seen: ActorInput, generator: torch.Generator, deterministic: bool, first: int = 0) -> np.ndarray:
         """Choose actions, drawn or most probable, in b of the B environments that follow one another.
 
         The network is given B rows and as many actions are drawn, whatever b is: matrix products of other shapes may
         be rounded otherwise, and a generator's numbers differ when they are drawn in parts.
 
         Args:
-            observation: (b, observation size) float32.
-            action_mask: (b, n) booleans, or None if every action is available.
-            ended: (b,) booleans, where the observation does not continue the episode before: nothing is remembered.
+            seen: of these b environments.
             generator: what drawn actions are drawn from.
             deterministic: take the most probable action.
             first: the first of the b environments.
@@ -51,11 +42,11 @@ class Actor:
         Returns:
             (b, width of this agent's action), float32.
         """
-        rows = slice(first, first + len(observation))
-        inputs, starts = self._whole(observation, rows), self._whole(ended, rows)
+        rows = slice(first, first + len(seen.observation))
+        inputs, starts = self._whole(seen.observation, rows), self._whole(seen.ended, rows)
         outputs, states = self._policy.network.unroll(inputs.unsqueeze(0), starts.unsqueeze(0), self.state)
         self.state = self._merged(states[1], rows)
-        mask = None if action_mask is None else self._whole(action_mask, rows)
+        mask = None if seen.action_mask is None else self._whole(seen.action_mask, rows)
         head = self._policy.own_head_of(outputs[0], mask)
         actions = head.mode() if deterministic else head.sample(generator)
         chosen: np.ndarray = actions[rows, 0].numpy()
@@ -90,20 +81,11 @@ class Actors:
         self._policies = list(policies)
         self._teams = _alike(policies)
 
-    def act(
-        self,
-        observations: Sequence[np.ndarray],
-        action_masks: Sequence[np.ndarray | None],
-        ended: np.ndarray,
-        generator: torch.Generator,
-        deterministic: bool,
-    ) -> np.ndarray:
-        """Choose every agent's action; arguments as of `Actor.act`, one for each agent.
+    def act(self, seen: Sequence[ActorInput], generator: torch.Generator, deterministic: bool) -> np.ndarray:
+        """Choose every agent's action.
 
         Args:
-            observations: for each agent, (B, its size).
-            action_masks: for each agent, (B, n) or None.
-            ended: (B, N) booleans.
+            seen: by each agent, of all B environments.
             generator: what drawn actions are drawn from.
             deterministic: take the most probable actions.
 
@@ -113,25 +95,18 @@ class Actors:
         actions: dict[int, np.ndarray] = {}
         for team in self._teams:
             if len(team) > 1:
-                actions |= self._act_together(team, observations, action_masks, generator, deterministic)
-                continue
-            (q,) = team
-            over = np.ascontiguousarray(ended[:, q])
-            actions[q] = self.members[q].act(observations[q], action_masks[q], over, generator, deterministic)
+                actions |= self._act_together(team, seen, generator, deterministic)
+            else:
+                actions[team[0]] = self.members[team[0]].act(seen[team[0]], generator, deterministic)
         return np.concatenate([actions[q] for q in range(len(self.members))], axis=1)
 
     @torch.no_grad()
     def _act_together(
-        self,
-        team: Sequence[int],
-        observations: Sequence[np.ndarray],
-        action_masks: Sequence[np.ndarray | None],
-        generator: torch.Generator,
-        deterministic: bool,
+        self, team: Sequence[int], seen: Sequence[ActorInput], generator: torch.Generator, deterministic: bool
     ) -> dict[int, np.ndarray]:
         policies = [self._policies[q] for q in team]
-        outputs = own_outputs(policies, torch.from_numpy(np.stack([observations[q] for q in team])))
-        masks = [mask for q in team if (mask := action_masks[q]) is not None]
+        outputs = own_outputs(policies, torch.from_numpy(np.stack([seen[q].observation for q in team])))
+        masks = [mask for q in team if (mask := seen[q].action_mask) is not None]
         if masks:
             outputs = outputs.masked_fill(~torch.from_numpy(np.stack(masks)), MASKED)
         group = policies[0].groups[policies[0].own_group]

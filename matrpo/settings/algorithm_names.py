@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from matrpo.errors import ConfigError
+from matrpo.errors import ConfigError, did_you_mean
 from matrpo.settings.user_file import UserFile
 
 READ_BY_ALL = frozenset(
@@ -72,9 +71,7 @@ def check(name: str) -> None:
         ConfigError: there is none of that name, and it is no file.
     """
     if name not in ALGORITHMS and not _is_file(name):
-        close = difflib.get_close_matches(name, ALGORITHMS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        expected = ", ".join(ALGORITHMS)
+        expected, hint = ", ".join(ALGORITHMS), did_you_mean(name, ALGORITHMS)
         raise ConfigError(f"bad value {name!r} for 'algo': expected one of {expected}, or path/to/file.py:Class{hint}")
 
 

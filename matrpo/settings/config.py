@@ -7,7 +7,6 @@ preset, config file, command line.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import types
 import typing
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from typing import Any
 import yaml
 
 from matrpo.errors import ConfigError as ConfigError
+from matrpo.errors import did_you_mean
 from matrpo.settings import tuned
 from matrpo.settings.sections import (
     SECTIONS,
@@ -164,9 +164,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def _checked(key: Any, value: Any, origin: str) -> Any:
     if key not in FIELDS:
-        close = difflib.get_close_matches(str(key), FIELDS, n=1, cutoff=0.5)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(f"unknown setting {key!r} ({origin}){hint}")
+        raise ConfigError(f"unknown setting {key!r} ({origin}){did_you_mean(str(key), FIELDS, cutoff=0.5)}")
     converted = _convert(key, value, origin)
     _check_range(key, converted, origin)
     return converted
@@ -225,8 +223,7 @@ def _check_range(key: str, value: Any, origin: str) -> None:
     if limits["check"]:
         limits["check"](value)
     if limits["choices"] and value not in limits["choices"]:
-        close = difflib.get_close_matches(str(value), limits["choices"], n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(str(value), limits["choices"])
         raise _bad(key, value, "one of " + ", ".join(limits["choices"]), origin, hint)
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, str | bool | None):

@@ -1,16 +1,56 @@
-"""The backtracking line search of TRPO."""
+"""The backtracking line search of TRPO (Schulman et al., appendix C)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from matrpo.networks.mlp import set_flat_parameters
 
 
-def backtrack(fits: Callable[[float], bool], limit: int, factor: float) -> float:
-    """The largest of 1, factor, factor^2, ..., factor^limit that fits; 0 if none does.
+@dataclass(frozen=True)
+class Reached:
+    """A policy on the line, relative to the old one.
+
+    Attributes:
+        fraction: of the full step; 0 is the old policy.
+        kl: mean KL divergence from the old policy.
+        surrogate: estimated gain.
+    """
+
+    fraction: float
+    kl: float
+    surrogate: float
+
+
+@torch.no_grad()
+def line_search(
+    parameters: Sequence[Tensor],
+    before: Tensor,
+    change: Tensor,
+    evaluate: Callable[[], tuple[float, float]],
+    accepts: Callable[[Reached], bool],
+    limit: int,
+    factor: float,
+) -> Reached:
+    """Take the largest accepted fraction of a step among 1, factor, factor^2, ..., factor^limit, or none.
 
     Args:
-        fits: tries a fraction of the step, from the largest on.
+        parameters: the policy's; they are left at what is returned.
+        before: (P,), the old policy's.
+        change: (P,), the full step.
+        evaluate: KL divergence and surrogate of the policy as its parameters are now.
+        accepts: whether a policy is good enough.
         limit: how often the step is shortened.
         factor: what it is shortened by.
     """
-    return next((fraction for fraction in (factor**j for j in range(limit + 1)) if fits(fraction)), 0.0)
+    for fraction in (factor**j for j in range(limit + 1)):
+        set_flat_parameters(parameters, before + fraction * change)
+        reached = Reached(fraction, *evaluate())
+        if accepts(reached):
+            return reached
+    set_flat_parameters(parameters, before)
+    return Reached(0.0, 0.0, 0.0)

@@ -91,11 +91,11 @@ def test_forbidden_actions_are_neither_done_nor_counted(algo):
         assert line["entropy"] <= math.log(2) + 1e-5
     for _ in range(3):
         learning.iterate()
-    player = learning.algorithm.player(4)
+    actor = learning.algorithm.actor(4)
     env = learning.central.shared.env
     observations, ended = env.reset(), np.zeros((4, 2), dtype=bool)
     for deterministic in (True, False, True):
-        action = player.act(observations, env.action_masks(), ended, learning.algorithm.generator, deterministic)
+        action = actor.act(env.actor_inputs(observations, ended), learning.algorithm.generator, deterministic)
         observations = env.step(action).observations
 
 

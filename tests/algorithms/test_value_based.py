@@ -14,7 +14,7 @@ from matrpo.algorithms.shared.replay import Batch, Moment
 from matrpo.build import build_algorithm
 from matrpo.envs.central import CentralEnvironment
 from matrpo.envs.shared import SharedEnvironment
-from matrpo.envs.vector_env import VectorEnv, VectorStep
+from matrpo.envs.vector_env import ActorInput, VectorEnv, VectorStep
 from matrpo.errors import ConfigError
 from matrpo.settings.config import resolve
 from matrpo.spaces import Discrete, TaskSpec
@@ -218,9 +218,10 @@ def test_only_allowed_actions_are_taken_warming_up_exploring_and_deployed(tmp_pa
             algorithm.observe(step)
         report = algorithm.update(iteration)
     assert np.isfinite(report.trainer["critic_loss"])
-    player, generator = algorithm.player(4), torch.Generator().manual_seed(0)
+    actor, generator = algorithm.actor(4), torch.Generator().manual_seed(0)
     for deterministic in (True, False):
-        env.step(player.act(env.observe(), env.action_masks(), np.zeros((4, 2)), generator, deterministic))
+        seen = env.actor_inputs(env.observe(), np.zeros((4, 2), dtype=bool))
+        env.step(actor.act(seen, generator, deterministic))
     batch = algorithm.replay.sample(2000, 2, 0.9, generator)
     times, later = batch.now.state[:, 0].long(), batch.later.state[:, 0].long()
     for q, n in enumerate((3, 2)):
@@ -248,10 +249,11 @@ def test_epsilon_falls_linearly_after_the_warm_up():
 
 def test_exploration_strays_with_probability_epsilon():
     _, algorithm = build("had3qn", epsilon=0.3)
-    observations = [torch.zeros(20_000, 2), torch.zeros(20_000, 3)]
+    goes_on = np.zeros(20_000, dtype=bool)
+    seen = [ActorInput(np.zeros((20_000, size), np.float32), None, goes_on) for size in (2, 3)]
     generator = torch.Generator().manual_seed(0)
-    best = algorithm.choose(observations, [None, None], generator, explore=False)
-    tried = algorithm.choose(observations, [None, None], generator, explore=True)
+    best = algorithm.choose(seen, generator, explore=False)
+    tried = algorithm.choose(seen, generator, explore=True)
     for a, b, n in zip(best, tried, (3, 2), strict=True):
         assert float((a != b).float().mean()) == pytest.approx(0.3 * (n - 1) / n, abs=0.01)
 

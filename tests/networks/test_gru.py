@@ -5,6 +5,7 @@ import torch
 
 import matrpo.networks.linearized_policy
 from dense import MIXED, dense_hessian, dense_jacobian, draw_samples, make_policy, make_spec
+from matrpo.envs.vector_env import ActorInput
 from matrpo.networks.gru import GRU, LinearizedGRU
 from matrpo.networks.linearized_policy import LinearizedPolicy
 from matrpo.networks.sequences import Sequences
@@ -113,10 +114,10 @@ def test_an_actor_forgets_an_episode_that_ended_and_nothing_else():
     first, second = (_random(2, 3, seed=seed).float().numpy() for seed in (1, 2))
     goes_on = torch.tensor([False, True]).numpy()
     actor, fresh = Actor(policy, 2), Actor(policy, 2)
-    actor.act(first, None, goes_on, generator, deterministic=True)
+    actor.act(ActorInput(first, None, goes_on), generator, deterministic=True)
     remembered = actor.state
-    actor.act(second, None, goes_on, generator, deterministic=True)
-    fresh.act(second, None, goes_on, generator, deterministic=True)
+    actor.act(ActorInput(second, None, goes_on), generator, deterministic=True)
+    fresh.act(ActorInput(second, None, goes_on), generator, deterministic=True)
     assert not torch.allclose(actor.state[0], fresh.state[0])
     assert torch.equal(actor.state[1], fresh.state[1])
     assert remembered.shape == (2, policy.network.state_size)

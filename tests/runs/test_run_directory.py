@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from matrpo.errors import ConfigError
-from matrpo.runs.process_directory import Incarnation, MetricsTail, ProcessDirectory, StorageError
+from matrpo.runs.process_directory import Incarnation, MetricsTail, ProcessDirectory
 from matrpo.runs.run_config import run_config
 from matrpo.runs.run_directory import ResumePoint, RunDirectory, identity
+from matrpo.runs.storage import StorageError
 from matrpo.settings.config import Config, resolve
 from matrpo.spaces import Discrete, TaskSpec
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from matrpo.envs.vector_env import ActorInput
 from matrpo.networks.joint_policy import JointPolicy
 from matrpo.sampling.acting import Actor, Actors, own_outputs
 from matrpo.settings.sections import NetworkSettings
@@ -44,14 +45,10 @@ def seen(name: str) -> list[np.ndarray]:
 @pytest.mark.parametrize("name", TEAMS)
 def test_the_most_probable_actions_are_those_of_each_alone(name):
     policies, observations = TEAMS[name], seen(name)
-    ended = np.zeros((B, len(policies)), dtype=bool)
-    generator = torch.Generator()
-    masks = [None] * len(policies)
-    together = Actors(policies, B).act(observations, masks, ended, generator, deterministic=True)
-    alone = [
-        Actor(p, B).act(observation, None, ended[:, 0], generator, deterministic=True)
-        for p, observation in zip(policies, observations, strict=True)
-    ]
+    generator, goes_on = torch.Generator(), np.zeros(B, dtype=bool)
+    inputs = [ActorInput(observation, None, goes_on) for observation in observations]
+    together = Actors(policies, B).act(inputs, generator, deterministic=True)
+    alone = [Actor(p, B).act(own, generator, deterministic=True) for p, own in zip(policies, inputs, strict=True)]
     assert together == pytest.approx(np.concatenate(alone, axis=1), abs=1e-5)
 
 
@@ -69,9 +66,8 @@ def test_actions_are_drawn_from_the_same_distributions_and_masks_hold():
     rows = np.repeat([observation[:1] for observation in seen("alike")], 20_000, axis=1)
     masks = [np.ones((20_000, 5), dtype=bool) for _ in policies]
     masks[1][:, 2:] = False
-    ended = np.zeros((20_000, 3), dtype=bool)
-    actors = Actors(policies, 20_000)
-    drawn = actors.act(list(rows), masks, ended, torch.Generator().manual_seed(0), deterministic=False)
+    inputs = [ActorInput(*parts, np.zeros(20_000, dtype=bool)) for parts in zip(rows, masks, strict=True)]
+    drawn = Actors(policies, 20_000).act(inputs, torch.Generator().manual_seed(0), deterministic=False)
     assert drawn[:, 1].max() < 2
     for q, p in enumerate(policies):
         with torch.no_grad():

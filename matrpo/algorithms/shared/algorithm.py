@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from matrpo.envs.central import CentralStep
+from matrpo.envs.vector_env import ActorInput
 from matrpo.networks.state import to_tensors
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings import algorithm_names
@@ -20,17 +21,10 @@ from matrpo.settings.config import Config
 from matrpo.spaces import TaskSpec
 
 
-class Player(Protocol):
-    """Who acts for all agents in B environments; it may remember what happened in them."""
+class JointActor(Protocol):
+    """The deployed policies of all agents, which act in B environments and may remember what happened in them."""
 
-    def act(
-        self,
-        observations: Sequence[np.ndarray],
-        action_masks: Sequence[np.ndarray | None],
-        ended: np.ndarray,
-        generator: torch.Generator,
-        deterministic: bool,
-    ) -> np.ndarray:
+    def act(self, seen: Sequence[ActorInput], generator: torch.Generator, deterministic: bool) -> np.ndarray:
         """As `acting.Actors.act`."""
 
 
@@ -126,7 +120,7 @@ class Algorithm(ABC):
         """Learn from what was observed; iterations count from 1."""
 
     @abstractmethod
-    def player(self, num_envs: int) -> Player:
+    def actor(self, num_envs: int) -> JointActor:
         """The agents as they are deployed."""
 
     @abstractmethod

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from matrpo.algorithms.shared.off_policy import Masks, OffPolicy
+from matrpo.algorithms.shared.off_policy import OffPolicy, observations_of
 from matrpo.algorithms.shared.replay import Batch, Moment
+from matrpo.envs.vector_env import ActorInput
 from matrpo.errors import ConfigError
 from matrpo.networks.mlp import MLP
 from matrpo.networks.optimizer import make_adam
@@ -122,16 +123,10 @@ class DeterministicGradient(OffPolicy):
         ]
 
     @torch.no_grad()
-    def choose(
-        self,
-        observations: Sequence[Tensor],
-        masks: Masks,  # noqa: ARG002
-        generator: torch.Generator,
-        explore: bool,
-    ) -> list[Tensor]:
+    def choose(self, seen: Sequence[ActorInput], generator: torch.Generator, explore: bool) -> list[Tensor]:
         """What the policies do; exploring, with Gaussian noise on continuous actions and Gumbel noise on choices."""
         chosen = []
-        for space, actor, observation in zip(self.spec.action_spaces, self.actors, observations, strict=True):
+        for space, actor, observation in zip(self.spec.action_spaces, self.actors, observations_of(seen), strict=True):
             actions = actor(observation, generator if explore else None)
             if isinstance(space, Discrete):
                 actions = actions.argmax(-1, keepdim=True).float()

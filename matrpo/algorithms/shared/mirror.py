@@ -17,10 +17,9 @@ from torch import Tensor
 from matrpo.algorithms.shared.learner import Learner, Samples, ascend
 from matrpo.networks.distributions import Head
 from matrpo.networks.linearized_policy import LinearizedPolicy
-from matrpo.networks.mlp import set_flat_parameters
 from matrpo.networks.sequences import random_parts
 from matrpo.settings.config import Config
-from matrpo.trust_region.line_search import backtrack
+from matrpo.trust_region.line_search import Reached, line_search
 from matrpo.trust_region.solvers import make_solver
 from matrpo.trust_region.step_rule import StepRule
 
@@ -190,25 +189,23 @@ class KLBall:
         solver = make_solver(model, StepRule(kl_step, penalty=0.0), config)
         gains = (weights * states).expand(model.num_agents, -1)
         promised = float((solver.solve(gains) * gains).sum(0).mean())
-        parameters, old = list(policy.parameters()), samples.head(policy)
+        old = samples.head(policy)
         old_log_prob = samples.log_prob(old)
-        surrogate = 0.0
 
-        def fits(fraction: float) -> bool:
-            nonlocal surrogate
-            set_flat_parameters(parameters, model.parameters + fraction * solver.x)
+        def evaluate() -> tuple[float, float]:
             new = samples.head(policy)
             kl = float((old.kl_to(new).squeeze(1) * states).mean())
-            surrogate = float((((samples.log_prob(new) - old_log_prob).exp() - 1.0) * weights * states).mean())
-            enough = config.accept_ratio * fraction * promised
-            return kl <= config.backtrack_kl * kl_step and surrogate > enough
+            ratio = (samples.log_prob(new) - old_log_prob).exp()
+            return kl, float(((ratio - 1.0) * weights * states).mean())
 
-        with torch.no_grad():
-            fraction = backtrack(fits, config.backtrack_limit, config.backtrack_factor)
-        if not fraction:
-            set_flat_parameters(parameters, model.parameters)
-            surrogate = 0.0
-        return {"surrogate": surrogate, "step_fraction": fraction, "fisher_products": model.fisher_products}
+        def accepts(tried: Reached) -> bool:
+            enough = config.accept_ratio * tried.fraction * promised
+            return tried.kl <= config.backtrack_kl * kl_step and tried.surrogate > enough
+
+        search, parameters = (config.backtrack_limit, config.backtrack_factor), list(policy.parameters())
+        reached = line_search(parameters, model.parameters, solver.x, evaluate, accepts, *search)
+        products = model.fisher_products
+        return {"surrogate": reached.surrogate, "step_fraction": reached.fraction, "fisher_products": products}
 
 
 class OnPolicyTrajectories:

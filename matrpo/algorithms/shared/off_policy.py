@@ -14,13 +14,12 @@ from torch import Tensor, nn
 from matrpo.algorithms.shared.algorithm import Algorithm, LearnerState, UpdateReport
 from matrpo.algorithms.shared.replay import Batch, Layout, Replay
 from matrpo.envs.central import CentralStep
+from matrpo.envs.vector_env import ActorInput
 from matrpo.errors import ConfigError
 from matrpo.networks.critic import ValueLoss
 from matrpo.networks.state import load_module, load_optimizer, module_tensors, optimizer_tensors, under
 from matrpo.settings.config import Config
 from matrpo.spaces import ActionSpace, Discrete, TaskSpec
-
-Masks = Sequence[Tensor | None]
 
 
 class OffPolicy(Algorithm):
@@ -63,14 +62,11 @@ class OffPolicy(Algorithm):
         self._reward_scale = 1.0
 
     @abstractmethod
-    def choose(
-        self, observations: Sequence[Tensor], masks: Masks, generator: torch.Generator, explore: bool
-    ) -> list[Tensor]:
+    def choose(self, seen: Sequence[ActorInput], generator: torch.Generator, explore: bool) -> list[Tensor]:
         """Each agent's actions, (B, width), without gradients.
 
         Args:
-            observations: for each agent, (B, O_q).
-            masks: for each agent its allowed actions, (B, n) booleans, or None.
+            seen: by each agent.
             generator: source of what is random in it.
             explore: whether to explore, or to do what is thought best.
         """
@@ -110,12 +106,11 @@ class OffPolicy(Algorithm):
         if first and step.states[0].truncated.all():  # the environment was reset; otherwise a run goes on
             self.replay.begin(self._layout.moments(step))
         self._before = step
-        observations = [torch.from_numpy(seen.observation) for seen in step.agents]
-        masks = [None if seen.action_mask is None else torch.from_numpy(seen.action_mask) for seen in step.agents]
+        seen = [agent.seen for agent in step.agents]
         if self._steps < self.config.warmup_steps:
-            pairs = zip(self.spec.action_spaces, masks, strict=True)
-            return _joint([random_actions(*pair, len(observations[0]), self.generator) for pair in pairs])
-        return _joint(self.choose(observations, masks, self.generator, explore=True))
+            count, pairs = len(seen[0].observation), zip(self.spec.action_spaces, masks_of(seen), strict=True)
+            return _joint([random_actions(*pair, count, self.generator) for pair in pairs])
+        return _joint(self.choose(seen, self.generator, explore=True))
 
     def observe(self, step: CentralStep) -> None:
         """Store what the last actions brought about."""
@@ -164,9 +159,9 @@ class OffPolicy(Algorithm):
             for slow, fast in zip(target.parameters(), network.parameters(), strict=True):
                 slow.lerp_(fast, self.config.polyak)
 
-    def player(self, num_envs: int) -> _Player:  # noqa: ARG002
+    def actor(self, num_envs: int) -> _Actors:  # noqa: ARG002
         """The agents, each with its own network and observations."""
-        return _Player(self)
+        return _Actors(self)
 
     def state_dict(self) -> LearnerState:
         """Networks, optimisers, counters and the generator's state; what the buffer holds is in its file."""
@@ -197,24 +192,26 @@ class OffPolicy(Algorithm):
         self._reward_scale = float(state.trainer["reward_scale"])
 
 
-class _Player:
+class _Actors:
     """The agents as they are deployed."""
 
     def __init__(self, algorithm: OffPolicy) -> None:
         self._algorithm = algorithm
 
-    def act(
-        self,
-        observations: Sequence[np.ndarray],
-        action_masks: Sequence[np.ndarray | None],
-        ended: np.ndarray,  # noqa: ARG002
-        generator: torch.Generator,
-        deterministic: bool,
-    ) -> np.ndarray:
+    def act(self, seen: Sequence[ActorInput], generator: torch.Generator, deterministic: bool) -> np.ndarray:
         """As `acting.Actors.act`; what is not deterministic explores as in training."""
-        seen = [torch.from_numpy(np.ascontiguousarray(observation)) for observation in observations]
-        masks = [None if mask is None else torch.from_numpy(np.ascontiguousarray(mask)) for mask in action_masks]
-        return _joint(self._algorithm.choose(seen, masks, generator, explore=not deterministic))
+        return _joint(self._algorithm.choose(seen, generator, explore=not deterministic))
+
+
+def observations_of(seen: Sequence[ActorInput]) -> list[Tensor]:
+    """Each agent's observations, (B, O_q)."""
+    return [torch.from_numpy(np.ascontiguousarray(each.observation)) for each in seen]
+
+
+def masks_of(seen: Sequence[ActorInput]) -> list[Tensor | None]:
+    """Each agent's allowed actions, (B, n), or None."""
+    masks = [each.action_mask for each in seen]
+    return [None if mask is None else torch.from_numpy(np.ascontiguousarray(mask)) for mask in masks]
 
 
 def random_actions(space: ActionSpace, mask: Tensor | None, count: int, generator: torch.Generator) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from matrpo.algorithms.shared import instruments
-from matrpo.algorithms.shared.algorithm import Algorithm, LearnerState, Player, UpdateReport
+from matrpo.algorithms.shared.algorithm import Algorithm, JointActor, LearnerState, UpdateReport
 from matrpo.algorithms.shared.learner import Learner, Samples
 from matrpo.envs.central import CentralStep
 from matrpo.envs.shared import AgentStep
@@ -107,9 +107,7 @@ class OnPolicy(Algorithm):
         if self._views is not self._rollouts:
             for view, seen in zip(self._views, self.seen_by_critics(step), strict=True):
                 view.add_observation(seen, self._actors.members[0].state)
-        ended = np.stack([seen.ended for seen in step.agents], axis=1)
-        observations, masks = zip(*((seen.observation, seen.action_mask) for seen in step.agents), strict=True)
-        return self._actors.act(observations, masks, ended, self.generator, deterministic=False)
+        return self._actors.act([agent.seen for agent in step.agents], self.generator, deterministic=False)
 
     def observe(self, step: CentralStep) -> None:
         """Record what the last actions brought about."""
@@ -154,7 +152,7 @@ class OnPolicy(Algorithm):
             for change in instruments.changes(before, after, part.actions.unsqueeze(1), part.alive.unsqueeze(1))
         ]
 
-    def player(self, num_envs: int) -> Player:
+    def actor(self, num_envs: int) -> JointActor:
         """The agents, each with its own policy and observations."""
         return Actors(self.policies, num_envs)
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from matrpo.envs.central import CentralStep
 from matrpo.errors import ConfigError
-from matrpo.runs.process_directory import StorageError
+from matrpo.runs.storage import storing
 from matrpo.spaces import Discrete, TaskSpec
 
 _GOES_ON, _TERMINATED, _TRUNCATED, _NOTHING_DONE = range(4)
@@ -268,13 +268,11 @@ class Replay:
 
     def _create(self, size: int) -> None:
         """An empty file: it takes up space as it fills."""
-        try:
+        with storing(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with open(self._path, "wb") as file:
                 file.truncate(size)
                 os.posix_fallocate(file.fileno(), 0, self._slots * self._num_envs * 2 * _FLOAT.itemsize)
-        except OSError as error:
-            raise StorageError(f"cannot write {self._path}: {error.strerror}") from error
 
     def _reserve(self) -> None:
         """Take up space for the next entries: writing to a mapped file when the disk is full would end the process."""
@@ -284,9 +282,6 @@ class Replay:
         slot_bytes = self._num_envs * self._layout.size * _FLOAT.itemsize
         wanted = min(wanted + _BYTES_RESERVED // slot_bytes, self._slots)
         offset = self._slots * self._num_envs * 2 * _FLOAT.itemsize
-        try:
-            with open(self._path, "r+b") as file:
-                os.posix_fallocate(file.fileno(), offset, wanted * slot_bytes)
-        except OSError as error:
-            raise StorageError(f"cannot write {self._path}: {error.strerror}") from error
+        with storing(self._path), open(self._path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), offset, wanted * slot_bytes)
         self._reserved = wanted

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from matrpo.algorithms.shared.off_policy import Masks, OffPolicy, random_actions
+from matrpo.algorithms.shared.off_policy import OffPolicy, masks_of, observations_of, random_actions
+from matrpo.envs.vector_env import ActorInput
 from matrpo.errors import ConfigError
 from matrpo.networks.distributions import MASKED
 from matrpo.settings.config import Config
@@ -44,14 +45,10 @@ class ValueBased(OffPolicy):
         return 1.0 + (config.epsilon - 1.0) * min(max(passed, 0.0), 1.0)
 
     @torch.no_grad()
-    def choose(
-        self, observations: Sequence[Tensor], masks: Masks, generator: torch.Generator, explore: bool
-    ) -> list[Tensor]:
+    def choose(self, seen: Sequence[ActorInput], generator: torch.Generator, explore: bool) -> list[Tensor]:
         """The best allowed actions; exploring, with probability epsilon a random one in an action's place."""
-        chosen = []
-        for space, values, mask in zip(
-            self.spec.action_spaces, self.utilities(self.actors, observations), masks, strict=True
-        ):
+        chosen, utilities = [], self.utilities(self.actors, observations_of(seen))
+        for space, values, mask in zip(self.spec.action_spaces, utilities, masks_of(seen), strict=True):
             actions = greedy(values, mask)
             if explore:
                 strays = torch.rand(len(actions), 1, generator=generator) < self.epsilon

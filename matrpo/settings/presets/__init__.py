@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from matrpo.errors import ConfigError
+from matrpo.errors import ConfigError, did_you_mean
 
 FOLDER = Path(__file__).parent
 
@@ -28,9 +27,8 @@ def load(name: str, task: str, agents: int) -> dict[str, Any]:
         ConfigError: there is no such preset, or it has nothing for the task.
     """
     if name not in names():
-        close = difflib.get_close_matches(name, names(), n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(f"unknown preset {name!r} (--preset): expected one of {', '.join(names())}{hint}")
+        known = ", ".join(names())
+        raise ConfigError(f"unknown preset {name!r} (--preset): expected one of {known}{did_you_mean(name, names())}")
     content = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
     by_agents = content["tasks"].get(task)
     if by_agents is None:

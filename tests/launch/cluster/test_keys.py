@@ -14,8 +14,8 @@ from matrpo.launch.cluster.key_making import equip, everyone, rotate
 from matrpo.launch.cluster.keyring import PLAIN, Keyring
 from matrpo.launch.cluster.keys import KeyPair, is_public_key, key_path, load_pair, store_secrets
 from matrpo.launch.processes.supervisor import make_cluster
-from matrpo.runs.process_directory import StorageError
 from matrpo.runs.run_directory import RunDirectory
+from matrpo.runs.storage import StorageError
 from matrpo.settings.config import Config
 from matrpo.topology import make_graph
 

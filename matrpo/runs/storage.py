@@ -1,0 +1,62 @@
+"""Writing files that are never seen half-written: merely replaced when complete, or crash-safe too."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class StorageError(RuntimeError):
+    """A file of the run could not be written. One line that names the file and the reason."""
+
+
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """What fails in here is told as a `StorageError` of `path`.
+
+    Raises:
+        StorageError: the disk is full or read-only.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def replaced_when_complete(path: Path) -> Iterator[Path]:
+    """The name to write a file under that takes the place of `path` afterwards, and is deleted if that fails.
+
+    Nobody sees half of the file, but a power cut may leave it empty.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.tmp")
+    try:
+        yield draft
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_crash_safely(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Write a file so that `path` holds either the old content or all of `data`, even after a power cut.
+
+    Args:
+        path: the file.
+        data: all of its content.
+        mode: who may read and write it, less what the umask forbids.
+
+    Raises:
+        StorageError: the disk is full or read-only.
+    """
+    with storing(path), replaced_when_complete(path) as draft:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.unlink(missing_ok=True)
+        with open(draft, "wb", opener=lambda name, flags: os.open(name, flags | os.O_EXCL, mode)) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
