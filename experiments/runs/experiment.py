@@ -99,7 +99,8 @@ class PlannedRun:
             raise ConfigError(f"run {self.path.name}: faults are for processes, {config.algo} trains in one")
         if self.faults:
             agents = resolve_num_agents(config.task, config.agents)
-            FaultScript.load(self.faults, build_graph(dataclasses.replace(config, agents=agents)))
+            graph = build_graph(dataclasses.replace(config, agents=agents))
+            FaultScript.load(self.faults, graph, config.env_servers)
 
 
 @dataclass(frozen=True)

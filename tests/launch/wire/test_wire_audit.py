@@ -62,7 +62,7 @@ def recording(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
     run = RunDirectory.create(tmp_path / "run", config, {})
     graph = make_graph("ring", N, 0)
     cluster = make_cluster(run, graph, tmp_path)
-    record.run_id, record.agents = cluster.run_id, set(cluster.endpoints)
+    record.run_id, record.agents = cluster.run_id, set(cluster.agents)
     record.most_activations = link_activations(graph, config)
     server = EnvironmentServer(cluster, run, dict)
     agents = [AgentProcess(cluster, run, agent, task_spec(config.task, N)) for agent in range(N)]
