@@ -48,7 +48,7 @@ def describe(run: RunDirectory) -> dict[str, list[dict[str, Any]]]:
     Raises:
         ConfigError: the run's files cannot be read.
     """
-    records = {name: read_record(directory) for name, directory in run.processes().items()}
+    records = {process.name: read_record(directory) for process, directory in run.processes().items()}
     lines = [run.agent(agent).read_metrics() for agent in range(run.num_agents)]
     return {"faults": fault_rows(records), "links": link_rows(lines)}
 

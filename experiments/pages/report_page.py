@@ -20,7 +20,7 @@ from matrpo.errors import ConfigError
 from matrpo.experiments.pages.plot import COLOURS, draw_curve
 from matrpo.launch.screen.picture import save_picture
 from matrpo.runs.process_directory import ProcessDirectory
-from matrpo.runs.run_directory import RunDirectory, is_server
+from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings import algorithm_names
 from matrpo.settings.config import FIELDS, to_dict
 from matrpo.settings.graph_settings import build_graph
@@ -169,7 +169,7 @@ def _names(runs: Sequence[RunDirectory]) -> list[str]:
 
 
 def _learners(run: RunDirectory) -> list[ProcessDirectory]:
-    return [directory for name, directory in run.processes().items() if not is_server(name)]
+    return [directory for process, directory in run.processes().items() if not process.is_server]
 
 
 def _metrics(run: RunDirectory) -> list[Lines]:

@@ -97,7 +97,7 @@ class PlannedRun:
         if self.faults and algorithm_names.is_central(config.algo):
             raise ConfigError(f"run {self.path.name}: faults are for processes, {config.algo} trains in one")
         if self.faults:
-            FaultScript.load(self.faults, build_graph(config))
+            FaultScript.load(self.faults, build_graph(config), config.env_servers)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy as np
 from matrpo.errors import ConfigError
 from matrpo.experiments.runs.experiment import PlannedRun
 from matrpo.launch.commands.versions import versions
-from matrpo.runs.run_directory import RunDirectory, is_server
+from matrpo.runs.run_directory import RunDirectory
 from matrpo.runs.storage import write_crash_safely
 from matrpo.settings.config import Config, resolve, to_dict
 
@@ -127,7 +127,7 @@ def _training_return(server: Sequence[Mapping[str, Any]]) -> float | None:
 
 def _diagnostics(directory: RunDirectory) -> dict[str, float | None]:
     """What `tables.diagnostics_table` shows of one run."""
-    learners = [process.read_metrics() for name, process in directory.processes().items() if not is_server(name)]
+    learners = [files.read_metrics() for process, files in directory.processes().items() if not process.is_server]
     everything = [line for lines in learners for line in lines]
     server = directory.environment_metrics()
     times = np.array([line["time"] for line in server])

@@ -6,7 +6,7 @@ import dataclasses
 import re
 import socket
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import yaml
 from matrpo.errors import ConfigError
 from matrpo.launch.cluster.keyring import PLAIN, Keyring, Security
 from matrpo.launch.cluster.keys import is_public_key, key_path, load_pair
-from matrpo.runs.run_directory import server_name
+from matrpo.runs.process_id import ProcessId, in_order_of_ports
 from matrpo.runs.storage import write_crash_safely
 from matrpo.topology import CommunicationGraph, TopologyError
 
@@ -32,37 +32,21 @@ _LONGEST_LOCAL = 113
 
 @dataclass(frozen=True)
 class PublicKeys:
-    """The public keys of all processes, in Z85: every agent's by id, and the environment server's."""
+    """The public keys of all processes, in Z85: every agent's by id, and the environment servers' common one."""
 
     agents: tuple[str, ...]
     environment: str
 
+    def of(self, process: ProcessId) -> str:
+        """The key of a process."""
+        return self.environment if process.is_server else self.agents[process.number]
 
-@dataclass(frozen=True)
-class Process:
-    """A process of a cluster.
-
-    Attributes:
-        endpoint: where it listens.
-        agent: its id; None for an environment server.
-        server: the number of an environment server.
-    """
-
-    endpoint: str
-    agent: int | None
-    server: int = 0
-
-    @property
-    def name(self) -> str:
-        """What users call it."""
-        return server_name(self.server) if self.agent is None else f"agent {self.agent}"
-
-    @property
-    def arguments(self) -> list[str]:
-        """What follows `matrpo` on the command line that starts it."""
-        if self.agent is not None:
-            return ["agent", "--id", str(self.agent)]
-        return ["env-server", *(["--id", str(self.server)] if self.server else [])]
+    def replace(self, process: ProcessId, public: str) -> PublicKeys:
+        """The same keys but for that of a process."""
+        if process.is_server:
+            return dataclasses.replace(self, environment=public)
+        agents = tuple(public if agent == process.number else key for agent, key in enumerate(self.agents))
+        return dataclasses.replace(self, agents=agents)
 
 
 @dataclass(frozen=True)
@@ -72,33 +56,33 @@ class Cluster:
     Attributes:
         run_id: marks every message; those of another run are refused.
         config: the run's config.yaml; its folder is the run directory.
-        environment: the environment server's endpoint; of several the first one's.
-        endpoints: every agent's endpoint, by id.
+        endpoints: where each process listens.
         graph: who talks to whom.
         keys: who is who over TCP; None if the run goes without.
         insecure: the user agreed to TCP without keys. Not in the file: it must be said by everyone.
-        more: the endpoints of further environment servers, which have the first one's key.
     """
 
     run_id: str
     config: Path
-    environment: str
-    endpoints: tuple[str, ...]
+    endpoints: Mapping[ProcessId, str]
     graph: CommunicationGraph
     keys: PublicKeys | None = None
     insecure: bool = False
-    more: tuple[str, ...] = ()
+
+    @property
+    def processes(self) -> list[ProcessId]:
+        """All processes: the environment servers, and the agents by id."""
+        return sorted(self.endpoints)
 
     @property
     def servers(self) -> tuple[str, ...]:
         """Every environment server's endpoint, by its number."""
-        return (self.environment, *self.more)
+        return tuple(self.endpoints[process] for process in self.processes if process.is_server)
 
     @property
-    def processes(self) -> list[Process]:
-        """All processes: the environment servers, and the agents by id."""
-        servers = [Process(endpoint, None, server) for server, endpoint in enumerate(self.servers)]
-        return [*servers, *(Process(endpoint, agent) for agent, endpoint in enumerate(self.endpoints))]
+    def agents(self) -> tuple[str, ...]:
+        """Every agent's endpoint, by its id."""
+        return tuple(self.endpoints[process] for process in self.processes if not process.is_server)
 
     @property
     def file(self) -> Path:
@@ -108,7 +92,7 @@ class Cluster:
     @property
     def uses_tcp(self) -> bool:
         """Whether any process listens on a network."""
-        return any(endpoint.startswith("tcp:") for endpoint in (*self.servers, *self.endpoints))
+        return any(endpoint.startswith("tcp:") for endpoint in self.endpoints.values())
 
     def save(self, path: Path) -> None:
         """Write the cluster file, beside config.yaml.
@@ -117,16 +101,16 @@ class Cluster:
             StorageError: the disk is full or read-only.
         """
         keys = self.keys
+        server, *more = self.servers
         agents = {
             agent: _entry(endpoint, keys.agents[agent] if keys else None)
             | {"neighbours": list(self.graph.neighbours(agent))}
-            for agent, endpoint in enumerate(self.endpoints)
+            for agent, endpoint in enumerate(self.agents)
         }
         content = {
             "run_id": self.run_id,
             "config": self.config.name,
-            "environment": _entry(self.environment, keys.environment if keys else None)
-            | ({"more": list(self.more)} if self.more else {}),
+            "environment": _entry(server, keys.environment if keys else None) | ({"more": more} if more else {}),
             "agents": agents,
         }
         write_crash_safely(path, yaml.safe_dump(content, sort_keys=False).encode())
@@ -148,30 +132,20 @@ class Cluster:
             optional = {"key", "more"} if name == "environment" else {"key"}
             if not isinstance(entry, dict) or set(entry) - optional != expected:
                 raise ConfigError(f"{path}: {name} needs {' and '.join(sorted(expected))}, a key, and nothing else")
-        server, *endpoints = [_endpoint(path, name, entry["endpoint"]) for name, entry in names.items()]
+        own = [_endpoint(path, name, entry["endpoint"]) for name, entry in names.items()]
         more = _more(path, content["environment"].get("more", []))
-        owners = {**dict(zip(names, (server, *endpoints), strict=True)), **more}
-        _check_distinct(path, "endpoint", owners)
+        _check_distinct(path, "endpoint", {**dict(zip(names, own, strict=True)), **more})
+        order = in_order_of_ports(len(agents), 1 + len(more))
         return cls(
             run_id=_text(path, "run_id", content["run_id"]),
             config=path.parent / _file_name(path, content["config"]),
-            environment=server,
-            endpoints=tuple(endpoints),
+            endpoints=dict(zip(order, (*own, *more.values()), strict=True)),
             graph=_graph(path, [entry["neighbours"] for entry in agents.values()]),
             keys=_public_keys(path, names),
-            more=tuple(more.values()),
         )
 
-    def with_key(self, agent: int | None, public: str) -> Cluster:
-        """The same cluster with another public key for an agent, or (None) for the environment server."""
-        assert self.keys is not None
-        if agent is None:
-            return dataclasses.replace(self, keys=dataclasses.replace(self.keys, environment=public))
-        agents = tuple(public if other == agent else key for other, key in enumerate(self.keys.agents))
-        return dataclasses.replace(self, keys=dataclasses.replace(self.keys, agents=agents))
-
-    def security(self, agent: int | None) -> Security | None:
-        """How an agent, or (None) the environment server, talks over TCP; None if it does not.
+    def security(self, process: ProcessId) -> Security | None:
+        """How a process talks over TCP; None if it does not.
 
         Raises:
             ConfigError: its secret key cannot be used, or there are no keys and nobody agreed to go without.
@@ -185,22 +159,30 @@ class Cluster:
                     "make them with `matrpo cluster init`, or add --insecure to go on without"
                 )
             return PLAIN
-        public = self.keys.environment if agent is None else self.keys.agents[agent]
-        pair = load_pair(key_path(self.file, agent), public, self.file)
+        pair = load_pair(key_path(self.file, process), self.keys.of(process), self.file)
         return Keyring(pair.public, pair.secret, self.keys.agents, self.keys.environment)
 
-    def check_hosts(self, agent: int | None) -> None:
+    def dials(self, process: ProcessId) -> list[ProcessId]:
+        """Whom a process connects to: an agent the environment servers, and of its neighbours those of higher ids."""
+        if process.is_server:
+            return []
+        servers = [other for other in self.processes if other.is_server]
+        neighbours = self.graph.neighbours(process.number)
+        return [*servers, *(ProcessId.agent(other) for other in neighbours if other > process.number)]
+
+    def dialled_by(self, process: ProcessId) -> list[ProcessId]:
+        """Who connects to a process."""
+        return [other for other in self.processes if process in self.dials(other)]
+
+    def check_hosts(self, process: ProcessId) -> None:
         """Check that the names of all hosts that a process dials are known.
 
         Raises:
             ConfigError: one is not.
         """
-        if agent is None:
-            return
-        dialled = {f"agent {other}": self.endpoints[other] for other in self.graph.neighbours(agent) if other > agent}
-        servers = {f"environment server {server}": endpoint for server, endpoint in enumerate(self.servers) if server}
-        for name, endpoint in {"the environment server": self.environment, **servers, **dialled}.items():
-            check_host(self.file, name, endpoint)
+        for other in self.dials(process):
+            name = "the environment server" if other == ProcessId.server() else other.name
+            check_host(self.file, name, self.endpoints[other])
 
 
 def check_host(path: Path, name: str, endpoint: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from matrpo.launch.cluster.cluster_file import Cluster, PublicKeys
 from matrpo.launch.cluster.keys import KeyPair, key_path, load_pair, store_secrets
+from matrpo.runs.process_id import ProcessId
 
 
 def equip(cluster: Cluster) -> Cluster:
@@ -15,15 +16,15 @@ def equip(cluster: Cluster) -> Cluster:
     Raises:
         StorageError: a file cannot be written.
     """
-    pairs = {agent: KeyPair.make() for agent in everyone(cluster)}
-    for agent, pair in pairs.items():
-        store_secrets(key_path(cluster.file, agent), [pair.secret])
-    agents = tuple(pairs[agent].public for agent in range(len(cluster.endpoints)))
-    return dataclasses.replace(cluster, keys=PublicKeys(agents, pairs[None].public))
+    pairs = {holder: KeyPair.make() for holder in key_holders(cluster)}
+    for holder, pair in pairs.items():
+        store_secrets(key_path(cluster.file, holder), [pair.secret])
+    server, *agents = [pair.public for pair in pairs.values()]
+    return dataclasses.replace(cluster, keys=PublicKeys(tuple(agents), server))
 
 
-def rotate(cluster: Cluster, agents: Sequence[int | None]) -> None:
-    """Give these agents, and the environment server (None), new keys, in their files and in the cluster file.
+def rotate(cluster: Cluster, holders: Sequence[ProcessId]) -> None:
+    """Give these holders of keys new ones, in their files and in the cluster file.
 
     However it is cut short, every secret key file fits the cluster file: until that is replaced, key files hold the
     new key and the old one.
@@ -33,18 +34,17 @@ def rotate(cluster: Cluster, agents: Sequence[int | None]) -> None:
         StorageError: a file cannot be written.
     """
     assert cluster.keys is not None
-    pairs = {agent: KeyPair.make() for agent in agents}
-    updated = cluster
-    for agent, pair in pairs.items():
-        path = key_path(cluster.file, agent)
-        public = cluster.keys.environment if agent is None else cluster.keys.agents[agent]
-        store_secrets(path, [pair.secret, load_pair(path, public, cluster.file).secret])
-        updated = updated.with_key(agent, pair.public)
-    updated.save(cluster.file)
-    for agent, pair in pairs.items():
-        store_secrets(key_path(cluster.file, agent), [pair.secret])
+    pairs = {holder: KeyPair.make() for holder in holders}
+    keys = cluster.keys
+    for holder, pair in pairs.items():
+        path = key_path(cluster.file, holder)
+        store_secrets(path, [pair.secret, load_pair(path, cluster.keys.of(holder), cluster.file).secret])
+        keys = keys.replace(holder, pair.public)
+    dataclasses.replace(cluster, keys=keys).save(cluster.file)
+    for holder, pair in pairs.items():
+        store_secrets(key_path(cluster.file, holder), [pair.secret])
 
 
-def everyone(cluster: Cluster) -> list[int | None]:
-    """All processes: the environment server (None), and the agents by id."""
-    return [None, *range(len(cluster.endpoints))]
+def key_holders(cluster: Cluster) -> list[ProcessId]:
+    """The processes that have a key of their own: the first environment server, which shares it, and the agents."""
+    return [process for process in cluster.processes if process == ProcessId.server() or not process.is_server]

@@ -14,6 +14,7 @@ from pathlib import Path
 import zmq
 
 from matrpo.errors import ConfigError
+from matrpo.runs.process_id import ProcessId
 from matrpo.runs.storage import storing, write_crash_safely
 
 FOLDER = "keys"
@@ -62,10 +63,9 @@ def is_public_key(value: object) -> bool:
     return len(value) == _LENGTH
 
 
-def key_path(cluster_file: Path, agent: int | None) -> Path:
-    """The secret key file of an agent, or (None) of the environment server."""
-    name = "env" if agent is None else f"agent-{agent:02d}"
-    return cluster_file.parent / FOLDER / f"{name}.key"
+def key_path(cluster_file: Path, process: ProcessId) -> Path:
+    """The secret key file of a process."""
+    return cluster_file.parent / FOLDER / f"{process.key}.key"
 
 
 def store_secrets(path: Path, secrets: list[str]) -> None:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from matrpo.errors import ConfigError
-from matrpo.launch.cluster.cluster_file import FILE_NAME, Cluster, Process, host_of, is_host, port_of
-from matrpo.launch.cluster.key_making import everyone, rotate
+from matrpo.launch.cluster.cluster_file import FILE_NAME, Cluster, host_of, is_host, port_of
+from matrpo.launch.cluster.key_making import key_holders, rotate
 from matrpo.launch.cluster.keys import key_path
 from matrpo.launch.commands.new_cluster import new_cluster, new_config, new_run_options, say
 from matrpo.launch.commands.options import SectionedCommand
 from matrpo.launch.commands.render import render
-from matrpo.launch.processes.process import name_of
 from matrpo.launch.processes.supervisor import local_ports
+from matrpo.runs.process_id import ProcessId, in_order_of_ports
 from matrpo.settings.config import RunConfig
 
 _PATH = click.Path(path_type=Path)
@@ -67,19 +67,19 @@ def init(hosts: tuple[str, ...], env_hosts: tuple[str, ...], out: Path | None, *
 def move(file: Path, hosts: tuple[str, ...]) -> int:
     """Move the processes of a run that is not running to other HOSTs: the environment server's, then every agent's.
 
-    Keys and ports stay as they are.
+    Those of further environment servers come last, as their ports do. Keys and ports stay as they are.
     """
     old = Cluster.load(file)
-    if old.more:
-        raise ConfigError(f"{file} has {len(old.servers)} environment servers: only runs with one can be moved")
-    before = [old.environment, *old.endpoints]
-    if len(hosts) != len(before):
-        raise ConfigError(f"{len(hosts)} hosts: {file} has {len(before)} processes, the environment server and agents")
+    moved = in_order_of_ports(len(old.agents), len(old.servers))
+    if len(hosts) != len(moved):
+        servers = "the environment server" if len(old.servers) == 1 else f"{len(old.servers)} environment servers"
+        raise ConfigError(f"{len(hosts)} hosts: {file} has {len(moved)} processes, {servers} and agents")
     if not old.uses_tcp:
         raise ConfigError(f"{file} is of a run on one machine; `matrpo cluster init` makes one for several")
     _check_hosts(hosts)
-    server, *agents = [f"tcp://{host}:{port_of(endpoint)}" for host, endpoint in zip(hosts, before, strict=True)]
-    dataclasses.replace(old, environment=server, endpoints=tuple(agents)).save(file)
+    homes = zip(moved, hosts, strict=True)
+    endpoints = {process: f"tcp://{host}:{port_of(old.endpoints[process])}" for process, host in homes}
+    dataclasses.replace(old, endpoints=endpoints).save(file)
     return 0
 
 
@@ -94,24 +94,26 @@ def rotate_keys(file: Path, agent: int | None, env: bool) -> int:
         raise ConfigError(f"{file} has no keys to exchange")
     if agent is not None and env:
         raise ConfigError("--id and --env: name one, or neither for all")
-    if agent is not None and not 0 <= agent < len(old.endpoints):
-        raise ConfigError(f"--id {agent}: {file} has the agents 0 to {len(old.endpoints) - 1}")
-    changed = [agent] if agent is not None else [None] if env else everyone(old)
-    rotate(old, changed)
-    say(f"new keys for {', '.join(name_of(one) for one in changed)}; copy to every machine:")
+    if agent is not None and not 0 <= agent < len(old.agents):
+        raise ConfigError(f"--id {agent}: {file} has the agents 0 to {len(old.agents) - 1}")
+    chosen = [ProcessId.agent(agent)] if agent is not None else [ProcessId.server()] if env else key_holders(old)
+    rotate(old, chosen)
+    changed = {one.key for one in chosen}
+    say(f"new keys for {', '.join(one.name for one in old.processes if one.key in changed)}; copy to every machine:")
     for host, processes in _machines(old).items():
-        files = [FILE_NAME, *dict.fromkeys(_key_name(one.agent) for one in processes if one.agent in changed)]
-        say(f"  {_copy(old, host, files)}")
-    affected = everyone(old) if None in changed else [None, agent, *old.graph.neighbours(agent or 0)]
-    if len(affected) > len(old.endpoints):
+        say(f"  {_copy(old, host, [FILE_NAME, *_key_names(one for one in processes if one.key in changed)])}")
+    servers = [one for one in old.processes if one.is_server]
+    neighbours = [ProcessId.agent(other) for other in old.graph.neighbours(agent or 0)]
+    affected = [*servers, *chosen, *neighbours] if agent is not None else old.processes
+    if len(affected) == len(old.processes):
         say("then restart all processes")
     else:
-        say(f"then restart {', '.join(name_of(one) for one in affected)}")
+        say(f"then restart {', '.join(one.name for one in affected)}")
     return 0
 
 
-def _endpoints(config: RunConfig, hosts: Sequence[str], env_hosts: Sequence[str]) -> list[str]:
-    """The environment server's endpoint, then every agent's, then those of further servers."""
+def _endpoints(config: RunConfig, hosts: Sequence[str], env_hosts: Sequence[str]) -> dict[ProcessId, str]:
+    """The endpoint of every process."""
     ports = local_ports(config.port, config.agents, config.env_servers)
     if ports[-1] > _LAST_PORT:
         raise ConfigError(f"ports {ports[0]} to {ports[-1]} are needed, but {_LAST_PORT} is the last: lower --port")
@@ -123,8 +125,9 @@ def _endpoints(config: RunConfig, hosts: Sequence[str], env_hosts: Sequence[str]
     if len(env_hosts) > config.env_servers:
         raise ConfigError(f"{len(env_hosts)} environment hosts are too many: 'env_servers' is {config.env_servers}")
     server, *more = _spread(env_hosts, config.env_servers)
-    homes = [server, *_spread(hosts, config.agents), *more]
-    return [f"tcp://{host}:{port}" for host, port in zip(homes, ports, strict=True)]
+    homes = zip([server, *_spread(hosts, config.agents), *more], ports, strict=True)
+    processes = in_order_of_ports(config.agents, config.env_servers)
+    return dict(zip(processes, (f"tcp://{host}:{port}" for host, port in homes), strict=True))
 
 
 def _spread(hosts: Sequence[str], processes: int) -> list[str]:
@@ -143,11 +146,11 @@ def _explain(made: Cluster) -> None:
     machines = _machines(made)
     say("copy to each machine what its processes need:")
     for host, processes in machines.items():
-        secret = [] if made.keys is None else dict.fromkeys(_key_name(one.agent) for one in processes)
+        secret = [] if made.keys is None else _key_names(processes)
         say(f"  {_copy(made, host, ['config.yaml', FILE_NAME, *secret])}")
     say("let the machines reach each other at these TCP ports:")
     for host, processes in machines.items():
-        ports = [str(port_of(one.endpoint)) for one in processes if _listens(made, one.agent)]
+        ports = [str(port_of(made.endpoints[one])) for one in processes if made.dialled_by(one)]
         say(f"  {host}: {', '.join(ports) or 'none'}")
     flag = " --insecure" if made.insecure else ""
     say("start all of them from here:")
@@ -158,22 +161,17 @@ def _explain(made: Cluster) -> None:
             say(f"  {host}: matrpo {' '.join(one.arguments)} --cluster {shlex.quote(str(made.file.absolute()))}{flag}")
 
 
-def _listens(of: Cluster, agent: int | None) -> bool:
-    """Whether anyone dials an agent, or (None) an environment server."""
-    return agent is None or any(other < agent for other in of.graph.neighbours(agent))
-
-
-def _machines(of: Cluster) -> dict[str, list[Process]]:
+def _machines(of: Cluster) -> dict[str, list[ProcessId]]:
     """The processes of each host."""
-    machines: dict[str, list[Process]] = {}
+    machines: dict[str, list[ProcessId]] = {}
     for one in of.processes:
-        machines.setdefault(host_of(one.endpoint), []).append(one)
+        machines.setdefault(host_of(of.endpoints[one]), []).append(one)
     return machines
 
 
-def _key_name(one: int | None) -> str:
-    path = key_path(Path(FILE_NAME), one)
-    return str(path)
+def _key_names(processes: Iterable[ProcessId]) -> list[str]:
+    """The key files of some processes, each once."""
+    return list(dict.fromkeys(str(key_path(Path(FILE_NAME), one)) for one in processes))
 
 
 def _copy(of: Cluster, host: str, files: Sequence[str]) -> str:

@@ -18,12 +18,13 @@ import zmq
 from matrpo.envs.registry import families
 from matrpo.errors import ConfigError
 from matrpo.film import check_film_name
-from matrpo.launch.cluster.cluster_file import Cluster, Process, check_host, host_of, port_of
-from matrpo.launch.cluster.key_making import everyone
+from matrpo.launch.cluster.cluster_file import Cluster, check_host, host_of, port_of
+from matrpo.launch.cluster.key_making import key_holders
 from matrpo.launch.cluster.keys import key_path
 from matrpo.launch.commands.versions import versions
-from matrpo.launch.processes.process import EXIT_MISTAKE, name_of
+from matrpo.launch.processes.process import EXIT_MISTAKE
 from matrpo.launch.processes.supervisor import check_ports, local_ports
+from matrpo.runs.process_id import ProcessId
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings.config import Config
 
@@ -115,8 +116,8 @@ def _cluster(file: Path) -> Iterator[Finding]:
     except ConfigError as error:
         yield Finding("bad", str(error))
         return
-    if run.num_agents != len(cluster.endpoints):
-        text = f"{run.path}/config.yaml has {run.num_agents} agents, {file} has {len(cluster.endpoints)}"
+    if run.num_agents != len(cluster.agents):
+        text = f"{run.path}/config.yaml has {run.num_agents} agents, {file} has {len(cluster.agents)}"
         yield Finding("bad", text)
     yield from _keys(cluster)
     if run.num_servers != len(cluster.servers):
@@ -132,20 +133,21 @@ def _keys(cluster: Cluster) -> Iterator[Finding]:
     if cluster.keys is None:
         yield Finding("bad", f"{cluster.file} has no keys: every process needs --insecure")
         return
-    here = [one for one in everyone(cluster) if key_path(cluster.file, one).exists()]
+    here = [one for one in key_holders(cluster) if key_path(cluster.file, one).exists()]
     if not here:
-        yield Finding("bad", f"no secret key lies in {key_path(cluster.file, None).parent}: copy those of this machine")
+        folder = key_path(cluster.file, ProcessId.server()).parent
+        yield Finding("bad", f"no secret key lies in {folder}: copy those of this machine")
     for one in here:
         try:
             cluster.security(one)
-            yield Finding("ok", f"the key of {name_of(one)} is here")
+            yield Finding("ok", f"the key of {one.name} is here")
         except ConfigError as error:
             yield Finding("bad", str(error))
 
 
-def _reach(cluster: Cluster, process: Process) -> Finding:
+def _reach(cluster: Cluster, process: ProcessId) -> Finding:
     """Whether the machine of a process can be reached; the process need not run yet."""
-    endpoint = process.endpoint
+    endpoint = cluster.endpoints[process]
     if not endpoint.startswith("tcp:"):
         return Finding("ok", f"{process.name} is on this machine")
     where = f"{process.name} at {endpoint}"

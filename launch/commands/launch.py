@@ -136,7 +136,7 @@ def launch(
                 f"--faults, --restart and --backend ray are for processes: {config.algo} trains in one process"
             )
         graph = _checked(config, how)
-        script = _script(faults, graph, in_process)
+        script = _script(faults, graph, in_process, config.env_servers)
         run = RunDirectory.create(path, config, versions())
         with run.lock():
             if script:
@@ -163,13 +163,13 @@ def _check_ray(how: How, faults: str | None) -> None:
     load_ray()
 
 
-def _script(name: str | None, graph: CommunicationGraph | None, in_process: bool) -> bytes | None:
-    """The text of a fault script that fits the graph."""
+def _script(name: str | None, graph: CommunicationGraph | None, in_process: bool, num_servers: int) -> bytes | None:
+    """The text of a fault script that fits the run."""
     if name is None or graph is None:
         return None
     if in_process:
         raise ConfigError("--faults: in one process there are no messages to lose: leave --in-process out")
-    FaultScript.load(name, graph)
+    FaultScript.load(name, graph, num_servers)
     return script_text(name).encode()
 
 
@@ -189,7 +189,7 @@ def _launch_remotely(
     from matrpo.launch.engines.ssh import RemoteRun, Site
 
     cluster = load_cluster(file, insecure)
-    if not all(process.endpoint.startswith("tcp:") for process in cluster.processes):
+    if not all(endpoint.startswith("tcp:") for endpoint in cluster.endpoints.values()):
         raise ConfigError(f"{file} is of a run on one machine; `matrpo cluster init` makes one for several")
     if user and not user.endswith("@"):
         raise ConfigError(f"--ssh {user}: a user's name must end with @")
@@ -215,13 +215,9 @@ def _checked(config: RunConfig, how: How) -> CommunicationGraph | None:
         return None
     graph = build_graph(config)
     if how.ray:
-        if config.env_servers > 1:
-            raise ConfigError(
-                f"bad value {config.env_servers} for 'env_servers': with --backend ray there is exactly 1"
-            )
         from matrpo.launch.engines.ray_backend import join_ray
 
-        join_ray(how.ray_address, config.agents + 1)
+        join_ray(how.ray_address, config.agents + config.env_servers)
     elif config.transport == "tcp" and not how.in_process:
         check_ports(local_ports(config.port, config.agents, config.env_servers))
     return graph

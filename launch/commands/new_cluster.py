@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from matrpo.launch.cluster.cluster_file import Cluster
 from matrpo.launch.cluster.key_making import equip
 from matrpo.launch.commands.options import resolve_layers, setting_layers, setting_options
 from matrpo.launch.commands.versions import versions
+from matrpo.runs.process_id import ProcessId
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings import algorithm_names
 from matrpo.settings.config import RunConfig
@@ -60,12 +61,12 @@ def new_config(
     return config
 
 
-def new_cluster(config: RunConfig, endpoints: Sequence[str], out: Path | None) -> Cluster:
+def new_cluster(config: RunConfig, endpoints: Mapping[ProcessId, str], out: Path | None) -> Cluster:
     """Write the files of a run, and say so.
 
     Args:
         config: the settings.
-        endpoints: the environment server's, then every agent's, then those of further environment servers.
+        endpoints: of every process.
         out: the run directory; None makes one in `runs/`.
 
     Raises:
@@ -73,9 +74,7 @@ def new_cluster(config: RunConfig, endpoints: Sequence[str], out: Path | None) -
         StorageError: a file cannot be written.
     """
     run = RunDirectory.create(out, config, versions())
-    (server, *agents), more = endpoints[: run.num_agents + 1], endpoints[run.num_agents + 1 :]
-    file = run.path / "config.yaml"
-    made = Cluster(secrets.token_hex(8), file, server, tuple(agents), build_graph(config), more=tuple(more))
+    made = Cluster(secrets.token_hex(8), run.path / "config.yaml", endpoints, build_graph(config))
     made = dataclasses.replace(made, insecure=True) if config.insecure else equip(made)
     made.save(made.file)
     say(f"{run.path} holds config.yaml, cluster.yaml{'' if made.insecure else ' and keys/'}")

@@ -6,21 +6,24 @@ import dataclasses
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from matrpo.errors import ConfigError
 from matrpo.launch.cluster.cluster_file import Cluster
-from matrpo.launch.engines.placement import agent_id
+from matrpo.launch.engines.placement import own_number
 from matrpo.launch.processes.heartbeat import Beat, read_sign
-from matrpo.launch.processes.process import EXIT_FAILED, StopRequested, name_of, run_alone, stop_at
+from matrpo.launch.processes.process import EXIT_FAILED, StopRequested, run_alone, stop_at
 from matrpo.runs.process_directory import ProcessDirectory
+from matrpo.runs.process_id import ProcessId
 from matrpo.runs.run_directory import RunDirectory
 
 _PATH = click.Path(path_type=Path)
 
-_ID_HELP = "Which agent; auto: as the Slurm step or the pod of a StatefulSet says."
+_AUTO_HELP = "auto: as the Slurm step or the pod of a StatefulSet says."
+_ID_HELP = f"Which agent; {_AUTO_HELP}"
 _MANAGED = click.option(
     "--managed",
     is_flag=True,
@@ -38,52 +41,48 @@ _MANAGED = click.option(
 def agent(file: Path, which: str, insecure: bool, until_eof: bool, managed: bool) -> int:
     """Run one agent of a cluster in this process."""
     cluster = load_cluster(file, insecure)
-    agent = _own_agent(cluster, which)
-    cluster.security(agent)
+    process = _own(cluster, ProcessId.agent, which)
+    cluster.security(process)
     if not managed:
-        cluster.check_hosts(agent)
-    directory = RunDirectory.open(cluster.config.parent).agent(agent)
+        cluster.check_hosts(process)
     from matrpo.launch.processes.agent_process import learn
 
-    status = run_alone(f"matrpo agent {agent}", directory, lambda: learn(cluster, agent), until_eof)
-    return _stay(directory) if managed and not status else status
+    return _run(cluster, process, lambda: learn(cluster, process.number), until_eof, managed)
 
 
 @click.command()
 @click.option("--cluster", "file", type=_PATH, required=True, metavar="FILE", help="The run's cluster.yaml.")
-@click.option("--id", "server", type=int, default=0, show_default=True, metavar="K", help="Which, of several.")
+@click.option(
+    "--id", "which", default="0", show_default=True, metavar="K|auto", help=f"Which, of several; {_AUTO_HELP}"
+)
 @click.option("--insecure", is_flag=True, help="Talk over TCP without encryption and authentication.")
 @click.option("--until-eof", is_flag=True, help="Stop when standard input ends.")
 @_MANAGED
-def env_server(file: Path, server: int, insecure: bool, until_eof: bool, managed: bool) -> int:
+def env_server(file: Path, which: str, insecure: bool, until_eof: bool, managed: bool) -> int:
     """Run an environment server of a cluster in this process."""
     cluster = load_cluster(file, insecure)
-    if not 0 <= server < len(cluster.servers):
-        last = len(cluster.servers) - 1
-        raise ConfigError(f"--id {server}: {file} has the environment servers 0 to {last}, not {server}")
-    cluster.security(None)
-    directory = RunDirectory.open(cluster.config.parent).server(server)
-    from matrpo.launch.processes.env_server import serve, title
+    process = _own(cluster, ProcessId.server, which)
+    cluster.security(process)
+    from matrpo.launch.processes.env_server import serve
 
-    status = run_alone(title(server), directory, lambda: serve(cluster, server=server), until_eof)
-    return _stay(directory) if managed and not status else status
+    return _run(cluster, process, lambda: serve(cluster, server=process.number), until_eof, managed)
 
 
 @click.command()
 @click.option("--cluster", "file", type=_PATH, required=True, metavar="FILE", help="The run's cluster.yaml.")
 @click.option("--id", "which", metavar="N|auto", help=f"{_ID_HELP} Without it: the environment server.")
+@click.option("--env", is_flag=True, help="It is an environment server; --id says which, of several.")
 @click.option("--within", type=click.FloatRange(min=1.0), default=120.0, show_default=True, help="Seconds.")
 @click.option("--taking-part", is_flag=True, help="It must have begun an iteration.")
-def probe(file: Path, which: str | None, within: float, taking_part: bool) -> int:
+def probe(file: Path, which: str | None, env: bool, within: float, taking_part: bool) -> int:
     """Whether a process on this machine goes on: exit status 0 if its last beat is recent, else 1.
 
     A process beats every second while it waits for others, too, and once between two pieces of work.
     """
     cluster = Cluster.load(file)
-    agent = None if which is None else _own_agent(cluster, which)
-    run = RunDirectory.open(cluster.config.parent)
-    sign = read_sign(run.env if agent is None else run.agent(agent))
-    print(f"{name_of(agent)}: iteration {sign.iteration}, {sign.age:.0f} s ago")
+    process = _own(cluster, ProcessId.server if env or which is None else ProcessId.agent, which or "0")
+    sign = read_sign(RunDirectory.open(cluster.config.parent).directory(process))
+    print(f"{process.name}: iteration {sign.iteration}, {sign.age:.0f} s ago")
     return 0 if sign.age <= within and (sign.iteration or not taking_part) else EXIT_FAILED
 
 
@@ -102,16 +101,25 @@ def load_cluster(file: Path, insecure: bool) -> Cluster:
     return dataclasses.replace(cluster, insecure=insecure or run.config.insecure)
 
 
-def _own_agent(cluster: Cluster, given: str) -> int:
-    """The agent of a cluster that `--id` means.
+def _own(cluster: Cluster, kind: Callable[[int], ProcessId], given: str) -> ProcessId:
+    """The process of a cluster, an agent or an environment server, that `--id` means.
 
     Raises:
         ConfigError: there is none.
     """
-    agent = agent_id(given, os.environ)
-    if not 0 <= agent < len(cluster.endpoints):
-        raise ConfigError(f"--id {given}: {cluster.file} has the agents 0 to {len(cluster.endpoints) - 1}, not {agent}")
-    return agent
+    what = "environment server" if kind(0).is_server else "agent"
+    number = own_number(given, os.environ, what)
+    process, last = kind(number), sum(other.role == kind(0).role for other in cluster.processes) - 1
+    if process not in cluster.endpoints:
+        raise ConfigError(f"--id {given}: {cluster.file} has the {what}s 0 to {last}, not {number}")
+    return process
+
+
+def _run(cluster: Cluster, process: ProcessId, work: Callable[[], None], until_eof: bool, managed: bool) -> int:
+    """Do the work of a process in this one; the exit status."""
+    directory = RunDirectory.open(cluster.config.parent).directory(process)
+    status = run_alone(f"matrpo {process.name}", directory, work, until_eof)
+    return _stay(directory) if managed and not status else status
 
 
 def _stay(directory: ProcessDirectory) -> int:

@@ -14,7 +14,7 @@ from matrpo.launch.cluster.cluster_file import Cluster
 from matrpo.launch.commands.new_cluster import new_cluster, new_config, new_run_options, say
 from matrpo.launch.commands.options import SectionedCommand
 from matrpo.launch.engines import kubernetes, slurm
-from matrpo.launch.processes.supervisor import local_ports
+from matrpo.runs.process_id import in_order_of_ports
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings.config import RunConfig
 
@@ -58,7 +58,7 @@ def _same_pods(file: Path, name: str, out: Path | None, given: dict[str, Any]) -
         raise ConfigError("--cluster takes the settings from the run directory: leave the others out")
     made = Cluster.load(file)
     config = RunDirectory.open(file.parent).config
-    if [made.environment, *made.endpoints] != kubernetes.endpoints(name, config):
+    if made.endpoints != kubernetes.endpoints(name, config):
         raise ConfigError(f"--name {name}: {file} was rendered under another name")
     return made
 
@@ -74,8 +74,9 @@ def render_slurm(options: tuple[str, ...], program: str | None, out: Path | None
     """
     config = _placeable(new_config("cluster render slurm", **given))
     slurm.check_options(options)
-    ports = local_ports(config.port, config.agents)
-    made = new_cluster(config, [f"tcp://localhost:{port}" for port in ports], out)
+    processes = in_order_of_ports(config.agents, config.env_servers)
+    endpoints = {process: f"tcp://localhost:{config.port + place}" for place, process in enumerate(processes)}
+    made = new_cluster(config, endpoints, out)
     script = slurm.write_script(made, program or str(Path(sys.executable).with_name("matrpo")), options)
     say("look at the script, then start the run; the same command goes on with a run that has stopped:")
     say(f"  sbatch {shlex.quote(str(script))}")
@@ -83,8 +84,6 @@ def render_slurm(options: tuple[str, ...], program: str | None, out: Path | None
 
 
 def _placeable(config: RunConfig) -> RunConfig:
-    if config.env_servers > 1:
-        raise ConfigError(f"bad value {config.env_servers} for 'env_servers': a rendered run has exactly 1")
     if config.insecure:
         raise ConfigError("--insecure: processes that others place talk with keys: leave it out")
     return config

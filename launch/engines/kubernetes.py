@@ -1,7 +1,7 @@
-"""A run as Kubernetes' objects: a StatefulSet of agents, one of the environment server, and what these need.
+"""A run as Kubernetes' objects: a StatefulSet of agents, one of environment servers, and what these need.
 
 Kubernetes places, restarts and watches the processes. What flows between agents stays theirs: each has a name in a
-headless service and a key of its own, and a network policy lets it talk to its neighbours and the environment server.
+headless service and a key of its own, and a network policy lets it talk to its neighbours and the environment servers.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import yaml
 from matrpo.errors import ConfigError
 from matrpo.launch.cluster.cluster_file import FILE_NAME, Cluster, port_of
 from matrpo.launch.cluster.keys import key_path
+from matrpo.runs.process_id import ProcessId, in_order_of_ports
 from matrpo.runs.storage import write_crash_safely
 from matrpo.settings.config import RunConfig
 
@@ -66,10 +67,10 @@ class Pods:
                 raise ConfigError(f"--{option} {quantity}: expected a quantity of Kubernetes, as 500m or 2Gi")
 
 
-def endpoints(name: str, config: RunConfig) -> list[str]:
-    """The environment server's endpoint, then every agent's, by the names that pods have in the run's service."""
-    agents = [f"tcp://{_pod(name, agent)}.{name}:{config.port + 1}" for agent in range(config.agents)]
-    return [f"tcp://{_pod(name, None)}.{name}:{config.port}", *agents]
+def endpoints(name: str, config: RunConfig) -> dict[ProcessId, str]:
+    """Every process's endpoint, by the names that pods have in the run's service."""
+    processes = in_order_of_ports(config.agents, config.env_servers)
+    return {one: f"tcp://{_pod(name, one)}.{name}:{config.port + (not one.is_server)}" for one in processes}
 
 
 def write_manifests(cluster: Cluster, pods: Pods) -> Path:
@@ -95,14 +96,14 @@ def manifests(cluster: Cluster, pods: Pods) -> dict[str, list[Object]]:
         "config.yaml": [_config_map(cluster, pods)],
         "keys.yaml": [_secret(cluster, pods)],
         "service.yaml": [_service(cluster, pods)],
-        "agents.yaml": [_stateful_set(cluster, pods, "agent", len(cluster.endpoints))],
-        "environment.yaml": [_stateful_set(cluster, pods, "env", 1)],
+        "agents.yaml": [_stateful_set(pods, "agent", cluster.agents)],
+        "environment.yaml": [_stateful_set(pods, "env", cluster.servers)],
         "network.yaml": _network_policies(cluster, pods),
     }
 
 
-def _pod(name: str, agent: int | None) -> str:
-    return f"{name}-env-0" if agent is None else f"{name}-agent-{agent}"
+def _pod(name: str, process: ProcessId) -> str:
+    return f"{name}-{'env' if process.is_server else 'agent'}-{process.number}"
 
 
 def _labels(pods: Pods, component: str | None = None) -> dict[str, str]:
@@ -121,15 +122,14 @@ def _config_map(cluster: Cluster, pods: Pods) -> Object:
 
 def _secret(cluster: Cluster, pods: Pods) -> Object:
     """All secret keys, each under the name of its pod: a pod mounts its own alone."""
-    processes = [None, *range(len(cluster.endpoints))]
-    keys = {_pod(pods.name, one): key_path(cluster.file, one).read_bytes() for one in processes}
+    keys = {_pod(pods.name, one): key_path(cluster.file, one).read_bytes() for one in cluster.processes}
     data = {pod: base64.b64encode(key).decode() for pod, key in keys.items()}
     return _object("Secret", "v1", f"{pods.name}-keys", pods, type="Opaque", data=data)
 
 
 def _service(cluster: Cluster, pods: Pods) -> Object:
     """Gives every pod a name, from its first moment on."""
-    ports = {"environment": cluster.environment, "agents": cluster.endpoints[0]}
+    ports = {"environment": cluster.servers[0], "agents": cluster.agents[0]}
     spec = {
         "clusterIP": "None",
         "publishNotReadyAddresses": True,
@@ -139,15 +139,15 @@ def _service(cluster: Cluster, pods: Pods) -> Object:
     return _object("Service", "v1", pods.name, pods, spec=spec)
 
 
-def _stateful_set(cluster: Cluster, pods: Pods, component: str, replicas: int) -> Object:
+def _stateful_set(pods: Pods, component: str, own: Sequence[str]) -> Object:
+    """The pods of a component, whose endpoints these are."""
     name = f"{pods.name}-{component}"
-    own_port = port_of(cluster.environment if component == "env" else cluster.endpoints[0])
     spec = {
         "serviceName": pods.name,
-        "replicas": replicas,
+        "replicas": len(own),
         "podManagementPolicy": "Parallel",
         "selector": {"matchLabels": _labels(pods, component)},
-        "template": {"metadata": {"labels": _labels(pods, component)}, "spec": _pod_spec(pods, component, own_port)},
+        "template": {"metadata": {"labels": _labels(pods, component)}, "spec": _pod_spec(pods, component, own)},
         "volumeClaimTemplates": [
             {
                 "metadata": {"name": "state", "labels": _labels(pods, component)},
@@ -158,7 +158,7 @@ def _stateful_set(cluster: Cluster, pods: Pods, component: str, replicas: int) -
     return _object("StatefulSet", "apps/v1", name, pods, spec=spec)
 
 
-def _pod_spec(pods: Pods, component: str, port: int) -> Object:
+def _pod_spec(pods: Pods, component: str, own: Sequence[str]) -> Object:
     return {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -180,7 +180,7 @@ def _pod_spec(pods: Pods, component: str, port: int) -> Object:
             }
         ],
         "initContainers": [_preparation(pods, component)],
-        "containers": [_process(pods, component, port)],
+        "containers": [_process(pods, component, own)],
         "volumes": [
             {"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}},
             {"name": "scratch", "emptyDir": {}},
@@ -228,27 +228,39 @@ def preparation(component: str, given: str, run: str) -> str:
     )
 
 
-def _process(pods: Pods, component: str, port: int) -> Object:
+def _process(pods: Pods, component: str, own: Sequence[str]) -> Object:
     """One process of the run: started again by its own beats."""
     file = ["--cluster", f"{_RUN}/{FILE_NAME}"]
-    who = ["--id", "auto"] if component == "agent" else []
-    alive = ["matrpo", "probe", *file, *who, "--within", str(_STILL)]
+    who = ["--id", "auto"] if component == "agent" or len(own) > 1 else []
+    kind = ["--env"] if component == "env" and who else []
+    alive = ["matrpo", "probe", *file, *who, *kind, "--within", str(_STILL)]
     return _container(
         pods,
         "matrpo",
         command=["matrpo", "agent" if component == "agent" else "env-server", *file, *who, "--managed"],
         env=[{"name": "OMP_NUM_THREADS", "value": "1"}, {"name": "HOME", "value": "/tmp"}],
-        ports=[{"name": "matrpo", "containerPort": port}],
+        ports=[{"name": "matrpo", "containerPort": port_of(own[0])}],
         resources=_resources(pods),
         startupProbe=_probe(alive, every=10, failures=30),
         livenessProbe=_probe(alive, every=60, failures=3),
         readinessProbe=_probe([*alive, "--taking-part"], every=60, failures=1),
         volumeMounts=[
             {"name": "run", "mountPath": _RUN},
-            {"name": "state", "mountPath": f"{_RUN}/{'agents' if component == 'agent' else 'env'}"},
+            *_state(component, len(own)),
             {"name": "scratch", "mountPath": "/tmp"},
         ],
     )
+
+
+def _state(component: str, replicas: int) -> list[Object]:
+    """Where a pod's volume is in its run directory: no path can depend on a pod's number, so servers have all."""
+    servers = [ProcessId.server(server).folder for server in range(replicas)]
+    folders = ["agents"] if component == "agent" else servers
+    apart = len(folders) > 1
+    return [
+        {"name": "state", "mountPath": f"{_RUN}/{folder}", **({"subPath": folder} if apart else {})}
+        for folder in folders
+    ]
 
 
 def _resources(pods: Pods) -> Object:
@@ -265,32 +277,30 @@ def _probe(command: Sequence[str], every: int, failures: int) -> Object:
 
 
 def _network_policies(cluster: Cluster, pods: Pods) -> list[Object]:
-    """Of two neighbours the one with the lower id dials: an agent is dialled by lower ones, and dials higher ones."""
-    environment, agents = port_of(cluster.environment), port_of(cluster.endpoints[0])
+    """Whom a process dials it may reach, and an agent names, too; who dials it may reach it."""
+    names: Object = {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}
     everyone = {"podSelector": {"matchLabels": _labels(pods, "agent")}}
-    policies = [
-        _network_policy(pods, None, ingress=[{"from": [everyone], "ports": [{"port": environment}]}], egress=[])
-    ]
-    for agent in range(len(cluster.endpoints)):
-        neighbours = cluster.graph.neighbours(agent)
-        lower = [_one(pods, other) for other in neighbours if other < agent]
-        higher = [_one(pods, other) for other in neighbours if other > agent]
-        egress: list[Object] = [
-            {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]},
-            {"to": [_one(pods, None)], "ports": [{"port": environment}]},
-        ]
-        if higher:
-            egress.append({"to": higher, "ports": [{"port": agents}]})
-        ingress = [{"from": lower, "ports": [{"port": agents}]}] if lower else []
-        policies.append(_network_policy(pods, agent, ingress, egress))
+    policies = []
+    for process in cluster.processes:
+        dialling = [everyone] if process.is_server else _selectors(pods, cluster.dialled_by(process))
+        ingress = [{"from": dialling, "ports": [{"port": port_of(cluster.endpoints[process])}]}] if dialling else []
+        dialled = cluster.dials(process)
+        egress = [] if process.is_server else [names]
+        for group in ([one for one in dialled if one.is_server], [one for one in dialled if not one.is_server]):
+            if group:
+                ports = [{"port": port_of(cluster.endpoints[group[0]])}]
+                egress.append({"to": _selectors(pods, group), "ports": ports})
+        policies.append(_network_policy(pods, process, ingress, egress))
     return policies
 
 
-def _one(pods: Pods, agent: int | None) -> Object:
-    """The selector of one process's pod."""
-    return {"podSelector": {"matchLabels": {**_labels(pods), _POD_NAME: _pod(pods.name, agent)}}}
+def _selectors(pods: Pods, processes: Sequence[ProcessId]) -> list[Object]:
+    """What selects the pod of each process."""
+    labels = [{**_labels(pods), _POD_NAME: _pod(pods.name, process)} for process in processes]
+    return [{"podSelector": {"matchLabels": one}} for one in labels]
 
 
-def _network_policy(pods: Pods, agent: int | None, ingress: list[Object], egress: list[Object]) -> Object:
-    spec = {**_one(pods, agent), "policyTypes": ["Ingress", "Egress"], "ingress": ingress, "egress": egress}
-    return _object("NetworkPolicy", "networking.k8s.io/v1", _pod(pods.name, agent), pods, spec=spec)
+def _network_policy(pods: Pods, process: ProcessId, ingress: list[Object], egress: list[Object]) -> Object:
+    (own,) = _selectors(pods, [process])
+    spec = {**own, "policyTypes": ["Ingress", "Egress"], "ingress": ingress, "egress": egress}
+    return _object("NetworkPolicy", "networking.k8s.io/v1", _pod(pods.name, process), pods, spec=spec)

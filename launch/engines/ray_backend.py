@@ -26,7 +26,8 @@ from matrpo.launch.engines.ray_host import Change, Host, Place, Version, View
 from matrpo.launch.processes.interrupts import Interrupts
 from matrpo.launch.processes.process import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_MISTAKE
 from matrpo.launch.processes.restarts import BackOff
-from matrpo.runs.run_directory import SERVER, RunDirectory
+from matrpo.runs.process_id import ProcessId
+from matrpo.runs.run_directory import RunDirectory
 from matrpo.runs.storage import write_crash_safely
 from matrpo.topology import CommunicationGraph
 
@@ -44,7 +45,7 @@ _LAST_WORDS = 15.0
 """Seconds that actors have to end their processes and hand over the last files."""
 
 _STRAGGLERS = 60.0
-"""Seconds after the environment server's end in which agents end by themselves."""
+"""Seconds after an environment server's end in which all others end by themselves."""
 
 
 @dataclass
@@ -52,8 +53,7 @@ class _Actor:
     """One process of the run.
 
     Attributes:
-        name: as `RunDirectory.processes` calls it.
-        agent: its id; None for the environment server.
+        id: which process.
         handle: Ray's.
         place: where its present life is.
         known: its files as they are in the run directory here.
@@ -64,8 +64,7 @@ class _Actor:
         back_off: says when it may be started again.
     """
 
-    name: str
-    agent: int | None
+    id: ProcessId
     handle: Any
     place: Place | None = None
     known: dict[str, Version] = field(default_factory=dict)
@@ -74,6 +73,11 @@ class _Actor:
     start_at: float | None = None
     status: int | None = None
     back_off: BackOff = field(default_factory=BackOff)
+
+    @property
+    def name(self) -> str:
+        """What users call it."""
+        return self.id.name
 
 
 class RayRun:
@@ -93,7 +97,7 @@ class RayRun:
         self._run = run
         self._graph = graph
         self._say = say
-        self._actors: dict[str, _Actor] = {}
+        self._actors: list[_Actor] = []
         self._over_at: float | None = None
 
     def run(self, tick: Callable[[], None]) -> int:
@@ -121,21 +125,18 @@ class RayRun:
         run_id = secrets.token_hex(8)
         host = self._ray.remote(Host)
         options = {"max_restarts": -1, "num_cpus": 1, "scheduling_strategy": "SPREAD"}
-        for name in self._run.processes():
-            handle = host.options(name=f"{run_id} {name}", **options).remote()
-            agent = None if name == SERVER else int(name.removeprefix("agent "))
-            self._actors[name] = _Actor(name, agent, handle)
-        actors = list(self._actors.values())
+        for process in self._run.processes():
+            handle = host.options(name=f"{run_id} {process.name}", **options).remote()
+            self._actors.append(_Actor(process, handle))
+        actors = self._actors
         try:
             places = self._ray.get([actor.handle.place.remote(0) for actor in actors], timeout=_PATIENCE)
         except self._ray.exceptions.GetTimeoutError:
             raise ConfigError(f"the Ray cluster has not placed {len(actors)} actors in {_PATIENCE:.0f} s") from None
         for actor, place in zip(actors, places, strict=True):
             actor.place = place
-        endpoints = {actor.agent: _endpoint(place) for actor, place in zip(actors, places, strict=True)}
-        agents = tuple(endpoints[agent] for agent in range(self._run.num_agents))
-        cluster = Cluster(run_id, self._run.path / "config.yaml", endpoints[None], agents, self._graph)
-        self._cluster = equip(cluster)
+        endpoints = {actor.id: _endpoint(place) for actor, place in zip(actors, places, strict=True)}
+        self._cluster = equip(Cluster(run_id, self._run.path / "config.yaml", endpoints, self._graph))
         self._cluster.save(self._cluster.file)
         hosts = sorted({place.host for place in places})
         self._say(f"{len(actors)} actors on {len(hosts)} {'address' if len(hosts) == 1 else 'addresses'}")
@@ -144,33 +145,37 @@ class RayRun:
 
     def _start(self, actor: _Actor) -> None:
         """Start an actor's process, with its files as they are here if the actor does not have them."""
-        own = [self._cluster.config, self._cluster.file, key_path(self._cluster.file, actor.agent)]
+        own = [self._cluster.config, self._cluster.file, key_path(self._cluster.file, actor.id)]
         if not actor.known:
-            own += [path for path in self._run.processes()[actor.name].path.rglob("*") if path.is_file()]
+            own += [path for path in self._run.directory(actor.id).path.rglob("*") if path.is_file()]
         files = {str(path.relative_to(self._run.path)): path.read_bytes() for path in own}
-        who = ["env-server"] if actor.agent is None else ["agent", "--id", str(actor.agent)]
         actor.start_at = actor.looking = None  # a look that is under way may see the process before
-        actor.handle.start.remote(files, [*who, "--cluster", FILE_NAME], self._run.config.torch_threads)
+        actor.handle.start.remote(files, [*actor.id.arguments, "--cluster", FILE_NAME], self._run.config.torch_threads)
 
     def _watch(self, tick: Callable[[], None], interrupts: Interrupts) -> int:
         while not interrupts.count:
-            for actor in self._actors.values():
+            for actor in self._actors:
                 self._look(actor)
                 if actor.start_at is not None and time.monotonic() >= actor.start_at:
                     self._start(actor)
-            failed = [actor for actor in self._actors.values() if actor.status not in (None, 0)]
+            failed = [actor for actor in self._actors if actor.status not in (None, 0)]
             if failed and self._over_at is None:
                 self._explain(failed[0])
                 return EXIT_MISTAKE if failed[0].status == EXIT_MISTAKE else EXIT_FAILED
-            late = [actor.name for actor in self._actors.values() if actor.status is None]
+            late = any(actor.status is None for actor in self._actors)
             if self._over_at is not None and (not late or time.monotonic() > self._over_at + _STRAGGLERS):
-                if late:
-                    self._say(f"matrpo: error: the run is over, but without {', '.join(late)}")
-                return EXIT_FAILED if late else 0
+                return self._finish()
             tick()
             time.sleep(_POLL)
         self._say("stopping")
         return EXIT_INTERRUPTED
+
+    def _finish(self) -> int:
+        """The last word on a run that went to its end; the exit status."""
+        lost = [actor.name for actor in self._actors if actor.status != 0]
+        if lost:
+            self._say(f"matrpo: error: the run is over, but without {', '.join(lost)}")
+        return EXIT_FAILED if lost else 0
 
     def _look(self, actor: _Actor) -> None:
         """Take in what a look has brought that is over, and begin the next."""
@@ -195,7 +200,7 @@ class RayRun:
             return
         if view.status == 0:
             actor.status = 0
-            if actor.agent is None:
+            if actor.id.is_server:
                 self._over_at = time.monotonic()
             return
         delay = None if view.status == EXIT_MISTAKE else actor.back_off.next_delay(time.monotonic())
@@ -207,7 +212,7 @@ class RayRun:
 
     def _revive(self, actor: _Actor) -> None:
         """Start the process of an actor that Ray has brought back, and tell those who dial it if it has moved."""
-        before = self._cluster.environment if actor.agent is None else self._cluster.endpoints[actor.agent]
+        before = self._cluster.endpoints[actor.id]
         actor.place, actor.known, actor.looking = None, {}, None
         try:
             place = self._ray.get(actor.handle.place.remote(port_of(before)), timeout=_PATIENCE)
@@ -218,21 +223,16 @@ class RayRun:
         moved = _endpoint(place) != before
         self._say(f"{actor.name} is back{f', now at {place.host}:{place.port}' if moved else ''}")
         if moved:
-            self._move(actor.agent, _endpoint(place))
+            self._move(actor.id, _endpoint(place))
         self._start(actor)
 
-    def _move(self, agent: int | None, endpoint: str) -> None:
+    def _move(self, process: ProcessId, endpoint: str) -> None:
         """Write down that a process has moved, and start those again that dial it."""
-        if agent is None:
-            self._cluster = dataclasses.replace(self._cluster, environment=endpoint)
-            dialling = [*range(self._run.num_agents)]
-        else:
-            endpoints = tuple(endpoint if q == agent else old for q, old in enumerate(self._cluster.endpoints))
-            self._cluster = dataclasses.replace(self._cluster, endpoints=endpoints)
-            dialling = [q for q in self._graph.neighbours(agent) if q < agent]
+        self._cluster = dataclasses.replace(self._cluster, endpoints={**self._cluster.endpoints, process: endpoint})
         self._cluster.save(self._cluster.file)
-        for actor in self._actors.values():
-            if actor.agent in dialling and actor.agent is not None and actor.status is None:
+        dialling = self._cluster.dialled_by(process)
+        for actor in self._actors:
+            if actor.id in dialling and actor.status is None:
                 self._start(actor)
 
     def _mirror(self, actor: _Actor, view: View) -> None:
@@ -247,21 +247,21 @@ class RayRun:
 
     def _end(self) -> None:
         """End all processes, take their last files, and leave nothing behind."""
-        for actor in self._actors.values():
+        for actor in self._actors:
             actor.handle.stop.remote()
-        looks = [(actor, actor.handle.look.remote(actor.known)) for actor in self._actors.values()]
+        looks = [(actor, actor.handle.look.remote(actor.known)) for actor in self._actors]
         until = time.monotonic() + _LAST_WORDS
         for actor, look in looks:
             with contextlib.suppress(self._ray.exceptions.RayError):
                 view = self._ray.get(look, timeout=max(0.1, until - time.monotonic()))
                 if actor.place is not None and view.life == actor.place.life:
                     self._mirror(actor, view)
-        farewells = [actor.handle.forget.remote() for actor in self._actors.values()]
+        farewells = [actor.handle.forget.remote() for actor in self._actors]
         if farewells:
             self._ray.wait(farewells, num_returns=len(farewells), timeout=_LAST_WORDS)
 
     def _explain(self, actor: _Actor) -> None:
-        log = self._run.processes()[actor.name].log_path
+        log = self._run.directory(actor.id).log_path
         lines = log.read_text(errors="replace").splitlines()[-3:] if log.exists() else []
         self._say(f"matrpo: error: {actor.name} failed with exit status {actor.status}")
         for line in [*lines, f"its log: {log}"]:

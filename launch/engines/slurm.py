@@ -1,4 +1,4 @@
-"""A run as a Slurm job: a script for sbatch, whose steps are the environment server and the agents."""
+"""A run as a Slurm job: a script for sbatch, whose steps are the environment servers, one each, and the agents."""
 
 from __future__ import annotations
 
@@ -49,7 +49,12 @@ def write_script(cluster: Cluster, program: str, options: Sequence[str]) -> Path
     )
     environment.filters["quote"] = lambda text: shlex.quote(str(text))
     text = environment.get_template("slurm.sh").render(
-        name=run.name, run=run, matrpo=program, agents=len(cluster.endpoints), options=options
+        name=run.name,
+        run=run,
+        matrpo=program,
+        agents=len(cluster.agents),
+        servers=len(cluster.servers),
+        options=options,
     )
     path = run / "slurm.sh"
     write_crash_safely(path, text.encode(), mode=0o755)

@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from matrpo.launch.cluster.cluster_file import FILE_NAME, Cluster, Process, host_of
+from matrpo.launch.cluster.cluster_file import FILE_NAME, Cluster, host_of
 from matrpo.launch.processes.interrupts import Interrupts
 from matrpo.launch.processes.process import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_MISTAKE
+from matrpo.runs.process_id import ProcessId
 
 _POLL = 0.1
 _GRACE = 10.0
@@ -103,8 +104,8 @@ class RemoteRun:
             finally:
                 self._stop()
 
-    def _start(self, started: Process) -> None:
-        host = host_of(started.endpoint)
+    def _start(self, started: ProcessId) -> None:
+        host = host_of(self._cluster.endpoints[started])
         insecure = ["--insecure"] if self._cluster.insecure else []
         command = self._site.command(host, *started.arguments, "--cluster", FILE_NAME, *insecure)
         process = subprocess.Popen(

@@ -19,6 +19,7 @@ from matrpo.launch.processes.process_faults import ProcessFaults, script_of
 from matrpo.launch.wire.environment_codec import EnvironmentCodec
 from matrpo.launch.wire.link_codec import LinkCodec
 from matrpo.launch.wire.link_transport import LinkTransport, Lost
+from matrpo.runs.process_id import ProcessId
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.spaces import TaskSpec
 
@@ -57,15 +58,15 @@ class AgentNetwork:
         self._quarantines: dict[int, int] = {}
         self._where = (0, "rollout")
         self._beat = Beat(run.agent(agent))
-        script = script_of(run.path, graph)
+        process, script = ProcessId.agent(agent), script_of(run, graph)
         messages = script.of_messages()
         gate = FaultGate(messages, agent, graph.neighbours(agent), config.seed) if messages else None
-        self._faults = ProcessFaults(script, f"agent {agent}", run.agent(agent), gate)
-        security = cluster.security(agent)
+        self._faults = ProcessFaults(script, process, run.agent(agent), gate)
+        security = cluster.security(process)
         self._context = zmq.Context()
         links = LinkCodec(cluster.run_id, spec.num_agents, len(graph.links), config.shared_samples, config.wire_dtype)
         environment = EnvironmentCodec(cluster.run_id, spec, config.envs_per_server, config.env_servers > 1)
-        self.links = LinkTransport(agent, graph, cluster.endpoints, links, self._context, security, gate)
+        self.links = LinkTransport(agent, graph, cluster.agents, links, self._context, security, gate)
         self._lines = EnvironmentLines(agent, incarnation, cluster.servers, environment, self._context, security)
         self._poller = zmq.Poller()
         for socket in (*self._lines.sockets, *self.links.sockets):

@@ -18,6 +18,7 @@ from matrpo.envs.shards import join_steps
 from matrpo.launch.cluster.cluster_file import Cluster
 from matrpo.launch.processes.agent_network import AgentNetwork
 from matrpo.launch.processes.process import Supervision, ignore_stops, return_free_memory, run_supervised
+from matrpo.runs.process_id import ProcessId
 from matrpo.runs.recorder import PhaseClock, Recorder, agent_metrics
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.spaces import TaskSpec
@@ -178,7 +179,7 @@ def learn(cluster: Cluster, agent: int) -> None:
     AgentProcess(cluster, run, agent, spec).run()
 
 
-def child_main(cluster: Cluster, agent: int, supervision: Supervision) -> None:
+def child_main(cluster: Cluster, process: ProcessId, supervision: Supervision) -> None:
     """The launcher's child process."""
-    directory = RunDirectory.open(cluster.config.parent).agent(agent)
-    run_supervised(f"matrpo agent {agent}", directory, supervision, lambda: learn(cluster, agent))
+    directory = RunDirectory.open(cluster.config.parent).directory(process)
+    run_supervised(f"matrpo {process.name}", directory, supervision, lambda: learn(cluster, process.number))

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from matrpo.launch.cluster.cluster_file import Cluster
 from matrpo.launch.processes.process import Supervision
-from matrpo.runs.run_directory import is_server, server_number
+from matrpo.runs.process_id import ProcessId
 
 
-def run_child(name: str, cluster: Cluster, supervision: Supervision) -> None:
-    """Be the process that `RunDirectory.processes` calls `name`."""
-    if is_server(name):
+def run_child(process: ProcessId, cluster: Cluster, supervision: Supervision) -> None:
+    """Be a process of the run."""
+    if process.is_server:
         from matrpo.launch.processes import env_server
 
-        env_server.child_main(cluster, server_number(name), supervision)
+        env_server.child_main(cluster, process, supervision)
     else:
         from matrpo.launch.processes import agent_process
 
-        agent_process.child_main(cluster, int(name.removeprefix("agent ")), supervision)
+        agent_process.child_main(cluster, process, supervision)

@@ -40,8 +40,9 @@ from matrpo.launch.processes.process_faults import ProcessFaults, script_of
 from matrpo.launch.wire.channels import ServerLine
 from matrpo.launch.wire.environment_codec import EnvironmentCodec
 from matrpo.launch.wire.watch import PROBE_EVERY
+from matrpo.runs.process_id import ProcessId
 from matrpo.runs.recorder import Recorder, environment_metrics
-from matrpo.runs.run_directory import RunDirectory, server_name
+from matrpo.runs.run_directory import RunDirectory
 
 OnReady = Callable[[], dict[str, float]]
 
@@ -68,7 +69,8 @@ class EnvironmentServer:
     """
 
     def __init__(self, cluster: Cluster, run: RunDirectory, on_ready: OnReady, server: int = 0) -> None:
-        config, directory = run.config, run.server(server)
+        config, process = run.config, ProcessId.server(server)
+        directory = run.directory(process)
         self._cluster = cluster
         self._run = run
         self._config = config
@@ -90,13 +92,13 @@ class EnvironmentServer:
         self._substituted = 0
         self._seconds_step = 0.0
         self._finished: set[int] = set()
-        self._faults = ProcessFaults(script_of(run.path, cluster.graph), server_name(server), directory, None)
+        self._faults = ProcessFaults(script_of(run, cluster.graph), process, directory, None)
         self._beat = Beat(directory)
         spec, num_envs = self._shared.spec, config.envs_per_server
         self._noop = spec.noop(num_envs)
         codec = EnvironmentCodec(cluster.run_id, spec, num_envs, self._is_partial)
         self._context = zmq.Context()
-        self._line = ServerLine(cluster.servers[server], codec, self._context, cluster.security(None))
+        self._line = ServerLine(cluster.endpoints[process], codec, self._context, cluster.security(process))
 
     def run(self) -> None:
         """Serve all iterations, then say goodbye. However the run ends, the last states are saved.
@@ -359,17 +361,12 @@ def serve(cluster: Cluster, on_ready: OnReady = dict, server: int = 0) -> None:
     EnvironmentServer(cluster, RunDirectory.open(cluster.config.parent), on_ready, server).run()
 
 
-def child_main(cluster: Cluster, server: int, supervision: Supervision) -> None:
+def child_main(cluster: Cluster, process: ProcessId, supervision: Supervision) -> None:
     """The launcher's child process."""
 
     def on_ready() -> dict[str, float]:
         supervision.report.send_bytes(READY)
         return {"seconds_startup": time.time() - supervision.launched_at}
 
-    directory = RunDirectory.open(cluster.config.parent).server(server)
-    run_supervised(title(server), directory, supervision, lambda: serve(cluster, on_ready, server))
-
-
-def title(server: int) -> str:
-    """What `ps` shows of a server."""
-    return f"matrpo {server_name(server)}"
+    directory = RunDirectory.open(cluster.config.parent).directory(process)
+    run_supervised(f"matrpo {process.name}", directory, supervision, lambda: serve(cluster, on_ready, process.number))

@@ -44,11 +44,6 @@ _WATCH = 1.0
 _LOG = logging.getLogger(__name__)
 
 
-def name_of(agent: int | None) -> str:
-    """What users call an agent, or (None) the environment server."""
-    return "env-server" if agent is None else f"agent {agent}"
-
-
 class StopRequested(BaseException):
     """The user or the launcher wants this process to save its state and end."""
 

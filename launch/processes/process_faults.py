@@ -8,13 +8,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from matrpo.faults.fault import Fault, Position
 from matrpo.faults.gate import Activity, FaultGate
 from matrpo.faults.script import FaultScript
 from matrpo.runs.process_directory import ProcessDirectory
+from matrpo.runs.process_id import ProcessId
+from matrpo.runs.run_directory import RunDirectory
 from matrpo.runs.storage import storing
 from matrpo.topology import CommunicationGraph
 
@@ -32,18 +33,20 @@ class ProcessFaults:
 
     Args:
         script: the run's.
-        name: of the process.
+        process: this one.
         directory: its files.
         gate: what its messages pass; None if it has no neighbours.
     """
 
-    def __init__(self, script: FaultScript, name: str, directory: ProcessDirectory, gate: FaultGate | None) -> None:
+    def __init__(
+        self, script: FaultScript, process: ProcessId, directory: ProcessDirectory, gate: FaultGate | None
+    ) -> None:
         self._directory = directory
         self._began = time.monotonic()
         happened = _beginnings(read_record(directory))
         now = time.time()
         since = {number: began - now for number, began in happened.items()}
-        own = [fault for fault in script.of_process(name) if fault.number not in happened]
+        own = [fault for fault in script.of_process(process) if fault.number not in happened]
         self._activities = [Activity(own)]
         if gate:
             gate.activity.resume(since)
@@ -83,23 +86,25 @@ def read_record(directory: ProcessDirectory) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
-def was_killed_by_script(directory: ProcessDirectory, script: FaultScript, name: str, since: float) -> Fault | None:
+def was_killed_by_script(
+    directory: ProcessDirectory, script: FaultScript, process: ProcessId, since: float
+) -> Fault | None:
     """The fault that ended a process's life, which began at `since` by the wall clock, if one did."""
     record = read_record(directory)
     if not record or record[-1]["time"] < since:
         return None
-    kills = {fault.number: fault for fault in script.of_process(name) if fault.kind == "kill"}
+    kills = {fault.number: fault for fault in script.of_process(process) if fault.kind == "kill"}
     return kills.get(record[-1]["fault"])
 
 
-def script_of(run_path: Path, graph: CommunicationGraph) -> FaultScript:
+def script_of(run: RunDirectory, graph: CommunicationGraph) -> FaultScript:
     """The script in a run directory; one without faults if there is none.
 
     Raises:
         ConfigError: it is not valid.
     """
-    path = run_path / FILE_NAME
-    return FaultScript.load(str(path), graph) if path.is_file() else FaultScript()
+    path = run.path / FILE_NAME
+    return FaultScript.load(str(path), graph, run.num_servers) if path.is_file() else FaultScript()
 
 
 def _beginnings(record: Sequence[dict[str, Any]]) -> dict[int, float]:

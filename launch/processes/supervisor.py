@@ -35,7 +35,8 @@ from matrpo.launch.processes.process import (
 from matrpo.launch.processes.process_faults import script_of, was_killed_by_script
 from matrpo.launch.processes.restarts import BackOff
 from matrpo.runs.process_directory import ProcessDirectory
-from matrpo.runs.run_directory import RunDirectory, is_server
+from matrpo.runs.process_id import ProcessId, in_order_of_ports
+from matrpo.runs.run_directory import RunDirectory
 from matrpo.topology import CommunicationGraph
 
 _WARM = "matrpo.launch.warm_parent"
@@ -55,7 +56,7 @@ class Child:
     """A process of the run.
 
     Attributes:
-        name: as `RunDirectory.processes` calls it.
+        id: which process.
         directory: its files.
         process: its present life.
         report: the pipe that tells of it.
@@ -65,7 +66,7 @@ class Child:
         over: its end has been dealt with.
     """
 
-    name: str
+    id: ProcessId
     directory: ProcessDirectory
     process: multiprocessing.process.BaseProcess
     report: Connection[bytes, bytes]
@@ -73,6 +74,11 @@ class Child:
     back_off: BackOff = field(default_factory=BackOff)
     start_at: float | None = None
     over: bool = False
+
+    @property
+    def name(self) -> str:
+        """What users call it."""
+        return self.id.name
 
     @property
     def runs(self) -> bool:
@@ -101,14 +107,14 @@ class Supervisor:
         self._graph = graph
         self._restart = restart
         self._say = say
-        self._children: dict[str, Child] = {}
-        self._script = script_of(run.path, graph)
-        self._words: dict[str, bytes] = {}
+        self._children: dict[ProcessId, Child] = {}
+        self._script = script_of(run, graph)
+        self._words: dict[ProcessId, bytes] = {}
         self._sockets = Path()
         self._ready = False
-        self._waited_for = {name for name in run.processes() if is_server(name)}
+        self._waited_for = {process for process in run.processes() if process.is_server}
         self._over_at: float | None = None
-        self._killed_for_good: set[str] = set()
+        self._killed_for_good: set[ProcessId] = set()
 
     def run(self, tick: Callable[[], None]) -> int:
         """Start all processes and stay until the last has ended.
@@ -146,17 +152,17 @@ class Supervisor:
         context.set_forkserver_preload([_WARM])
         _start_warm_parent()
         self._cluster = cluster
-        for name, directory in self._run.processes().items():
-            self._children[name] = Child(name, directory, *self._spawn(name, STARTED_AT), STARTED_AT)
+        for process, directory in self._run.processes().items():
+            self._children[process] = Child(process, directory, *self._spawn(process, STARTED_AT), STARTED_AT)
 
     def _spawn(
-        self, name: str, started_at: float
+        self, who: ProcessId, started_at: float
     ) -> tuple[multiprocessing.process.BaseProcess, Connection[bytes, bytes]]:
         """Start a process; returns it with the pipe that tells of it."""
         context = multiprocessing.get_context("forkserver")
         report, remote = context.Pipe(duplex=False)
         supervision = Supervision(remote, self._sockets, started_at)
-        process = context.Process(target=run_child, args=(name, self._cluster, supervision), name=name)
+        process = context.Process(target=run_child, args=(who, self._cluster, supervision), name=who.name)
         process.start()
         remote.close()
         return process, report
@@ -165,9 +171,9 @@ class Supervisor:
         """Give a child that has ended another life."""
         child.started_at = time.time()
         child.report.close()
-        child.process, child.report = self._spawn(child.name, child.started_at)
+        child.process, child.report = self._spawn(child.id, child.started_at)
         child.start_at, child.over = None, False
-        self._words.pop(child.name, None)
+        self._words.pop(child.id, None)
         self._say(f"{child.name} was started again")
 
     def _watch(self, tick: Callable[[], None], interrupts: Interrupts) -> int:
@@ -191,7 +197,7 @@ class Supervisor:
         """Deal with the end of a child; whether the run goes on. It must have begun with all its agents."""
         child.over = True
         code = child.process.exitcode or 0
-        serves = is_server(child.name)
+        serves = child.id.is_server
         if code == 0:
             self._over_at = time.monotonic() if serves else self._over_at
             return True
@@ -205,20 +211,20 @@ class Supervisor:
         if serves or code > 0 or rule == "abort" or not self._ready:
             return False
         others = "wait for it" if rule == "wait" else "go on"
-        hint = f"matrpo agent --cluster {self._run.path / FILE_NAME} --id {child.name.removeprefix('agent ')}"
+        hint = f"matrpo agent --cluster {self._run.path / FILE_NAME} --id {child.id.number}"
         self._say(f"{child.name} {child.end}; the others {others} (`{hint}` brings it back)")
-        return any(other.runs for other in self._children.values() if not is_server(other.name))
+        return any(other.runs for other in self._children.values() if not other.id.is_server)
 
     def _scripted_end(self, child: Child) -> Fault | None:
-        return was_killed_by_script(child.directory, self._script, child.name, child.started_at)
+        return was_killed_by_script(child.directory, self._script, child.id, child.started_at)
 
     def _follow_script(self, child: Child, fault: Fault) -> bool:
         """A process has killed itself as the fault script says: start it again if that says so too."""
         delay = fault.amounts.get("restart_after")
         if delay is None:
             self._say(f"{child.name} was killed by the fault script and stays away")
-            self._killed_for_good.add(child.name)
-            return not is_server(child.name)
+            self._killed_for_good.add(child.id)
+            return not child.id.is_server
         self._say(f"{child.name} was killed by the fault script; starting it again in {delay:g} s")
         child.start_at = time.monotonic() + delay
         return True
@@ -251,8 +257,8 @@ class Supervisor:
 
     def _finish(self) -> int:
         """The last word on a run that went to its end; the exit status."""
-        lost = [name for name, child in self._children.items() if child.process.exitcode]
-        lost = [name for name in lost if name not in self._killed_for_good]
+        ended_badly = [process for process, child in self._children.items() if child.process.exitcode]
+        lost = [process.name for process in ended_badly if process not in self._killed_for_good]
         if lost:
             self._say(f"matrpo: error: the run is over, but without {', '.join(lost)}")
         return EXIT_FAILED if lost else 0
@@ -285,13 +291,13 @@ class Supervisor:
         for child in self._children.values():
             with contextlib.suppress(EOFError, OSError):
                 while child.report.poll():
-                    self._words[child.name] = child.report.recv_bytes()
-                    if self._words[child.name] == READY:
+                    self._words[child.id] = child.report.recv_bytes()
+                    if self._words[child.id] == READY:
                         self._greet(child)
 
     def _greet(self, child: Child) -> None:
         """A server has all its agents: once the last has, the run has begun."""
-        self._waited_for.discard(child.name)
+        self._waited_for.discard(child.id)
         if not self._waited_for:
             self._ready = True
             seconds = time.time() - child.started_at
@@ -310,7 +316,7 @@ class Supervisor:
 
     def _explain(self, child: Child) -> None:
         code = child.process.exitcode or 0
-        word = self._words.get(child.name, b"").decode(errors="replace")
+        word = self._words.get(child.id, b"").decode(errors="replace")
         reason = f"killed by {signal.Signals(-code).name}" if code < 0 else word or "it was stopped"
         self._say(f"matrpo: error: {child.name} failed: {reason}")
         for line in _tail(child.directory.log_path):
@@ -337,21 +343,18 @@ def make_cluster(run: RunDirectory, graph: CommunicationGraph, sockets: Path) ->
         graph: who talks to whom.
         sockets: folder for ipc sockets.
     """
-    config = run.config
-    if config.transport == "tcp":
-        ports = local_ports(config.port, run.num_agents, run.num_servers)
-        server, *others = [f"tcp://127.0.0.1:{port}" for port in ports]
-        agents, more = others[: run.num_agents], others[run.num_agents :]
-    else:
-        server, *more = [f"ipc://{sockets}/{run.server(k).path.name}" for k in range(run.num_servers)]
-        agents = [f"ipc://{sockets}/agent-{agent:02d}" for agent in range(run.num_agents)]
-    insecure = config.insecure and config.transport == "tcp"
-    config_file = run.path / "config.yaml"
-    return Cluster(secrets.token_hex(8), config_file, server, tuple(agents), graph, insecure=insecure, more=tuple(more))
+    tcp = run.config.transport == "tcp"
+    processes = in_order_of_ports(run.num_agents, run.num_servers)
+    endpoints = {
+        process: f"tcp://127.0.0.1:{run.config.port + place}" if tcp else f"ipc://{sockets}/{process.slug}"
+        for place, process in enumerate(processes)
+    }
+    insecure = run.config.insecure and tcp
+    return Cluster(secrets.token_hex(8), run.path / "config.yaml", endpoints, graph, insecure=insecure)
 
 
 def local_ports(first: int, num_agents: int, num_servers: int = 1) -> range:
-    """The TCP ports of a local run: the environment server's, one for each agent, one for each further server."""
+    """The TCP ports of a local run, in the order of `in_order_of_ports`."""
     return range(first, first + num_agents + num_servers)
 
 

@@ -13,7 +13,8 @@ from typing import Any
 from matrpo.launch.screen.link_table import link_table
 from matrpo.runs.environment_tail import EnvironmentTail
 from matrpo.runs.process_directory import MetricsTail
-from matrpo.runs.run_directory import SERVER, TRAINER, RunDirectory
+from matrpo.runs.process_id import ProcessId
+from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings import algorithm_names
 
 _RECENT = 5
@@ -148,9 +149,9 @@ class Progress:
     def summary(self) -> dict[str, Any]:
         """The state of the run as JSON values: what `matrpo status --json` prints."""
         now = time.time()
-        trainer = {TRAINER: self.trainer} if self.is_central else {}
-        agents = {f"agent {i}": line for i, line in enumerate(self.agents)}
-        lines = {SERVER: self.environment, **trainer, **agents}
+        trainer = {ProcessId.trainer().name: self.trainer} if self.is_central else {}
+        agents = {ProcessId.agent(i).name: line for i, line in enumerate(self.agents)}
+        lines = {ProcessId.server().name: self.environment, **trainer, **agents}
         ages = {name: now - line["time"] if "time" in line else None for name, line in lines.items()}
         return {
             "run": str(self.run.path),

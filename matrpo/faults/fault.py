@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from matrpo.runs.process_id import ProcessId
+
 PHASES = ("rollout", "consensus")
 
 
@@ -45,7 +47,7 @@ class Fault:
         lasts: seconds after its beginning at which it ends, if it says so.
         every: seconds after its beginning at which it begins again, if it does.
         directions: (sender, receiver) of the messages that it acts on.
-        process: whom it kills or stops, as the launcher calls it.
+        process: whom it kills or stops; None for a fault of messages.
         amounts: its numbers: `probability`, `seconds`, `jitter`, `bytes_per_second`, `restart_after`.
     """
 
@@ -56,10 +58,10 @@ class Fault:
     lasts: float | None = None
     every: float | None = None
     directions: frozenset[tuple[int, int]] = frozenset()
-    process: str = ""
+    process: ProcessId | None = None
     amounts: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def acts_on_messages(self) -> bool:
         """Whether it is the transport's business."""
-        return not self.process
+        return self.process is None

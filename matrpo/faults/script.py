@@ -11,13 +11,14 @@ reached when all that it names is. `every` repeats a fault with that period in s
 - `delay`: messages are `seconds` and up to `jitter` seconds more late.
 - `limit`: a link's direction carries `bytes_per_second`.
 - `partition`: nothing passes between the `groups`, lists of agents or `halves`.
-- `kill`: the `process`, `agent 3` or `env-server`, kills itself with SIGKILL; the launcher starts it again after
-  `restart_after` seconds, if given.
+- `kill`: the `process`, `agent 3`, `env-server` or `env-server 1`, kills itself with SIGKILL; the launcher starts it
+  again after `restart_after` seconds, if given.
 - `stop`: the `process` stands still (SIGSTOP) for the time given.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -27,6 +28,7 @@ import yaml
 
 from matrpo.errors import ConfigError
 from matrpo.faults.fault import PHASES, Fault, Moment
+from matrpo.runs.process_id import ProcessId, in_order_of_ports
 from matrpo.topology import CommunicationGraph
 
 _CHANCES = ("drop", "duplicate", "reorder", "corrupt", "hostile")
@@ -50,11 +52,12 @@ class FaultScript:
     faults: tuple[Fault, ...] = ()
 
     @classmethod
-    def load(cls, name: str, graph: CommunicationGraph) -> FaultScript:
+    def load(cls, name: str, graph: CommunicationGraph, num_servers: int = 1) -> FaultScript:
         """Read a script: a file, or the name of one that ships with matrpo.
 
         Raises:
-            ConfigError: there is none, or it is not valid for this graph; the text says where and why.
+            ConfigError: there is none, or it is not valid for this graph and so many environment servers; the text
+                says where and why.
         """
         origin = f"fault script {name}"
         try:
@@ -63,17 +66,17 @@ class FaultScript:
             raise ConfigError(f"{origin} is not valid YAML: {' '.join(str(error).split())}") from None
         if not isinstance(content, dict) or set(content) != {"faults"} or not isinstance(content["faults"], list):
             raise ConfigError(f"{origin}: expected one key, faults, with a list")
-        return cls(
-            tuple(_Reader(origin, number, entry, graph).read() for number, entry in enumerate(content["faults"]))
-        )
+        processes = {process.name: process for process in in_order_of_ports(graph.num_agents, num_servers)}
+        readers = [_Reader(origin, number, entry, graph) for number, entry in enumerate(content["faults"])]
+        return cls(tuple(reader.read(processes) for reader in readers))
 
     def of_messages(self) -> list[Fault]:
         """The faults of messages."""
         return [fault for fault in self.faults if fault.acts_on_messages]
 
-    def of_process(self, name: str) -> list[Fault]:
+    def of_process(self, process: ProcessId) -> list[Fault]:
         """The faults of a process."""
-        return [fault for fault in self.faults if fault.process == name]
+        return [fault for fault in self.faults if fault.process == process]
 
 
 def library() -> dict[str, str]:
@@ -113,7 +116,7 @@ class _Reader:
             if key not in (*_OWN_KEYS[self._kind], *_TIMES):
                 raise self._error(f"{self._kind} has no key {key!r}; it takes {', '.join(_OWN_KEYS[self._kind])}")
 
-    def read(self) -> Fault:
+    def read(self, processes: Mapping[str, ProcessId]) -> Fault:
         kind, entry = self._kind, self._entry
         if "until" in entry and "for" in entry:
             raise self._error("takes 'until' or 'for', not both")
@@ -121,7 +124,7 @@ class _Reader:
             raise self._error("'every' needs 'for': how long it lasts each time")
         if kind == "stop" and "for" not in entry:
             raise self._error("stop needs 'for': after how many seconds it goes on")
-        process = self._process() if kind in ("kill", "stop") else ""
+        process = self._process(processes) if kind in ("kill", "stop") else None
         return Fault(
             number=self._number,
             kind=kind,
@@ -161,14 +164,13 @@ class _Reader:
         phase = "consensus" if "activation" in value else PHASES[0]
         return Moment(**{"phase": phase, **value})
 
-    def _process(self) -> str:
-        names = [*(f"agent {agent}" for agent in range(self._graph.num_agents)), "env-server"]
+    def _process(self, processes: Mapping[str, ProcessId]) -> ProcessId:
         name = self._entry.get("process")
-        if name not in names:
-            raise self._error(
-                f"process must be env-server or agent 0 to agent {self._graph.num_agents - 1}, not {name!r}"
-            )
-        return str(name)
+        if not isinstance(name, str) or name not in processes:
+            servers = [name for name, process in processes.items() if process.is_server]
+            expected = f"{', '.join(servers)} or agent 0 to agent {self._graph.num_agents - 1}"
+            raise self._error(f"process must be {expected}, not {name!r}")
+        return processes[name]
 
     def _directions(self) -> frozenset[tuple[int, int]]:
         everything = [pair for i, j in self._graph.links for pair in ((i, j), (j, i))]

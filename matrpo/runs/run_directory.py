@@ -29,17 +29,12 @@ import yaml
 from matrpo.errors import ConfigError
 from matrpo.runs.environment_tail import EnvironmentTail
 from matrpo.runs.process_directory import ProcessDirectory as ProcessDirectory
+from matrpo.runs.process_id import ProcessId
 from matrpo.runs.run_config import run_config
 from matrpo.runs.storage import StorageError, write_crash_safely
 from matrpo.settings import algorithm_names
 from matrpo.settings.config import Config, DecentralizedConfig, RunConfig, load_file, resolve, to_dict
 from matrpo.spaces import TaskSpec
-
-TRAINER = "trainer"
-"""The name of an algorithm that trains centrally among the processes of a run."""
-
-SERVER = "env-server"
-"""The name of the environment server, of several the first, among the processes of a run."""
 
 _PROBE_BYTES = 1 << 20
 
@@ -135,6 +130,10 @@ class RunDirectory:
         """Environment servers; an algorithm that trains centrally simulates by itself."""
         return 1 if algorithm_names.is_central(self.config.algo) else self.config.env_servers
 
+    def directory(self, process: ProcessId) -> ProcessDirectory:
+        """The files of a process."""
+        return ProcessDirectory(self.path / process.folder)
+
     @property
     def env(self) -> ProcessDirectory:
         """The environment server's files, of several the first one's."""
@@ -142,7 +141,7 @@ class RunDirectory:
 
     def server(self, server: int) -> ProcessDirectory:
         """The files of environment server number `server`."""
-        return ProcessDirectory(self.path / (f"env-{server}" if server else "env"))
+        return self.directory(ProcessId.server(server))
 
     def environment_tail(self) -> EnvironmentTail:
         """Reads the environment's metrics as they grow, all servers' together."""
@@ -155,21 +154,18 @@ class RunDirectory:
     @property
     def trainer(self) -> ProcessDirectory:
         """The files of an algorithm that trains centrally."""
-        return ProcessDirectory(self.path / TRAINER)
+        return self.directory(ProcessId.trainer())
 
     def agent(self, agent: int) -> ProcessDirectory:
         """The files of agent number `agent`."""
-        return ProcessDirectory(self.path / "agents" / f"{agent:02d}")
+        return self.directory(ProcessId.agent(agent))
 
-    def processes(self) -> dict[str, ProcessDirectory]:
-        """Every process's files, by its name: `env-server`, `agent 0`, ..., as if each of these were a process.
-
-        Further environment servers are `env-server 1`, `env-server 2`, ...
-        """
-        agents = {f"agent {i}": self.agent(i) for i in range(self.num_agents)}
-        trainer = {TRAINER: self.trainer} if algorithm_names.is_central(self.config.algo) else {}
-        servers = {server_name(server): self.server(server) for server in range(self.num_servers)}
-        return {**servers, **trainer, **agents}
+    def processes(self) -> dict[ProcessId, ProcessDirectory]:
+        """Every process's files, in order, as if the environment, the trainer and each agent were processes."""
+        servers = [ProcessId.server(server) for server in range(self.num_servers)]
+        trainer = [ProcessId.trainer()] if algorithm_names.is_central(self.config.algo) else []
+        agents = [ProcessId.agent(agent) for agent in range(self.num_agents)]
+        return {process: self.directory(process) for process in (*servers, *trainer, *agents)}
 
     def tensorboard(self, process: ProcessDirectory) -> Path:
         """The folder of event files of one process."""
@@ -223,14 +219,14 @@ class RunDirectory:
             ConfigError: one does not; the text names it, what it holds and what was expected.
         """
         expected = identity(spec, self.config)
-        for name, process in self.processes().items():
-            if iteration not in process.checkpoint_iterations():
+        for process, directory in self.processes().items():
+            if iteration not in directory.checkpoint_iterations():
                 continue
-            found = process.read_checkpoint_meta(iteration).get("belongs_to", {})
+            found = directory.read_checkpoint_meta(iteration).get("belongs_to", {})
             for key, value in expected.items():
                 if found.get(key) != value:
                     raise ConfigError(
-                        f"checkpoint {iteration} of {name} in {self.path} does not fit: "
+                        f"checkpoint {iteration} of {process.name} in {self.path} does not fit: "
                         f"its {key} is {found.get(key)}, this run's is {value}"
                     )
 
@@ -267,21 +263,6 @@ class RunDirectory:
                 return False
         except ConfigError:
             return True
-
-
-def server_name(server: int) -> str:
-    """What an environment server is called among the processes of a run."""
-    return f"{SERVER} {server}" if server else SERVER
-
-
-def is_server(name: str) -> bool:
-    """Whether a process of that name is an environment server."""
-    return name.startswith(SERVER)
-
-
-def server_number(name: str) -> int:
-    """The number of the environment server of that name."""
-    return int(name.removeprefix(SERVER) or 0)
 
 
 def identity(spec: TaskSpec, config: Config) -> dict[str, Any]:

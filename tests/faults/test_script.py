@@ -6,6 +6,7 @@ import yaml
 from matrpo.errors import ConfigError
 from matrpo.faults.fault import Moment, Position
 from matrpo.faults.script import FaultScript, library
+from matrpo.runs.process_id import ProcessId
 from matrpo.topology import make_graph
 
 RING = make_graph("ring", 6, 0)
@@ -52,12 +53,21 @@ def test_processes_have_their_own_share(tmp_path):
         {"do": "stop", "process": "env-server", "for": 2},
         {"do": "drop", "probability": 0.1},
     )
-    (kill,) = script.of_process("agent 3")
+    (kill,) = script.of_process(ProcessId.agent(3))
     assert kill.begin == Moment(2, "consensus", 4)
     assert kill.amounts == {"restart_after": 5.0}
-    assert [fault.kind for fault in script.of_process("env-server")] == ["stop"]
+    assert [fault.kind for fault in script.of_process(ProcessId.server())] == ["stop"]
     assert [fault.kind for fault in script.of_messages()] == ["drop"]
-    assert script.of_process("agent 0") == []
+    assert script.of_process(ProcessId.agent(0)) == []
+
+
+def test_a_further_environment_server_can_be_named_where_the_run_has_it(tmp_path):
+    entry = {"do": "kill", "process": "env-server 1"}
+    with pytest.raises(ConfigError, match="process must be env-server or agent 0 to agent 5, not 'env-server 1'"):
+        load(tmp_path, entry)
+    script = FaultScript.load(str(tmp_path / "script.yaml"), RING, 2)
+    assert [fault.kind for fault in script.of_process(ProcessId.server(1))] == ["kill"]
+    assert script.of_process(ProcessId.server()) == []
 
 
 @pytest.mark.parametrize(
@@ -93,6 +103,7 @@ def test_moments(moment, reached):
         ({"do": "partition", "groups": [[0, 1], [2, 3]]}, ["groups", "0 to 5"]),
         ({"do": "partition"}, ["groups"]),
         ({"do": "kill", "process": "agent 6"}, ["agent 0 to agent 5", "agent 6"]),
+        ({"do": "kill", "process": [3]}, ["agent 0 to agent 5", "[3]"]),
         ({"do": "stop", "process": "agent 1"}, ["'for'"]),
         ({"do": "drop", "probability": 0.1, "for": 1, "until": {}}, ["not both"]),
         ({"do": "drop", "probability": 0.1, "every": 4}, ["'every' needs 'for'"]),

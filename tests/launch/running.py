@@ -87,7 +87,7 @@ def survivors(processes: list[psutil.Process], within: float) -> list[psutil.Pro
 
 def socket_directory(run: Path) -> Path:
     """Where the run has its sockets."""
-    return Path(Cluster.load(run / "cluster.yaml").environment.removeprefix("ipc://")).parent
+    return Path(Cluster.load(run / "cluster.yaml").servers[0].removeprefix("ipc://")).parent
 
 
 def checkpoints(run: Path, iteration: int = LAST) -> dict[str, bytes]:

@@ -69,7 +69,7 @@ class Agents:
             self.failure = error
 
     def _dial(self, agent: int) -> AgentLine:
-        return AgentLine(agent, self._cluster.environment, self._codec, self._context)
+        return AgentLine(agent, self._cluster.servers[0], self._codec, self._context)
 
     def say(self, agent: int, message: Hello | Action | Bye) -> None:
         line = self.lines[agent]

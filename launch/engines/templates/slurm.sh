@@ -1,7 +1,7 @@
 #!/bin/bash
-# The environment server and {{ agents }} agents of a run of matrpo, one task each: sbatch this file.
+# The environment servers ({{ servers }}) and the agents ({{ agents }}) of a run of matrpo, one task each: sbatch this file.
 #SBATCH --job-name={{ name }}
-#SBATCH --ntasks={{ agents + 1 }}
+#SBATCH --ntasks={{ agents + servers }}
 #SBATCH --no-kill
 #SBATCH --requeue
 #SBATCH --open-mode=append
@@ -51,23 +51,38 @@ for part in ${SLURM_TASKS_PER_NODE//,/ }; do
     done
 done
 printf '%s\n' "${hosts[@]:1:{{ agents }}}" > "$run/slurm-hosts"
-"$matrpo" cluster move --cluster "$run/cluster.yaml" "${hosts[@]:0:{{ agents + 1 }}}" || exit
+"$matrpo" cluster move --cluster "$run/cluster.yaml" "${hosts[@]:0:{{ agents + servers }}}" || exit
 
-# Two steps, each started again by itself if it is killed; in the agents' every task starts its own agent again.
+# A step for each server and one for the agents, each started again by itself if it is killed; in the agents' every
+# task starts its own agent again. Tasks are in the order of `cluster move`: a server, the agents, further servers.
 step="srun --overlap --cpu-bind=none --no-kill --kill-on-bad-exit=0"
 trap 'scancel --signal=TERM "$SLURM_JOB_ID"' TERM
-keep $step --ntasks=1 --nodes=1 --nodelist="${hosts[0]}" "$matrpo" env-server --cluster "$run/cluster.yaml" &
-server=$!
+servers=()
+for ((server = 0; server < {{ servers }}; server++)); do
+    host=${hosts[server ? {{ agents }} + server : 0]}
+    keep $step --ntasks=1 --nodes=1 --nodelist="$host" "$matrpo" env-server --cluster "$run/cluster.yaml" --id $server &
+    servers+=($!)
+done
 SLURM_HOSTFILE=$run/slurm-hosts keep $step --ntasks={{ agents }} --distribution=arbitrary \
     bash -c 'keep attached "$matrpo" agent --cluster "$run/cluster.yaml" --id auto --until-eof' &
 agents=$!
 
-# A signal interrupts `wait`, not what it waits for. An agent that comes back when all is over would wait for ever.
-while kill -0 $server 2>/dev/null; do wait $server; status=$?; done
+# Whoever comes back when a server has ended, and so all is over, would wait for ever.
+all_serve() {
+    local server
+    for server in "${servers[@]}"; do kill -0 $server 2>/dev/null || return; done
+}
+while all_serve; do sleep 1; done
 for ((second = 0; second < 60; second++)); do
-    kill -0 $agents 2>/dev/null || break
+    kill -0 "${servers[@]}" $agents 2>/dev/null || break
     sleep 1
 done
-kill -0 $agents 2>/dev/null && scancel --signal=TERM "$SLURM_JOB_ID"
+kill -0 "${servers[@]}" $agents 2>/dev/null && scancel --signal=TERM "$SLURM_JOB_ID"
 wait $agents
-exit $status
+worst=0
+for server in "${servers[@]}"; do
+    wait $server
+    status=$?
+    ((status > worst)) && worst=$status
+done
+exit $worst

@@ -13,6 +13,7 @@ from matrpo.errors import ConfigError
 from matrpo.launch.cluster.cluster_file import Cluster, PublicKeys
 from matrpo.launch.cluster.keys import KeyPair
 from matrpo.launch.processes.supervisor import check_ports, local_ports, make_cluster
+from matrpo.runs.process_id import ProcessId
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings.config import Config
 from matrpo.topology import make_graph
@@ -41,7 +42,7 @@ def test_load(tmp_path: Path) -> None:
     cluster = Cluster.load(write(tmp_path / "cluster.yaml", CONTENT))
     assert cluster.graph.links == ((0, 1), (0, 2))
     assert cluster.config == tmp_path / "config.yaml"
-    assert cluster.endpoints[2] == "tcp://127.0.0.1:5603"
+    assert cluster.agents[2] == "tcp://127.0.0.1:5603"
     assert cluster.uses_tcp
     assert cluster.keys is None
 
@@ -83,9 +84,18 @@ def test_further_environment_servers_have_addresses_of_their_own(tmp_path: Path)
     assert cluster.servers == ("ipc:///tmp/x/env", *more)
     names = ["env-server", "env-server 1", "env-server 2", "agent 0", "agent 1", "agent 2"]
     assert [process.name for process in cluster.processes] == names
-    assert [process.arguments for process in cluster.processes[:2]] == [["env-server"], ["env-server", "--id", "1"]]
     cluster.save(tmp_path / "again.yaml")
     assert Cluster.load(tmp_path / "again.yaml").servers == cluster.servers
+
+
+def test_of_two_neighbours_the_lower_id_dials_and_agents_dial_every_server(tmp_path: Path) -> None:
+    cluster = Cluster.load(write(tmp_path / "cluster.yaml", changed("environment.more", ["ipc:///tmp/x/env-1"])))
+    dials = {process.name: [other.name for other in cluster.dials(process)] for process in cluster.processes}
+    servers = ["env-server", "env-server 1"]
+    agents = {"agent 0": [*servers, "agent 1", "agent 2"], "agent 1": servers, "agent 2": servers}
+    assert dials == {**agents, "env-server": [], "env-server 1": []}
+    assert [process.name for process in cluster.dialled_by(ProcessId.server(1))] == list(agents)
+    assert cluster.dialled_by(ProcessId.agent(2)) == [ProcessId.agent(0)]
 
 
 def changed(path: str, value: object) -> dict[str, Any]:
@@ -164,8 +174,8 @@ def test_an_unknown_host_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     content = changed("environment.endpoint", "tcp://no-such-host.invalid:5600")
     cluster = Cluster.load(write(tmp_path / "cluster.yaml", content))
     with pytest.raises(ConfigError, match=r"'no-such-host.invalid' of the environment server cannot be resolved: Name"):
-        cluster.check_hosts(1)
-    cluster.check_hosts(None)
+        cluster.check_hosts(ProcessId.agent(1))
+    cluster.check_hosts(ProcessId.server())
 
 
 def test_a_port_in_use_is_named() -> None:

@@ -10,10 +10,11 @@ import pytest
 from matrpo.errors import ConfigError
 from matrpo.launch.cluster import key_making
 from matrpo.launch.cluster.cluster_file import Cluster
-from matrpo.launch.cluster.key_making import equip, everyone, rotate
+from matrpo.launch.cluster.key_making import equip, key_holders, rotate
 from matrpo.launch.cluster.keyring import PLAIN, Keyring
 from matrpo.launch.cluster.keys import KeyPair, is_public_key, key_path, load_pair, store_secrets
 from matrpo.launch.processes.supervisor import make_cluster
+from matrpo.runs.process_id import ProcessId
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.runs.storage import StorageError
 from matrpo.settings.config import Config
@@ -32,8 +33,8 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def ring(cluster: Cluster, agent: int | None) -> Keyring:
-    security = cluster.security(agent)
+def ring(cluster: Cluster, process: ProcessId) -> Keyring:
+    security = cluster.security(process)
     assert isinstance(security, Keyring)
     return security
 
@@ -45,7 +46,7 @@ def test_every_process_gets_a_key_of_its_own_that_only_the_owner_can_read(cluste
     assert {mode(path) for path in folder.iterdir()} == {0o600}
     loaded = Cluster.load(cluster.file)
     assert loaded.keys == cluster.keys
-    rings = [ring(loaded, agent) for agent in everyone(loaded)]
+    rings = [ring(loaded, holder) for holder in key_holders(loaded)]
     assert len({one.secret for one in rings}) == 4
     assert [one.public for one in rings] == [rings[0].environment, *rings[0].agents]
     text = cluster.file.read_text()
@@ -67,35 +68,35 @@ def test_secrets_are_private_under_any_umask_and_over_a_looser_leftover(tmp_path
 
 @pytest.mark.parametrize("loose", [0o640, 0o604, 0o660, 0o601])
 def test_a_key_that_others_can_read_is_refused(cluster: Cluster, loose: int) -> None:
-    path = key_path(cluster.file, 1)
+    path = key_path(cluster.file, ProcessId.agent(1))
     path.chmod(loose)
     with pytest.raises(ConfigError, match=f"{path} can be read by others; protect it with: chmod 600 {path}"):
-        cluster.security(1)
-    assert ring(cluster, 2)
+        cluster.security(ProcessId.agent(1))
+    assert ring(cluster, ProcessId.agent(2))
 
 
 def test_an_open_folder_is_refused(cluster: Cluster) -> None:
     folder = cluster.file.parent / "keys"
     folder.chmod(0o755)
     with pytest.raises(ConfigError, match=f"{folder} is open to others; close it with: chmod 700 {folder}"):
-        cluster.security(None)
+        cluster.security(ProcessId.server())
 
 
 def test_a_key_that_is_not_there_or_does_not_fit_is_named(cluster: Cluster) -> None:
-    path = key_path(cluster.file, 0)
+    path = key_path(cluster.file, ProcessId.agent(0))
     store_secrets(path, [KeyPair.make().secret])
     with pytest.raises(ConfigError, match=r"agent-00.key does not fit the public key in .*cluster.yaml"):
-        cluster.security(0)
+        cluster.security(ProcessId.agent(0))
     for damage in ("", "short\n", "é" * 40, "\0" * 40):
         path.write_text(damage)
         with pytest.raises(ConfigError, match=r"agent-00.key (is not a secret key|does not fit)"):
-            cluster.security(0)
+            cluster.security(ProcessId.agent(0))
     path.unlink()
     with pytest.raises(ConfigError, match=r"cannot read the secret key .*agent-00.key: No such file"):
-        cluster.security(0)
+        cluster.security(ProcessId.agent(0))
     path.mkdir()
     with pytest.raises(ConfigError, match=r"agent-00.key"):
-        cluster.security(0)
+        cluster.security(ProcessId.agent(0))
 
 
 def test_public_keys_are_recognised() -> None:
@@ -108,18 +109,18 @@ def test_public_keys_are_recognised() -> None:
 def test_tcp_without_keys_needs_consent(cluster: Cluster) -> None:
     bare = dataclasses.replace(cluster, keys=None)
     with pytest.raises(ConfigError, match=r"has no keys: .* --insecure"):
-        bare.security(0)
-    assert dataclasses.replace(bare, insecure=True).security(0) is PLAIN
+        bare.security(ProcessId.agent(0))
+    assert dataclasses.replace(bare, insecure=True).security(ProcessId.agent(0)) is PLAIN
 
 
-@pytest.mark.parametrize("agents", [[1], [None], [None, 0, 1, 2]])
-def test_rotation_changes_these_keys_and_no_others(cluster: Cluster, agents: list[int | None]) -> None:
-    before = {agent: ring(cluster, agent).public for agent in everyone(cluster)}
-    rotate(cluster, agents)
+@pytest.mark.parametrize("names", [["agent 1"], ["env-server"], ["env-server", "agent 0", "agent 1", "agent 2"]])
+def test_rotation_changes_these_keys_and_no_others(cluster: Cluster, names: list[str]) -> None:
+    before = {holder: ring(cluster, holder).public for holder in key_holders(cluster)}
+    rotate(cluster, [holder for holder in before if holder.name in names])
     after = Cluster.load(cluster.file)
-    for agent in everyone(cluster):
-        assert (ring(after, agent).public != before[agent]) == (agent in agents)
-        assert len(key_path(after.file, agent).read_text().split()) == 1, "the old secret is gone"
+    for holder in before:
+        assert (ring(after, holder).public != before[holder]) == (holder.name in names)
+        assert len(key_path(after.file, holder).read_text().split()) == 1, "the old secret is gone"
 
 
 @pytest.mark.parametrize("writes", range(4))
@@ -136,15 +137,15 @@ def test_a_rotation_that_is_cut_short_leaves_keys_that_fit(
 
     monkeypatch.setattr(key_making, "store_secrets", failing)
     with pytest.raises(StorageError):
-        rotate(cluster, [0, 1])
+        rotate(cluster, [ProcessId.agent(0), ProcessId.agent(1)])
     after = Cluster.load(cluster.file)
-    assert all(ring(after, agent) for agent in everyone(after))
+    assert all(ring(after, holder) for holder in key_holders(after))
 
 
 def test_a_damaged_key_cannot_be_rotated_away_unnoticed(cluster: Cluster) -> None:
-    key_path(cluster.file, 0).chmod(0o644)
+    key_path(cluster.file, ProcessId.agent(0)).chmod(0o644)
     with pytest.raises(ConfigError, match="chmod 600"):
-        rotate(cluster, [0])
+        rotate(cluster, [ProcessId.agent(0)])
 
 
 def test_the_pair_of_an_old_line_is_found(tmp_path: Path) -> None:

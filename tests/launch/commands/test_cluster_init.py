@@ -22,6 +22,7 @@ from matrpo.errors import ConfigError
 from matrpo.launch.cli import cli
 from matrpo.launch.cluster.cluster_file import Cluster, host_of, port_of
 from matrpo.launch.cluster.keys import key_path
+from matrpo.runs.process_id import ProcessId
 from matrpo.runs.run_directory import RunDirectory
 
 SETTINGS = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
@@ -105,12 +106,12 @@ def test_agents_are_spread_over_the_hosts_in_blocks(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert result.stdout == ""
     cluster = Cluster.load(run / "cluster.yaml")
-    assert cluster.environment == "tcp://10.0.0.9:6000"
-    assert [host_of(endpoint) for endpoint in cluster.endpoints] == ["10.0.0.1"] * 6 + ["robot-2.lab"] * 6
-    assert [port_of(endpoint) for endpoint in cluster.endpoints] == list(range(6001, 6013))
+    assert cluster.servers[0] == "tcp://10.0.0.9:6000"
+    assert [host_of(endpoint) for endpoint in cluster.agents] == ["10.0.0.1"] * 6 + ["robot-2.lab"] * 6
+    assert [port_of(endpoint) for endpoint in cluster.agents] == list(range(6001, 6013))
     assert cluster.graph.links == tuple(sorted((*((i, i + 1) for i in range(11)), (0, 11))))
     assert cluster.keys is not None
-    assert cluster.security(7)
+    assert cluster.security(ProcessId.agent(7))
     config = RunDirectory.open(run).config
     assert (config.agents, config.transport, config.insecure) == (12, "tcp", False)
     copies = [line.strip() for line in result.stderr.splitlines() if line.strip().startswith("tar ")]
@@ -139,7 +140,9 @@ def test_what_the_copy_command_moves_is_private_on_the_other_machine(tmp_path: P
         shell=True,
         check=True,
     )
-    assert Cluster.load(init / "cluster.yaml").security(2), "the folder and the files are closed to others"
+    assert Cluster.load(init / "cluster.yaml").security(ProcessId.agent(2)), (
+        "the folder and the files are closed to others"
+    )
 
 
 @pytest.mark.parametrize(
@@ -166,9 +169,9 @@ def test_without_keys_one_must_say_so_everywhere(tmp_path: Path) -> None:
     run = make(tmp_path / "run")
     file = str(run / "cluster.yaml")
     assert "has keys, and all others use them" in mistake("agent", "--cluster", file, "--id", "0", "--insecure")
-    key_path(run / "cluster.yaml", 0).chmod(0o644)
+    key_path(run / "cluster.yaml", ProcessId.agent(0)).chmod(0o644)
     assert "chmod 600" in mistake("agent", "--cluster", file, "--id", "0")
-    key_path(run / "cluster.yaml", None).unlink()
+    key_path(run / "cluster.yaml", ProcessId.server()).unlink()
     assert "cannot read the secret key" in mistake("env-server", "--cluster", file)
     bare = tmp_path / "bare"
     arguments = ["cluster", "init", *AGENTS, *LOCAL, "--out", str(bare), "--insecure"]
@@ -224,7 +227,7 @@ def test_whatever_ends_the_launcher_ends_the_remote_processes(
 
 def test_when_one_remote_process_fails_all_end(tmp_path: Path, ssh: Path, program: Path) -> None:
     run = make(tmp_path / "run", "--steps", "4000000")
-    key_path(run / "cluster.yaml", 1).unlink()
+    key_path(run / "cluster.yaml", ProcessId.agent(1)).unlink()
     launcher = start(run, ssh, program)
     _, errors = launcher.communicate(timeout=60)
     assert launcher.returncode == 2, errors
@@ -264,7 +267,7 @@ def test_the_doctor_finds_what_is_wrong(tmp_path: Path) -> None:
     assert "with CURVE" in healthy.stderr
     assert "ok   the key of agent 2 is here" in healthy.stderr
     assert "the machine answers, nobody listens now" in healthy.stderr
-    key_path(file, 2).chmod(0o644)
+    key_path(file, ProcessId.agent(2)).chmod(0o644)
     ill = matrpo("doctor", "--cluster", str(file))
     assert ill.returncode == 2
-    assert f"bad  {key_path(file, 2)} can be read by others; protect it with: chmod 600" in ill.stderr
+    assert f"bad  {key_path(file, ProcessId.agent(2))} can be read by others; protect it with: chmod 600" in ill.stderr

@@ -42,13 +42,14 @@ def documents(run):
     return {(document["kind"], document["metadata"]["name"]): document for document in found}
 
 
+@pytest.mark.parametrize("servers", [1, 2])
 @pytest.mark.parametrize("version", ["1.29", "1.37"])
-def test_the_objects_are_valid(render, version):
-    found = documents(render(3))
+def test_the_objects_are_valid(render, version, servers):
+    found = documents(render(3, "--env-servers", servers))
     kinds = [kind for kind, _ in found]
     assert sorted(set(kinds)) == ["ConfigMap", "NetworkPolicy", "Secret", "Service", "StatefulSet"]
     assert kinds.count("StatefulSet") == 2
-    assert kinds.count("NetworkPolicy") == 4
+    assert kinds.count("NetworkPolicy") == 3 + servers
     for document in found.values():
         kubernetes_validate.validate(document, version, strict=True)
 
@@ -61,11 +62,12 @@ def test_the_validator_refuses_what_is_not_valid(render):
 
 
 def test_secret_keys_are_in_the_secret_alone(render):
-    run = render(3)
+    run = render(3, "--env-servers", 2)
     keys = {file.stem: file.read_text() for file in (run / "keys").iterdir()}
     secret = documents(run)["Secret", "team-keys"]
     given = {pod: base64.b64decode(value).decode() for pod, value in secret["data"].items()}
-    assert given == {"team-env-0": keys["env"]} | {f"team-agent-{q}": keys[f"agent-{q:02d}"] for q in range(3)}
+    agents = {f"team-agent-{q}": keys[f"agent-{q:02d}"] for q in range(3)}
+    assert given == {"team-env-0": keys["env"], "team-env-1": keys["env"], **agents}
     assert (run / "kubernetes" / "keys.yaml").stat().st_mode & 0o077 == 0
     for file in (run / "kubernetes").iterdir():
         text = file.read_text()
@@ -86,11 +88,12 @@ def test_a_pod_has_its_own_key_alone_and_no_rights(render, name):
     assert pod["securityContext"]["runAsNonRoot"]
 
 
-@pytest.mark.parametrize("topology", ["ring", "star", "complete"])
-def test_the_network_lets_neighbours_and_the_environment_server_talk_and_nobody_else(render, topology):
-    run = render(5, "--topology", topology)
+@pytest.mark.parametrize(("topology", "num_servers"), [("ring", 1), ("star", 1), ("complete", 1), ("ring", 2)])
+def test_the_network_lets_neighbours_and_environment_servers_talk_and_nobody_else(render, topology, num_servers):
+    run = render(5, "--topology", topology, "--env-servers", num_servers)
     cluster, found = Cluster.load(run / "cluster.yaml"), documents(run)
-    pods = [*(f"team-agent-{q}" for q in range(5)), "team-env-0"]
+    agents, servers = [f"team-agent-{q}" for q in range(5)], [f"team-env-{k}" for k in range(num_servers)]
+    pods = [*agents, *servers]
     policies = {pod: found["NetworkPolicy", pod]["spec"] for pod in pods}
 
     def selected(selector):
@@ -99,7 +102,7 @@ def test_the_network_lets_neighbours_and_the_environment_server_talk_and_nobody_
         if POD in labels:
             return {labels[POD]}
         assert labels["app.kubernetes.io/component"] == "agent"
-        return set(pods[:-1])
+        return set(agents)
 
     def peers(pod, direction, side):
         rules = [rule for rule in policies[pod][direction] if side in rule]
@@ -114,7 +117,7 @@ def test_the_network_lets_neighbours_and_the_environment_server_talk_and_nobody_
     leaving = {(pod, peer, port) for pod in pods for peer, port in peers(pod, "egress", "to")}
     coming = {(peer, pod, port) for pod in pods for peer, port in peers(pod, "ingress", "from")}
     links = {(f"team-agent-{i}", f"team-agent-{j}", 5601) for i, j in cluster.graph.links}
-    assert leaving == coming == links | {(pod, "team-env-0", 5600) for pod in pods[:-1]}
+    assert leaving == coming == links | {(agent, server, 5600) for agent in agents for server in servers}
     assert all(policies[pod]["policyTypes"] == ["Ingress", "Egress"] for pod in pods)
 
 
@@ -125,10 +128,24 @@ def test_names_in_the_cluster_file_are_those_of_the_pods_in_the_service(render):
     assert service["publishNotReadyAddresses"]
     assert agents["podManagementPolicy"] == "Parallel"
     assert agents["serviceName"] == found["StatefulSet", "team-env"]["spec"]["serviceName"] == "team"
-    assert cluster.endpoints == tuple(f"tcp://team-agent-{q}.team:5601" for q in range(agents["replicas"]))
-    assert cluster.environment == "tcp://team-env-0.team:5600"
+    assert cluster.agents == tuple(f"tcp://team-agent-{q}.team:5601" for q in range(agents["replicas"]))
+    assert cluster.servers[0] == "tcp://team-env-0.team:5600"
     config = found["ConfigMap", "team"]["data"]
     assert {name: (run / name).read_text() for name in config} == config
+
+
+def test_a_pod_of_several_servers_finds_its_number_and_keeps_its_own_folder(render):
+    run = render(3, "--env-servers", 2)
+    assert Cluster.load(run / "cluster.yaml").servers == ("tcp://team-env-0.team:5600", "tcp://team-env-1.team:5600")
+    spec = documents(run)["StatefulSet", "team-env"]["spec"]
+    assert spec["replicas"] == 2
+    (main,) = spec["template"]["spec"]["containers"]
+    assert main["command"][-3:] == ["--id", "auto", "--managed"]
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert {"--env", "auto"} <= set(main[probe]["exec"]["command"])
+    state = [mount for mount in main["volumeMounts"] if mount["name"] == "state"]
+    folders = {mount["mountPath"]: mount["subPath"] for mount in state}
+    assert folders == {"/var/lib/matrpo/run/env": "env", "/var/lib/matrpo/run/env-1": "env-1"}
 
 
 def test_manifests_are_written_again_for_a_run_that_is_there(matrpo, render):
@@ -177,11 +194,12 @@ def by_hand(found, name: str, ordinal: int, home: Path, **places: str) -> tuple[
 
 
 @pytest.mark.slow
-def test_the_start_commands_by_hand_make_a_run_that_equals_a_launch(render, tmp_path):
-    """Each pod is a folder and a loopback address; the environment server comes last, and all stay when it is over."""
-    found = documents(render(3, "--topology", "line"))
-    names = [("team-agent", 0), ("team-agent", 1), ("team-agent", 2), ("team-env", 0)]
-    places = {f"{name}-{q}.team": f"127.0.0.{2 + q if name == 'team-agent' else 1}" for name, q in names}
+@pytest.mark.parametrize("servers", [1, 2])
+def test_the_start_commands_by_hand_make_a_run_that_equals_a_launch(render, tmp_path, servers):
+    """Each pod is a folder and a loopback address; environment servers come last, and all stay when it is over."""
+    found = documents(render(3, "--topology", "line", "--env-servers", servers))
+    names = [*(("team-agent", q) for q in range(3)), *(("team-env", k) for k in range(servers))]
+    places = {f"{name}-{q}.team": f"127.0.0.{2 + q if name == 'team-agent' else 1 + 9 * q}" for name, q in names}
     pods = [by_hand(found, name, q, tmp_path / f"{name}-{q}", **places) for name, q in names]
     for _, environment, ready in pods:
         assert subprocess.run(ready, env=environment, capture_output=True).returncode == 2
@@ -194,12 +212,16 @@ def test_the_start_commands_by_hand_make_a_run_that_equals_a_launch(render, tmp_
         assert subprocess.run(ready, env=environment, capture_output=True).returncode == 0
         process.terminate()
     said = [process.communicate(timeout=60)[1] for process in running]
-    assert [process.returncode for process in running] == [0] * 4, said
-    launched = train(tmp_path / "launched", "--agents", "3", "--topology", "line", "--in-process")
+    assert [process.returncode for process in running] == [0] * len(pods), said
+    arguments = ("--agents", "3", "--topology", "line", "--env-servers", str(servers))
+    launched = train(tmp_path / "launched", *arguments)
+    single = train(tmp_path / "single", *arguments, "--in-process")
     found_here = {}
     for name, q in names:
         found_here |= checkpoints(tmp_path / f"{name}-{q}" / "run")
     assert found_here == checkpoints(launched)
+    of_one = {name: data for name, data in checkpoints(single).items() if name.startswith("agents")}
+    assert of_one.items() <= found_here.items()
 
 
 @pytest.mark.parametrize(

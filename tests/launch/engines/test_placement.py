@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from matrpo.errors import ConfigError
-from matrpo.launch.engines.placement import agent_id
+from matrpo.launch.engines.placement import own_number
 
 POD = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "HOSTNAME": "run-7-agent-12"}
 
@@ -22,7 +22,7 @@ POD = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "HOSTNAME": "run-7-agent-12"}
     ],
 )
 def test_the_id_is_given_or_found(given, environment, expected):
-    assert agent_id(given, environment) == expected
+    assert own_number(given, environment, "agent") == expected
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,6 @@ def test_the_id_is_given_or_found(given, environment, expected):
 )
 def test_where_nothing_tells_it_the_reason_is_said_in_one_line(given, environment, reasons):
     with pytest.raises(ConfigError) as refused:
-        agent_id(given, environment)
+        own_number(given, environment, "agent")
     assert all(reason in str(refused.value) for reason in reasons)
     assert "\n" not in str(refused.value)

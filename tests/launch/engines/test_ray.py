@@ -89,17 +89,35 @@ def test_twelve_agents_on_four_nodes_learn_what_one_process_does_to_the_bit(node
 
 
 @pytest.mark.slow
-def test_a_killed_actor_and_a_killed_node_return_and_the_run_goes_on_where_it_was_stopped(nodes, tmp_path):
+def test_two_servers_on_four_nodes_learn_what_one_process_does_to_the_bit(nodes, tmp_path):
+    arguments = ("--agents", "4", "--env-servers", "2")
+    spread = train(tmp_path / "ray", *arguments, "--backend", "ray", "--ray-address", nodes.address)
+    launched = train(tmp_path / "launched", *arguments)
+    single = train(tmp_path / "single", *arguments, "--in-process")
+    assert RunDirectory.open(spread).latest_common_iteration() == LAST
+    assert checkpoints(spread) == checkpoints(launched)
+    of_one = {name: data for name, data in checkpoints(single).items() if name.startswith("agents")}
+    assert of_one.items() <= checkpoints(spread).items()
+    assert metrics(spread, without=TRAFFIC) == metrics(launched, without=TRAFFIC)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("servers", "killed"), [("1", "agent 2"), ("2", "env-server 1")])
+def test_a_killed_actor_and_a_killed_node_return_and_the_run_goes_on_where_it_was_stopped(
+    nodes, tmp_path, servers, killed
+):
     import ray
 
     agents, run = 6, tmp_path / "run"
-    process = start(run, "--agents", str(agents), *ENDLESS, "--backend", "ray", "--ray-address", nodes.address)
+    options = ("--agents", str(agents), "--env-servers", servers, *ENDLESS)
+    process = start(run, *options, "--backend", "ray", "--ray-address", nodes.address)
     until(has_iterations(run, 3), process)
     ray.init(address=nodes.address, namespace="matrpo", log_to_driver=False)
     try:
-        (name,) = (name for name in ray.util.list_named_actors() if name.endswith("agent 2"))
+        (name,) = (name for name in ray.util.list_named_actors() if name.endswith(killed))
         ray.kill(ray.get_actor(name), no_restart=False)
-        starts = RunDirectory.open(run).agent(2).path / "incarnation.json"
+        (files,) = (files for one, files in RunDirectory.open(run).processes().items() if one.name == killed)
+        starts = files.path / "incarnation.json"
         before = starts.read_text()
         until(lambda: starts.read_text() != before, process)
         until(all_go_on(run, agents), process)
@@ -113,5 +131,5 @@ def test_a_killed_actor_and_a_killed_node_return_and_the_run_goes_on_where_it_wa
     process.terminate()
     errors = process.communicate(timeout=120)[1]
     assert process.returncode == 130, errors
-    assert "agent 2 is back" in errors
+    assert f"{killed} is back" in errors
     assert RunDirectory.open(run).latest_common_iteration() > 3

@@ -18,9 +18,10 @@ from typing import Any
 
 import psutil
 import pytest
-from running import TINY, free_ports, has_iterations
+from running import LAST, TINY, checkpoints, free_ports, has_iterations, train
 
 from matrpo.launch.cluster.cluster_file import Cluster
+from matrpo.runs.process_id import in_order_of_ports
 from matrpo.runs.run_directory import RunDirectory
 
 SETTINGS = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
@@ -32,7 +33,7 @@ def render(matrpo, tmp_path):
 
     def make(agents, *options):
         run = tmp_path / "run"
-        port = free_ports(agents + 1)
+        port = free_ports(agents + 2)
         given = ("--agents", agents, "--port", port, "--out", run)
         status, _, errors = matrpo("cluster", "render", "slurm", *given, *SETTINGS, *options)
         assert status == 0, errors
@@ -62,18 +63,20 @@ def test_the_job_asks_for_a_task_for_each_process_and_outlives_nodes(render):
 
 
 @pytest.mark.parametrize(
-    ("nodes", "tasks", "expected"),
+    ("servers", "nodes", "tasks", "expected"),
     [
-        ("a", "5", "aaaaa"),
-        ("a b", "3,2", "aaabb"),
-        ("a b c", "2(x2),1", "aabbc"),
-        ("a b c d e", "1(x5)", "abcde"),
-        ("a b", "4,2", "aaaab"),
+        (1, "a", "5", "aaaaa"),
+        (1, "a b", "3,2", "aaabb"),
+        (1, "a b c", "2(x2),1", "aabbc"),
+        (1, "a b c d e", "1(x5)", "abcde"),
+        (1, "a b", "4,2", "aaaab"),
+        (2, "a b c", "2(x3)", "aabbcc"),
+        (2, "a b c d e f", "1(x6)", "abcdef"),
     ],
 )
-def test_every_task_is_where_slurm_put_it(render, tmp_path, nodes, tasks, expected):
+def test_every_task_is_where_slurm_put_it(render, tmp_path, servers, nodes, tasks, expected):
     """Stand-ins for Slurm's commands end at once; the first that starts agents notes where."""
-    run = render(4)
+    run = render(4, "--env-servers", servers)
     before = Cluster.load(run / "cluster.yaml")
     path = tmp_path / "bin"
     path.mkdir()
@@ -96,13 +99,18 @@ def test_every_task_is_where_slurm_put_it(render, tmp_path, nodes, tasks, expect
     done = bash(script, env={**environment, "SLURM_TASKS_PER_NODE": tasks, "SLURM_JOB_ID": "7"})
     assert done.returncode == 0, done.stderr
     after = Cluster.load(run / "cluster.yaml")
-    placed = [re.fullmatch(r"tcp://node-(.):(\d+)", end) for end in (after.environment, *after.endpoints)]
+    order = in_order_of_ports(4, servers)
+    placed = [re.fullmatch(r"tcp://node-(.):(\d+)", after.endpoints[process]) for process in order]
     assert "".join(match[1] for match in placed) == expected
-    assert [match[2] for match in placed] == [end[-5:] for end in (before.environment, *before.endpoints)]
+    assert [match[2] for match in placed] == [before.endpoints[process][-5:] for process in order]
     assert after.keys == before.keys
-    assert (tmp_path / "hosts").read_text().split() == [f"node-{name}" for name in expected[1:]]
+    assert (tmp_path / "hosts").read_text().split() == [f"node-{name}" for name in expected[1:5]]
     steps = (tmp_path / "steps").read_text().splitlines()
-    assert sorted(re.search(r"--ntasks=(\d)", step)[1] for step in steps) == ["1", "4"]
+    assert sorted(re.search(r"--ntasks=(\d)", step)[1] for step in steps) == [*["1"] * servers, "4"]
+    started = [re.search(r"--nodelist=node-(.) .* env-server .*--id (\d)", step) for step in steps]
+    assert {match[2]: match[1] for match in started if match} == dict(
+        zip("01", expected[:1] + expected[5:], strict=False)
+    )
 
 
 def test_a_command_is_run_again_until_it_ends_well(render, tmp_path):
@@ -231,16 +239,17 @@ class Job:
         self.directory = RunDirectory.open(run)
         self.id = say("sbatch", "--parsable", str(run / "slurm.sh")).strip()
 
-    def step(self, name: str) -> str:
-        """The running step of this name, if there is one: the server's is `matrpo`, the agents' is `bash`."""
+    def steps(self, name: str) -> list[str]:
+        """The running steps of this name: the servers' are `matrpo`, the agents' is `bash`."""
         lines = say("squeue", "--steps", "--noheader", "--format=%j %i", f"--jobs={self.id}").splitlines()
-        return dict(line.split() for line in lines).get(name, "")
+        return [step for own, step in map(str.split, lines) if own == name]
 
     def kill_step(self, name: str) -> None:
-        """Kill a step, and wait until it is there again."""
-        killed = self.step(name)
+        """Kill the newest step of a name, and wait until it is there again."""
+        before = self.steps(name)
+        killed = max(before, key=lambda step: int(step.rpartition(".")[2]))
         subprocess.run(["scancel", "--signal=KILL", killed], capture_output=True)
-        until(lambda: self.step(name) not in ("", killed))
+        until(lambda: len(self.steps(name)) == len(before) and killed not in self.steps(name))
 
     def kill_agent(self, agent: int) -> None:
         """Kill one task's agent, not the task."""
@@ -254,6 +263,10 @@ class Job:
         agents = [self.directory.agent(agent) for agent in range(self.directory.num_agents)]
         until(lambda: all((agent.read_metrics() or [{}])[-1].get("iteration", 0) > now for agent in agents))
 
+    def has_completed(self) -> bool:
+        """Whether Slurm says so."""
+        return "COMPLETED" in say("scontrol", "show", "job", self.id)
+
 
 def open_files(process: psutil.Process) -> list[Any]:
     try:
@@ -262,9 +275,12 @@ def open_files(process: psutil.Process) -> list[Any]:
         return []
 
 
+needs_slurm = pytest.mark.skipif(shutil.which("slurmctld") is None, reason="no Slurm on this machine")
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("slurm")
-@pytest.mark.skipif(shutil.which("slurmctld") is None, reason="no Slurm on this machine")
+@needs_slurm
 def test_a_job_survives_the_kill_of_either_step_and_of_one_agent(render):
     run = render(4, "--steps", 16000, "--sbatch=--time=30")
     job = Job(run)
@@ -274,5 +290,31 @@ def test_a_job_survives_the_kill_of_either_step_and_of_one_agent(render):
         job.goes_on()
     job.kill_agent(2)
     job.goes_on()
-    until(lambda: "COMPLETED" in say("scontrol", "show", "job", job.id))
+    until(job.has_completed)
     assert job.directory.latest_common_iteration() == 400
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("slurm")
+@needs_slurm
+def test_a_job_of_two_servers_learns_what_one_process_does_to_the_bit(render, tmp_path):
+    run = render(4, "--env-servers", 2, "--topology", "ring", "--sbatch=--time=30")
+    until(Job(run).has_completed)
+    single = checkpoints(train(tmp_path / "single", "--agents", "4", "--topology", "ring", "--in-process"))
+    agents = {name: data for name, data in checkpoints(run).items() if name.startswith("agents")}
+    assert agents == {name: data for name, data in single.items() if name.startswith("agents")}
+    assert len(agents) == 8
+    assert len(RunDirectory.open(run).environment_metrics()) == LAST
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("slurm")
+@needs_slurm
+def test_a_job_of_two_servers_survives_the_kill_of_one(render):
+    run = render(3, "--env-servers", 2, "--steps", 8000, "--sbatch=--time=30")
+    job = Job(run)
+    until(has_iterations(run, 20))
+    job.kill_step("matrpo")
+    job.goes_on()
+    until(job.has_completed)
+    assert job.directory.latest_common_iteration() == 200

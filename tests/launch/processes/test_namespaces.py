@@ -34,7 +34,8 @@ def machines() -> Iterator[IsolatedHosts]:
 
 
 def lines(run: Path, process: str) -> list[dict[str, Any]]:
-    return RunDirectory.open(run).processes()[process].read_metrics()
+    (files,) = (files for one, files in RunDirectory.open(run).processes().items() if one.name == process)
+    return files.read_metrics()
 
 
 def until(what: str, condition: Any, processes: list[subprocess.Popen[str]]) -> None:

@@ -12,6 +12,7 @@ from matrpo.faults.fault import Fault
 from matrpo.faults.script import FaultScript
 from matrpo.launch.processes.process_faults import ProcessFaults, read_record, was_killed_by_script
 from matrpo.runs.process_directory import ProcessDirectory
+from matrpo.runs.process_id import ProcessId
 from matrpo.runs.run_directory import RunDirectory
 
 QUICK = ("--agents", "4", "--link-resend", "0.1", "--admm-iterations", "24")
@@ -58,9 +59,9 @@ def test_mistakes_start_nothing(tmp_path: Path, arguments: tuple[str, ...], word
 
 def test_a_record_names_the_life_that_a_fault_ended(tmp_path: Path) -> None:
     directory = ProcessDirectory(tmp_path)
-    script = FaultScript((Fault(0, "kill", process="agent 1"),))
-    assert was_killed_by_script(directory, script, "agent 1", since=0.0) is None
+    script = FaultScript((Fault(0, "kill", process=ProcessId.agent(1)),))
+    assert was_killed_by_script(directory, script, ProcessId.agent(1), since=0.0) is None
     (tmp_path / "faults.jsonl").write_text('{"time": 100.0, "event": "begins", "fault": 0, "iteration": 2}\n')
-    assert was_killed_by_script(directory, script, "agent 1", since=90.0) == script.faults[0]
-    assert was_killed_by_script(directory, script, "agent 1", since=110.0) is None
-    ProcessFaults(script, "agent 1", directory, None).move(9, "consensus", 9)  # it is not killed again
+    assert was_killed_by_script(directory, script, ProcessId.agent(1), since=90.0) == script.faults[0]
+    assert was_killed_by_script(directory, script, ProcessId.agent(1), since=110.0) is None
+    ProcessFaults(script, ProcessId.agent(1), directory, None).move(9, "consensus", 9)  # it is not killed again

@@ -61,7 +61,7 @@ def recording(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
     run = RunDirectory.create(tmp_path / "run", config, {})
     graph = make_graph("ring", N, 0)
     cluster = make_cluster(run, graph, tmp_path)
-    record.run_id, record.agents = cluster.run_id, set(cluster.endpoints)
+    record.run_id, record.agents = cluster.run_id, set(cluster.agents)
     record.most_activations = run.decentralized.admm_iterations
     server = EnvironmentServer(cluster, run, dict)
     agents = [AgentProcess(cluster, run, agent, task_spec(config.task, N)) for agent in range(N)]
