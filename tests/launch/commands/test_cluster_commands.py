@@ -6,9 +6,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from running import TINY, checkpoints, has_iterations, train, wait_for
+import pytest
+from running import LAST, TINY, checkpoints, has_iterations, train, wait_for
 
+from matrpo.launch.cluster.cluster_file import Cluster
 from matrpo.launch.processes.supervisor import make_cluster
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings.config import resolve
@@ -23,9 +26,9 @@ def prepare(folder: Path, **changes: object) -> Path:
     return run.path
 
 
-def start(run: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(run: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "matrpo.launch.cli", *arguments, "--cluster", str(run / "cluster.yaml")]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
 
 
 def test_processes_started_by_hand_equal_a_launch(tmp_path: Path) -> None:
@@ -36,6 +39,22 @@ def test_processes_started_by_hand_equal_a_launch(tmp_path: Path) -> None:
     assert all("INFO finished" in text for text in errors)
     launched = train(tmp_path / "launched", "--agents", "2", "--topology", "line", "--in-process")
     assert checkpoints(run) == checkpoints(launched)
+
+
+def test_further_servers_find_their_numbers_and_are_probed_by_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = prepare(tmp_path, env_servers=2)
+    processes = [start(run, *process.arguments) for process in Cluster.load(run / "cluster.yaml").processes[1:]]
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    processes.append(start(run, "env-server", "--id", "auto"))
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, errors
+    launched = train(tmp_path / "launched", "--agents", "2", "--topology", "line", "--env-servers", "2")
+    assert checkpoints(run) == checkpoints(launched)
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    probed = start(run, "probe", "--env", "--id", "auto", stdout=subprocess.PIPE)
+    assert probed.communicate(timeout=60)[0].startswith(f"env-server 1: iteration {LAST}")
 
 
 def test_when_the_server_is_stopped_all_stop_with_a_checkpoint(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def matrpo(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def make(folder: Path, *arguments: str) -> Path:
     """A prepared run on this machine."""
-    port = str(free_ports(4))
+    port = str(free_ports(6))
     result = matrpo("cluster", "init", "--out", str(folder), *SETTINGS, *AGENTS, *LOCAL, "--port", port, *arguments)
     assert result.returncode == 0, result.stderr
     return folder
@@ -165,6 +165,33 @@ def test_mistakes_at_init_are_named_and_leave_nothing(tmp_path: Path, arguments:
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_of_two_servers_is_moved_in_the_order_of_its_ports(tmp_path: Path) -> None:
+    file = make(tmp_path / "run", "--env-servers", "2") / "cluster.yaml"
+    before = Cluster.load(file)
+    assert "4 hosts: " in (text := mistake("cluster", "move", "--cluster", str(file), "a", "b", "c", "d"))
+    assert "5 processes, 2 environment servers and agents" in text
+    hosts = ["env", "one", "two", "three", "further"]
+    assert matrpo("cluster", "move", "--cluster", str(file), *hosts).returncode == 0
+    after = Cluster.load(file)
+    in_order = [after.servers[0], *after.agents, after.servers[1]]
+    assert [host_of(endpoint) for endpoint in in_order] == hosts
+    first = port_of(before.servers[0])
+    assert [port_of(endpoint) for endpoint in in_order] == list(range(first, first + 5))
+    assert after.keys == before.keys
+
+
+def test_new_keys_of_an_agent_concern_every_server(tmp_path: Path) -> None:
+    file = str(make(tmp_path / "run", "--agents", "4", "--env-servers", "2") / "cluster.yaml")
+    assert (
+        "then restart env-server, env-server 1, agent 0, agent 1"
+        in matrpo("keys", "rotate", "--cluster", file, "--id", "0").stderr
+    )
+    shared = matrpo("keys", "rotate", "--cluster", file, "--env").stderr
+    assert "new keys for env-server, env-server 1; copy to every machine:" in shared
+    assert shared.count("keys/env.key") == 1
+    assert "then restart all processes" in shared
+
+
 def test_without_keys_one_must_say_so_everywhere(tmp_path: Path) -> None:
     run = make(tmp_path / "run")
     file = str(run / "cluster.yaml")
@@ -191,11 +218,16 @@ def test_without_keys_one_must_say_so_everywhere(tmp_path: Path) -> None:
         (["launch", "--cluster", "FILE", "--ssh", "--ssh-command", "no-such-program"], "no program 'no-such-program'"),
         (["launch", "--cluster", "FILE", "--ssh", "--insecure"], "leave --insecure out"),
         (["keys", "rotate", "--cluster", "FILE", "--id", "3"], "--id 3"),
+        (["agent", "--cluster", "FILE", "--id", "3"], "--id 3: FILE has the agents 0 to 2, not 3"),
+        (["env-server", "--cluster", "FILE", "--id", "1"], "--id 1: FILE has the environment servers 0 to 0, not 1"),
+        (["env-server", "--cluster", "FILE", "--id", "x"], "--id x: expected an environment server's number, or auto"),
+        (["probe", "--cluster", "FILE", "--env", "--id", "2"], "has the environment servers 0 to 0, not 2"),
         (["keys", "rotate", "--cluster", "FILE", "--id", "1", "--env"], "name one, or neither"),
     ],
 )
 def test_mistakes_with_a_cluster_are_named(prepared: Path, arguments: list[str], words: str) -> None:
-    assert words in mistake(*[str(prepared / "cluster.yaml") if word == "FILE" else word for word in arguments])
+    file = str(prepared / "cluster.yaml")
+    assert words.replace("FILE", file) in mistake(*[file if word == "FILE" else word for word in arguments])
 
 
 def test_a_run_over_ssh_equals_one_in_one_process(tmp_path: Path, ssh: Path, program: Path) -> None:

@@ -22,7 +22,7 @@ POD = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "HOSTNAME": "run-7-agent-12"}
     ],
 )
 def test_the_id_is_given_or_found(given, environment, expected):
-    assert own_number(given, environment, "agent") == expected
+    assert own_number(given, environment, "agent") == own_number(given, environment, "environment server") == expected
 
 
 @pytest.mark.parametrize(
