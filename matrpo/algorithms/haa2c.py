@@ -10,5 +10,4 @@ class HAA2C(HAML):
     """Agents ascend the gradient of E[r M] in turn, for `policy_epochs` passes: eq. (13)."""
 
     def mirror(self) -> Mirror:
-        """No drift, among all policies."""
         return Mirror(NoDrift(), PolicySpace())

@@ -10,5 +10,4 @@ class HAPPO(HAML):
     """Agents maximise min(r M, clip(r, 1 +- epsilon) M) in turn: mirror learning with the drift of eq. (30)."""
 
     def mirror(self) -> Mirror:
-        """Clipping as a drift, among all policies."""
         return Mirror(ClipDrift(clip_range(self.config, self.spec.num_agents)), PolicySpace())

@@ -12,5 +12,4 @@ class HATRPO(HAML):
     can_share = False
 
     def mirror(self) -> Mirror:
-        """No drift, within a KL ball."""
         return Mirror(NoDrift(), KLBall())

@@ -13,5 +13,4 @@ class ITRPO(Simultaneous):
     can_share = False
 
     def mirror(self) -> Mirror:
-        """No drift, within a KL ball."""
         return Mirror(NoDrift(), KLBall())

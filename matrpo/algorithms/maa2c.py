@@ -10,5 +10,4 @@ class MAA2C(Simultaneous):
     """All agents ascend the gradients of E[r^k A] at once, for `policy_epochs` passes."""
 
     def mirror(self) -> Mirror:
-        """No drift, among all policies."""
         return Mirror(NoDrift(), PolicySpace())

@@ -13,5 +13,4 @@ class MAPPO(Simultaneous):
     """
 
     def mirror(self) -> Mirror:
-        """Clipping as a drift, among all policies."""
         return Mirror(ClipDrift(clip_range(self.config, self.spec.num_agents)), PolicySpace())
