@@ -6,6 +6,7 @@ import dataclasses
 import os
 import signal
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,16 @@ _COUNT = click.IntRange(min=1)
 _RING = click.IntRange(min=3)
 
 
+_changes = click.option(
+    "-o",
+    "changes",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any setting of a run; may be repeated.",
+    callback=lambda _context, _option, texts: dict(map(parse_override, texts)),
+)
+
+
 def _shared(command: Command) -> Command:
     """The options of every benchmark."""
     command = click.option("--quick", is_flag=True, help="Tiny sizes, to see that it works; the figures mean little.")(
@@ -68,13 +79,13 @@ def bench() -> None:
 @click.option("--agents", type=Counts(), default="3,12", show_default=True, help="Numbers of agents.")
 @click.option("--activations", type=Counts(), default="100,500", show_default=True, help="Link activations K.")
 @click.option("--training", type=click.IntRange(min=0), default=3, show_default=True, help="Iterations before.")
-@click.option("-o", "changes", multiple=True, metavar="KEY=VALUE", help="Any setting of a run; may be repeated.")
+@_changes
 @_shared
 def solver(
     agents: tuple[int, ...],
     activations: tuple[int, ...],
     training: int,
-    changes: tuple[str, ...],
+    changes: dict[str, Any],
     path: Path | None,
     quick: bool,
 ) -> None:
@@ -84,11 +95,7 @@ def solver(
     """
     if min(agents) < 3:
         raise ConfigError(f"--agents {min(agents)}: a ring needs at least 3")
-    path = _target(path, "solver")
-    from matrpo.experiments.bench.solver import run
-
-    settings = dict(map(parse_override, changes))
-    _finish(run(agents, activations, training, settings, quick, _say), path, quick)
+    _measure("solver", path, quick, agents, activations, training, changes)
 
 
 @bench.command()
@@ -97,20 +104,14 @@ def solver(
 @_shared
 def rollout(agents: tuple[int, ...], launched: int, path: Path | None, quick: bool) -> None:
     """Environment steps per second against mpe2."""
-    path = _target(path, "rollout")
-    from matrpo.experiments.bench.rollout import run
-
-    _finish(run(agents, launched, quick, _say), path, quick)
+    _measure("rollout", path, quick, agents, launched)
 
 
 @bench.command()
 @_shared
 def envs(path: Path | None, quick: bool) -> None:
     """Batched particle tasks against mpe2 and vmas (extra: bench)."""
-    path = _target(path, "envs")
-    from matrpo.experiments.bench.environments import run
-
-    _finish(run(quick, _say), path, quick)
+    _measure("envs", path, quick)
 
 
 @bench.command()
@@ -119,10 +120,7 @@ def envs(path: Path | None, quick: bool) -> None:
 @_shared
 def wire(agents: int, samples: int, path: Path | None, quick: bool) -> None:
     """Messages between neighbours against bare sockets."""
-    path = _target(path, "wire")
-    from matrpo.experiments.bench.wire import run
-
-    _finish(run(agents, samples, quick, _say), path, quick)
+    _measure("wire", path, quick, agents, samples)
 
 
 @bench.command()
@@ -131,10 +129,7 @@ def wire(agents: int, samples: int, path: Path | None, quick: bool) -> None:
 @_shared
 def startup(agents: int, repeats: int, path: Path | None, quick: bool) -> None:
     """Time until all processes are ready against one import of torch; memory per agent."""
-    path = _target(path, "startup")
-    from matrpo.experiments.bench.live.startup import run
-
-    _finish(run(agents, repeats, quick, _say), path, quick)
+    _measure("live.startup", path, quick, agents, repeats)
 
 
 @bench.command()
@@ -142,14 +137,14 @@ def startup(agents: int, repeats: int, path: Path | None, quick: bool) -> None:
 @click.option("--topology", default="ring", show_default=True, help="Communication graph.")
 @click.option("--iterations", type=_COUNT, default=2, show_default=True, help="Measured iterations.")
 @click.option("--activations-per-link", type=_COUNT, default=36, show_default=True, help="K over the number of links.")
-@click.option("-o", "changes", multiple=True, metavar="KEY=VALUE", help="Any setting of a run; may be repeated.")
+@_changes
 @_shared
 def scaling(
     agents: tuple[int, ...],
     topology: str,
     iterations: int,
     activations_per_link: int,
-    changes: tuple[str, ...],
+    changes: dict[str, Any],
     path: Path | None,
     quick: bool,
 ) -> None:
@@ -158,11 +153,7 @@ def scaling(
 
     The default sizes take about ten minutes on two cores. What --json writes is what `matrpo plan --constants` reads.
     """
-    path = _target(path, "scaling")
-    from matrpo.experiments.bench.live.scaling import run
-
-    settings = dict(map(parse_override, changes))
-    _finish(run(agents, topology, iterations, activations_per_link, settings, quick, _say), path, quick)
+    _measure("live.scaling", path, quick, agents, topology, iterations, activations_per_link, changes)
 
 
 @bench.command()
@@ -179,10 +170,7 @@ def scaling(
 @_shared
 def shards(tasks: tuple[str, ...], repeats: int, iterations: int, path: Path | None, quick: bool) -> None:
     """Environment steps per second with two environment servers against one (extra: mamujoco)."""
-    path = _target(path, "shards")
-    from matrpo.experiments.bench.live.shards import run
-
-    _finish(run(tasks, repeats, iterations, quick, _say), path, quick)
+    _measure("live.shards", path, quick, tasks, repeats, iterations)
 
 
 @bench.command()
@@ -191,10 +179,7 @@ def shards(tasks: tuple[str, ...], repeats: int, iterations: int, path: Path | N
 @_shared
 def recovery(agents: int, trials: int, path: Path | None, quick: bool) -> None:
     """Seconds until a dead agent is noticed and until it is back, and what its death costs the others."""
-    path = _target(path, "recovery")
-    from matrpo.experiments.bench.live.recovery import run
-
-    _finish(run(agents, trials, quick, _say), path, quick)
+    _measure("live.recovery", path, quick, agents, trials)
 
 
 @bench.command()
@@ -203,38 +188,38 @@ def recovery(agents: int, trials: int, path: Path | None, quick: bool) -> None:
 @_shared
 def throughput(repeats: int, iterations: int, path: Path | None, quick: bool) -> None:
     """CPU seconds and memory of whole training by HAPPO, HATRPO and MAPPO against HARL's own code."""
-    path = _target(path, "throughput")
-    from matrpo.experiments.bench.throughput import run
-
-    _finish(run(repeats, iterations, quick, _say), path, quick)
+    _measure("throughput", path, quick, repeats, iterations)
 
 
 @bench.command("signal")
 @click.option("--batches", type=click.IntRange(min=2), default=6, show_default=True, help="Batches of samples.")
-@click.option("-o", "changes", multiple=True, metavar="KEY=VALUE", help="Any setting of a run; may be repeated.")
+@_changes
 @_shared
-def reward_signal(batches: int, changes: tuple[str, ...], path: Path | None, quick: bool) -> None:
+def reward_signal(batches: int, changes: dict[str, Any], path: Path | None, quick: bool) -> None:
     """Where the reward's signal is lost on its way from treasure's banks to its hunters."""
-    path = _target(path, "signal")
-    from matrpo.experiments.bench.signal import run
-
-    settings = dict(map(parse_override, changes))
-    _finish(run(batches, settings, quick, _say), path, quick)
+    _measure("signal", path, quick, batches, changes)
 
 
 def _say(line: str) -> None:
     click.echo(line, err=True)
 
 
-def _target(path: Path | None, name: str) -> Path:
-    """Where the JSON file goes; checked before the long work begins."""
-    path = path or Path(f"bench-{name}.json")
+def _measure(module: str, path: Path | None, quick: bool, *sizes: Any) -> None:
+    """Run a benchmark, print its tables and write its file.
+
+    Args:
+        module: the benchmark's, in this folder.
+        path: where its figures go.
+        quick: tiny sizes.
+        sizes: what else its `run` takes before `quick`.
+
+    Raises:
+        ConfigError: the file cannot be written, which is found before the long work begins.
+    """
+    path = path or Path(f"bench-{module.rpartition('.')[2]}.json")
     if not os.access(path.parent, os.W_OK) or path.is_dir():
         raise ConfigError(f"--json {path}: this file cannot be written")
-    return path
-
-
-def _finish(report: Report, path: Path, quick: bool) -> None:
+    report: Report = import_module(f"matrpo.experiments.bench.{module}").run(*sizes, quick, _say)
     if quick:
         report = dataclasses.replace(report, settings={**report.settings, "quick": True}, goals=())
     report.print()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from mpe2 import simple_spread_v3
 
 from matrpo.envs.particle.navigation import EPISODE_LENGTH
 from matrpo.envs.registry import make_env
+from matrpo.experiments.bench.envs import Work, batch_work, mpe2_work
 from matrpo.experiments.bench.live.launching import LaunchedRun, metric
 from matrpo.experiments.bench.report import Goal, Report, Row, Say
 
@@ -75,32 +76,20 @@ def _measure_stepping(num_agents: int, num_envs: int, steps: int, peer_steps: in
     }
 
 
-def _navigation(num_agents: int, num_envs: int, steps: int) -> Callable[[], None]:
+def _navigation(num_agents: int, num_envs: int, steps: int) -> Work:
     env = make_env("navigation", num_agents, num_envs, _SEED)
     shape = (_DRAWS, num_envs, num_agents)
     actions = np.random.default_rng(_SEED).integers(0, 5, shape).astype(np.float32)
     env.reset()
-
-    def work() -> None:
-        for t in range(steps):
-            env.step(actions[t % _DRAWS])
-
-    return work
+    return batch_work(env, actions, steps, num_envs)
 
 
-def _mpe2(num_agents: int, steps: int) -> Callable[[], None]:
+def _mpe2(num_agents: int, steps: int) -> Work:
     env = simple_spread_v3.parallel_env(N=num_agents, max_cycles=EPISODE_LENGTH)
     draws = np.random.default_rng(_SEED).integers(0, 5, (_DRAWS, num_agents))
     env.reset(seed=_SEED)
     actions = [dict(zip(env.agents, map(int, draw), strict=True)) for draw in draws]
-
-    def work() -> None:
-        for t in range(steps):
-            if not env.agents:
-                env.reset()
-            env.step(actions[t % _DRAWS])
-
-    return work
+    return mpe2_work(env, actions, steps)
 
 
 def _launched_speeds(num_agents: int, settings: dict[str, int | bool], iterations: int) -> list[float]:
@@ -111,7 +100,7 @@ def _launched_speeds(num_agents: int, settings: dict[str, int | bool], iteration
         return metric(launched.environment.read_metrics()[1:], "rollout_steps_per_second")
 
 
-def _cpu_seconds(work: Callable[[], None]) -> float:
+def _cpu_seconds(work: Work) -> float:
     begin = time.process_time()
     work()
     return time.process_time() - begin

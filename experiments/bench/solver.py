@@ -22,12 +22,7 @@ from matrpo.trust_region.solvers import Solver
 
 
 def run(
-    agents: Sequence[int],
-    activations: Sequence[int],
-    training: int,
-    changes: Mapping[str, Any],
-    quick: bool,
-    say: Say,
+    agents: Sequence[int], activations: Sequence[int], training: int, changes: Mapping[str, Any], quick: bool, say: Say
 ) -> Report:
     """Compare the solvers.
 

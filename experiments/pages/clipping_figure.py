@@ -95,7 +95,6 @@ class _Watched(MAPPO):
         return self._watch
 
     def mirror(self) -> Mirror:
-        """Independent ratio clipping, or none."""
         return Mirror(NoDrift() if self._clip_range is None else ClipDrift(self._clip_range), self._watch)
 
 

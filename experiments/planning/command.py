@@ -7,7 +7,7 @@ import math
 import os
 import statistics
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -15,20 +15,27 @@ from rich.table import Table
 
 from matrpo.errors import ConfigError
 from matrpo.experiments.planning import units
-from matrpo.launch.commands.options import SectionedCommand, resolve_layers, setting_layers, setting_options
+from matrpo.launch.commands.options import (
+    PATH,
+    Given,
+    SectionedCommand,
+    resolve_layers,
+    setting_layers,
+    setting_options,
+)
 from matrpo.settings import algorithm_names
 from matrpo.settings.config import RunConfig
 
-_PATH = click.Path(path_type=Path)
+if TYPE_CHECKING:
+    from matrpo.experiments.planning.cost_model import Prediction
+
 _COUNT = click.IntRange(min=1)
 _WIDTH = 120
 """Columns where standard output is not a terminal."""
 
 
 @click.command(cls=SectionedCommand)
-@click.option("--config", "file", type=_PATH, metavar="FILE", help="YAML file of settings.")
-@click.option("--preset", metavar="NAME", help="Settings that ship with matrpo, such as `paper`.")
-@click.option("-o", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting; may be repeated.")
+@setting_options
 @click.option("--bandwidth", metavar="RATE", help="Of each machine's connection, either way: 1Gbps, 40MB/s [no limit].")
 @click.option("--latency", metavar="TIME", help="Of a message between machines, one way: 1ms, 50us [none].")
 @click.option("--cores", type=_COUNT, metavar="N", help="Of each machine [this one's].")
@@ -42,14 +49,11 @@ _WIDTH = 120
     help="At most so many are on one [all; 1 with --bandwidth or --latency].",
 )
 @click.option(
-    "--constants", type=_PATH, metavar="FILE", help="What `matrpo bench scaling --json FILE` measured [shipped]."
+    "--constants", type=PATH, metavar="FILE", help="What `matrpo bench scaling --json FILE` measured [shipped]."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@setting_options
 def plan(
-    file: Path | None,
-    preset: str | None,
-    overrides: tuple[str, ...],
+    given: Given,
     bandwidth: str | None,
     latency: str | None,
     cores: int | None,
@@ -57,14 +61,13 @@ def plan(
     agents_per_machine: int | None,
     constants: Path | None,
     as_json: bool,
-    **settings: Any,
 ) -> None:
     """Predict time, traffic and memory of a run from measured constants, and name its bottleneck.
 
     Takes the settings of `matrpo launch`. Without more, all processes are on this machine. With --bandwidth or
     --latency every agent is on a machine of its own, as is the environment server.
     """
-    config = resolve_layers(setting_layers(settings, file, preset, overrides))
+    config = resolve_layers(setting_layers(given))
     if algorithm_names.is_central(config.algo):
         raise ConfigError(f"--algo {config.algo}: it trains in one process; plans are for matrpo")
     if cores and cores_per_agent:
@@ -103,7 +106,6 @@ def _plan(
     shorter = [predict(change.config, spec, graph, constants, change.placement).seconds for change in changes]
     gains = [1.0 - seconds / plan.seconds for seconds in shorter]
     best = choose(gains)
-    traffic = plan.traffic
     return {
         "task": config.task,
         "agents": graph.num_agents,
@@ -127,6 +129,20 @@ def _plan(
         "bottleneck": plan.bottleneck,
         "relief": {"change": changes[best].change, "saves": gains[best]},
         "cpu_seconds": plan.cpu,
+        **_carried(plan, config.rollout_length * graph.num_agents),
+        "constants": {
+            "file": str(file) if file else "shipped",
+            "machine": constants.machine,
+            "task": constants.task,
+            "agents": list(constants.agents),
+        },
+    }
+
+
+def _carried(plan: Prediction, answers: int) -> dict[str, dict[str, Any]]:
+    """What links, agents and the environment server, which gives so many answers, send and hold."""
+    traffic = plan.traffic
+    return {
         "link": {
             "messages": _spread([2 * count for count in traffic.activations]),
             "bytes": _spread(traffic.bytes),
@@ -139,16 +155,7 @@ def _plan(
             "bytes": _spread(traffic.agent_bytes),
             "memory_bytes": plan.agent_bytes,
         },
-        "server": {
-            "bytes": config.rollout_length * graph.num_agents * plan.observation_bytes,
-            "received_bytes": config.rollout_length * graph.num_agents * plan.action_bytes,
-        },
-        "constants": {
-            "file": str(file) if file else "shipped",
-            "machine": constants.machine,
-            "task": constants.task,
-            "agents": list(constants.agents),
-        },
+        "server": {"bytes": answers * plan.observation_bytes, "received_bytes": answers * plan.action_bytes},
     }
 
 

@@ -143,19 +143,10 @@ def predict(
     seconds = sum(limits.values())
     phases = {name: value for part in parts for name, value in part.phases.items()}
     phases["waiting"] = max(0.0, seconds - sum(phases.values()))
-    arrays = memory_bytes(sizes, config, constants.products, most)
+    memory = constants.base_bytes + memory_bytes(sizes, config, constants.products, most)
+    machines = max(placement.machines(sizes.agents)) + 1
     return Prediction(
-        seconds,
-        phases,
-        limits,
-        cpu,
-        traffic,
-        len(pairs),
-        rounds(pairs),
-        observation,
-        action,
-        constants.base_bytes + arrays,
-        max(placement.machines(sizes.agents)) + 1,
+        seconds, phases, limits, cpu, traffic, len(pairs), rounds(pairs), observation, action, memory, machines
     )
 
 
@@ -192,12 +183,7 @@ def _beside_each_other(agents: int, cpu: dict[str, float], placement: Placement)
 
 
 def _consensus(
-    pairs: Sequence[Pair],
-    costs: Sequence[float],
-    own: float,
-    traffic: LinkTraffic,
-    placement: Placement,
-    agents: int,
+    pairs: Sequence[Pair], costs: Sequence[float], own: float, traffic: LinkTraffic, placement: Placement, agents: int
 ) -> _Part:
     machines = placement.machines(agents)
     crowd = _neighbours(agents, placement) / placement.cores

@@ -93,10 +93,7 @@ def _work(runs: Sequence[PlannedRun], jobs: int) -> list[Job]:
     console = Console(stderr=True, highlight=False)
     last: list[Job] = []
     states: dict[int, str] = {}
-    with (
-        Live(console=console, auto_refresh=False, transient=True) as live,
-        closing(run_all(runs, jobs)) as queue,
-    ):
+    with Live(console=console, auto_refresh=False, transient=True) as live, closing(run_all(runs, jobs)) as queue:
         for last in queue:
             if console.is_terminal:
                 live.update(_table(last, console.height), refresh=True)

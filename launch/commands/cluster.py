@@ -6,7 +6,6 @@ import dataclasses
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -15,13 +14,12 @@ from matrpo.launch.cluster.cluster_file import FILE_NAME, Cluster, host_of, is_h
 from matrpo.launch.cluster.key_making import key_holders, rotate
 from matrpo.launch.cluster.keys import key_path
 from matrpo.launch.commands.new_cluster import new_cluster, new_config, new_run_options, say
-from matrpo.launch.commands.options import SectionedCommand
+from matrpo.launch.commands.options import PATH, Given, SectionedCommand
 from matrpo.launch.commands.render import render
 from matrpo.launch.processes.supervisor import local_ports
 from matrpo.runs.process_id import ProcessId, in_order_of_ports
 from matrpo.settings.config import RunConfig
 
-_PATH = click.Path(path_type=Path)
 _LAST_PORT = 65535
 
 
@@ -49,20 +47,20 @@ def keys() -> None:
     help="The environment server's machine; repeat it for several, as env_servers says.",
 )
 @new_run_options
-def init(hosts: tuple[str, ...], env_hosts: tuple[str, ...], out: Path | None, **given: Any) -> int:
+def init(hosts: tuple[str, ...], env_hosts: tuple[str, ...], out: Path | None, given: Given) -> int:
     """Write config.yaml, cluster.yaml and the keys of a new run, and say what to copy where.
 
     Agents are spread over the hosts in blocks of consecutive ids, and so are environment servers over theirs. The first
     server listens at --port, agent i at the port i + 1 above that, further servers at the ports after those.
     """
-    config = new_config("cluster init", **given)
+    config = new_config("cluster init", given)
     made = new_cluster(config, _endpoints(config, hosts, env_hosts), out)
     _explain(made)
     return 0
 
 
 @cluster.command()
-@click.option("--cluster", "file", type=_PATH, required=True, metavar="FILE", help="The run's cluster.yaml.")
+@click.option("--cluster", "file", type=PATH, required=True, metavar="FILE", help="The run's cluster.yaml.")
 @click.argument("hosts", nargs=-1, required=True, metavar="HOST...")
 def move(file: Path, hosts: tuple[str, ...]) -> int:
     """Move the processes of a run that is not running to other HOSTs: the environment server's, then every agent's.
@@ -84,7 +82,7 @@ def move(file: Path, hosts: tuple[str, ...]) -> int:
 
 
 @keys.command("rotate")
-@click.option("--cluster", "file", type=_PATH, required=True, metavar="FILE", help="The run's cluster.yaml.")
+@click.option("--cluster", "file", type=PATH, required=True, metavar="FILE", help="The run's cluster.yaml.")
 @click.option("--id", "agent", type=int, metavar="N", help="Only agent N's.")
 @click.option("--env", is_flag=True, help="Only the environment server's.")
 def rotate_keys(file: Path, agent: int | None, env: bool) -> int:

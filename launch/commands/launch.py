@@ -16,6 +16,8 @@ from setproctitle import setproctitle
 from matrpo.errors import ConfigError
 from matrpo.faults.script import FaultScript, script_text
 from matrpo.launch.commands.options import (
+    PATH,
+    Given,
     Layer,
     SectionedCommand,
     resolve_layers,
@@ -33,8 +35,6 @@ from matrpo.settings import algorithm_names
 from matrpo.settings.config import FIELDS, RunConfig, to_dict
 from matrpo.settings.graph_settings import build_graph
 from matrpo.topology import CommunicationGraph
-
-_PATH = click.Path(path_type=Path)
 
 SSH_COMMAND = "ssh -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=5 -o ServerAliveCountMax=3"
 """How machines are reached: no questions asked, and a machine that is gone is noticed within 15 s."""
@@ -68,10 +68,8 @@ class How:
 
 
 @click.command(cls=SectionedCommand)
-@click.option("--config", "file", type=_PATH, metavar="FILE", help="YAML file of settings.")
-@click.option("--preset", metavar="NAME", help="Settings that ship with matrpo, such as `paper`.")
-@click.option("-o", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting; may be repeated.")
-@click.option("--run", "path", type=_PATH, metavar="DIR", help="The run directory (default: a new one in runs/).")
+@setting_options
+@click.option("--run", "path", type=PATH, metavar="DIR", help="The run directory (default: a new one in runs/).")
 @click.option("--resume", is_flag=True, help="Continue the run in --run from its latest checkpoint.")
 @click.option("--restart", is_flag=True, help="Start processes again that are killed or fail.")
 @click.option("--faults", metavar="NAME|FILE", help="Let things fail by this script; `matrpo list faults` names some.")
@@ -84,16 +82,13 @@ class How:
     help="What runs the processes: this launcher on this machine, or the actors of a Ray cluster.",
 )
 @click.option("--ray-address", metavar="ADDRESS", help="The Ray cluster to join [one on this machine, for the run].")
-@click.option("--cluster", "cluster_file", type=_PATH, metavar="FILE", help="Start this cluster; needs --ssh.")
+@click.option("--cluster", "cluster_file", type=PATH, metavar="FILE", help="Start this cluster; needs --ssh.")
 @click.option("--ssh", is_flag=False, flag_value="", metavar="[USER@]", help="Start it over ssh, as this user.")
 @click.option("--ssh-command", metavar="COMMAND", help=f"The ssh program and its options [{SSH_COMMAND}].")
-@click.option("--remote-dir", type=_PATH, metavar="DIR", help="The run directory on the machines [the same as here].")
+@click.option("--remote-dir", type=PATH, metavar="DIR", help="The run directory on the machines [the same as here].")
 @click.option("--remote-matrpo", metavar="PROGRAM", help="matrpo on the machines [matrpo].")
-@setting_options
 def launch(
-    file: Path | None,
-    preset: str | None,
-    overrides: tuple[str, ...],
+    given: Given,
     path: Path | None,
     resume: bool,
     restart: bool,
@@ -106,7 +101,6 @@ def launch(
     ssh_command: str | None,
     remote_dir: Path | None,
     remote_matrpo: str | None,
-    **settings: Any,
 ) -> int:
     """Train: one process for each agent, one for the environment they share; by other algorithms all in one.
 
@@ -114,34 +108,19 @@ def launch(
     --preset, --config, and the options below, the later ones winning.
     """
     if cluster_file is not None:
-        insecure = bool(settings.pop("insecure"))
-        if any(
-            (file, preset, overrides, path, resume, restart, faults, in_process, *map(_is_given, settings.values()))
-        ):
+        insecure = bool(given.flags.pop("insecure"))
+        if given or any((path, resume, restart, faults, in_process)):
             raise ConfigError("launch --cluster takes its settings from the run directory: leave the others out")
         if ssh is None:
             raise ConfigError("launch --cluster starts processes over ssh: add --ssh")
         return _launch_remotely(cluster_file, insecure, ssh, ssh_command, remote_dir, remote_matrpo)
-    if any(map(_is_given, (ssh, ssh_command, remote_dir, remote_matrpo))):
+    if any(option is not None for option in (ssh, ssh_command, remote_dir, remote_matrpo)):
         raise ConfigError("--ssh and its options start the processes of a cluster: name its file with --cluster")
     how = How(in_process, restart, backend == "ray", ray_address)
     _check_ray(how, faults)
-    layers = setting_layers(settings, file, preset, overrides)
+    layers = setting_layers(given)
     if not resume:
-        config = resolve_layers(layers)
-        if in_process:
-            config = dataclasses.replace(config, env_servers=1)
-        if algorithm_names.is_central(config.algo) and (faults or restart or how.ray):
-            raise ConfigError(
-                f"--faults, --restart and --backend ray are for processes: {config.algo} trains in one process"
-            )
-        graph = _checked(config, how)
-        script = _script(faults, graph, in_process, config.env_servers)
-        run = RunDirectory.create(path, config, versions())
-        with run.lock():
-            if script:
-                write_crash_safely(run.path / FAULTS_NAME, script)
-            return _train(Prepared(run, graph, 0, {}), how)
+        return _begin(path, layers, faults, how)
     if faults:
         raise ConfigError("--resume goes on with the fault script that the run began with: leave --faults out")
     if path is None:
@@ -149,6 +128,24 @@ def launch(
     run = RunDirectory.open(path)
     with run.lock():
         return _train(_continued(run, layers, how), how)
+
+
+def _begin(path: Path | None, layers: list[Layer], faults: str | None, how: How) -> int:
+    """Make a new run and train to its end; the exit status."""
+    config = resolve_layers(layers)
+    if how.in_process:
+        config = dataclasses.replace(config, env_servers=1)
+    if algorithm_names.is_central(config.algo) and (faults or how.restart or how.ray):
+        raise ConfigError(
+            f"--faults, --restart and --backend ray are for processes: {config.algo} trains in one process"
+        )
+    graph = _checked(config, how)
+    script = _script(faults, graph, how.in_process, config.env_servers)
+    run = RunDirectory.create(path, config, versions())
+    with run.lock():
+        if script:
+            write_crash_safely(run.path / FAULTS_NAME, script)
+        return _train(Prepared(run, graph, 0, {}), how)
 
 
 def _check_ray(how: How, faults: str | None) -> None:
@@ -173,17 +170,8 @@ def _script(name: str | None, graph: CommunicationGraph | None, in_process: bool
     return script_text(name).encode()
 
 
-def _is_given(value: object) -> bool:
-    return value is not None
-
-
 def _launch_remotely(
-    file: Path,
-    insecure: bool,
-    user: str,
-    ssh_command: str | None,
-    remote_dir: Path | None,
-    remote_matrpo: str | None,
+    file: Path, insecure: bool, user: str, ssh_command: str | None, remote_dir: Path | None, remote_matrpo: str | None
 ) -> int:
     """Start all processes of a cluster over ssh and stay until the last has ended; the exit status."""
     from matrpo.launch.engines.ssh import RemoteRun, Site

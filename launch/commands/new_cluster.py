@@ -14,7 +14,7 @@ import click
 from matrpo.errors import ConfigError
 from matrpo.launch.cluster.cluster_file import Cluster
 from matrpo.launch.cluster.key_making import equip
-from matrpo.launch.commands.options import resolve_layers, setting_layers, setting_options
+from matrpo.launch.commands.options import PATH, Given, resolve_layers, setting_layers, setting_options
 from matrpo.launch.commands.versions import versions
 from matrpo.runs.process_id import ProcessId
 from matrpo.runs.run_directory import RunDirectory
@@ -22,36 +22,25 @@ from matrpo.settings import algorithm_names
 from matrpo.settings.config import RunConfig
 from matrpo.settings.graph_settings import build_graph
 
-_PATH = click.Path(path_type=Path)
-_OPTIONS = (
-    click.option("--out", type=_PATH, metavar="DIR", help="The run directory (default: a new one in runs/)."),
-    click.option("--config", "file", type=_PATH, metavar="FILE", help="YAML file of settings."),
-    click.option("--preset", metavar="NAME", help="Settings that ship with matrpo, such as `paper`."),
-    click.option("-o", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting; may be repeated."),
-)
+_OUT = click.option("--out", type=PATH, metavar="DIR", help="The run directory (default: a new one in runs/).")
 
 
 def new_run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options of a command that makes a run: where, every setting, and files of settings."""
-    command = setting_options(command)
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+    return _OUT(setting_options(command))
 
 
-def new_config(
-    command: str, file: Path | None, preset: str | None, overrides: tuple[str, ...], **settings: Any
-) -> RunConfig:
+def new_config(command: str, given: Given) -> RunConfig:
     """The settings of a run on several machines.
 
     Args:
         command: what the user typed.
-        file, preset, overrides, settings: the values of `new_run_options`.
+        given: what else.
 
     Raises:
         ConfigError: they are not valid, or not for several machines.
     """
-    layers = [(command, {"transport": "tcp"}), *setting_layers(settings, file, preset, overrides)]
+    layers = [(command, {"transport": "tcp"}), *setting_layers(given)]
     config = resolve_layers(layers)
     if config.transport != "tcp":
         raise ConfigError(f"--transport {config.transport}: machines talk over tcp")

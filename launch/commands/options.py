@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
@@ -22,6 +23,14 @@ _TYPED = ("command line", "-o")
 """Origins of settings that the user has typed: only these must all be of use to the algorithm."""
 
 
+PATH = click.Path(path_type=Path)
+"""The type of an option that names a file or a folder."""
+
+_FILE = click.option("--config", "file", type=PATH, metavar="FILE", help="YAML file of settings.")
+_PRESET = click.option("--preset", metavar="NAME", help="Settings that ship with matrpo, such as `paper`.")
+_OVERRIDES = click.option("-o", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting; may be repeated.")
+
+
 class SectionedCommand(click.Command):
     """A command whose help page lists the settings under headings."""
 
@@ -36,8 +45,40 @@ class SectionedCommand(click.Command):
                 formatter.write_dl(records)
 
 
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What a command line says of settings.
+
+    Attributes:
+        file: of `--config`.
+        preset: of `--preset`.
+        overrides: of `-o`.
+        flags: each setting's own flag, None where it is not given.
+    """
+
+    file: Path | None
+    preset: str | None
+    overrides: tuple[str, ...]
+    flags: dict[str, Any]
+
+    def __bool__(self) -> bool:
+        """Whether it says anything."""
+        values = (self.file, self.preset, self.overrides or None, *self.flags.values())
+        return any(value is not None for value in values)
+
+
 def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add an option for every setting; they arrive as keyword arguments, None where not given."""
+    """Add an option for every setting, and those for files of settings; they arrive as `given`, one `Given`."""
+
+    @functools.wraps(command)
+    def with_settings(file: Path | None, preset: str | None, overrides: tuple[str, ...], **options: Any) -> Any:
+        flags = {name: options.pop(name) for name in FIELDS}
+        return command(given=Given(file, preset, overrides, flags), **options)
+
+    return _FILE(_PRESET(_OVERRIDES(_flags(with_settings))))
+
+
+def _flags(command: Callable[..., Any]) -> Callable[..., Any]:
     for name, field in reversed(FIELDS.items()):
         flag = "--" + name.replace("_", "-")
         text = _help(field)
@@ -50,34 +91,26 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def setting_layers(
-    given: Mapping[str, Any], file: Path | None, preset: str | None, overrides: tuple[str, ...]
-) -> list[Layer]:
+def setting_layers(given: Given) -> list[Layer]:
     """The layers of settings that a command line names, the weakest first: preset, config file, flags and -o.
-
-    Args:
-        given: the values of `setting_options`.
-        file: of `--config`.
-        preset: of `--preset`.
-        overrides: of `-o`.
 
     Raises:
         ConfigError: one cannot be read.
     """
     layers: list[Layer] = []
-    if file:
-        layers.append((str(file), load_file(file)))
+    if given.file:
+        layers.append((str(given.file), load_file(given.file)))
     flags, changes = _TYPED
-    layers.append((flags, dict(_parsed(name, value) for name, value in given.items() if value is not None)))
-    layers.append((changes, dict(map(parse_override, overrides))))
-    if preset:
+    layers.append((flags, dict(_parsed(name, value) for name, value in given.flags.items() if value is not None)))
+    layers.append((changes, dict(map(parse_override, given.overrides))))
+    if given.preset:
         from matrpo.settings import presets
 
         # The other settings may fit together only with the preset's.
         which = [(origin, {key: layer[key] for key in ("task", "agents") if key in layer}) for origin, layer in layers]
         config = resolve(*which)
         agents = resolve_num_agents(config.task, config.agents)
-        layers.insert(0, (f"preset {preset}", presets.load(preset, config.task, agents)))
+        layers.insert(0, (f"preset {given.preset}", presets.load(given.preset, config.task, agents)))
     return layers
 
 

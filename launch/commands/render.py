@@ -5,20 +5,17 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
 from matrpo.errors import ConfigError
 from matrpo.launch.cluster.cluster_file import Cluster
 from matrpo.launch.commands.new_cluster import new_cluster, new_config, new_run_options, say
-from matrpo.launch.commands.options import SectionedCommand
+from matrpo.launch.commands.options import PATH, Given, SectionedCommand
 from matrpo.launch.engines import kubernetes, slurm
 from matrpo.runs.process_id import in_order_of_ports
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings.config import RunConfig
-
-_PATH = click.Path(path_type=Path)
 
 
 @click.group()
@@ -32,12 +29,10 @@ def render() -> None:
 @click.option("--cpu", default="1", show_default=True, metavar="QUANTITY", help="Cores that each process asks for.")
 @click.option("--memory", default="1Gi", show_default=True, metavar="QUANTITY", help="Memory of each process.")
 @click.option("--storage", default="1Gi", show_default=True, metavar="QUANTITY", help="Volume of each process.")
-@click.option(
-    "--cluster", "again", type=_PATH, metavar="FILE", help="Of a run that is there, after `keys rotate`, say."
-)
+@click.option("--cluster", "again", type=PATH, metavar="FILE", help="Of a run that is there, after `keys rotate`, say.")
 @new_run_options
 def render_kubernetes(
-    image: str, name: str, cpu: str, memory: str, storage: str, again: Path | None, out: Path | None, **given: Any
+    image: str, name: str, cpu: str, memory: str, storage: str, again: Path | None, out: Path | None, given: Given
 ) -> int:
     """Write a run's files, and Kubernetes' manifests into the folder `kubernetes` beside them."""
     pods = kubernetes.Pods(name, image, cpu, memory, storage)
@@ -48,13 +43,13 @@ def render_kubernetes(
     return 0
 
 
-def _new_pods(name: str, out: Path | None, given: dict[str, Any]) -> Cluster:
-    config = _without_files(_placeable(new_config("cluster render kubernetes", **given)))
+def _new_pods(name: str, out: Path | None, given: Given) -> Cluster:
+    config = _without_files(_placeable(new_config("cluster render kubernetes", given)))
     return new_cluster(config, kubernetes.endpoints(name, config), out)
 
 
-def _same_pods(file: Path, name: str, out: Path | None, given: dict[str, Any]) -> Cluster:
-    if out is not None or any(value not in (None, ()) for value in given.values()):
+def _same_pods(file: Path, name: str, out: Path | None, given: Given) -> Cluster:
+    if out is not None or given:
         raise ConfigError("--cluster takes the settings from the run directory: leave the others out")
     made = Cluster.load(file)
     config = RunDirectory.open(file.parent).config
@@ -67,12 +62,12 @@ def _same_pods(file: Path, name: str, out: Path | None, given: dict[str, Any]) -
 @click.option("--sbatch", "options", multiple=True, metavar="OPTION", help="Of sbatch, as --partition=long; repeat it.")
 @click.option("--matrpo", "program", metavar="PROGRAM", help="matrpo on the nodes [this one].")
 @new_run_options
-def render_slurm(options: tuple[str, ...], program: str | None, out: Path | None, **given: Any) -> int:
+def render_slurm(options: tuple[str, ...], program: str | None, out: Path | None, given: Given) -> int:
     """Write a run's files, and a script for sbatch beside them: one task for each process, on whatever hosts it gets.
 
     The run directory must be on a file system that all nodes share.
     """
-    config = _placeable(new_config("cluster render slurm", **given))
+    config = _placeable(new_config("cluster render slurm", given))
     slurm.check_options(options)
     processes = in_order_of_ports(config.agents, config.env_servers)
     endpoints = {process: f"tcp://localhost:{config.port + place}" for place, process in enumerate(processes)}

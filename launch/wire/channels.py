@@ -92,11 +92,7 @@ class ServerLine:
     """
 
     def __init__(
-        self,
-        endpoint: str,
-        codec: EnvironmentCodec,
-        context: zmq.Context[Any],
-        security: Security | None = None,
+        self, endpoint: str, codec: EnvironmentCodec, context: zmq.Context[Any], security: Security | None = None
     ) -> None:
         self._codec = codec
         self._routes: dict[int, bytes] = {}

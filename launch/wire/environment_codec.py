@@ -10,15 +10,7 @@ import numpy as np
 from matrpo.consensus.message import LARGEST_NUMBER, Frames
 from matrpo.decentralized.lock_step.messages import Action, Bye, Hello, Observation, Ping, Stop
 from matrpo.envs.shared import AgentStep
-from matrpo.launch.wire.frames import (
-    MAX_HEADER_BYTES,
-    ArrayFormat,
-    WireError,
-    expect_frames,
-    pack,
-    raw_bytes,
-    unpack,
-)
+from matrpo.launch.wire.frames import MAX_HEADER_BYTES, ArrayFormat, WireError, expect_frames, pack, raw_bytes, unpack
 from matrpo.spaces import Discrete, TaskSpec
 
 

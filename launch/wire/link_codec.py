@@ -8,14 +8,7 @@ from typing import Any, get_args
 import numpy as np
 
 from matrpo.consensus.message import LARGEST_NUMBER, Frames, Kind, LinkMessage
-from matrpo.launch.wire.frames import (
-    MAX_HEADER_BYTES,
-    ArrayFormat,
-    expect_frames,
-    pack,
-    raw_bytes,
-    unpack,
-)
+from matrpo.launch.wire.frames import MAX_HEADER_BYTES, ArrayFormat, expect_frames, pack, raw_bytes, unpack
 
 _RATIOS = "ratios"
 _PROBE = "probe"

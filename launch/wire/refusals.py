@@ -61,10 +61,7 @@ class TokenBucket:
     """
 
     def __init__(
-        self,
-        rate: float = _MESSAGES_PER_SECOND,
-        burst: float = _BURST,
-        now: Callable[[], float] = time.monotonic,
+        self, rate: float = _MESSAGES_PER_SECOND, burst: float = _BURST, now: Callable[[], float] = time.monotonic
     ) -> None:
         self._rate = rate
         self._burst = burst

@@ -44,11 +44,9 @@ class CTRPO(Simultaneous):
         super().__init__(alone, state_sizes, config)
 
     def mirror(self) -> Mirror:
-        """No drift, within a KL ball."""
         return Mirror(NoDrift(), KLBall(self._team.num_agents))
 
     def make_policy(self, agent: int) -> JointPolicy:  # noqa: ARG002
-        """The team's."""
         return self.new_policy(TeamPolicy, self.spec)
 
     def columns(self, agent: int) -> slice:  # noqa: ARG002
@@ -56,11 +54,9 @@ class CTRPO(Simultaneous):
         return slice(None)
 
     def act(self, step: CentralStep) -> np.ndarray:
-        """As `Algorithm.act`."""
         return super().act(_as_one(step, self._team.action_spaces))
 
     def observe(self, step: CentralStep) -> None:
-        """As `Algorithm.observe`."""
         super().observe(_as_one(step, self._team.action_spaces))
 
     def improve(self, samples: list[Samples], old: list[Head], advantages: list[Tensor]) -> list[dict[str, Any]]:
@@ -69,7 +65,6 @@ class CTRPO(Simultaneous):
         return [dict(reports[0]) for _ in self._team.agents]
 
     def changes(self, samples: list[Samples], old: list[Head], new: list[Head]) -> list[Change]:
-        """What an update did to each agent's head."""
         (part,), (before,), (after,) = samples, old, new
         assert isinstance(before, TeamHead)
         assert isinstance(after, TeamHead)
@@ -77,7 +72,6 @@ class CTRPO(Simultaneous):
         return instruments.changes(before.joint, after.joint, part.actions, alive)
 
     def actor(self, num_envs: int) -> JointActor:
-        """The team."""
         return TeamActor(super().actor(num_envs), self._team.action_spaces)
 
     def state_dict(self) -> LearnerState:
@@ -87,7 +81,6 @@ class CTRPO(Simultaneous):
         return LearnerState(state.trainer | team, [{} for _ in self._team.agents])
 
     def load_state_dict(self, state: LearnerState) -> None:
-        """Restore `state_dict`."""
         super().load_state_dict(LearnerState(state.trainer, [under(state.trainer, "team.")]))
 
 
@@ -95,7 +88,6 @@ class TeamPolicy(JointPolicy):
     """A policy that acts by all its heads; action masks, (batch, outputs), are of all network outputs."""
 
     def own_head_of(self, outputs: Tensor, action_mask: Tensor | None = None) -> TeamHead:
-        """All heads as one."""
         return TeamHead(self.distribution_of(outputs, action_mask))
 
     def _mask(self, outputs: Tensor, action_mask: Tensor) -> Tensor:

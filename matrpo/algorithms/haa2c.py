@@ -12,5 +12,4 @@ class HAA2C(HAML):
     settings_read = HAML.settings_read | PolicySpace.settings_read
 
     def mirror(self) -> Mirror:
-        """No drift, among all policies."""
         return Mirror(NoDrift(), PolicySpace())

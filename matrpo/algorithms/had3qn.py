@@ -52,7 +52,6 @@ class HAD3QN(ValueBased):
             self.optimizers[f"policy.{q}"] = make_adam(actor.parameters(), lr=config.actor_lr)
 
     def utilities(self, networks: Sequence[nn.Module], observations: Sequence[Tensor]) -> list[Tensor]:
-        """As `ValueBased.utilities`."""
         return [network(seen) for network, seen in zip(networks, observations, strict=True)]
 
     def learn(self, batch: Batch) -> dict[str, float]:

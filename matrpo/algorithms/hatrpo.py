@@ -13,5 +13,4 @@ class HATRPO(HAML):
     settings_read = (HAML.settings_read | KLBall.settings_read) - {"share_parameters"}
 
     def mirror(self) -> Mirror:
-        """No drift, within a KL ball."""
         return Mirror(NoDrift(), KLBall())

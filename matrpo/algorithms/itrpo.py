@@ -14,5 +14,4 @@ class ITRPO(Simultaneous):
     settings_read = (Simultaneous.settings_read | KLBall.settings_read) - {"share_parameters", "state_type"}
 
     def mirror(self) -> Mirror:
-        """No drift, within a KL ball."""
         return Mirror(NoDrift(), KLBall())

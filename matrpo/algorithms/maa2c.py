@@ -12,5 +12,4 @@ class MAA2C(Simultaneous):
     settings_read = Simultaneous.settings_read | PolicySpace.settings_read
 
     def mirror(self) -> Mirror:
-        """No drift, among all policies."""
         return Mirror(NoDrift(), PolicySpace())

@@ -15,5 +15,4 @@ class MAPPO(Simultaneous):
     settings_read = Simultaneous.settings_read | PolicySpace.settings_read | ClipDrift.settings_read
 
     def mirror(self) -> Mirror:
-        """Clipping as a drift, among all policies."""
         return Mirror(ClipDrift(clip_range(self.config, self.spec.num_agents)), PolicySpace())

@@ -40,7 +40,6 @@ class QMIX(ValueBased):
         self.optimizers["critic"] = make_adam(parameters, lr=config.critic_lr, eps=1e-5)
 
     def utilities(self, networks: Sequence[nn.Module], observations: Sequence[Tensor]) -> list[Tensor]:
-        """As `ValueBased.utilities`."""
         if not self.config.share_parameters:
             return [network(seen) for network, seen in zip(networks, observations, strict=True)]
         whose = torch.eye(len(observations)).expand(len(observations[0]), -1, -1)

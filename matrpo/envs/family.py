@@ -96,11 +96,9 @@ class KnownTask(Task):
     build: Callable[[int, int, int], VectorEnv]
 
     def spec(self, num_agents: int | None) -> TaskSpec:
-        """As `Task.spec`."""
         return self.describe(self._resolve(num_agents))
 
     def make(self, num_agents: int | None, num_envs: int, seed: int) -> VectorEnv:
-        """As `Task.make`."""
         num_agents = self.spec(num_agents).num_agents
         return self.build(num_agents, num_envs, seed)
 
@@ -179,7 +177,6 @@ class ForeignTask(Task):
     build: Callable[[int | None, int, int], VectorEnv]
 
     def spec(self, num_agents: int | None) -> TaskSpec:
-        """As `Task.spec`."""
         env = self.make(num_agents, num_envs=1, seed=0)
         try:
             check_env(env, self.name)
@@ -192,7 +189,6 @@ class ForeignTask(Task):
         return env.spec
 
     def make(self, num_agents: int | None, num_envs: int, seed: int) -> VectorEnv:
-        """As `Task.make`."""
         env = self.build(num_agents, num_envs, seed)
         if num_agents not in (None, env.spec.num_agents):
             env.close()

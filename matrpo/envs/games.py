@@ -53,7 +53,6 @@ class Differentiable(Game):
     action_space = Box(1, -np.inf, np.inf)
 
     def rewards(self, actions: np.ndarray) -> np.ndarray:
-        """As `Game.rewards`."""
         product: np.ndarray = actions.prod(axis=1)
         return product
 
@@ -74,13 +73,11 @@ class Miscoordination(Game):
     payoffs = np.array([[0.0, 2.0], [2.0, -1.0]])
 
     def rewards(self, actions: np.ndarray) -> np.ndarray:
-        """As `Game.rewards`."""
         first, second = actions.T.astype(np.intp)
         paid: np.ndarray = self.payoffs[first, second]
         return paid
 
     def expected_return(self, policies: Sequence[np.ndarray]) -> float:
-        """As `Game.expected_return`."""
         first, second = policies
         return float(first @ self.payoffs @ second)
 
@@ -96,7 +93,6 @@ class OppositeHalves(Game):
     action_space = Discrete(2)
 
     def rewards(self, actions: np.ndarray) -> np.ndarray:
-        """As `Game.rewards`."""
         half = actions.shape[1] // 2
         first, second = actions[:, :half], actions[:, half:]
         apart = (first == first[:, :1]).all(axis=1) & (second == 1 - first[:, :1]).all(axis=1)
@@ -132,7 +128,6 @@ class GameEnv(VectorEnv):
         """As `VectorEnv.number_from`: all environments are alike."""
 
     def reset(self) -> list[np.ndarray]:
-        """Begin the next play."""
         self._plays += 1
         return self.observe()
 
@@ -157,7 +152,6 @@ class GameEnv(VectorEnv):
         return {"plays": np.full(self.num_envs, self._plays)}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-        """Continue exactly where `state_dict` was taken."""
         if state.keys() != {"plays"} or state["plays"].shape != (self.num_envs,):
             raise ValueError(f"the saved state is not of a game in {self.num_envs} environments")
         self._plays = int(state["plays"][0])

@@ -16,13 +16,7 @@ LINK_FAULTS = ("loss", "duplication", "delay", "corruption")
 AGENT_FAULTS = ("pause", "crash", "reset")
 
 _CHOICES = {"schedule": ("seeded", "poisson"), "dtype": ("float32", "float16"), "absent": ("wait", "leave")}
-_LIMITS = {
-    "agents": (1, 32),
-    "iterations": (1, 1000),
-    "k": (1, 10000),
-    "samples": (1, 64),
-    "noise": (0, 2**63 - 1),
-}
+_LIMITS = {"agents": (1, 32), "iterations": (1, 1000), "k": (1, 10000), "samples": (1, 64), "noise": (0, 2**63 - 1)}
 _LONGEST = 1e4
 _RATES = (0.75, 1.3)
 

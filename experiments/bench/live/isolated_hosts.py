@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from types import TracebackType
 
 from matrpo.experiments.matrpo_command import MATRPO
 
@@ -40,9 +39,7 @@ class IsolatedHosts:
             raise HostsError(f"network namespaces cannot be made here: {error.stderr.strip()}") from None
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         """Remove them."""
         self._remove()
 

@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import psutil
@@ -48,9 +47,7 @@ class LaunchedRun:
         self._process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=self._errors)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         """End it if it still runs, and remove its files."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
@@ -162,9 +159,7 @@ class ClusterRun:
         self._processes.append(self._hosts.start(len(agents), "env-server", *cluster))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         """End all processes and remove the files."""
         for process in self._processes:
             process.kill()

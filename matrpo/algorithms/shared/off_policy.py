@@ -113,7 +113,6 @@ class OffPolicy(Algorithm):
         return _joint(self.choose(seen, self.generator, explore=True))
 
     def observe(self, step: CentralStep) -> None:
-        """Store what the last actions brought about."""
         assert self._before is not None
         seen = step.states[0]
         moments, last_moments = self._layout.moments(step), self._layout.last_moments(self._before, step)

@@ -110,7 +110,6 @@ class OnPolicy(Algorithm):
         return self._actors.act([agent.seen for agent in step.agents], self.generator, deterministic=False)
 
     def observe(self, step: CentralStep) -> None:
-        """Record what the last actions brought about."""
         for rollout, seen in zip(self._rollouts, step.agents, strict=True):
             rollout.add_outcome(seen)
         if self._views is not self._rollouts:

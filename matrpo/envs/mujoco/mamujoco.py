@@ -51,7 +51,6 @@ class MamujocoEnv(VectorEnv):
         self._workers: list[Worker] = []
 
     def number_from(self, first: int) -> None:
-        """As `VectorEnv.number_from`."""
         self._first = first
 
     def limit_workers(self, most: int) -> None:
@@ -59,7 +58,6 @@ class MamujocoEnv(VectorEnv):
         self._most_workers = most
 
     def reset(self) -> list[np.ndarray]:
-        """Begin the next episode in every environment."""
         self._order(b"r")
         return self.observe()
 
@@ -80,7 +78,6 @@ class MamujocoEnv(VectorEnv):
         return step
 
     def observe(self) -> list[np.ndarray]:
-        """The current observations, (B, O_q) float32 for each agent."""
         assert self._records is not None
         return self._split(self._records["observation"])
 
@@ -99,7 +96,6 @@ class MamujocoEnv(VectorEnv):
         return {"robots": robots, "observation": self._records["observation"].copy(), "state": self.state()}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-        """Continue exactly where `state_dict` was taken."""
         records = np.zeros(self.num_envs, dtype=self._record)
         expected = {
             "robots": (self.num_envs, self._saved_size + 1),
@@ -127,7 +123,6 @@ class MamujocoEnv(VectorEnv):
         return self._drawable.render()
 
     def close(self) -> None:
-        """End the worker processes."""
         for worker in self._workers:
             worker.close()
         if self._drawable is not None:

@@ -63,7 +63,6 @@ class ParticleEnv(VectorEnv):
         """Write the current observations into the table."""
 
     def reset(self) -> list[np.ndarray]:
-        """Begin the next episode in every environment."""
         self._begin_episode()
         return self.observe()
 
@@ -87,11 +86,9 @@ class ParticleEnv(VectorEnv):
         return VectorStep(observations, rewards, np.zeros(shape, dtype=bool), truncated, final_observations)
 
     def number_from(self, first: int) -> None:
-        """As `VectorEnv.number_from`."""
         self._first = first
 
     def observe(self) -> list[np.ndarray]:
-        """The current observations, (B, O_q) float32 for each agent."""
         self._describe()
         return self._table.observations()
 
@@ -104,7 +101,6 @@ class ParticleEnv(VectorEnv):
         return {key: array.copy() for key, array in self._state.items()} | {"clock": clock}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-        """Continue exactly where `state_dict` was taken."""
         expected = {key: value.shape for key, value in self.state_dict().items()}
         if {key: value.shape for key, value in state.items()} != expected:
             raise ValueError(f"the saved state is not of {self.spec.name} with as many agents and environments")

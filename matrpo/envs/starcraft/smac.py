@@ -138,7 +138,6 @@ class SmacEnv(VectorEnv):
         return self.observe()
 
     def step(self, joint_action: np.ndarray) -> VectorStep:
-        """Advance every game by one step."""
         self._check_action(joint_action)
         if not self._frames:
             raise RuntimeError("reset the environment before stepping it")
@@ -164,7 +163,6 @@ class SmacEnv(VectorEnv):
         return step
 
     def observe(self) -> list[np.ndarray]:
-        """The current observations, (B, O) float32 for each agent."""
         return [np.stack([frame.observations[q] for frame in self._frames]) for q in range(self.spec.num_agents)]
 
     def state(self) -> np.ndarray:
@@ -179,7 +177,6 @@ class SmacEnv(VectorEnv):
         ]
 
     def action_masks(self) -> list[np.ndarray | None]:
-        """Each agent's allowed actions, (B, n) bool."""
         return [np.stack([frame.masks[q] for frame in self._frames]) for q in range(self.spec.num_agents)]
 
     def render(self) -> np.ndarray:
@@ -194,7 +191,6 @@ class SmacEnv(VectorEnv):
         return np.asarray(frame, dtype=np.uint8)
 
     def close(self) -> None:
-        """End the games."""
         for game in self._games:
             game.close()
         self._games = []

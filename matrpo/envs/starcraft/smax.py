@@ -82,11 +82,9 @@ class SmaxEnv(VectorEnv):
         self._view: _View | None = None
 
     def number_from(self, first: int) -> None:
-        """As `VectorEnv.number_from`."""
         self._first = first
 
     def reset(self) -> list[np.ndarray]:
-        """Begin the next episode in every environment."""
         self._episodes += 1
         self._go_on_from(self._battle.begin(self._keys()))
         return self.observe()
@@ -114,7 +112,6 @@ class SmaxEnv(VectorEnv):
         return step
 
     def observe(self) -> list[np.ndarray]:
-        """The current observations, (B, O) float32 for each ally."""
         return list(self._seen.observations.copy())
 
     def state(self) -> np.ndarray:
@@ -131,7 +128,6 @@ class SmaxEnv(VectorEnv):
         return {**dict(zip(names, map(np.array, leaves), strict=True)), "episodes": self._episodes.copy()}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-        """Continue exactly where `state_dict` was taken."""
         names, leaves, rebuild = self._battle.flatten(self._battle.shapes(self._keys()))
         expected = {name: leaf.shape for name, leaf in zip(names, leaves, strict=True)}
         if {key: value.shape for key, value in state.items()} != {**expected, "episodes": (self.num_envs,)}:

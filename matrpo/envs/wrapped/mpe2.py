@@ -152,12 +152,7 @@ _ENVIRONMENTS = (
         lambda n: (_Role("adversary", n - 1, 2 * n + 8), _Role("agent", 1, 2 * n + 6)),
         lambda n: {"num_adversaries": n - 1},
     ),
-    _Environment(
-        "simple_v3",
-        "one agent goes to a landmark",
-        1,
-        lambda _: (_Role("agent", 1, 4),),
-    ),
+    _Environment("simple_v3", "one agent goes to a landmark", 1, lambda _: (_Role("agent", 1, 4),)),
     _Environment(
         "simple_world_comm_v3",
         "a leader tells adversaries how to hunt agents that look for food and hide in forests",

@@ -62,11 +62,9 @@ class PettingZooEnv(VectorEnv):
         self._drawable = False
 
     def number_from(self, first: int) -> None:
-        """As `VectorEnv.number_from`."""
         self._first = first
 
     def reset(self) -> list[np.ndarray]:
-        """Begin the next episode in every copy."""
         self._observations = self._blank_observations()
         self._masks = self._blank_masks()
         for b in range(self.num_envs):
@@ -94,7 +92,6 @@ class PettingZooEnv(VectorEnv):
         return result
 
     def observe(self) -> list[np.ndarray]:
-        """The current observations, (B, O_q) float32 for each agent."""
         return [array.copy() for array in self._observations]
 
     def action_masks(self) -> list[np.ndarray | None]:
@@ -114,7 +111,6 @@ class PettingZooEnv(VectorEnv):
         return np.asarray(self._copies[0].render(), dtype=np.uint8)
 
     def close(self) -> None:
-        """Close every copy."""
         for copy in self._copies + self._retired:
             copy.close()
         self._copies, self._retired = [], []

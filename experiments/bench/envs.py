@@ -100,11 +100,7 @@ def run(quick: bool, say: Say) -> Report:
     by_agents, agent_goals = _by_agents(num_envs, steps)
     settings: dict[str, Any] = {"num_envs": num_envs, "steps": steps, "peer_steps": peer_steps, "repeats": _REPEATS}
     settings |= {"actions": "random, discrete", "vmas": importlib.metadata.version("vmas")}
-    tables = {
-        "against mpe2": beside_mpe2,
-        "against vmas": beside_vmas,
-        "cost of an agent": by_agents,
-    }
+    tables = {"against mpe2": beside_mpe2, "against vmas": beside_vmas, "cost of an agent": by_agents}
     return Report("envs", settings, tables, [*mpe2_goals, *vmas_goals, *agent_goals])
 
 
@@ -184,19 +180,37 @@ def _time(work: Work) -> tuple[float, float]:
     return (time.process_time() - cpu) * 1000 / steps, steps / (time.perf_counter() - wall)
 
 
+def batch_work(env: Any, actions: Sequence[Any] | np.ndarray, steps: int, num_envs: int) -> Work:
+    """Steps of a batch of environments."""
+
+    def work() -> int:
+        for t in range(steps):
+            env.step(actions[t % len(actions)])
+        return steps * num_envs
+
+    return work
+
+
+def mpe2_work(env: Any, actions: Sequence[dict[str, int]], steps: int) -> Work:
+    """Steps of one of `mpe2`'s own environments."""
+
+    def work() -> int:
+        for t in range(steps):
+            if not env.agents:
+                env.reset()
+            env.step(actions[t % len(actions)])
+        return steps
+
+    return work
+
+
 def _batch(task: Task, num_agents: int, num_envs: int, steps: int) -> Work:
     env = task.make(num_agents, num_envs)
     draws = np.random.default_rng(_SEED)
     sizes = [space.n for space in env.spec.action_spaces if isinstance(space, Discrete)]
     actions = draws.integers(0, sizes, (_DRAWS, num_envs, len(sizes))).astype(np.float32)
     env.reset()
-
-    def work() -> int:
-        for t in range(steps):
-            env.step(actions[t % _DRAWS])
-        return steps * num_envs
-
-    return work
+    return batch_work(env, actions, steps, num_envs)
 
 
 def _mpe2(task: Task, num_agents: int, steps: int) -> Work:
@@ -214,15 +228,7 @@ def _mpe2(task: Task, num_agents: int, steps: int) -> Work:
     for agent in env.possible_agents:
         env.action_space(agent).seed(_SEED)
     actions = [{a: int(env.action_space(a).sample()) for a in env.possible_agents} for _ in range(_DRAWS)]
-
-    def work() -> int:
-        for t in range(steps):
-            if not env.agents:
-                env.reset()
-            env.step(actions[t % _DRAWS])
-        return steps
-
-    return work
+    return mpe2_work(env, actions, steps)
 
 
 def _vmas(vmas: Any, task: Task, num_agents: int, num_envs: int, steps: int) -> Work:
@@ -230,13 +236,7 @@ def _vmas(vmas: Any, task: Task, num_agents: int, num_envs: int, steps: int) -> 
     env = vmas.make_env(task.vmas, num_envs=num_envs, device="cpu", continuous_actions=False, seed=_SEED, **options)
     actions = [[env.get_random_action(agent) for agent in env.agents] for _ in range(_DRAWS)]
     env.reset()
-
-    def work() -> int:
-        for t in range(steps):
-            env.step(actions[t % _DRAWS])
-        return steps * num_envs
-
-    return work
+    return batch_work(env, actions, steps, num_envs)
 
 
 def _import_vmas() -> Any:
