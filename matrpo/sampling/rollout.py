@@ -43,12 +43,7 @@ class Rollout:
     """
 
     def __init__(
-        self,
-        agent_id: int,
-        spec: TaskSpec,
-        sampling: SamplingSettings,
-        networks: NetworkSettings,
-        state_size: int = 0,
+        self, agent_id: int, spec: TaskSpec, sampling: SamplingSettings, networks: NetworkSettings, state_size: int = 0
     ) -> None:
         length, num_envs = shape = sampling.rollout_length, sampling.num_envs
         chunk_length = networks.chunk_length if state_size else 1

@@ -20,7 +20,6 @@ from matrpo.errors import ConfigError as ConfigError
 from matrpo.errors import did_you_mean
 from matrpo.settings import tuned
 from matrpo.settings.sections import (
-    SECTIONS,
     BookkeepingSettings,
     ConnectionSettings,
     ConsensusSettings,
@@ -89,6 +88,9 @@ class GraphConsensusSettings(ConsensusSettings):
 class DecentralizedConfig(GraphConsensusSettings, RunConfig):
     """The settings of a decentralised run, with beta and K as numbers."""
 
+
+SECTIONS: tuple[Any, ...] = Config.__bases__
+"""In the order of help pages and of config.yaml."""
 
 FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for section in SECTIONS for f in dataclasses.fields(section)}
 """Every setting by name, for whoever builds an interface from them."""

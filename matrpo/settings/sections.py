@@ -252,18 +252,3 @@ class BookkeepingSettings:
     checkpoint_every: int = setting(10, "Iterations between checkpoints.", minimum=1, resumable=True)
     checkpoints_kept: int = setting(3, "Checkpoints kept by each process.", minimum=1, resumable=True)
     tensorboard: bool = setting(True, "Write TensorBoard event files.", resumable=True)
-
-
-SECTIONS = (
-    RunSettings,
-    SamplingSettings,
-    NetworkSettings,
-    CriticSettings,
-    TrustRegionSettings,
-    PolicyGradientSettings,
-    ReplaySettings,
-    ConsensusSettings,
-    ConnectionSettings,
-    BookkeepingSettings,
-)
-"""In the order of help pages and of config.yaml."""

@@ -37,6 +37,25 @@ def test_create_then_open_gives_the_same_settings(run: RunDirectory) -> None:
     assert sorted(path.name for path in run.path.iterdir()) == ["config.yaml"]
 
 
+def test_what_depends_on_the_task_and_on_the_graph_is_known_once_there_is_a_run(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run", Config(), {})
+    config = run.decentralized
+    assert (run.num_agents, config.agents, config.admm_iterations) == (12, 12, 456)
+    assert config.beta == pytest.approx(0.035)
+
+
+def test_what_somebody_has_removed_from_the_file_is_resolved_again(run: RunDirectory) -> None:
+    file = run.path / "config.yaml"
+    file.write_text("".join(line for line in file.open() if not line.startswith(("beta", "admm_iterations"))))
+    assert RunDirectory.open(run.path).decentralized == CONFIG
+
+
+def test_the_settings_of_a_run_that_is_trained_centrally_are_not_of_a_decentralised_one(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run", Config(algo="happo", agents=3), {})
+    with pytest.raises(ConfigError, match="is of happo, which trains in one process"):
+        run.decentralized  # noqa: B018
+
+
 def test_default_name_says_what_runs_and_never_collides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = resolve(("test", {"agents": 3, "task": "mpe2/simple_spread_v3", "topology": "grid:1x3", "seed": 4}))

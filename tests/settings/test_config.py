@@ -8,8 +8,7 @@ import yaml
 
 from matrpo.errors import ConfigError
 from matrpo.settings import presets
-from matrpo.settings.config import FIELDS, HEADINGS, Config, load_file, parse_override, resolve, to_dict
-from matrpo.settings.sections import SECTIONS
+from matrpo.settings.config import FIELDS, HEADINGS, SECTIONS, Config, load_file, parse_override, resolve, to_dict
 
 
 def test_later_layers_win_and_yaml_round_trips(tmp_path):
