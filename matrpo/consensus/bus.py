@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from matrpo.consensus.link import LinkMessage
+from matrpo.consensus.message import LinkMessage
 from matrpo.consensus.peer import Peer
 
 

@@ -1,96 +1,61 @@
-"""One end of one link: a state machine without input or output, fed with messages and clock ticks.
+"""One end of one link: a state machine without input or output, fed with messages and ticks of a clock, in seconds.
 
-A link keeps two states: the *base*, which both ends are known to have, and the *tip*, the latest that this end
-committed. Activation k of an end runs from `Link.open` until it holds both ends' ratios for k (it commits) or gives up:
-at its deadline, or as soon as the neighbour says that k is over for it. Until then the end asks for the neighbour's
-ratios again and again, and is asked for its own if they were lost; a neighbour that committed k keeps its own to answer
-with until its next commit, for which it needs this end. So loss, delay, repetition and reordering alone change no
-result. What always holds:
+**The intuition.** Both ends of a link must apply the same activations to the link's dual y and mean ubar, though each
+reaches the other only by messages that may be lost. No protocol can let both be sure that the other has applied the
+last one (the two generals). So an end keeps two states: the *tip*, the latest that it committed, and the *base*, which
+both ends are known to have. If one end committed what the other gave up, the next activation starts from the latest
+state that both have, and that one commit is undone. States are named by the activation that made them; 0 is the start.
+
+Normal: each end opens activation 1, sends its log ratios and says which states it has; with both in hand it commits.
+
+    i: ratios 1, tip 0, base 0  ->                               j has both: base 0, tip 1
+                                <-  j: ratios 1, tip 0, base 0   i has both: base 0, tip 1
+
+A lost message: who lacks ratios asks. First it hears that they were sent, and if it asks again it gets them.
+
+    i: ratios 2, tip 1, base 0  ->  lost
+                                <-  j: ratios 2, tip 1, base 0   i has both: base 1, tip 2
+    i: beat 2                   <-> j: ask 2                     they were sent: have they not come yet?
+    i: ratios 2, answered       <-> j: ask 2, answered           j has both: base 1, tip 2
+
+If j's deadline passes first, j keeps base 0, tip 1. In activation 3 the ends name {2, 1} and {1, 0}: both go on from 1.
+
+A restart: j is back as incarnation 2 with no state but 0, and takes part from the next iteration on. i forgets what the
+old one said; had the new one come at once, i would skip the link all the same, if it has committed anything already.
+
+    i: ratios 3, tip 2, base 1  ->  lost
+                                <-  j: over 9, incarnation 2     9 is the last: i gives 3 up, and opens no more
+
+What a message does, by the activation that it names, against this end's latest, k:
+
+    ratios   later: kept, and k's are asked for if k is open | k, open: commit | else: this end's ratios, or `over`
+    ask      later: this end asks, too | k, or the last committed: `beat`, then the ratios | else: `over`
+    beat     k or later, k open: ask again
+    over     k or later, k open: give up | always: nothing up to there is opened any more
+    busy     k, open: refused
+
+What always holds:
 
 - I1 The {tip, base} of the two ends share a number, and states of the same number are bitwise equal.
 - I2 One end may commit k while the other gives up. The next commit starts from the largest number that both ends
-  have, which undoes it; one level of undo is enough, since an end's states change only by a commit, and to commit
-  a later activation it must have heard the other end open it, with the states that end then had.
+  have, which undoes it. One level of undo is enough: an end's states change only by a commit, and to commit a later
+  activation it must have heard the other end open it, with the states that end then had.
 - I3 A message is applied at most once, and only to the activation that is open.
 - I4 A neighbour of which nothing was heard from an opening to its deadline is silent: later activations are skipped
   at once, each with a header-only sign of life, until anything valid is heard from it.
 - I5 No message raises, and this end keeps at most one of the neighbour's for later.
-
-Times are seconds on any clock that never goes back.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from enum import Enum
-from typing import Any
+from dataclasses import replace
 from zlib import crc32
 
 import numpy as np
 
 from matrpo.consensus import admm
+from matrpo.consensus.link_types import Counters, LinkSettings, Outcome
 from matrpo.consensus.message import LARGEST_RATIO, Kind, LinkMessage, has_valid_header, has_valid_payload
-
-__all__ = ["DROP_REASONS", "Counters", "Link", "LinkMessage", "LinkSettings", "Outcome"]
-
-DROP_REASONS = ("address", "header", "incarnation", "payload", "late", "no common state")
-"""Why messages are dropped: a stranger's; a bad header field; an older incarnation's; a payload that is missing, extra,
-of the wrong shape or type, too large or not finite; one for an activation that is over; states that do not match."""
-
-
-@dataclass(frozen=True)
-class LinkSettings:
-    """What all links of an agent have in common.
-
-    Attributes:
-        agent: this agent's id.
-        incarnation: how often this agent's process was started.
-        beta: ADMM penalty.
-        last_k: largest activation number of an iteration.
-        wire_dtype: float32 or float16.
-        deadline: seconds from the opening of an activation until it is given up.
-        resend: most seconds between two questions for a neighbour's ratios; the first comes after 1/32 of it, each
-            later one after twice the time.
-    """
-
-    agent: int
-    incarnation: int
-    beta: float
-    last_k: int
-    wire_dtype: np.dtype[Any]
-    deadline: float
-    resend: float
-
-
-@dataclass
-class Counters:
-    """What happened on a link, or on several, since the agent was started; `drops` counts by `DROP_REASONS`."""
-
-    commits: int = 0
-    give_ups: int = 0
-    skips: int = 0
-    resends: int = 0
-    quarantines: int = 0
-    drops: dict[str, int] = field(default_factory=lambda: dict.fromkeys(DROP_REASONS, 0))
-
-    def __add__(self, other: Counters) -> Counters:
-        return Counters(
-            self.commits + other.commits,
-            self.give_ups + other.give_ups,
-            self.skips + other.skips,
-            self.resends + other.resends,
-            self.quarantines + other.quarantines,
-            {reason: self.drops[reason] + other.drops[reason] for reason in DROP_REASONS},
-        )
-
-
-class Outcome(Enum):
-    """How the last activation of a link ended."""
-
-    COMMITTED = "committed"
-    GIVEN_UP = "given up"
-    SKIPPED = "skipped"
-    REFUSED = "refused by a busy neighbour"
 
 
 class Link:
@@ -137,8 +102,6 @@ class Link:
         self._later: LinkMessage | None = None
         self._answer: LinkMessage | None = None
         self._reset(-1, (0, 0), 0.0)
-
-    # Iterations and activations
 
     def begin(self, iteration: int, shape: tuple[int, int], now: float) -> None:
         """Start an iteration from state 0. A message that came early for this iteration is kept.
@@ -193,9 +156,8 @@ class Link:
 
     def fingerprints(self) -> dict[str, int]:
         """A checksum of each state that this end keeps, by the state's number: what I1 says is equal at both ends."""
-        return {
-            str(state.number): crc32(state.ubar.tobytes(), crc32(state.y.tobytes())) for state in (self.base, self.tip)
-        }
+        states = (self.base, self.tip)
+        return {str(state.number): crc32(state.ubar.tobytes(), crc32(state.y.tobytes())) for state in states}
 
     @property
     def pending(self) -> int | None:
@@ -279,19 +241,13 @@ class Link:
         self.outcome = outcome
         self._open = None
 
-    # The clock
-
     def next_event(self) -> float | None:
         """The time at which `tick` has something to do; None while no activation is open."""
-        return min(self._ask_at, self._deadline_at) if self._open else None
-
-    @property
-    def _deadline_at(self) -> float:
-        return self._opened_at + self._settings.deadline
+        return min(self._ask_at, self._opened_at + self._settings.deadline) if self._open else None
 
     def tick(self, now: float) -> None:
         """Give the open activation up if its deadline has passed, or ask for the neighbour's ratios if that is due."""
-        if self._open and now >= self._deadline_at:
+        if self._open and now >= self._opened_at + self._settings.deadline:
             self.silent = not self._heard
             self._close(Outcome.GIVEN_UP)
         elif self._open and now >= self._ask_at:
@@ -301,8 +257,6 @@ class Link:
         self._patience = min(2 * self._patience, self._settings.resend)
         self._ask_at = now + self._patience
         self._send(self._header("ask", *self._position))
-
-    # Messages
 
     def receive(self, message: LinkMessage, now: float) -> None:
         """Take in any message; one that is not valid is dropped and counted."""
@@ -416,8 +370,6 @@ class Link:
     @property
     def _position(self) -> tuple[int, int]:
         return self.iteration, self.k
-
-    # What a schedule sends
 
     def beat(self) -> None:
         """Send a sign of life."""

@@ -11,7 +11,9 @@ from collections.abc import Callable
 import numpy as np
 
 from matrpo.consensus import admm
-from matrpo.consensus.link import Counters, Link, LinkMessage, LinkSettings
+from matrpo.consensus.link import Link
+from matrpo.consensus.link_types import Counters, LinkSettings
+from matrpo.consensus.message import LinkMessage
 from matrpo.consensus.schedules import Initiator, PoissonSchedule, Responder, Schedule, SeededSchedule
 from matrpo.settings.config import GraphConsensusSettings
 from matrpo.settings.sections import ConnectionSettings

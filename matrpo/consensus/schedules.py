@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from matrpo.consensus.link import Link, Outcome
+from matrpo.consensus.link import Link
+from matrpo.consensus.link_types import Outcome
 from matrpo.topology.schedule import PoissonClock
 
 LONGEST_BACKOFF = 6

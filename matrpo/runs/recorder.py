@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from matrpo.consensus.link import Counters
+from matrpo.consensus.link_types import Counters
 from matrpo.consensus.peer import Peer
 from matrpo.runs.event_file import EventFile
 from matrpo.runs.process_directory import ProcessDirectory

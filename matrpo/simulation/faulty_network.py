@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from matrpo.consensus.link import LinkMessage
+from matrpo.consensus.message import LinkMessage
 from matrpo.simulation.history import LINK_FAULTS, Fault, History
 
 _LATENCY = (0.005, 0.03)

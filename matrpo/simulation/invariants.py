@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from matrpo.consensus.admm import LinkState, initial_state
-from matrpo.consensus.link import Link, LinkMessage
+from matrpo.consensus.link import Link
+from matrpo.consensus.message import LinkMessage
 from matrpo.consensus.peer import Peer
 
 _NO_COMMON_STATE = "no common state"

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from matrpo.consensus.link import LinkMessage
+from matrpo.consensus.message import LinkMessage
 from matrpo.consensus.peer import Peer
 
 

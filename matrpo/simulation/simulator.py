@@ -20,8 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from matrpo.consensus.link import LinkMessage
-from matrpo.consensus.message import has_valid_header, has_valid_payload
+from matrpo.consensus.message import LinkMessage, has_valid_header, has_valid_payload
 from matrpo.consensus.peer import Peer
 from matrpo.settings.config import GraphConsensusSettings
 from matrpo.settings.sections import ConnectionSettings

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from matrpo.consensus import admm
-from matrpo.consensus.link import Link, LinkMessage, Outcome
+from matrpo.consensus.link import Link
+from matrpo.consensus.link_types import Outcome
+from matrpo.consensus.message import LinkMessage
 from matrpo.consensus.peer import Peer
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from matrpo.consensus import admm
-from matrpo.consensus.link import Link, LinkMessage
+from matrpo.consensus.link import Link
+from matrpo.consensus.message import LinkMessage
 from matrpo.consensus.peer import Peer
 from matrpo.settings.config import GraphConsensusSettings
 from matrpo.settings.sections import ConnectionSettings

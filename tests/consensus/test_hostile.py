@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated_network import SHAPE, Agent, Faults, Network, line, make_peers, ring
 
-from matrpo.consensus.link import DROP_REASONS, LinkMessage
+from matrpo.consensus.link_types import DROP_REASONS
+from matrpo.consensus.message import LinkMessage
 
 LAST_K = 8
 AGENT = 1

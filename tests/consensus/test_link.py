@@ -7,7 +7,8 @@ from simulated_network import check_common_states, same
 from two_ends import BETA, RESEND, SHAPE, both_commit
 
 from matrpo.consensus import admm
-from matrpo.consensus.link import LinkMessage, Outcome
+from matrpo.consensus.link_types import Outcome
+from matrpo.consensus.message import LinkMessage
 
 
 def test_both_ends_commit_the_closed_form(ends):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from simulated_network import check_common_states
 
-from matrpo.consensus.link import Counters, Link, LinkSettings
+from matrpo.consensus.link import Link
+from matrpo.consensus.link_types import Counters, LinkSettings
 
 SHAPE = (3, 5)
 LAST_K = 6

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 from simulated_network import SHAPE, Agent, line, same
 
-from matrpo.consensus.link import LinkMessage
+from matrpo.consensus.message import LinkMessage
 from matrpo.consensus.peer import Peer
 from matrpo.settings.config import GraphConsensusSettings
 from matrpo.settings.sections import ConnectionSettings

@@ -9,7 +9,7 @@ import pytest
 from simulated_network import same
 from two_ends import SHAPE, End, both_commit
 
-from matrpo.consensus.link import Outcome
+from matrpo.consensus.link_types import Outcome
 
 
 def test_one_later_message_is_kept_the_latest_to_arrive(ends):

@@ -5,7 +5,7 @@ import pytest
 from simulated_network import SHAPE, Agent, Faults, Network, complete, line, make_peers, ring, same, serial_run
 
 from matrpo.consensus.bus import run_in_process
-from matrpo.consensus.link import LinkMessage
+from matrpo.consensus.message import LinkMessage
 from matrpo.topology.graph import CommunicationGraph
 
 GRAPHS = [line(2), ring(4), ring(6), complete(5), line(5)]

@@ -4,7 +4,7 @@ import pytest
 from simulated_network import SHAPE, Agent, Faults, Network, complete, line, make_peers, ring, same
 
 from matrpo.consensus.bus import run_in_process
-from matrpo.consensus.link import LinkMessage
+from matrpo.consensus.message import LinkMessage
 
 ACTIVATIONS = 30
 

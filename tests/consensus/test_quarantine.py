@@ -7,7 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from matrpo.consensus.link import Counters, Link, LinkMessage, LinkSettings, Outcome
+from matrpo.consensus.link import Link
+from matrpo.consensus.link_types import Counters, LinkSettings, Outcome
+from matrpo.consensus.message import LinkMessage
 
 SHAPE = (3, 5)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from matrpo.consensus.link import Counters, Link, LinkMessage, LinkSettings, Outcome
+from matrpo.consensus.link import Link
+from matrpo.consensus.link_types import Counters, LinkSettings, Outcome
+from matrpo.consensus.message import LinkMessage
 
 SHAPE = (3, 5)
 BETA = 0.5

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from running import Matrpo
 
-from matrpo.consensus.link import LinkMessage
+from matrpo.consensus.message import LinkMessage
 from matrpo.consensus.peer import Peer
 from matrpo.launch.commands import simulate as simulate_command
 from matrpo.simulation.history import generate, parse
