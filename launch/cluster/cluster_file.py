@@ -166,13 +166,15 @@ class Cluster:
         """Whom a process connects to: an agent the environment servers, and of its neighbours those of higher ids."""
         if process.is_server:
             return []
-        servers = [other for other in self.processes if other.is_server]
+        servers = [other for other in self.endpoints if other.is_server]
         neighbours = self.graph.neighbours(process.number)
         return [*servers, *(ProcessId.agent(other) for other in neighbours if other > process.number)]
 
     def dialled_by(self, process: ProcessId) -> list[ProcessId]:
-        """Who connects to a process."""
-        return [other for other in self.processes if process in self.dials(other)]
+        """Who connects to a process: all agents to an environment server, neighbours of lower ids to an agent."""
+        if process.is_server:
+            return [other for other in self.endpoints if not other.is_server]
+        return [ProcessId.agent(other) for other in self.graph.neighbours(process.number) if other < process.number]
 
     def check_hosts(self, process: ProcessId) -> None:
         """Check that the names of all hosts that a process dials are known.

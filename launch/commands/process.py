@@ -17,7 +17,7 @@ from matrpo.launch.engines.placement import own_number
 from matrpo.launch.processes.heartbeat import Beat, read_sign
 from matrpo.launch.processes.process import EXIT_FAILED, StopRequested, run_alone, stop_at
 from matrpo.runs.process_directory import ProcessDirectory
-from matrpo.runs.process_id import ProcessId
+from matrpo.runs.process_id import ProcessId, Role
 from matrpo.runs.run_directory import RunDirectory
 
 _PATH = click.Path(path_type=Path)
@@ -41,7 +41,7 @@ _MANAGED = click.option(
 def agent(file: Path, which: str, insecure: bool, until_eof: bool, managed: bool) -> int:
     """Run one agent of a cluster in this process."""
     cluster = load_cluster(file, insecure)
-    process = _own(cluster, ProcessId.agent, which)
+    process = _own(cluster, Role.AGENT, which)
     cluster.security(process)
     if not managed:
         cluster.check_hosts(process)
@@ -61,7 +61,7 @@ def agent(file: Path, which: str, insecure: bool, until_eof: bool, managed: bool
 def env_server(file: Path, which: str, insecure: bool, until_eof: bool, managed: bool) -> int:
     """Run an environment server of a cluster in this process."""
     cluster = load_cluster(file, insecure)
-    process = _own(cluster, ProcessId.server, which)
+    process = _own(cluster, Role.SERVER, which)
     cluster.security(process)
     from matrpo.launch.processes.env_server import serve
 
@@ -80,7 +80,7 @@ def probe(file: Path, which: str | None, env: bool, within: float, taking_part: 
     A process beats every second while it waits for others, too, and once between two pieces of work.
     """
     cluster = Cluster.load(file)
-    process = _own(cluster, ProcessId.server if env or which is None else ProcessId.agent, which or "0")
+    process = _own(cluster, Role.SERVER if env or which is None else Role.AGENT, which or "0")
     sign = read_sign(RunDirectory.open(cluster.config.parent).directory(process))
     print(f"{process.name}: iteration {sign.iteration}, {sign.age:.0f} s ago")
     return 0 if sign.age <= within and (sign.iteration or not taking_part) else EXIT_FAILED
@@ -101,17 +101,17 @@ def load_cluster(file: Path, insecure: bool) -> Cluster:
     return dataclasses.replace(cluster, insecure=insecure or run.config.insecure)
 
 
-def _own(cluster: Cluster, kind: Callable[[int], ProcessId], given: str) -> ProcessId:
+def _own(cluster: Cluster, role: Role, given: str) -> ProcessId:
     """The process of a cluster, an agent or an environment server, that `--id` means.
 
     Raises:
         ConfigError: there is none.
     """
-    what = "environment server" if kind(0).is_server else "agent"
-    number = own_number(given, os.environ, what)
-    process, last = kind(number), sum(other.role == kind(0).role for other in cluster.processes) - 1
+    what = "environment server" if role is Role.SERVER else "agent"
+    process = ProcessId(role, own_number(given, os.environ, what))
     if process not in cluster.endpoints:
-        raise ConfigError(f"--id {given}: {cluster.file} has the {what}s 0 to {last}, not {number}")
+        last = max(other.number for other in cluster.endpoints if other.role is role)
+        raise ConfigError(f"--id {given}: {cluster.file} has the {what}s 0 to {last}, not {process.number}")
     return process
 
 

@@ -111,8 +111,6 @@ def test_what_cannot_have_several_servers_says_so(matrpo: Matrpo, tmp_path: Path
     assert "env_servers" in mistake("launch", "--num-envs", 10, "--env-servers", 3)
     assert "a divisor of num_envs, 10" in mistake("launch", "--num-envs", 10, "--env-servers", 3)
     assert "'env_servers'" in mistake("launch", "--algo", "happo", "--env-servers", 2)
-    render = ("cluster", "render", "slurm", "--agents", 3, "--env-servers", 2, "--out", tmp_path / "run")
-    assert "a rendered run has exactly 1" in mistake(*render)
     assert "cannot change 'env_servers'" in mistake("launch", "--run", single, "--resume", "--env-servers", 2)
     init = ("cluster", "init", "--agents", 3, "--host", "a", "--out", tmp_path / "run")
     assert "'env_servers' is 1" in mistake(*init, "--env-host", "b", "--env-host", "c")
