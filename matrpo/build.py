@@ -8,8 +8,10 @@ from importlib import import_module
 from matrpo.algorithms.shared.algorithm import Algorithm
 from matrpo.consensus.peer import Peer
 from matrpo.decentralized.agent import Agent
+from matrpo.decentralized.iteration import Participant
 from matrpo.envs.vector_env import VectorEnv
 from matrpo.errors import ConfigError
+from matrpo.runs.phase_clock import PhaseClock
 from matrpo.settings import algorithm_names
 from matrpo.settings.config import Config
 from matrpo.settings.graph_settings import agent_penalty, link_activations, link_penalty
@@ -45,6 +47,14 @@ def build_peer(agent_id: int, graph: CommunicationGraph, config: Config, incarna
         resend=config.link_resend,
         incarnation=incarnation,
     )
+
+
+def build_participant(
+    agent_id: int, graph: CommunicationGraph, spec: TaskSpec, config: Config, clock: PhaseClock, incarnation: int = 0
+) -> Participant:
+    """Agent `agent_id` with fresh networks, and its side of the consensus."""
+    peer = build_peer(agent_id, graph, config, incarnation)
+    return Participant(build_agent(agent_id, graph, spec, config), peer, clock)
 
 
 def algorithm_class(name: str) -> type[Algorithm]:

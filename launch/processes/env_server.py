@@ -40,7 +40,8 @@ from matrpo.launch.processes.process_faults import ProcessFaults, script_of
 from matrpo.launch.wire.channels import ServerLine
 from matrpo.launch.wire.environment_codec import EnvironmentCodec
 from matrpo.launch.wire.watch import PROBE_EVERY
-from matrpo.runs.recorder import Recorder, environment_metrics
+from matrpo.runs.metrics import environment_metrics
+from matrpo.runs.recorder import Recorder
 from matrpo.runs.run_directory import RunDirectory, server_name
 
 OnReady = Callable[[], dict[str, float]]
