@@ -5,9 +5,12 @@ from __future__ import annotations
 from contextlib import nullcontext
 
 from matrpo.algorithms.shared.algorithm import Algorithm
+from matrpo.consensus.peer import Peer
 from matrpo.decentralized.agent import Agent
+from matrpo.decentralized.iteration import Participant
 from matrpo.envs.vector_env import VectorEnv
 from matrpo.errors import ConfigError
+from matrpo.runs.phase_clock import PhaseClock
 from matrpo.settings import algorithm_names
 from matrpo.settings.config import Config, DecentralizedConfig
 from matrpo.settings.user_file import UserFile
@@ -26,6 +29,19 @@ def state_sizes(env: VectorEnv, state_type: str) -> tuple[int, ...]:
 def build_agent(agent_id: int, graph: CommunicationGraph, spec: TaskSpec, config: DecentralizedConfig) -> Agent:
     """Agent `agent_id` with fresh networks."""
     return Agent(agent_id, len(graph.links_of(agent_id)) * config.beta, spec, config)
+
+
+def build_participant(
+    agent_id: int,
+    graph: CommunicationGraph,
+    spec: TaskSpec,
+    config: DecentralizedConfig,
+    clock: PhaseClock,
+    incarnation: int = 0,
+) -> Participant:
+    """Agent `agent_id` with fresh networks, and its side of the consensus."""
+    peer = Peer(agent_id, graph, config.seed, config, config, incarnation)
+    return Participant(build_agent(agent_id, graph, spec, config), peer, clock)
 
 
 def algorithm_class(name: str) -> type[Algorithm]:

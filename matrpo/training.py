@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from matrpo.build import build_agent, build_algorithm
-from matrpo.consensus.bus import run_in_process
-from matrpo.consensus.peer import Peer
-from matrpo.decentralized.shared_samples import on_shared_samples
+from matrpo.build import build_algorithm, build_participant
+from matrpo.decentralized.in_process import agree, roll_out
 from matrpo.envs.build import build_environment
 from matrpo.envs.central import CentralEnvironment, CentralStep
 from matrpo.envs.shared import AgentStep
 from matrpo.errors import ConfigError
 from matrpo.networks.state import to_arrays
-from matrpo.runs.recorder import PhaseClock, Recorder, agent_metrics, environment_metrics
+from matrpo.runs.metrics import environment_metrics
+from matrpo.runs.phase_clock import PhaseClock
+from matrpo.runs.recorder import Recorder
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings import algorithm_names
 from matrpo.settings.config import DecentralizedConfig, RunConfig
@@ -149,46 +149,31 @@ class InProcessTraining(Training):
         super().__init__(run, start)
         self.config = config = run.decentralized
         spec = self.environment.spec
-        self.graph = build_graph(config)
-        ids = range(run.num_agents)
-        self.agents = [build_agent(q, self.graph, spec, config) for q in ids]
-        self.peers = [Peer(q, self.graph, config.seed, config, config) for q in ids]
-        self._clocks = [PhaseClock() for _ in ids]
+        graph = build_graph(config)
+        self.participants = [build_participant(q, graph, spec, config, PhaseClock()) for q in range(run.num_agents)]
+        self.agents = [participant.agent for participant in self.participants]
         self._steps = self._restore(run, start) if start else self.environment.reset()
 
     def iterate(self) -> None:
         """One iteration of Algorithm 1: sample, estimate advantages, agree, step."""
         self.iteration += 1
         began = time.perf_counter()
-        for _ in range(self.config.rollout_length):
-            actions = [agent.act(step) for agent, step in zip(self.agents, self._steps, strict=True)]
-            self._steps = self.environment.step(np.concatenate(actions, axis=1))
-        rollout = time.perf_counter() - began
-        self._record_environment(rollout)
-        for agent, step, clock in zip(self.agents, self._steps, self._clocks, strict=True):
-            with clock.phase("prepare"):
-                agent.prepare_update(step)
-        self._reach_consensus()
-        for agent, peer, clock, recorder in zip(self.agents, self.peers, self._clocks, self._recorders, strict=True):
-            with clock.phase("finish"):
-                metrics = agent.finish_update()
-            recorder.record(self.iteration, agent_metrics(metrics, peer, clock), agent.state_dict())
-
-    def _reach_consensus(self) -> None:
-        config, iteration = self.config, self.iteration
-        shape = (self.graph.num_agents, config.shared_samples)
-        for agent, peer, clock in zip(self.agents, self.peers, self._clocks, strict=True):
-            local_step = clock.phase("consensus")(agent.step)
-            peer.begin(iteration, on_shared_samples(local_step, config, iteration), shape, now=0.0)
-        run_in_process(self.peers)
+        self._steps = roll_out(self.participants, self.environment, self._steps, self.config.rollout_length)
+        self._record_environment(time.perf_counter() - began)
+        for participant, step in zip(self.participants, self._steps, strict=True):
+            participant.prepare(step)
+        agree(self.participants, self.iteration)
+        for participant, recorder in zip(self.participants, self._recorders, strict=True):
+            metrics = participant.metrics(participant.finish())
+            recorder.record(self.iteration, metrics, participant.state_dict())
 
     def _restore(self, run: RunDirectory, iteration: int) -> list[AgentStep]:
-        for q, agent in enumerate(self.agents):
+        for q, participant in enumerate(self.participants):
             newest = max(run.agent(q).checkpoint_iterations(), default=0)
             if newest:
-                agent.load_state_dict(*run.agent(q).load_checkpoint(newest))
+                participant.load_state_dict(*run.agent(q).load_checkpoint(newest))
             if newest < iteration:
-                agent.discard_rollout()
+                participant.discard()
         arrays, _ = run.env.load_checkpoint(iteration)
         if not arrays:
             return self.environment.reset()

@@ -8,7 +8,8 @@ the steps that agents take.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,9 @@ from torch.nn.functional import normalize
 
 from matrpo.envs.particle.treasure import TreasureEnv, treasure_spec
 from matrpo.envs.particle.treasure_hunt import num_banks
-from matrpo.experiments.bench.problem import Consensus, Problem, sample_problem, train
+from matrpo.experiments.bench.problem import Problem, Snapshot, train
 from matrpo.experiments.bench.report import Report, Row, Say
-from matrpo.settings.config import RunConfig, resolve, to_dict
-from matrpo.settings.graph_settings import build_graph, resolve_graph_settings
+from matrpo.settings.config import Config, resolve, to_dict
 from matrpo.trust_region.solvers import make_solver
 from matrpo.trust_region.step_rule import make_step_rule
 
@@ -53,23 +53,20 @@ def run(batches: int, changes: Mapping[str, Any], quick: bool, say: Say) -> Repo
     torch.set_num_threads(1)
     sizes = {"num_envs": 4, "rollout_length": 25, "hidden_sizes": (16, 16)} if quick else {}
     fixed = {"task": "treasure", "agents": SPEC.num_agents, "tensorboard": False}
-    given = resolve(("benchmark", sizes), ("-o", changes), ("benchmark", fixed))
-    base = resolve_graph_settings(RunConfig.of(given, SPEC.num_agents))
-    graph = build_graph(base)
+    base = resolve(("benchmark", sizes), ("-o", changes), ("benchmark", fixed))
     say("what turning towards treasures earns")
     earned = [_earned(tilt, base.num_envs) for tilt in (0.0, 0.25, 0.5, 1.0, 4.0)]
-    say(f"{_WARM_UP} iterations of fitting critics")
-    trained = train(dataclasses.replace(given, topology="none", kl_step=_FIXED), _WARM_UP)
-    generator = torch.Generator().manual_seed(base.seed)
-    problems = []
-    for number in range(batches):
-        say(f"batch {number + 1} of {batches}")
-        problems.append(dataclasses.replace(sample_problem(trained, generator), config=base, graph=graph))
+    say(f"{_WARM_UP} iterations of fitting critics, then one more for each batch")
+    critics_only = dataclasses.replace(base, topology="none", kl_step=_FIXED)
+    snapshots = train(critics_only, _WARM_UP + batches - 1)[_WARM_UP:]
+    say("what samples show, and networks can express")
     tables = {
         "return of an episode, by how strongly hunters turn to the nearest treasure, or their bank": earned,
-        "the direction in one batch's advantages": _shown(problems),
-        "correlation of the direction with what networks can express of it": _expressed(problems[0], problems[1]),
-        "correlation of the hunters' steps with the direction": _taken(problems, say),
+        "the direction in one batch's advantages": _shown(Problem(snapshot, base) for snapshot in snapshots),
+        "correlation of the direction with what networks can express of it": _expressed(
+            *(Problem(snapshot, base) for snapshot in snapshots[:2])
+        ),
+        "correlation of the hunters' steps with the direction": _taken(snapshots, base, say),
     }
     return Report("signal", {**to_dict(base), "batches": batches}, tables)
 
@@ -104,7 +101,7 @@ def _usefulness(seen: Tensor, banks_too: bool) -> Tensor:
 
 def _direction(problem: Problem, hunter: int) -> Tensor:
     """The score, for a small tilt to the nearest treasure, of what a hunter did; of mean square 1. Shape (M,)."""
-    rollout = problem.rollouts[hunter]
+    rollout = problem.agents[hunter].rollout
     useful = _usefulness(rollout.observations, banks_too=False)
     actions = rollout.joint_actions[:, SPEC.action_slices[hunter]].long()
     score = (useful - useful.mean(1, keepdim=True)).gather(1, actions).squeeze(1)
@@ -113,14 +110,15 @@ def _direction(problem: Problem, hunter: int) -> Tensor:
 
 def _sums(problem: Problem) -> dict[str, Tensor]:
     """Advantages added up, by whose they are."""
-    advantages = torch.stack(list(problem.advantages))
+    advantages = torch.stack(problem.advantages)
     return {"banks": advantages[HUNTERS:].sum(0), "hunters": advantages[:HUNTERS].sum(0), "all": advantages.sum(0)}
 
 
-def _shown(problems: Sequence[Problem]) -> list[Row]:
+def _shown(problems: Iterable[Problem]) -> list[Row]:
+    found = [(_sums(problem), _direction(problem, q)) for problem in problems for q in range(HUNTERS)]
     rows: list[Row] = []
     for whose in ("banks", "hunters", "all"):
-        pairs = [(_sums(problem)[whose], _direction(problem, q)) for problem in problems for q in range(HUNTERS)]
+        pairs = [(sums[whose], direction) for sums, direction in found]
         slope = float(np.mean([float(advantage @ score) / len(score) for advantage, score in pairs]))
         noise = float(np.mean([float(advantage.std()) / len(advantage) ** 0.5 for advantage, _ in pairs]))
         rows.append({"advantages of": whose, "slope": slope, "standard error": noise, "ratio": slope / noise})
@@ -135,9 +133,9 @@ def _expressed(problem: Problem, other: Problem) -> list[Row]:
     weights[0] = _direction(problem, 0)
     rows: list[Row] = []
     for who, agent in {"the hunter itself": 0, "another hunter": 1, "a bank": HUNTERS}.items():
-        solver = make_solver(problem.linearize(agent), make_step_rule(0.0, config), config)
+        solver = make_solver(problem.agents[agent].update.model, make_step_rule(0.0, config), config)
         fitted = solver.solve(weights)[0]
-        again = other.linearize(agent).jvp(solver.x)[0]
+        again = other.agents[agent].update.model.jvp(solver.x)[0]
         rows.append(
             {
                 "model of": who,
@@ -148,28 +146,30 @@ def _expressed(problem: Problem, other: Problem) -> list[Row]:
     return rows
 
 
-@torch.no_grad()
-def _taken(problems: Sequence[Problem], say: Say) -> list[Row]:
+def _taken(snapshots: Sequence[Snapshot], config: Config, say: Say) -> list[Row]:
     """Steps on sums of advantages, which no agent knows, and those of the consensus."""
-    config = problems[0].config
-    activations = config.admm_iterations
-    ways: dict[str, Callable[[Problem], list[Tensor]]] = {
-        "on the sum of the banks' advantages": lambda problem: _informed_steps(problem, "banks"),
-        "on the sum of all": lambda problem: _informed_steps(problem, "all"),
-        f"MATRPO, K = {activations}": lambda problem: _consensus_steps(problem, activations),
-        f"MATRPO, K = {3 * activations}": lambda problem: _consensus_steps(problem, 3 * activations),
-    }
-    rows: list[Row] = []
-    for name, steps in ways.items():
-        say(name)
-        found = [
-            _correlation(step, _direction(problem, q)) for problem in problems for q, step in enumerate(steps(problem))
-        ]
-        error = float(np.std(found)) / len(found) ** 0.5
-        rows.append({"steps": name, "correlation": float(np.mean(found)), "standard error": error})
-    return rows
+    found: dict[str, list[float]] = defaultdict(list)
+    for number, snapshot in enumerate(snapshots):
+        say(f"steps on batch {number + 1} of {len(snapshots)}")
+        problem = Problem(snapshot, config)
+        activations = problem.config.admm_iterations
+        longer = Problem(snapshot, dataclasses.replace(config, admm_iterations=3 * activations))
+        ways = {
+            "on the sum of the banks' advantages": _informed_steps(problem, "banks"),
+            "on the sum of all": _informed_steps(problem, "all"),
+            f"MATRPO, K = {activations}": _consensus_steps(problem),
+            f"MATRPO, K = {3 * activations}": _consensus_steps(longer),
+        }
+        directions = [_direction(problem, q) for q in range(HUNTERS)]
+        for name, steps in ways.items():
+            found[name] += [_correlation(*pair) for pair in zip(steps, directions, strict=True)]
+    return [
+        {"steps": name, "correlation": float(np.mean(each)), "standard error": float(np.std(each)) / len(each) ** 0.5}
+        for name, each in found.items()
+    ]
 
 
+@torch.no_grad()
 def _informed_steps(problem: Problem, whose: str) -> list[Tensor]:
     """The log ratios of every hunter's own head, (M,), when all know a sum of advantages."""
     total, config = _sums(problem)[whose], problem.config
@@ -177,16 +177,16 @@ def _informed_steps(problem: Problem, whose: str) -> list[Tensor]:
     for hunter in range(HUNTERS):
         weights = torch.zeros(SPEC.num_agents, config.samples)
         weights[hunter] = total
-        solver = make_solver(problem.linearize(hunter), make_step_rule(0.0, config), config)
+        solver = make_solver(problem.agents[hunter].update.model, make_step_rule(0.0, config), config)
         steps.append(solver.solve(weights)[hunter])
     return steps
 
 
-def _consensus_steps(problem: Problem, activations: int) -> list[Tensor]:
+@torch.no_grad()
+def _consensus_steps(problem: Problem) -> list[Tensor]:
     """The log ratios of every hunter's own head, (M,), at the end of a consensus."""
-    consensus = Consensus(problem, dataclasses.replace(problem.config, admm_iterations=activations))
-    consensus.run()
-    return [ratios[hunter] for hunter, ratios in enumerate(consensus.ratios()[:HUNTERS])]
+    problem.agree()
+    return [ratios[hunter] for hunter, ratios in enumerate(problem.ratios()[:HUNTERS])]
 
 
 def _correlation(step: Tensor, direction: Tensor) -> float:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from matrpo.consensus.peer import Peer, Step
-from matrpo.experiments.bench.problem import Consensus, Problem, make_problem
+from matrpo.consensus.peer import Peer
+from matrpo.decentralized.agent import Agent
+from matrpo.experiments.bench.problem import Problem, train
 from matrpo.experiments.bench.products import measure_products
 from matrpo.experiments.bench.report import Goal, Report, Row, Say
 from matrpo.networks.mlp import flat_parameters, set_flat_parameters
 from matrpo.settings.config import resolve, to_dict
 from matrpo.topology import CommunicationGraph
-from matrpo.trust_region.solvers import Solver
 
 
 def run(
@@ -45,20 +45,23 @@ def run(
     goals: list[Goal] = []
     for num_agents in agents:
         say(f"N={num_agents}: {training} iterations of training")
-        problem = make_problem(dataclasses.replace(config, agents=num_agents), training)
-        model = problem.linearize(0)
-        products += measure_products(model, problem.shape(), repeats=3 if quick else 21)
+        of_size = dataclasses.replace(config, agents=num_agents)
+        snapshot = train(of_size, training)[-1]
+        problem = Problem(snapshot, of_size)
+        products += measure_products(problem.agents[0].update.model, problem.shape(), repeats=3 if quick else 21)
         for k in activations:
             pair = {}
             for solver in ("recycled", "cg"):
-                pair[solver] = row = _measure(problem, solver, k, say)
+                say(f"N={num_agents}, K={k}, {solver}")
+                settings = dataclasses.replace(of_size, solver=solver, admm_iterations=k)
+                pair[solver] = row = _measure(Problem(snapshot, settings))
                 say(", ".join(f"{name} {value}" for name, value in row.items()))
             comparisons += pair.values()
             goals += _goals(f"N={num_agents}, K={k}", pair["recycled"], pair["cg"])
-    settings = {**to_dict(config), "agents": list(agents), "admm_iterations": list(activations)}
-    settings |= {"training_iterations": training, "solver": ["recycled", "cg"], "processes": 1}
+    facts = {**to_dict(config), "agents": list(agents), "admm_iterations": list(activations)}
+    facts |= {"training_iterations": training, "solver": ["recycled", "cg"], "processes": 1}
     tables = {"consensus phase of one iteration, all agents in one process": comparisons, "products": products}
-    return Report("solver", settings, tables, goals)
+    return Report("solver", facts, tables, goals)
 
 
 def augmented_lagrangian(
@@ -90,29 +93,26 @@ def augmented_lagrangian(
 
 
 @torch.no_grad()
-def _measure(problem: Problem, solver_name: str, activations: int, say: Say) -> Row:
-    """The consensus phase with one solver: its cost and where it ends."""
-    config = dataclasses.replace(problem.config, solver=solver_name, admm_iterations=activations)
-    graph = problem.graph
-    consensus = Consensus(problem, config)
-    progress = _Progress(f"N={graph.num_agents}, K={activations}, {solver_name}", 2 * activations, say)
+def _measure(problem: Problem) -> Row:
+    """The consensus phase: its cost and where it ends."""
+    config, graph = problem.config, problem.graph
     begin = time.process_time()
-    consensus.run(progress.counted)
+    problem.agree()
     seconds = time.process_time() - begin
-    fisher = sum(model.fisher_products for model in consensus.models)
-    jacobian = sum(model.jacobian_products for model in consensus.models)
-    ratios = consensus.ratios()
+    fisher = sum(agent.update.model.fisher_products for agent in problem.agents)
+    jacobian = sum(agent.update.model.jacobian_products for agent in problem.agents)
+    ratios = problem.ratios()
     return {
         "agents": graph.num_agents,
-        "K": activations,
-        "solver": solver_name,
+        "K": config.admm_iterations,
+        "solver": config.solver,
         "fisher_products": fisher,
         "fisher_per_agent": fisher / graph.num_agents,
         "jacobian_products": jacobian,
         "cpu_seconds": seconds,
-        "augmented_lagrangian": augmented_lagrangian(graph, problem.advantages, ratios, consensus.peers, config.beta),
+        "augmented_lagrangian": augmented_lagrangian(graph, problem.advantages, ratios, problem.peers, config.beta),
         "relative_gap": _relative_gap(graph, ratios),
-        "kl_over_limit": _mean_kl(problem, consensus.solvers) / config.kl_step,
+        "kl_over_limit": _mean_kl(problem.agents) / config.kl_step,
     }
 
 
@@ -123,17 +123,18 @@ def _relative_gap(graph: CommunicationGraph, ratios: Sequence[Tensor]) -> float:
     return float(np.sqrt(gaps / (0.5 * sizes))) if sizes else 0.0
 
 
-def _mean_kl(problem: Problem, solvers: Sequence[Solver]) -> float:
+def _mean_kl(agents: Sequence[Agent]) -> float:
     """The true KL of the whole steps, before any backtracking, averaged over agents."""
     total = 0.0
-    for policy, rollout, solver in zip(problem.policies, problem.rollouts, solvers, strict=True):
+    for agent in agents:
+        policy, rollout = agent.policy, agent.rollout
         parameters = list(policy.parameters())
         samples = (rollout.observations, rollout.action_masks, rollout.sequences)
         old_parameters, old = flat_parameters(parameters), policy.distribution(*samples)
-        set_flat_parameters(parameters, old_parameters + solver.x)
+        set_flat_parameters(parameters, old_parameters + agent.update.solver.x)
         total += float(old.kl_to(policy.distribution(*samples)).sum(1).mean())
         set_flat_parameters(parameters, old_parameters)
-    return total / len(solvers)
+    return total / len(agents)
 
 
 def _goals(where: str, recycled: Row, cg: Row) -> list[Goal]:
@@ -146,22 +147,3 @@ def _goals(where: str, recycled: Row, cg: Row) -> list[Goal]:
         Goal(f"{where}: CPU seconds, CG / recycled", ratio("cpu_seconds", cg, recycled), 10.0),
         Goal(f"{where}: augmented Lagrangian", lagrangian, float(cg["augmented_lagrangian"]), False),
     ]
-
-
-class _Progress:
-    """Says every tenth part of the local steps of a consensus phase."""
-
-    def __init__(self, name: str, steps: int, say: Say) -> None:
-        self._name, self._steps, self._say = name, steps, say
-        self._done = 0
-
-    def counted(self, step: Callable[[np.ndarray], np.ndarray]) -> Step:
-        """The same step, counted."""
-
-        def counted_step(pull: np.ndarray) -> np.ndarray:
-            self._done += 1
-            if self._done % max(1, self._steps // 10) == 0:
-                self._say(f"{self._name}: {100 * self._done // self._steps}%")
-            return step(pull)
-
-        return counted_step

@@ -138,14 +138,9 @@ class AgentNetwork:
         """
         for neighbour in self.links.unreached:
             self._peer.lose(neighbour, time.monotonic())
-        self._send_links()
+        self.send_links()
         while not self._peer.done:
             self._pump(math.inf)
-
-    def sit_out(self, iteration: int) -> None:
-        """Tell the neighbours that this agent takes no part in an iteration."""
-        self._peer.sit_out(iteration, time.monotonic())
-        self._send_links()
 
     def say_goodbye(self) -> None:
         """Go on answering neighbours until the environment servers have heard from all agents that they are done."""
@@ -181,9 +176,9 @@ class AgentNetwork:
             else:
                 self._peer.receive(news, time.monotonic())
                 self._note_quarantine(news)
-            self._send_links()
+            self.send_links()
         self._peer.tick(time.monotonic())
-        self._send_links()
+        self.send_links()
         for server in self._lines.look():
             self._note_loss(f"the environment server {server}" if server else "the environment server")
         return self._lines.receive()
@@ -202,6 +197,7 @@ class AgentNetwork:
         if not self._leaving:
             _LOG.warning("%s is lost", what)
 
-    def _send_links(self) -> None:
+    def send_links(self) -> None:
+        """Send the neighbours all that the agent's side of the consensus has to say."""
         for neighbour, message in self._peer.take_outbox():
             self.links.send(neighbour, message)

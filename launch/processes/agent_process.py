@@ -9,17 +9,16 @@ import time
 import numpy as np
 import torch
 
-from matrpo.build import build_agent
-from matrpo.consensus.peer import Peer
+from matrpo.build import build_participant
 from matrpo.decentralized.lock_step.messages import Action, Observation
-from matrpo.decentralized.shared_samples import on_shared_samples
 from matrpo.envs.registry import task_spec
 from matrpo.envs.shards import join_steps
 from matrpo.launch.cluster.cluster_file import Cluster
 from matrpo.launch.processes.agent_network import AgentNetwork
 from matrpo.launch.processes.process import Supervision, ignore_stops, return_free_memory, run_supervised
+from matrpo.runs.phase_clock import PhaseClock
 from matrpo.runs.process_id import ProcessId
-from matrpo.runs.recorder import PhaseClock, Recorder, agent_metrics
+from matrpo.runs.recorder import Recorder
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.spaces import TaskSpec
 
@@ -47,17 +46,16 @@ class AgentProcess:
         self._config = config
         self._run = run
         self._id = agent
-        self._agent = build_agent(agent, cluster.graph, spec, config)
         incarnation = directory.begin_incarnation(cluster.run_id)
+        self._clock = PhaseClock(waited=lambda: self._network.waited, used=time.process_time)
+        self._participant = build_participant(agent, cluster.graph, spec, config, self._clock, incarnation.number)
         self._newest = max(directory.checkpoint_iterations(), default=0)
         if self._newest:
-            self._agent.load_state_dict(*directory.load_checkpoint(self._newest))
+            self._participant.load_state_dict(*directory.load_checkpoint(self._newest))
             _LOG.info("continuing from the checkpoint of iteration %d", self._newest)
         self._returns = incarnation.returns
         self._recorder: Recorder | None = None
-        self._clock = PhaseClock(waited=lambda: self._network.waited, used=time.process_time)
-        self._peer = Peer(agent, cluster.graph, config.seed, config, config, incarnation.number)
-        self._network = AgentNetwork(cluster, run, agent, spec, self._peer, incarnation.number)
+        self._network = AgentNetwork(cluster, run, agent, spec, self._participant.peer, incarnation.number)
 
     def run(self) -> None:
         """Learn until the last iteration. However the run ends, the last states are saved.
@@ -88,12 +86,12 @@ class AgentProcess:
         if iteration > wanted:
             _LOG.warning("iterations %d to %d were without this agent", wanted, iteration - 1)
         if iteration > wanted or self._returns:
-            self._agent.discard_rollout()
+            self._participant.discard()
         directory = self._run.agent(self._id)
         directory.rewind(iteration - 1)
-        self._recorder = Recorder(self._run, directory, self._agent.spec, iteration - 1)
+        self._recorder = Recorder(self._run, directory, self._participant.agent.spec, iteration - 1)
         if iteration > 1:
-            network.sit_out(iteration - 1)
+            self._sit_out(iteration - 1)
         network.meet_neighbours(_MEETING if iteration == wanted else self._config.link_resend)
         return starts
 
@@ -108,12 +106,14 @@ class AgentProcess:
                 return self._begin_again(iteration)
         self._network.want(iteration + 1)
         with self._clock.phase("prepare"):
-            self._agent.prepare_update(join_steps([observation.step for observation in last]))
+            self._participant.prepare(join_steps([observation.step for observation in last]))
             return_free_memory()
         with self._clock.phase("consensus"):
-            self._agree(iteration)
+            self._network.enter(iteration, "consensus")
+            self._participant.begin(iteration, time.monotonic())
+            self._network.agree()
         with self._clock.phase("finish"):
-            learning = self._agent.finish_update()
+            learning = self._participant.finish()
             return_free_memory()
         self._record(iteration, learning)
         return [dataclasses.replace(observation, iteration=iteration + 1, t=0) for observation in last]
@@ -136,36 +136,33 @@ class AgentProcess:
     def _choose(self, server: int, observation: Observation) -> Action:
         """What the agent does in a server's environments."""
         iteration, t = observation.iteration, observation.t
-        action = self._agent.act(observation.step, first=server * self._config.envs_per_server)
+        action = self._participant.act(observation.step, first=server * self._config.envs_per_server)
         if not np.isfinite(action).all():
             raise FloatingPointError(f"the policy's action is not finite in iteration {iteration}, step {t}")
         return Action(self._id, observation.attempt, iteration, t, action)
 
     def _begin_again(self, iteration: int) -> list[Observation]:
         """Forget an iteration that goes on without this agent, or not at all; the start of what takes its place."""
-        self._agent.discard_rollout()
+        self._participant.discard()
         starts = self._network.join()
         later = starts[0].iteration
         _LOG.warning("iteration %d is thrown away; the environment goes on with %d", iteration, later)
         if later > iteration:
-            self._network.sit_out(later - 1)
+            self._sit_out(later - 1)
         return starts
 
-    def _agree(self, iteration: int) -> None:
-        """Run the consensus phase to its end."""
-        config = self._config
-        shape = (self._agent.spec.num_agents, config.shared_samples)
-        self._network.enter(iteration, "consensus")
-        self._peer.begin(iteration, on_shared_samples(self._agent.step, config, iteration), shape, time.monotonic())
-        self._network.agree()
+    def _sit_out(self, iteration: int) -> None:
+        """Tell the neighbours that this agent takes no part in an iteration."""
+        self._participant.sit_out(iteration, time.monotonic())
+        self._network.send_links()
 
     def _record(self, iteration: int, learning: dict[str, float]) -> None:
         assert self._recorder is not None
         links = self._network.links
-        metrics = agent_metrics(
-            learning, self._peer, self._clock, links.traffic, links.connections(), links.refusals.counts
-        )
-        self._recorder.record(iteration, metrics, self._agent.state_dict())
+        traffic = {neighbour: vars(counted) for neighbour, counted in links.traffic.items()}
+        connections = {neighbour: connection.metrics() for neighbour, connection in links.connections().items()}
+        metrics = self._participant.metrics(learning, traffic, connections, links.refusals.counts)
+        self._recorder.record(iteration, metrics, self._participant.state_dict())
 
 
 def learn(cluster: Cluster, agent: int) -> None:

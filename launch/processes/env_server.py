@@ -40,8 +40,9 @@ from matrpo.launch.processes.process_faults import ProcessFaults, script_of
 from matrpo.launch.wire.channels import ServerLine
 from matrpo.launch.wire.environment_codec import EnvironmentCodec
 from matrpo.launch.wire.watch import PROBE_EVERY
+from matrpo.runs.metrics import environment_metrics
 from matrpo.runs.process_id import ProcessId
-from matrpo.runs.recorder import Recorder, environment_metrics
+from matrpo.runs.recorder import Recorder
 from matrpo.runs.run_directory import RunDirectory
 
 OnReady = Callable[[], dict[str, float]]

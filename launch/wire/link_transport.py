@@ -7,8 +7,9 @@ protocol says it again when it is still true.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import zmq
@@ -31,8 +32,7 @@ from matrpo.launch.wire.sockets import (
     try_send,
     waiting,
 )
-from matrpo.launch.wire.watch import PROBE_EVERY, DialMonitor, NeighbourWatch, Timer
-from matrpo.runs.recorder import Connection, Traffic
+from matrpo.launch.wire.watch import PROBE_EVERY, Connection, DialMonitor, NeighbourWatch, Timer
 from matrpo.topology import CommunicationGraph
 
 _QUEUE = 16
@@ -43,6 +43,23 @@ class Lost:
     """The connection to a neighbour is gone."""
 
     neighbour: int
+
+
+@dataclass
+class Traffic:
+    """What went through one link since the agent was started.
+
+    Attributes:
+        unsent: messages that met no connection, or a full queue.
+        refused: messages that were not decodable, or not the neighbour's to send, by reason.
+    """
+
+    messages_sent: int = 0
+    bytes_sent: int = 0
+    messages_received: int = 0
+    bytes_received: int = 0
+    unsent: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
 
 
 class LinkTransport:

@@ -6,11 +6,12 @@ import logging
 import statistics
 import struct
 import time
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import zmq
 
 from matrpo.launch.wire.sockets import Socket
-from matrpo.runs.recorder import LinkState
 
 PROBE_EVERY = 0.25
 """Seconds between two looks at a connection that was dialled by the other side."""
@@ -24,6 +25,26 @@ _UNANSWERED = 3.0
 _FAILED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 
 _LOG = logging.getLogger(__name__)
+
+LinkState = Literal["connecting", "up", "suspect", "down"]
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How the connection of a link is doing.
+
+    Attributes:
+        state: `up`; `connecting`: never yet; `suspect`: there, but the neighbour does not answer; `down`: lost.
+        round_trip: smallest and median round-trip time in milliseconds in the last iteration, if any was measured.
+    """
+
+    state: LinkState
+    round_trip: tuple[float, float] | None
+
+    def metrics(self) -> dict[str, Any]:
+        """The same as an agent's metrics have it."""
+        smallest, median = self.round_trip or (None, None)
+        return {"state": self.state, "rtt_ms_min": smallest, "rtt_ms_median": median}
 
 
 class DialMonitor:

@@ -52,7 +52,19 @@ class Agent:
         self._rollout = Rollout(agent_id, spec, config, config, self.policy.network.state_size)
         self._draws = Draws(self._generator)
         self._rule = make_step_rule(penalty, config)
-        self._update: _Update | None = None
+        self._update: Update | None = None
+
+    @property
+    def rollout(self) -> Rollout:
+        """The samples of the iteration."""
+        return self._rollout
+
+    @property
+    def update(self) -> Update:
+        """The update that is prepared."""
+        if self._update is None:
+            raise RuntimeError("no update is running: call prepare_update first")
+        return self._update
 
     def act(self, step: AgentStep, first: int = 0) -> np.ndarray:
         """Take in what the environment says and choose the next actions.
@@ -111,7 +123,7 @@ class Agent:
             self.policy, rollout.observations, rollout.joint_actions, rollout.action_masks, rollout.sequences
         )
         solver = make_solver(model, self._rule, config)
-        self._update = _Update(model, solver, advantages - advantages.mean())
+        self._update = Update(model, solver, advantages - advantages.mean())
         self._critic_metrics = {"critic_loss": loss, "explained_variance": explained}
 
     @torch.no_grad()
@@ -124,7 +136,7 @@ class Agent:
         Returns:
             u^q = [J^{qn} x^q]_n, (N, M) float32.
         """
-        update = self._running_update()
+        update = self.update
         ratios: np.ndarray = update.solver.solve(update.advantages + torch.from_numpy(pull)).numpy()
         return ratios
 
@@ -134,7 +146,7 @@ class Agent:
 
         The surrogate is the mean over this agent's samples of A^q times the new policy's joint ratio.
         """
-        update, self._update = self._running_update(), None
+        update, self._update = self.update, None
         before, change, advantages = update.model.parameters, update.solver.x, update.advantages
         products = {
             "fisher_products": update.model.fisher_products,
@@ -216,14 +228,15 @@ class Agent:
         others = [n for n in range(self.spec.num_agents) if n != self.agent_id]
         return float(values[:, others].mean()) if others else 0.0
 
-    def _running_update(self) -> _Update:
-        if self._update is None:
-            raise RuntimeError("no update is running: call prepare_update first")
-        return self._update
 
+class Update:
+    """What one iteration's consensus works with.
 
-class _Update:
-    """What one iteration's consensus works with."""
+    Args:
+        model: the policy, linearised at the iteration's samples.
+        solver: of the local steps; it holds the last one's x^q.
+        advantages: A^q, (M,).
+    """
 
     def __init__(self, model: LinearizedPolicy, solver: Solver, advantages: Tensor) -> None:
         self.model = model

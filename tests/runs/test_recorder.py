@@ -1,22 +1,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from matrpo.consensus.peer import Peer
 from matrpo.runs.event_file import EventFile
-from matrpo.runs.recorder import Connection, PhaseClock, Recorder, Traffic, agent_metrics
+from matrpo.runs.recorder import Recorder
 from matrpo.runs.run_directory import RunDirectory
-from matrpo.settings.config import Config, GraphConsensusSettings
-from matrpo.settings.sections import ConnectionSettings
+from matrpo.settings.config import Config
 from matrpo.spaces import Discrete, TaskSpec
-from matrpo.topology import make_graph
 
 CONFIG = Config(agents=1, topology="none", num_envs=2, rollout_length=5, steps=100, checkpoint_every=4)
 SPEC = TaskSpec("navigation", ("a",), (3,), (Discrete(5),))
@@ -86,64 +81,3 @@ def test_tensorboard_forgets_what_a_resumed_run_repeats(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("x")] == [(10, 1.0), (20, 2.0)]
-
-
-def test_phase_clock_gives_each_iteration_its_own_share() -> None:
-    times = iter([0.0, 2.0, 5.0, 6.0, 10.0, 14.0])
-    clock = PhaseClock(lambda: next(times))
-    with clock.phase("rollout"):
-        pass
-    with clock.phase("rollout"):
-        pass
-    assert clock.take({"sent": 5}) == {"sent": 5, "seconds_rollout": 3.0}
-    with clock.phase("finish"):
-        pass
-    assert clock.take({"sent": 7}) == {"sent": 2, "seconds_finish": 4.0}
-
-
-def test_waiting_counts_for_no_phase() -> None:
-    times, waits = iter([0.0, 9.0, 9.0, 11.0]), iter([1.0, 4.0, 4.0, 4.5])
-    clock = PhaseClock(lambda: next(times), lambda: next(waits))
-    with clock.phase("rollout"):
-        pass
-    with clock.phase("consensus"):
-        pass
-    assert clock.take({}) == {"seconds_rollout": 6.0, "seconds_waiting": 3.5, "seconds_consensus": 1.5}
-
-
-def test_processor_time_counts_for_its_phase_and_for_the_whole_iteration() -> None:
-    used = iter([1.0, 2.0, 5.0, 7.0, 7.0, 7.5, 8.0])
-    clock = PhaseClock(lambda: 0.0, used=lambda: next(used))
-    with clock.phase("rollout"):
-        pass
-    assert clock.take({}) == {"seconds_rollout": 0.0, "cpu_seconds_rollout": 3.0, "cpu_seconds": 6.0}
-    with clock.phase("finish"):
-        pass
-    assert clock.take({}) == {"seconds_finish": 0.0, "cpu_seconds_finish": 0.5, "cpu_seconds": 1.0}
-
-
-def test_an_agents_line_says_what_happened_on_each_link_and_on_all() -> None:
-    graph = make_graph("line", 3, 0)
-    peer = Peer(1, graph, 0, GraphConsensusSettings(beta=0.01, admm_iterations=4), ConnectionSettings())
-    clock = PhaseClock()
-    traffic = {0: Traffic(bytes_sent=5), 2: Traffic(bytes_sent=7, refused=Counter({"malformed": 2}))}
-    connections = {0: Connection("up", (1.0, 2.0)), 2: Connection("down", None)}
-    peer.link_counters[0].skips = 3
-    peer.link_counters[1].drops["late"] = 1
-    line = agent_metrics({"kl": 0.5}, peer, clock, traffic, connections, {"malformed": 4})
-    assert (line["kl"], line["bytes_sent"], line["skips"], line["rejected"]) == (0.5, 12, 3, 3)
-    assert line["refused"] == {"malformed": 4}
-    own = line["links"]["0"]
-    assert (own["bytes_sent"], own["skips"], own["state"], own["rtt_ms_min"], own["rtt_ms_median"]) == (
-        5,
-        3,
-        "up",
-        1,
-        2,
-    )
-    other = line["links"]["2"]
-    assert (other["rejected"], other["state"], other["rtt_ms_min"]) == ({"late": 1, "malformed": 2}, "down", None)
-    traffic[0].bytes_sent = 6
-    line = agent_metrics({"kl": 0.5}, peer, clock, traffic, connections, {"malformed": 4})
-    assert (line["bytes_sent"], line["links"]["0"]["bytes_sent"], line["rejected"]) == (1, 1, 0)
-    json.dumps(line)

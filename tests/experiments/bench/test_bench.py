@@ -14,10 +14,9 @@ import torch
 from click.testing import CliRunner
 
 from matrpo.consensus.bus import run_in_process
-from matrpo.consensus.peer import Peer
 from matrpo.errors import ConfigError
 from matrpo.experiments.bench.command import bench
-from matrpo.experiments.bench.problem import make_problem
+from matrpo.experiments.bench.problem import Problem, train
 from matrpo.experiments.bench.report import Goal, Report
 from matrpo.experiments.bench.solver import augmented_lagrangian
 from matrpo.experiments.planning.cost_constants import fit, read_measurements
@@ -218,9 +217,9 @@ def test_augmented_lagrangian_by_hand() -> None:
     """Against (21) written out with z_e^q and both signs, at states that a short consensus has left."""
     sizes = {"num_envs": 2, "rollout_length": 5, "hidden_sizes": (4,), "admm_iterations": 6}
     config = resolve(("test", {"agents": 3, "beta": 0.01, "tensorboard": False, **sizes}))
-    problem = make_problem(config, training=0)
+    problem = Problem(train(config, 0)[-1], config)
     generator = torch.Generator().manual_seed(1)
-    peers = [Peer(q, problem.graph, config.seed, problem.config, config) for q in range(3)]
+    peers = problem.peers
     for peer in peers:
         peer.begin(1, lambda pull: np.tanh(pull + 1 + pull.shape[0]).astype(np.float32), (3, 10), now=0.0)
     run_in_process(peers)

@@ -24,7 +24,6 @@ from matrpo.launch.wire.environment_codec import EnvironmentCodec
 from matrpo.launch.wire.frames import MAX_FRAMES
 from matrpo.launch.wire.link_codec import LinkCodec
 from matrpo.launch.wire.link_transport import LinkTransport, Lost
-from matrpo.runs.recorder import Connection
 from matrpo.spaces import Discrete, TaskSpec
 from matrpo.topology import CommunicationGraph
 
@@ -192,7 +191,7 @@ def test_each_end_notices_that_the_other_is_gone(context: zmq.Context[Any], endp
 
 def test_probes_measure_the_round_trip(context: zmq.Context[Any], endpoints: list[str]) -> None:
     a, b = (LinkTransport(agent, LINE, endpoints, LINKS, context, PLAIN) for agent in (0, 1))
-    assert a.connections()[1] == Connection("connecting", None)
+    assert a.connections()[1] == watch.Connection("connecting", None)
     until(lambda: (a.receive(), b.receive()) and a.connections()[1].round_trip)
     connection = a.connections()[1]
     assert connection.state == "up"

@@ -1,0 +1,38 @@
+"""The driver of all agents in one process: what their environment and their links are to them there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from matrpo.consensus.bus import run_in_process
+from matrpo.decentralized.iteration import Participant
+from matrpo.envs.shared import AgentStep, SharedEnvironment
+
+
+def roll_out(
+    participants: Sequence[Participant], environment: SharedEnvironment, steps: Sequence[AgentStep], length: int
+) -> list[AgentStep]:
+    """Let all agents act.
+
+    Args:
+        participants: every agent's, in the order of their ids.
+        environment: where they act.
+        steps: what each sees now.
+        length: T, the steps of the rollout.
+
+    Returns:
+        What each sees after them.
+    """
+    for _ in range(length):
+        actions = [participant.act(step) for participant, step in zip(participants, steps, strict=True)]
+        steps = environment.step(np.concatenate(actions, axis=1))
+    return list(steps)
+
+
+def agree(participants: Sequence[Participant], iteration: int) -> None:
+    """Run the consensus of an iteration that all agents have prepared to its end."""
+    for participant in participants:
+        participant.begin(iteration, now=0.0)
+    run_in_process([participant.peer for participant in participants])
