@@ -3,18 +3,19 @@
 import json
 from collections import Counter
 
-from matrpo.build import build_peer
+from matrpo.consensus.peer import Peer
 from matrpo.launch.wire.link_transport import Traffic
 from matrpo.launch.wire.watch import Connection
 from matrpo.runs.metrics import agent_metrics
 from matrpo.runs.phase_clock import PhaseClock
-from matrpo.settings.config import Config
+from matrpo.settings.config import GraphConsensusSettings
+from matrpo.settings.sections import ConnectionSettings
 from matrpo.topology import make_graph
 
 
 def test_an_agents_line_says_what_happened_on_each_link_and_on_all() -> None:
     graph = make_graph("line", 3, 0)
-    peer = build_peer(1, graph, Config(agents=3, topology="line", num_envs=2, rollout_length=5))
+    peer = Peer(1, graph, 0, GraphConsensusSettings(beta=0.01, admm_iterations=4), ConnectionSettings())
     clock = PhaseClock()
     counted = {0: Traffic(bytes_sent=5), 2: Traffic(bytes_sent=7, refused=Counter({"malformed": 2}))}
     traffic = {neighbour: vars(counts) for neighbour, counts in counted.items()}
@@ -42,7 +43,7 @@ def test_an_agents_line_says_what_happened_on_each_link_and_on_all() -> None:
 
 def test_without_sockets_nothing_has_gone_through_a_link() -> None:
     graph = make_graph("line", 2, 0)
-    config = Config(agents=2, topology="line", num_envs=2, rollout_length=5)
-    line = agent_metrics({}, build_peer(0, graph, config), PhaseClock())
+    peer = Peer(0, graph, 0, GraphConsensusSettings(beta=0.01, admm_iterations=4), ConnectionSettings())
+    line = agent_metrics({}, peer, PhaseClock())
     assert (line["bytes_sent"], line["links"]["1"]["unsent"], line["refused"]) == (0, 0, {})
     assert "state" not in line["links"]["1"]
