@@ -14,7 +14,7 @@ import click
 from matrpo.errors import ConfigError
 from matrpo.launch.cluster.cluster_file import Cluster
 from matrpo.launch.engines.placement import own_number
-from matrpo.launch.processes.heartbeat import Beat, read_sign
+from matrpo.launch.processes.heartbeat import Heartbeat, read_sign
 from matrpo.launch.processes.process import EXIT_FAILED, StopRequested, run_alone, stop_at
 from matrpo.runs.process_directory import ProcessDirectory
 from matrpo.runs.process_id import ProcessId, Role
@@ -124,11 +124,11 @@ def _run(cluster: Cluster, process: ProcessId, work: Callable[[], None], until_e
 
 def _stay(directory: ProcessDirectory) -> int:
     """Wait, after the end of a run, for the signal to stop; the exit status."""
-    beat = Beat(directory)
+    heartbeat = Heartbeat(directory)
     try:
         stop_at(signal.SIGTERM, signal.SIGINT)
         while True:
-            beat(read_sign(directory).iteration)
+            heartbeat(read_sign(directory).iteration)
             time.sleep(1.0)
     except StopRequested:
         return 0

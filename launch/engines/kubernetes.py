@@ -33,7 +33,7 @@ _POD_NAME = "statefulset.kubernetes.io/pod-name"
 _SECRET_MODE = 0o600
 
 _STILL = 300
-"""Seconds without a beat after which a process is started again: more than it takes to fit a critic."""
+"""Seconds without a heartbeat after which a process is started again: more than it takes to fit a critic."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ def preparation(component: str, given: str, run: str) -> str:
 
 
 def _process(pods: Pods, component: str, own: Sequence[str]) -> Object:
-    """One process of the run: started again by its own beats."""
+    """One process of the run: started again by its own heartbeats."""
     file = ["--cluster", f"{_RUN}/{FILE_NAME}"]
     who = ["--id", "auto"] if component == "agent" or len(own) > 1 else []
     kind = ["--env"] if component == "env" and who else []

@@ -1,4 +1,4 @@
-"""All that an agent says and hears: its links and its lines to environment servers, whatever it is waiting for."""
+"""All that an agent says and hears: its links and its channels to environment servers, whatever it is waiting for."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from matrpo.consensus.peer import Peer
 from matrpo.decentralized.lock_step.messages import Action, Observation
 from matrpo.faults.gate import FaultGate
 from matrpo.launch.cluster.cluster_file import Cluster
-from matrpo.launch.processes.environment_channels import REPEAT, EnvironmentLines, RunOver
-from matrpo.launch.processes.heartbeat import Beat
+from matrpo.launch.processes.environment_channels import REPEAT, EnvironmentChannels, RunOver
+from matrpo.launch.processes.heartbeat import Heartbeat
 from matrpo.launch.processes.process_faults import ProcessFaults, script_of
 from matrpo.launch.wire.environment_codec import EnvironmentCodec
 from matrpo.launch.wire.link_codec import LinkCodec
@@ -57,7 +57,7 @@ class AgentNetwork:
         self._leaving = False
         self._quarantines: dict[int, int] = {}
         self._where = (0, "rollout")
-        self._beat = Beat(run.agent(agent))
+        self._heartheartbeat = Heartbeat(run.agent(agent))
         process, script = ProcessId.agent(agent), script_of(run, graph)
         messages = script.of_messages()
         gate = FaultGate(messages, agent, graph.neighbours(agent), config.seed) if messages else None
@@ -67,14 +67,14 @@ class AgentNetwork:
         links = LinkCodec(cluster.run_id, spec.num_agents, len(graph.links), config.shared_samples, config.wire_dtype)
         environment = EnvironmentCodec(cluster.run_id, spec, config.envs_per_server, config.env_servers > 1)
         self.links = LinkTransport(agent, graph, cluster.agents, links, self._context, security, gate)
-        self._lines = EnvironmentLines(agent, incarnation, cluster.servers, environment, self._context, security)
+        self._channels = EnvironmentChannels(agent, incarnation, cluster.servers, environment, self._context, security)
         self._poller = zmq.Poller()
-        for socket in (*self._lines.sockets, *self.links.sockets):
+        for socket in (*self._channels.sockets, *self.links.sockets):
             self._poller.register(socket, zmq.POLLIN)
 
     def want(self, iteration: int) -> None:
         """Say from now on that this is the earliest iteration that the agent can act in."""
-        self._lines.wanted = iteration
+        self._channels.wanted = iteration
 
     def enter(self, iteration: int, phase: str) -> None:
         """The agent begins a phase, `rollout` or `consensus`: fault scripts go by that."""
@@ -84,7 +84,7 @@ class AgentNetwork:
     def close(self) -> None:
         """Close all sockets; what was sent has a second to leave."""
         self.links.close()
-        self._lines.close()
+        self._channels.close()
         self._context.term()
 
     def join(self) -> list[Observation]:
@@ -94,15 +94,15 @@ class AgentNetwork:
             StopRequested: the run ends early.
         """
         report_at, patience = time.monotonic() + REPEAT, REPEAT
-        while (starts := self._lines.agreed()) is None:
+        while (starts := self._channels.agreed()) is None:
             late = time.monotonic() >= report_at
             if late:
-                absent = [self._servers[server] for server in self._lines.absent]
+                absent = [self._servers[server] for server in self._channels.absent]
                 reason = f"the environment server at {', '.join(absent)}" if absent else "the start of an iteration"
                 _LOG.info("waiting for %s", reason)
                 patience *= 2
                 report_at = time.monotonic() + patience
-            self._lines.ask_to_begin(again=late)
+            self._channels.ask_to_begin(again=late)
             self._pump(report_at)
         return starts
 
@@ -114,7 +114,7 @@ class AgentNetwork:
 
     def act(self, server: int, action: Action) -> None:
         """Send an action to an environment server; `hear` has the answer."""
-        self._lines.act(server, action)
+        self._channels.act(server, action)
 
     def hear(self) -> dict[int, Observation]:
         """Wait until a server has stepped: the observations that answer actions, by their server.
@@ -125,9 +125,9 @@ class AgentNetwork:
             StopRequested: the run ends early.
         """
         answers: dict[int, Observation] = {}
-        while not answers and not self._lines.broken():
-            self._lines.repeat()
-            answers = self._pump(self._lines.due_at)
+        while not answers and not self._channels.broken():
+            self._channels.repeat()
+            answers = self._pump(self._channels.due_at)
         return answers
 
     def agree(self) -> None:
@@ -147,7 +147,7 @@ class AgentNetwork:
         self._leaving = True
         try:
             for _ in range(_GOODBYES):
-                self._lines.say_goodbye()
+                self._channels.say_goodbye()
                 until = time.monotonic() + REPEAT
                 while time.monotonic() < until:
                     self._pump(until)
@@ -163,7 +163,7 @@ class AgentNetwork:
             RunOver: all servers say that all agents are done.
         """
         self._faults.move(*self._where, 0 if self._peer.done else self._peer.activations)
-        self._beat(self._where[0])
+        self._heartbeat(self._where[0])
         now = time.monotonic()
         event = self._peer.next_event()
         wake_at = min(until, math.inf if event is None else event, self.links.probe_at, now + 1.0)
@@ -179,9 +179,9 @@ class AgentNetwork:
             self.send_links()
         self._peer.tick(time.monotonic())
         self.send_links()
-        for server in self._lines.look():
+        for server in self._channels.look():
             self._note_loss(f"the environment server {server}" if server else "the environment server")
-        return self._lines.receive()
+        return self._channels.receive()
 
     def _note_quarantine(self, message: LinkMessage) -> None:
         count = self._peer.link_counters[message.link].quarantines

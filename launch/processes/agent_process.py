@@ -28,7 +28,7 @@ _MEETING = 10.0
 
 
 class AgentProcess:
-    """Agent q, its links and its line to the environment server. It continues from its newest checkpoint.
+    """Agent q, its links and its channel to the environment server. It continues from its newest checkpoint.
 
     Args:
         cluster: where the processes are.

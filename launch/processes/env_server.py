@@ -28,16 +28,16 @@ from collections.abc import Callable
 import numpy as np
 import zmq
 
-from matrpo.decentralized.lock_step.membership import Attendance
+from matrpo.decentralized.lock_step.membership import Membership
 from matrpo.decentralized.lock_step.messages import Action, Bye, Hello, Observation, Stop
 from matrpo.envs.build import build_environment
 from matrpo.envs.shards import take_share
 from matrpo.envs.shared import AgentStep
 from matrpo.launch.cluster.cluster_file import Cluster
-from matrpo.launch.processes.heartbeat import Beat
+from matrpo.launch.processes.heartbeat import Heartbeat
 from matrpo.launch.processes.process import READY, RunAborted, StopRequested, Supervision, ignore_stops, run_supervised
 from matrpo.launch.processes.process_faults import ProcessFaults, script_of
-from matrpo.launch.wire.channels import ServerLine
+from matrpo.launch.wire.channels import ServerChannel
 from matrpo.launch.wire.environment_codec import EnvironmentCodec
 from matrpo.launch.wire.watch import PROBE_EVERY
 from matrpo.runs.metrics import environment_metrics
@@ -86,7 +86,7 @@ class EnvironmentServer:
         self._is_partial = config.env_servers > 1
         self._steps = self._first_steps()
         self._recorder: Recorder | None = None
-        self._attendance = Attendance(run.num_agents)
+        self._membership = Membership(run.num_agents)
         self._label: tuple[int, int] | None = None
         self._actions: dict[int, np.ndarray] = {}
         self._broken = False
@@ -94,12 +94,12 @@ class EnvironmentServer:
         self._seconds_step = 0.0
         self._finished: set[int] = set()
         self._faults = ProcessFaults(script_of(run, cluster.graph), process, directory, None)
-        self._beat = Beat(directory)
+        self._heartheartbeat = Heartbeat(directory)
         spec, num_envs = self._shared.spec, config.envs_per_server
         self._noop = spec.noop(num_envs)
         codec = EnvironmentCodec(cluster.run_id, spec, num_envs, self._is_partial)
         self._context = zmq.Context()
-        self._line = ServerLine(cluster.endpoints[process], codec, self._context, cluster.security(process))
+        self._channel = ServerChannel(cluster.endpoints[process], codec, self._context, cluster.security(process))
 
     def run(self) -> None:
         """Serve all iterations, then say goodbye. However the run ends, the last states are saved.
@@ -123,8 +123,8 @@ class EnvironmentServer:
         finally:
             if last_word:
                 for agent in range(self._run.num_agents):
-                    self._line.send(agent, last_word)
-            self._line.close()
+                    self._channel.send(agent, last_word)
+            self._channel.close()
             self._context.term()
             self._shared.env.close()
 
@@ -187,27 +187,27 @@ class EnvironmentServer:
             impatient: wait no longer than a link's deadline, then act on who is missing by the rule of the run.
             again: this life of the server has begun an iteration before.
         """
-        config, attendance = self._config, self._attendance
+        config, membership = self._config, self._membership
         self._label = None
         self._actions.clear()
-        attendance.taking_part.clear()
+        membership.taking_part.clear()
         patience = config.link_deadline if impatient and config.on_agent_loss != "wait" else math.inf
         until = time.monotonic() + patience
 
         def complete() -> bool:
-            return not attendance.missing or (bool(attendance.connected) and time.monotonic() >= until)
+            return not membership.missing or (bool(membership.connected) and time.monotonic() >= until)
 
-        self._serve_until(complete, lambda: attendance.missing)
+        self._serve_until(complete, lambda: membership.missing)
         self._broken = False
-        if attendance.missing:
-            self._on_loss(f"agents {sorted(attendance.missing)} did not come back")
+        if membership.missing:
+            self._on_loss(f"agents {sorted(membership.missing)} did not come back")
             # One of them may be learning from an iteration that this server does not know of.
             lines = self._directory.read_metrics()
             iteration = max(iteration, lines[-1]["iteration"] + 1 if lines else 1)
         else:
             _LOG.info("all agents are here")
-        iteration = max(iteration, attendance.latest_wanted())
-        known = attendance.latest_attempt()
+        iteration = max(iteration, membership.latest_wanted())
+        known = membership.latest_attempt()
         if again or known > self._attempt:
             self._attempt = self._directory.begin_incarnation(self._cluster.run_id, known).number
         self._label = (iteration - 1, config.rollout_length)
@@ -228,7 +228,7 @@ class EnvironmentServer:
                 raise _Broken
             if t == 0:
                 begin = time.perf_counter()
-            absent = len(self._attendance.absent)
+            absent = len(self._membership.absent)
             acted = time.perf_counter()
             self._steps = self._shared.step(self._joint_action())
             self._seconds_step += time.perf_counter() - acted
@@ -237,7 +237,7 @@ class EnvironmentServer:
             if self._is_partial and not self._mid_rollout:
                 for step in self._steps:
                     step.moments = self._shared.moments
-            for agent in sorted(self._attendance.taking_part):
+            for agent in sorted(self._membership.taking_part):
                 self._send_observation(agent, self._label)
         self._admit()
         return time.perf_counter() - begin, absent
@@ -251,16 +251,16 @@ class EnvironmentServer:
         return joint_action
 
     def _decided(self) -> bool:
-        taking_part = self._attendance.taking_part
+        taking_part = self._membership.taking_part
         return self._broken or (bool(taking_part) and self._actions.keys() >= taking_part)
 
     def _undecided(self) -> set[int]:
-        return self._attendance.taking_part - self._actions.keys() or self._attendance.missing
+        return self._membership.taking_part - self._actions.keys() or self._membership.missing
 
     def _unfinished(self) -> set[int]:
         if self._config.on_agent_loss == "wait":
             return set(range(self._run.num_agents)) - self._finished
-        return self._attendance.connected - self._finished
+        return self._membership.connected - self._finished
 
     def _serve_until(self, satisfied: Callable[[], bool], waiting_for: Callable[[], set[int]]) -> None:
         """Take in messages until a condition holds, and log who is waited for now and then."""
@@ -268,11 +268,11 @@ class EnvironmentServer:
         while not satisfied():
             iteration = self._label[0] if self._label else 0
             self._faults.move(iteration, "rollout", 0)
-            self._beat(iteration)
-            if self._line.socket.poll(int(PROBE_EVERY * 1000)):
-                for message in self._line.receive():
+            self._heartbeat(iteration)
+            if self._channel.socket.poll(int(PROBE_EVERY * 1000)):
+                for message in self._channel.receive():
                     self._take_in(message)
-            for agent in self._line.lost():
+            for agent in self._channel.lost():
                 self._lose(agent)
             if time.monotonic() >= report_at and not satisfied():
                 where = f"at step {self._label}" if self._label else "before the next iteration"
@@ -284,7 +284,7 @@ class EnvironmentServer:
         if isinstance(message, Bye):
             self._finished.add(agent)
         elif isinstance(message, Hello):
-            if self._attendance.hello(agent, message.incarnation, message.iteration, message.attempt):
+            if self._membership.hello(agent, message.incarnation, message.iteration, message.attempt):
                 self._on_loss(f"agent {agent} was restarted")
                 self._broken |= self._mid_rollout and self._config.on_agent_loss == "wait"
             self._broken |= self._is_behind(message)
@@ -292,7 +292,7 @@ class EnvironmentServer:
         elif (
             self._label is not None
             and message.attempt == self._attempt
-            and agent in self._attendance.taking_part
+            and agent in self._membership.taking_part
             and self._tick(message.iteration, message.t) == self._tick(*self._label)
         ):
             self._actions[agent] = message.action
@@ -302,7 +302,7 @@ class EnvironmentServer:
         if self._label is None:
             return False
         running = self._label[0] + (not self._mid_rollout)
-        beyond = hello.sender in self._attendance.taking_part and hello.iteration > running
+        beyond = hello.sender in self._membership.taking_part and hello.iteration > running
         return beyond or hello.attempt > self._attempt
 
     @property
@@ -314,27 +314,27 @@ class EnvironmentServer:
         if self._label is None:
             return
         iteration, _ = self._label
-        if agent in self._attendance.taking_part:
+        if agent in self._membership.taking_part:
             if agent not in self._actions:
-                over = not self._mid_rollout and self._attendance.wanted(agent) > iteration
+                over = not self._mid_rollout and self._membership.wanted(agent) > iteration
                 self._send_observation(agent, (iteration + 1, 0) if over else self._label)
         elif not self._mid_rollout:
             self._admit()
-        elif not self._attendance.taking_part:
+        elif not self._membership.taking_part:
             self._broken = True
 
     def _admit(self) -> None:
         """Let everyone who waits for it take part from this start of an iteration on."""
         assert self._label is not None
         iteration = self._label[0] + 1
-        for agent in self._attendance.admit(iteration):
+        for agent in self._membership.admit(iteration):
             if iteration <= self._config.iterations:
                 _LOG.info("agent %d takes part from iteration %d on", agent, iteration)
             self._send_observation(agent, (iteration, 0))
 
     def _lose(self, agent: int) -> None:
         """An agent's connection is gone: do as the run's rule says."""
-        self._attendance.lose(agent, keep=self._config.on_agent_loss == "wait")
+        self._membership.lose(agent, keep=self._config.on_agent_loss == "wait")
         if agent not in self._finished:
             self._on_loss(f"agent {agent} is lost")
 
@@ -346,7 +346,7 @@ class EnvironmentServer:
         _LOG.warning("%s %s; %s", what, where, "all wait" if rule == "wait" else "actions of zeros instead")
 
     def _send_observation(self, agent: int, label: tuple[int, int]) -> None:
-        self._line.send(agent, Observation(self._attempt, *label, self._steps[agent]))
+        self._channel.send(agent, Observation(self._attempt, *label, self._steps[agent]))
 
     def _tick(self, iteration: int, t: int) -> int:
         return iteration * self._config.rollout_length + t

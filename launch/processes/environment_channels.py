@@ -1,4 +1,4 @@
-"""An agent's lines to all environment servers: what it says to each, and says again until it is answered."""
+"""An agent's channels to all environment servers: what it says to each, and says again until it is answered."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matrpo.decentralized.lock_step.messages import Action, Bye, Hello, Observat
 from matrpo.decentralized.lock_step.starts import Starts
 from matrpo.launch.cluster.keyring import Security
 from matrpo.launch.processes.process import StopRequested
-from matrpo.launch.wire.channels import AgentLine
+from matrpo.launch.wire.channels import AgentChannel
 from matrpo.launch.wire.environment_codec import EnvironmentCodec
 
 REPEAT = 5.0
@@ -41,8 +41,8 @@ class _Question:
         self.say_at = 0.0
 
 
-class EnvironmentLines:
-    """An agent's ends of its lines.
+class EnvironmentChannels:
+    """An agent's ends of its channels.
 
     Args:
         agent: its id.
@@ -68,8 +68,8 @@ class EnvironmentLines:
         self.wanted = 0
         self._agent = agent
         self._incarnation = incarnation
-        self._lines = [AgentLine(agent, endpoint, codec, context, security) for endpoint in endpoints]
-        self._starts = Starts(len(self._lines))
+        self._channels = [AgentChannel(agent, endpoint, codec, context, security) for endpoint in endpoints]
+        self._starts = Starts(len(self._channels))
         self._said = (0, 0)
         self._questions: dict[int, _Question] = {}
         self._finished: set[int] = set()
@@ -77,12 +77,12 @@ class EnvironmentLines:
     @property
     def sockets(self) -> list[zmq.Socket[bytes]]:
         """All that can wake the agent up."""
-        return [socket for line in self._lines for socket in (line.socket, line.monitor.socket)]
+        return [socket for channel in self._channels for socket in (channel.socket, channel.monitor.socket)]
 
     @property
     def absent(self) -> list[int]:
         """The servers that cannot be reached now."""
-        return [server for server, line in enumerate(self._lines) if not line.monitor.connected]
+        return [server for server, channel in enumerate(self._channels) if not channel.monitor.connected]
 
     @property
     def due_at(self) -> float:
@@ -112,11 +112,11 @@ class EnvironmentLines:
         for server, question in self._questions.items():
             if now < question.say_at:
                 continue
-            line = self._lines[server]
+            channel = self._channels[server]
             if question.said:
                 self.hello(server)
-            question.said = line.send(question.action)
-            question.say_at = now + (REPEAT if question.said or not line.monitor.connected else _RETRY)
+            question.said = channel.send(question.action)
+            question.say_at = now + (REPEAT if question.said or not channel.monitor.connected else _RETRY)
 
     def broken(self) -> bool:
         """Whether the iteration of the unanswered actions cannot be finished; they are given up then."""
@@ -128,18 +128,18 @@ class EnvironmentLines:
 
     def hello(self, server: int) -> None:
         """Say hello to a server."""
-        self._lines[server].send(Hello(self._agent, self._incarnation, *self._starts.target(self.wanted)))
+        self._channels[server].send(Hello(self._agent, self._incarnation, *self._starts.target(self.wanted)))
 
     def say_goodbye(self) -> None:
         """Tell all servers that the agent has finished."""
-        for line in self._lines:
-            line.send(Bye(self._agent))
+        for channel in self._channels:
+            channel.send(Bye(self._agent))
 
     def look(self) -> list[int]:
         """Say hello to each server that can be reached again; returns those that were lost."""
         lost = []
-        for server, line in enumerate(self._lines):
-            for connected in line.monitor.changes():
+        for server, channel in enumerate(self._channels):
+            for connected in channel.monitor.changes():
                 if connected:
                     self.hello(server)
                 else:
@@ -154,8 +154,8 @@ class EnvironmentLines:
             RunOver: all servers say that all agents are done.
         """
         answers = {}
-        for server, line in enumerate(self._lines):
-            for message in line.receive():
+        for server, channel in enumerate(self._channels):
+            for message in channel.receive():
                 if isinstance(message, Stop):
                     self._end(server, message)
                     continue
@@ -173,7 +173,7 @@ class EnvironmentLines:
         if (heard.attempt, heard.iteration) != (action.attempt, action.iteration):
             return False
         if heard.t == action.t:  # it was asked for by a hello: the server has not got the action
-            self._lines[server].send(action)
+            self._channels[server].send(action)
         if heard.t != action.t + 1:
             return False
         del self._questions[server]
@@ -183,10 +183,10 @@ class EnvironmentLines:
         if not word.finished:
             raise StopRequested
         self._finished.add(server)
-        if len(self._finished) == len(self._lines):
+        if len(self._finished) == len(self._channels):
             raise RunOver
 
     def close(self) -> None:
         """Close all sockets; what was sent has a second to leave."""
-        for line in self._lines:
-            line.close()
+        for channel in self._channels:
+            channel.close()

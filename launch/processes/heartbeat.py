@@ -14,12 +14,12 @@ from matrpo.runs.storage import replaced_when_complete
 
 _FILE_NAME = "beat"
 _EVERY = 1.0
-"""Seconds between two beats."""
+"""Seconds between two heartbeats."""
 
 
 @dataclass(frozen=True)
 class Sign:
-    """What a beat tells.
+    """What a heartbeat tells.
 
     Attributes:
         iteration: the iteration that the process is in; 0 until it takes part.
@@ -30,8 +30,8 @@ class Sign:
     age: float
 
 
-class Beat:
-    """Writes the beats of one process. A disk that cannot be written to is not its business.
+class Heartbeat:
+    """Writes the heartbeats of one process. A disk that cannot be written to is not its business.
 
     Args:
         directory: the process's files.
@@ -62,7 +62,7 @@ class Beat:
 
 
 def read_sign(directory: ProcessDirectory) -> Sign:
-    """The last beat of a process.
+    """The last heartbeat of a process.
 
     Raises:
         ConfigError: there is none.

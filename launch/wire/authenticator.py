@@ -1,7 +1,7 @@
-"""Who may talk to whom over TCP: CURVE on every socket, and a door that lets in listed public keys alone.
+"""Who may talk to whom over TCP: CURVE on every socket, and an authenticator that lets in listed public keys alone.
 
 A process that dials knows the public key of the process it dials: nobody else can answer. A process that listens asks
-the authenticator of its door about every key (ZeroMQ's RFC 27), and without that authenticator libzmq lets nobody in.
+its authenticator about every key (ZeroMQ's RFC 27), and without one libzmq lets nobody in.
 """
 
 from __future__ import annotations
@@ -55,11 +55,10 @@ def protect(socket: zmq.Socket[bytes], keyring: Keyring, server_key: str | None)
         socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
 
 
-class Door:
+class Authenticator:
     """Lets listed keys in through a listening socket, and counts everyone else. A thread of its own does both.
 
-    One process has one door at most. Make it before the socket binds. Whatever goes wrong in the thread, nobody is let
-    in any more.
+    A process has one at most, made before the socket binds. When anything goes wrong in the thread, nobody is let in.
 
     Args:
         context: of the socket.
@@ -67,7 +66,7 @@ class Door:
         refusals: where everyone else is counted.
 
     Raises:
-        RuntimeError: the context has a door already.
+        RuntimeError: the context has an authenticator already.
     """
 
     def __init__(self, context: zmq.Context[Any], admitted: Mapping[str, str], refusals: Refusals) -> None:
@@ -92,7 +91,7 @@ class Door:
         _allow_many_connections()
         # A monitor that is not read in time would block libzmq's I/O thread: hence a thread, which does nothing else.
         self._monitor = socket.get_monitor_socket(_EVENTS)
-        self._thread = threading.Thread(target=self._work, name="door", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="authenticator", daemon=True)
         self._thread.start()
 
     def close(self, socket: zmq.Socket[bytes]) -> None:

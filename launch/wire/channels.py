@@ -1,4 +1,4 @@
-"""The lines between the agents and the environment server.
+"""The channels between the agents and the environment server.
 
 Only an agent's end may hold a few messages for a server that is not there yet: on a socket that never does
 (IMMEDIATE), libzmq drops what has arrived, unread, with the connection, and so the server's last word.
@@ -21,8 +21,8 @@ from matrpo.launch.wire.watch import PROBE_EVERY, DialMonitor, Timer
 _QUEUE = 4
 
 
-class AgentLine:
-    """An agent's end of the line to the environment server.
+class AgentChannel:
+    """An agent's end of the channel to the environment server.
 
     Args:
         agent: this agent's id.
@@ -75,8 +75,8 @@ class AgentLine:
         self.socket.close(GOODBYE_MS)
 
 
-class ServerLine:
-    """The environment server's end of the lines to all agents.
+class ServerChannel:
+    """The environment server's end of the channels to all agents.
 
     Args:
         endpoint: where to bind.
@@ -102,7 +102,9 @@ class ServerLine:
         self.refusals = Refusals("the network")
         self._keys = security.agents if isinstance(security, Keyring) else ()
         admitted = {key: f"agent {agent}" for agent, key in enumerate(self._keys)}
-        self.socket, self._door = listen(context, endpoint, codec.max_bytes, _QUEUE, security, admitted, self.refusals)
+        self.socket, self._authenticator = listen(
+            context, endpoint, codec.max_bytes, _QUEUE, security, admitted, self.refusals
+        )
 
     def send(self, agent: int, message: Observation | Stop) -> bool:
         """Send to an agent; False if it cannot be reached now."""
@@ -151,4 +153,4 @@ class ServerLine:
 
     def close(self) -> None:
         """Close the socket; what was sent has a second to leave."""
-        shut(self.socket, self._door)
+        shut(self.socket, self._authenticator)

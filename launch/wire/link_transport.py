@@ -17,7 +17,7 @@ import zmq
 from matrpo.consensus.message import Frames, LinkMessage
 from matrpo.faults.gate import FaultGate
 from matrpo.launch.cluster.keyring import Keyring, Security
-from matrpo.launch.wire.authenticator import Door
+from matrpo.launch.wire.authenticator import Authenticator
 from matrpo.launch.wire.frames import WireError
 from matrpo.launch.wire.link_codec import LinkCodec, Probe
 from matrpo.launch.wire.refusals import RateLimits, Refusals
@@ -109,7 +109,7 @@ class LinkTransport:
         self._routes: dict[int, bytes] = {}
         self._former_routes: dict[int, bytes] = {}
         self._router: Socket | None = None
-        self._door: Door | None = None
+        self._authenticator: Authenticator | None = None
         self._dealers: dict[int, Socket] = {}
         self._monitors: dict[int, DialMonitor] = {}
         self._events: list[LinkMessage | Lost] = []
@@ -117,7 +117,7 @@ class LinkTransport:
         size = codec.max_bytes
         if dialling := [other for other in neighbours if other < agent]:
             admitted = {self._keys[other]: f"agent {other}" for other in dialling} if self._keys else {}
-            self._router, self._door = listen(
+            self._router, self._authenticator = listen(
                 context, endpoints[agent], size, _QUEUE, security, admitted, self.refusals
             )
         for other in neighbours:
@@ -186,7 +186,7 @@ class LinkTransport:
     def close(self) -> None:
         """Close the sockets; what was sent has a second to leave."""
         if self._router:
-            shut(self._router, self._door)
+            shut(self._router, self._authenticator)
         for other, dealer in self._dealers.items():
             self._monitors[other].close()
             dealer.close(GOODBYE_MS)

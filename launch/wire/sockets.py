@@ -12,7 +12,7 @@ import zmq
 from matrpo.consensus.message import Frames
 from matrpo.errors import ConfigError
 from matrpo.launch.cluster.keyring import Keyring, Security
-from matrpo.launch.wire.authenticator import CURVE_OVERHEAD, Door, protect
+from matrpo.launch.wire.authenticator import CURVE_OVERHEAD, Authenticator, protect
 from matrpo.launch.wire.frames import MAX_FRAMES
 from matrpo.launch.wire.refusals import Refusals
 
@@ -100,34 +100,34 @@ def listen(
     security: Security | None,
     admitted: Mapping[str, str],
     refusals: Refusals,
-) -> tuple[Socket, Door | None]:
-    """A ROUTER that listens at an endpoint, and its door if it speaks CURVE.
+) -> tuple[Socket, Authenticator | None]:
+    """A ROUTER that listens at an endpoint, and its authenticator if it speaks CURVE.
 
     Args:
         context, endpoint, max_bytes, queue, security: as `make_socket` takes them.
         admitted: the public keys that may come in, and whose they are.
-        refusals: where the door counts everyone else.
+        refusals: where the authenticator counts everyone else.
 
     Raises:
         ConfigError: nothing can listen there.
     """
     encrypted = endpoint.startswith("tcp:") and isinstance(security, Keyring)
-    door = Door(context, admitted, refusals) if encrypted else None
+    authenticator = Authenticator(context, admitted, refusals) if encrypted else None
     socket = make_socket(context, zmq.ROUTER, endpoint, max_bytes, queue, security)
-    if door:
-        door.guard(socket)
+    if authenticator:
+        authenticator.guard(socket)
     try:
         socket.bind(_local(endpoint))
     except zmq.ZMQError as error:
-        shut(socket, door)
+        shut(socket, authenticator)
         raise ConfigError(f"cannot listen at {endpoint}: {_reason(error)}") from None
-    return socket, door
+    return socket, authenticator
 
 
-def shut(socket: Socket, door: Door | None) -> None:
+def shut(socket: Socket, authenticator: Authenticator | None) -> None:
     """Close a socket that listens; what was sent has a second to leave."""
-    if door:
-        door.close(socket)
+    if authenticator:
+        authenticator.close(socket)
     socket.close(GOODBYE_MS)
 
 

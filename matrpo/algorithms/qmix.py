@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from matrpo.algorithms.shared.replay import Batch, Moment
+from matrpo.algorithms.shared.replay import Batch, JointObservation
 from matrpo.algorithms.shared.value_based import ValueBased, greedy, indices
 from matrpo.errors import ConfigError
 from matrpo.networks.mlp import MLP
@@ -65,10 +65,12 @@ class QMIX(ValueBased):
         utilities = self.utilities(self.target_actors, later.observations)
         return batch.rewards + batch.discounts * self._mixed(self.target_mixer, later, utilities, best)
 
-    def _mixed(self, mixer: nn.Module, moment: Moment, utilities: list[Tensor], actions: list[Tensor]) -> Tensor:
+    def _mixed(
+        self, mixer: nn.Module, seen: JointObservation, utilities: list[Tensor], actions: list[Tensor]
+    ) -> Tensor:
         """Q_tot of joint actions, (M,). Agents that the episode is over for have utilities of 0."""
         chosen = [values.gather(1, action) for values, action in zip(utilities, actions, strict=True)]
-        joint: Tensor = mixer(torch.cat(chosen, dim=1) * moment.alive, moment.state)
+        joint: Tensor = mixer(torch.cat(chosen, dim=1) * seen.alive, seen.state)
         return joint
 
     def _make_networks(self) -> list[nn.Module]:

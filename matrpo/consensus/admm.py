@@ -62,7 +62,7 @@ def commit(state: LinkState, number: int, own_u: np.ndarray, other_u: np.ndarray
     return LinkState(number, y, ubar)
 
 
-def pull(states: Sequence[LinkState], signs: Sequence[int], beta: float) -> np.ndarray:
+def consensus_term(states: Sequence[LinkState], signs: Sequence[int], beta: float) -> np.ndarray:
     """What an agent's links add to its advantage in V of (22): sum_e (beta ubar_e - C_e^q y_e), shape (N, M).
 
     `states` and `signs` (C_e^q) list the agent's links, at least one, in one fixed order.

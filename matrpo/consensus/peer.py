@@ -21,7 +21,7 @@ from matrpo.topology.graph import CommunicationGraph
 from matrpo.topology.schedule import PoissonClock, positions_of, seeded_sequence
 
 Step = Callable[[np.ndarray], np.ndarray]
-"""The local step: from the links' pull on the advantage to the agent's log ratios, both (N, M) float32."""
+"""The local step: from the consensus term beside the advantage to the agent's log ratios, both (N, M) float32."""
 
 
 class Peer:
@@ -89,7 +89,7 @@ class Peer:
     def begin(self, iteration: int, step: Step, shape: tuple[int, int], now: float) -> None:
         """Start the consensus of an iteration, later than all before; `shape` is (N, M).
 
-        An agent that gets no activation takes one step with no pull at the end: it then learns alone.
+        An agent that gets no activation takes one step with no consensus term at the end: it then learns alone.
         """
         self.done = False
         self.activations = 0
@@ -210,6 +210,6 @@ class Peer:
         self.activations += 1
         if link.approach(k):
             links = self.links.values()
-            pull = admm.pull([e.tip for e in links], [e.sign for e in links], self._beta)
+            term = admm.consensus_term([e.tip for e in links], [e.sign for e in links], self._beta)
             self._stepped = True
-            link.open(k, self._step(pull), now)
+            link.open(k, self._step(term), now)

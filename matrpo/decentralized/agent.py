@@ -127,17 +127,17 @@ class Agent:
         self._critic_metrics = {"critic_loss": loss, "explained_variance": explained}
 
     @torch.no_grad()
-    def step(self, pull: np.ndarray) -> np.ndarray:
+    def step(self, term: np.ndarray) -> np.ndarray:
         """The local step of eq. (22), for the links' part of its weights.
 
         Args:
-            pull: sum_e (beta ubar_e - C_e^q y_e), (N, M) float32.
+            term: sum_e (beta ubar_e - C_e^q y_e), (N, M) float32.
 
         Returns:
             u^q = [J^{qn} x^q]_n, (N, M) float32.
         """
         update = self.update
-        ratios: np.ndarray = update.solver.solve(update.advantages + torch.from_numpy(pull)).numpy()
+        ratios: np.ndarray = update.solver.solve(update.advantages + torch.from_numpy(term)).numpy()
         return ratios
 
     @torch.no_grad()

@@ -32,7 +32,7 @@ def fit_models(
     """
     layer = policy.network.output_layer
     others = [n for n in range(policy.num_agents) if n != policy.agent_id]
-    optimizer = make_adam([layer.weight, layer.bias, *policy.free], lr=_LEARNING_RATE, fused=False)
+    optimizer = make_adam([layer.weight, layer.bias, *policy.log_std], lr=_LEARNING_RATE, fused=False)
     for _ in range(epochs):
         for rows in torch.split(torch.randperm(len(features), generator=generator), _BATCH):
             log_prob = policy.distribution_of(layer(features[rows])).log_prob(joint_actions[rows])

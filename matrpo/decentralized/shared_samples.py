@@ -39,9 +39,9 @@ def on_shared_samples(step: Step, config: Config, iteration: int) -> Step:
     rows = shared_rows(config, iteration)
     scale = np.float32(config.samples / len(rows))
 
-    def shared_step(pull: np.ndarray) -> np.ndarray:
-        weights = np.zeros((len(pull), config.samples), pull.dtype)
-        weights[:, rows] = pull * scale
+    def shared_step(term: np.ndarray) -> np.ndarray:
+        weights = np.zeros((len(term), config.samples), term.dtype)
+        weights[:, rows] = term * scale
         return np.take(step(weights), rows, axis=1)
 
     return shared_step

@@ -21,7 +21,7 @@ class Position:
 
 
 @dataclass(frozen=True)
-class Moment:
+class Trigger:
     """A position that a process reaches at some time; the default is its very start."""
 
     iteration: int = 0
@@ -53,8 +53,8 @@ class Fault:
 
     number: int
     kind: str
-    begin: Moment = Moment()
-    end: Moment | None = None
+    begin: Trigger = Trigger()
+    end: Trigger | None = None
     lasts: float | None = None
     every: float | None = None
     directions: frozenset[tuple[int, int]] = frozenset()

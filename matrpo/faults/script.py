@@ -1,7 +1,7 @@
 """Fault scripts: what goes wrong in a run, when, and where. A script is data; every process acts out its own share.
 
 A script is a YAML file with one key, `faults`: a list of mappings. `do` names the fault; `from` (default: the start)
-says when it begins, `until` or `for` (seconds) when it ends. A moment is a mapping of `iteration`, `phase` (`rollout`
+says when it begins, `until` or `for` (seconds) when it ends. A trigger is a mapping of `iteration`, `phase` (`rollout`
 or `consensus`), `activation` (of the process's own in that iteration) and `seconds` since the process began; it is
 reached when all that it names is. `every` repeats a fault with that period in seconds. Faults of messages name `links`
 (default: all), `0-1` for both directions of a link and `0>1` for one.
@@ -27,7 +27,7 @@ from typing import Any
 import yaml
 
 from matrpo.errors import ConfigError
-from matrpo.faults.fault import PHASES, Fault, Moment
+from matrpo.faults.fault import PHASES, Fault, Trigger
 from matrpo.runs.process_id import ProcessId, in_order_of_ports
 from matrpo.topology import CommunicationGraph
 
@@ -128,8 +128,8 @@ class _Reader:
         return Fault(
             number=self._number,
             kind=kind,
-            begin=self._moment("from"),
-            end=self._moment("until") if "until" in entry else None,
+            begin=self._trigger("from"),
+            end=self._trigger("until") if "until" in entry else None,
             lasts=self._amount("for", 1e9) if "for" in entry else None,
             every=self._amount("every", 1e9) if "every" in entry else None,
             directions=frozenset() if process else self._directions(),
@@ -150,7 +150,7 @@ class _Reader:
             raise self._error(f"{key} must be a number from 0 to {most:g}, not {value!r}")
         return float(value)
 
-    def _moment(self, key: str) -> Moment:
+    def _trigger(self, key: str) -> Trigger:
         value = self._entry.get(key, {})
         if not isinstance(value, dict) or not set(value) <= {"iteration", "phase", "activation", "seconds"}:
             raise self._error(f"{key} must be a mapping of iteration, phase, activation and seconds, not {value!r}")
@@ -162,7 +162,7 @@ class _Reader:
         if value.get("phase", PHASES[0]) not in PHASES:
             raise self._error(f"{key}: phase must be one of {', '.join(PHASES)}, not {value['phase']!r}")
         phase = "consensus" if "activation" in value else PHASES[0]
-        return Moment(**{"phase": phase, **value})
+        return Trigger(**{"phase": phase, **value})
 
     def _process(self, processes: Mapping[str, ProcessId]) -> ProcessId:
         name = self._entry.get("process")

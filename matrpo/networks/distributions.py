@@ -2,9 +2,9 @@
 Jacobian and the Fisher matrix that lie between a network's outputs and its log probabilities.
 
 A joint policy's heads that follow one another with equal action spaces form one *block*, handled in one call:
-its distribution parameters have shape (batch, heads, size). Parameters that do not depend on the observation (the log
-scale of a Gaussian) are a block's *free* parameters, of shape (heads, free); a categorical block has none, free = 0.
-Both kinds of block have the same methods.
+its distribution parameters have shape (batch, heads, size). A Gaussian's log standard deviations do not depend on the
+observation: `log_std` has shape (heads, size), and (heads, 0) for a categorical block, which has none. Both kinds of
+block have the same methods.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class CategoricalBlock:
 
     Args:
         logits: (batch, heads, n), unavailable actions at `MASKED`.
-        free: (heads, 0).
+        log_std: (heads, 0).
     """
 
-    def __init__(self, logits: Tensor, free: Tensor) -> None:
-        self._no_free = free.new_zeros(free.shape)
+    def __init__(self, logits: Tensor, log_std: Tensor) -> None:
+        self._no_log_std = log_std.new_zeros(log_std.shape)
         self.log_probs = torch.log_softmax(logits, dim=-1)
 
     @property
@@ -41,7 +41,7 @@ class CategoricalBlock:
 
     def select(self, rows: Tensor) -> CategoricalBlock:
         """The distributions of some samples alone."""
-        return CategoricalBlock(self.log_probs[rows], self._no_free)
+        return CategoricalBlock(self.log_probs[rows], self._no_log_std)
 
     def sample(self, generator: torch.Generator) -> Tensor:
         """Draw by inverting the cumulative distribution. Shape (batch, heads, 1)."""
@@ -71,20 +71,20 @@ class CategoricalBlock:
         """Total variation between self and other, for each head. Shape (batch, heads)."""
         return 0.5 * (self.probs - other.probs).abs().sum(-1)
 
-    def score(self, actions: Tensor, tangent: Tensor, free_tangent: Tensor) -> Tensor:  # noqa: ARG002
+    def score(self, actions: Tensor, tangent: Tensor, log_std_tangent: Tensor) -> Tensor:  # noqa: ARG002
         """Change of `log_prob(actions)` along a change of the logits. Shape (batch, heads)."""
         return tangent.gather(-1, actions.long()).squeeze(-1) - self.probs.mul_(tangent).sum(-1)
 
     def score_transpose(self, actions: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Transpose of `score`: (batch, heads) -> cotangents (batch, heads, n) and (heads, 0)."""
         cotangent = self.probs.neg_().mul_(weights.unsqueeze(-1))
-        return cotangent.scatter_add_(-1, actions.long(), weights.unsqueeze(-1)), self._no_free
+        return cotangent.scatter_add_(-1, actions.long(), weights.unsqueeze(-1)), self._no_log_std
 
-    def fisher(self, tangent: Tensor, free_tangent: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+    def fisher(self, tangent: Tensor, log_std_tangent: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """Fisher matrix of the logits, diag(p) - p p^T, times a tangent: (batch, heads, n) and (heads, 0)."""
         probs = self.probs
         weighted = probs * tangent
-        return weighted.sub_(probs.mul_(weighted.sum(-1, keepdim=True))), self._no_free
+        return weighted.sub_(probs.mul_(weighted.sum(-1, keepdim=True))), self._no_log_std
 
 
 class GaussianBlock:
@@ -92,7 +92,7 @@ class GaussianBlock:
 
     Args:
         mean: (batch, heads, size).
-        log_std: (heads, size), the free parameters.
+        log_std: (heads, size).
     """
 
     def __init__(self, mean: Tensor, log_std: Tensor) -> None:
@@ -137,11 +137,11 @@ class GaussianBlock:
         """
         return (0.5 * self.kl_to(other)).clamp(0.0, 1.0).sqrt()
 
-    def score(self, actions: Tensor, tangent: Tensor, free_tangent: Tensor) -> Tensor:
+    def score(self, actions: Tensor, tangent: Tensor, log_std_tangent: Tensor) -> Tensor:
         """Change of `log_prob(actions)` along a change of the means and log scales. Shape (batch, heads)."""
         whitened = (actions - self.mean) * self.precision
         squares = (actions - self.mean) * whitened
-        return (whitened * tangent + (squares - 1.0) * free_tangent).sum(-1)
+        return (whitened * tangent + (squares - 1.0) * log_std_tangent).sum(-1)
 
     def score_transpose(self, actions: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Transpose of `score`: cotangents of the means (batch, heads, size) and log scales (heads, size)."""
@@ -150,9 +150,9 @@ class GaussianBlock:
         weights = weights.unsqueeze(-1)
         return whitened * weights, ((squares - 1.0) * weights).sum(0)
 
-    def fisher(self, tangent: Tensor, free_tangent: Tensor) -> tuple[Tensor, Tensor]:
+    def fisher(self, tangent: Tensor, log_std_tangent: Tensor) -> tuple[Tensor, Tensor]:
         """Fisher matrix of means and log scales times a tangent, the latter summed over the batch."""
-        return tangent * self.precision, 2.0 * self.mean.shape[0] * free_tangent
+        return tangent * self.precision, 2.0 * self.mean.shape[0] * log_std_tangent
 
 
 Block = CategoricalBlock | GaussianBlock

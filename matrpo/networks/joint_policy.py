@@ -36,14 +36,14 @@ class HeadGroup:
         return self.space.n if isinstance(self.space, Discrete) else self.space.size
 
     @property
-    def free_size(self) -> int:
+    def log_std_size(self) -> int:
         """Distribution parameters of one head that do not."""
         return 0 if isinstance(self.space, Discrete) else self.space.size
 
-    def block(self, outputs: Tensor, free: Tensor) -> Block:
-        """The distributions at the given parameters, (batch, count, size) and (count, free_size)."""
+    def block(self, outputs: Tensor, log_std: Tensor) -> Block:
+        """The distributions at the given parameters, (batch, count, size) and (count, log_std_size)."""
         kind = CategoricalBlock if isinstance(self.space, Discrete) else GaussianBlock
-        return kind(outputs, free)
+        return kind(outputs, log_std)
 
     def split_outputs(self, outputs: Tensor) -> Tensor:
         """This group's columns of (batch, outputs) as (batch, count, size)."""
@@ -120,8 +120,13 @@ class JointPolicy(nn.Module):
         inputs, outputs = spec.observation_sizes[agent_id], self.groups[-1].outputs.stop
         self.network = make_network(inputs, outputs, networks, generator, 0.01)
         self.free = nn.ParameterList(
-            nn.Parameter(torch.full((g.count, g.free_size), networks.initial_log_std)) for g in self.groups
+            nn.Parameter(torch.full((g.count, g.log_std_size), networks.initial_log_std)) for g in self.groups
         )
+
+    @property
+    def log_std(self) -> nn.ParameterList:
+        """The log standard deviations of each group's Gaussian heads, (count, size); checkpoints call them `free`."""
+        return self.free
 
     def distribution(
         self, observations: Tensor, action_mask: Tensor | None = None, sequences: Sequences | None = None
@@ -139,8 +144,8 @@ class JointPolicy(nn.Module):
         """The distributions that network outputs, (batch, outputs), parameterise."""
         if action_mask is not None:
             outputs = self._mask(outputs, action_mask)
-        pairs = zip(self.groups, self.free, strict=True)
-        return JointDistribution(self.groups, [g.block(g.split_outputs(outputs), free) for g, free in pairs])
+        pairs = zip(self.groups, self.log_std, strict=True)
+        return JointDistribution(self.groups, [g.block(g.split_outputs(outputs), log_std) for g, log_std in pairs])
 
     def own_head(
         self, observations: Tensor, action_mask: Tensor | None = None, sequences: Sequences | None = None
@@ -153,7 +158,7 @@ class JointPolicy(nn.Module):
         if action_mask is not None:
             outputs = self._mask(outputs, action_mask)
         group = self.groups[self.own_group]
-        return group.block(outputs[:, self.own_outputs].unsqueeze(1), self.own_free)
+        return group.block(outputs[:, self.own_outputs].unsqueeze(1), self.own_log_std)
 
     @property
     def own_outputs(self) -> slice:
@@ -163,11 +168,11 @@ class JointPolicy(nn.Module):
         return slice(start, start + group.size)
 
     @property
-    def own_free(self) -> Tensor:
-        """The own head's free parameters, (1, free)."""
+    def own_log_std(self) -> Tensor:
+        """The own head's log standard deviations, (1, size); (1, 0) of a discrete action."""
         head = self.agent_id - self.groups[self.own_group].first
-        free: Tensor = self.free[self.own_group][head : head + 1]
-        return free
+        log_std: Tensor = self.log_std[self.own_group][head : head + 1]
+        return log_std
 
     def _mask(self, outputs: Tensor, action_mask: Tensor) -> Tensor:
         masked = outputs.clone()

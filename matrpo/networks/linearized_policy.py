@@ -59,11 +59,11 @@ class LinearizedPolicy:
     def jvp(self, direction: Tensor) -> Tensor:
         """J^{qn} x for every n: the linearised log ratios. Shapes (D,) -> (N, M)."""
         self.jacobian_products += 1
-        network_part, free_parts = self._split(direction)
+        network_part, log_std_parts = self._split(direction)
         scores = []
         for _, network, blocks, actions in self._chunks:
             tangents = self._split_outputs(network.jvp(network_part))
-            parts = zip(blocks, actions, tangents, free_parts, strict=True)
+            parts = zip(blocks, actions, tangents, log_std_parts, strict=True)
             scores.append(torch.cat([b.score(a, t, f) for b, a, t, f in parts], dim=1))
         return torch.cat(scores).T.contiguous()
 
@@ -82,12 +82,12 @@ class LinearizedPolicy:
     def fisher(self, direction: Tensor) -> tuple[Tensor, Tensor]:
         """H p (without damping), and J^{qn} p as a by-product. Shapes (D,) -> (D,), (N, M)."""
         self.fisher_products += 1
-        network_part, free_parts = self._split(direction)
+        network_part, log_std_parts = self._split(direction)
         total = torch.zeros_like(self.parameters)
         scores = []
         for _, network, blocks, actions in self._chunks:
             tangents = self._split_outputs(network.jvp(network_part))
-            parts = list(zip(blocks, actions, tangents, free_parts, strict=True))
+            parts = list(zip(blocks, actions, tangents, log_std_parts, strict=True))
             scores.append(torch.cat([b.score(a, t, f) for b, a, t, f in parts], dim=1))
             total += self._pull_back(network, [b.fisher(t, f) for b, _, t, f in parts])
         return total / self.num_samples, torch.cat(scores).T.contiguous()
@@ -112,9 +112,9 @@ class LinearizedPolicy:
         return means
 
     def _split(self, direction: Tensor) -> tuple[Tensor, list[Tensor]]:
-        sizes = [(group.count, group.free_size) for group in self._groups]
-        network, *free = torch.split(direction, [self._chunks[0][1].num_parameters, *(a * b for a, b in sizes)])
-        return network, [part.view(size) for part, size in zip(free, sizes, strict=True)]
+        sizes = [(group.count, group.log_std_size) for group in self._groups]
+        network, *log_std = torch.split(direction, [self._chunks[0][1].num_parameters, *(a * b for a, b in sizes)])
+        return network, [part.view(size) for part, size in zip(log_std, sizes, strict=True)]
 
     def _split_outputs(self, outputs: Tensor) -> list[Tensor]:
         return [group.split_outputs(outputs) for group in self._groups]
@@ -122,4 +122,4 @@ class LinearizedPolicy:
     @staticmethod
     def _pull_back(network: LinearizedNetwork, cotangents: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         outputs = torch.cat([cotangent.flatten(1) for cotangent, _ in cotangents], dim=1)
-        return torch.cat([network.vjp(outputs), *(free.reshape(-1) for _, free in cotangents)])
+        return torch.cat([network.vjp(outputs), *(log_std.reshape(-1) for _, log_std in cotangents)])

@@ -110,7 +110,7 @@ class Actors:
         if masks:
             outputs = outputs.masked_fill(~torch.from_numpy(np.stack(masks)), MASKED)
         group = policies[0].groups[policies[0].own_group]
-        heads = group.block(outputs.transpose(0, 1), torch.cat([policy.own_free for policy in policies]))
+        heads = group.block(outputs.transpose(0, 1), torch.cat([policy.own_log_std for policy in policies]))
         actions = (heads.mode() if deterministic else heads.sample(generator)).numpy()
         return {q: actions[:, k] for k, q in enumerate(team)}
 

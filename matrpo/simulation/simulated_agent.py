@@ -17,9 +17,9 @@ class LocalStep:
         self._state = first
         self._bias = np.float32(start * 0.618 % 1.0 - 0.4)
 
-    def __call__(self, pull: np.ndarray) -> np.ndarray:
+    def __call__(self, term: np.ndarray) -> np.ndarray:
         """The next log ratios."""
-        self._state = np.tanh(pull - self._state + self._bias)
+        self._state = np.tanh(term - self._state + self._bias)
         return self._state
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from matrpo.algorithms.shared.deterministic import gumbel_softmax, noisy
 from matrpo.algorithms.shared.off_policy import random_actions
-from matrpo.algorithms.shared.replay import Batch, Moment
+from matrpo.algorithms.shared.replay import Batch, JointObservation
 from matrpo.build import build_algorithm
 from matrpo.envs.registry import make_env
 from matrpo.errors import ConfigError
@@ -66,7 +66,9 @@ def random_batch(algorithm, size=40):
     def moment():
         observations = [torch.randn(size, n, generator=generator) for n in spec.observation_sizes]
         alive = torch.rand(size, spec.num_agents, generator=generator) > 0.2
-        return Moment(torch.randn(size, algorithm.state_sizes[0], generator=generator), observations, [], alive)
+        return JointObservation(
+            torch.randn(size, algorithm.state_sizes[0], generator=generator), observations, [], alive
+        )
 
     actions = torch.cat([random_actions(space, None, size, generator) for space in spec.action_spaces], dim=1)
     rewards = torch.randn(size, generator=generator)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from matrpo.algorithms.had3qn import DuelingNetwork
 from matrpo.algorithms.qmix import Mixer
-from matrpo.algorithms.shared.replay import Batch, Moment
+from matrpo.algorithms.shared.replay import Batch, JointObservation
 from matrpo.build import build_algorithm
 from matrpo.envs.central import CentralEnvironment
 from matrpo.envs.shared import SharedEnvironment
@@ -75,7 +75,7 @@ def random_batch():
             mask[:, 1] = True
         observations = [torch.randn(size, n, generator=generator) for n in (2, 3)]
         alive = torch.rand(size, 2, generator=generator) > 0.2
-        return Moment(torch.randn(size, 5, generator=generator), observations, masks, alive)
+        return JointObservation(torch.randn(size, 5, generator=generator), observations, masks, alive)
 
     actions = torch.stack([torch.randint(n, (size,), generator=generator) for n in (3, 2)], dim=1).float()
     discounts = 0.9 * (torch.rand(size, generator=generator) > 0.3)

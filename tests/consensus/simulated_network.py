@@ -76,7 +76,7 @@ def serial_run(graph: CommunicationGraph, activations: int, iteration: int) -> l
         u = {}
         for q in (i, j):
             signs = [graph.sign(e, q) for e in states[q]]
-            u[q] = agents[q](admm.pull(list(states[q].values()), signs, BETA))
+            u[q] = agents[q](admm.consensus_term(list(states[q].values()), signs, BETA))
         states[i][link] = admm.commit(states[i][link], k, u[i], u[j], +1, BETA)
         states[j][link] = admm.commit(states[j][link], k, u[j], u[i], -1, BETA)
     return states

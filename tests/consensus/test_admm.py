@@ -31,7 +31,7 @@ def test_equals_the_updates_as_printed(graph, beta):
         for agent in range(graph.num_agents):
             own = [(e, agent) for e in graph.links_of(agent)]
             bracket = sum(-C[end] * y[end] + beta * C[end] * z[end] for end in own)
-            pulled = admm.pull([state[end] for end in own], [C[end] for end in own], beta)
+            pulled = admm.consensus_term([state[end] for end in own], [C[end] for end in own], beta)
             np.testing.assert_allclose(pulled, bracket, rtol=1e-12, atol=1e-12)
         for end in ends:
             np.testing.assert_allclose(state[end].y, y[end], rtol=1e-12, atol=1e-12)
@@ -54,7 +54,7 @@ def test_both_ends_get_the_same_bits():
 
 
 def test_pull_is_zero_before_the_first_activation():
-    pull = admm.pull([admm.initial_state(SHAPE)] * 2, [1, -1], 2.0)
+    pull = admm.consensus_term([admm.initial_state(SHAPE)] * 2, [1, -1], 2.0)
     assert pull.dtype == np.float32
     assert pull.shape == SHAPE
     assert not pull.any()

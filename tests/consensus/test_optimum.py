@@ -82,7 +82,7 @@ class Problem:
 
     def _local_step(self, agent, graph, solver, states):
         links = graph.links_of(agent)
-        pull = admm.pull([states[e] for e in links], [graph.sign(e, agent) for e in links], BETA)
+        pull = admm.consensus_term([states[e] for e in links], [graph.sign(e, agent) for e in links], BETA)
         return solver.solve(torch.from_numpy(self.advantages[agent] + pull)).numpy()
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from matrpo.faults.fault import Fault, Moment, Position
+from matrpo.faults.fault import Fault, Position, Trigger
 from matrpo.faults.gate import NOTICED_AFTER, Activity, FaultGate
 
 FRAMES = [b"header", b"payload of some length"]
@@ -99,8 +99,8 @@ def test_a_neighbour_cut_off_for_long_counts_as_lost():
 
 
 def test_faults_begin_and_end_by_position_and_by_time():
-    first = Fault(0, "drop", begin=Moment(iteration=2), end=Moment(iteration=4))
-    second = Fault(1, "drop", begin=Moment(2, "consensus", 3), lasts=5.0)
+    first = Fault(0, "drop", begin=Trigger(iteration=2), end=Trigger(iteration=4))
+    second = Fault(1, "drop", begin=Trigger(2, "consensus", 3), lasts=5.0)
     activity = Activity([first, second])
     assert activity.move(at(1, seconds=1.0)) == ([], [])
     assert activity.move(at(2, seconds=2.0)) == ([first], [])

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from matrpo.errors import ConfigError
-from matrpo.faults.fault import Moment, Position
+from matrpo.faults.fault import Position, Trigger
 from matrpo.faults.script import FaultScript, library
 from matrpo.runs.process_id import ProcessId
 from matrpo.topology import make_graph
@@ -54,7 +54,7 @@ def test_processes_have_their_own_share(tmp_path):
         {"do": "drop", "probability": 0.1},
     )
     (kill,) = script.of_process(ProcessId.agent(3))
-    assert kill.begin == Moment(2, "consensus", 4)
+    assert kill.begin == Trigger(2, "consensus", 4)
     assert kill.amounts == {"restart_after": 5.0}
     assert [fault.kind for fault in script.of_process(ProcessId.server())] == ["stop"]
     assert [fault.kind for fault in script.of_messages()] == ["drop"]
@@ -73,14 +73,14 @@ def test_a_further_environment_server_can_be_named_where_the_run_has_it(tmp_path
 @pytest.mark.parametrize(
     ("moment", "reached"),
     [
-        (Moment(), True),
-        (Moment(iteration=2), True),
-        (Moment(iteration=3), False),
-        (Moment(2, "consensus", 5), True),
-        (Moment(2, "consensus", 6), False),
-        (Moment(1, "consensus", 99), True),
-        (Moment(seconds=9.0), True),
-        (Moment(seconds=11.0), False),
+        (Trigger(), True),
+        (Trigger(iteration=2), True),
+        (Trigger(iteration=3), False),
+        (Trigger(2, "consensus", 5), True),
+        (Trigger(2, "consensus", 6), False),
+        (Trigger(1, "consensus", 99), True),
+        (Trigger(seconds=9.0), True),
+        (Trigger(seconds=11.0), False),
     ],
 )
 def test_moments(moment, reached):

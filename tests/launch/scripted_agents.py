@@ -20,7 +20,7 @@ from matrpo.launch.cluster.cluster_file import Cluster
 from matrpo.launch.processes import env_server
 from matrpo.launch.processes.env_server import EnvironmentServer
 from matrpo.launch.processes.supervisor import make_cluster
-from matrpo.launch.wire.channels import AgentLine
+from matrpo.launch.wire.channels import AgentChannel
 from matrpo.launch.wire.environment_codec import EnvironmentCodec
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings.config import Config
@@ -68,8 +68,8 @@ class Agents:
         except BaseException as error:
             self.failure = error
 
-    def _dial(self, agent: int) -> AgentLine:
-        return AgentLine(agent, self._cluster.servers[0], self._codec, self._context)
+    def _dial(self, agent: int) -> AgentChannel:
+        return AgentChannel(agent, self._cluster.servers[0], self._codec, self._context)
 
     def say(self, agent: int, message: Hello | Action | Bye) -> None:
         line = self.lines[agent]

@@ -1,4 +1,4 @@
-"""Those who do not belong: each tries once to get through the door of a socket that listens, and fails."""
+"""Those who do not belong: each tries once to get through the authenticator of a socket that listens, and fails."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Attempt:
         port: of the listening socket, on this machine.
         server: its public key.
         frames: a message that would be taken in if it came from the right one.
-        failed: waits until the door has counted one more refusal.
+        failed: waits until the authenticator has counted one more refusal.
         recorded: what an admitted process once sent through the network, as bytes.
     """
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from matrpo.algorithms.shared.off_policy import OffPolicy, observations_of
-from matrpo.algorithms.shared.replay import Batch, Moment
+from matrpo.algorithms.shared.replay import Batch, JointObservation
 from matrpo.envs.vector_env import ActorInput
 from matrpo.errors import ConfigError
 from matrpo.networks.mlp import MLP
@@ -94,7 +94,7 @@ class DeterministicGradient(OffPolicy):
         """Whether this update improves the policies too."""
         return True
 
-    def target_actions(self, later: Moment) -> list[Tensor]:
+    def target_actions(self, later: JointObservation) -> list[Tensor]:
         """What the target policies do, as critics see it."""
         pairs = zip(self.target_actors, later.observations, strict=True)
         return [actor(observation, self.generator) for actor, observation in pairs]
@@ -153,7 +153,7 @@ class TwinDelayed(DeterministicGradient):
         """At every `policy_delay`-th update."""
         return self.updates % self.config.policy_delay == 0
 
-    def target_actions(self, later: Moment) -> list[Tensor]:
+    def target_actions(self, later: JointObservation) -> list[Tensor]:
         """clip(mu^(o') + clip(noise, -c, c), low, high); Gumbel noise smooths choices."""
         config = self.config
         return [

@@ -104,7 +104,7 @@ class OffPolicy(Algorithm):
         """Choose actions at random during the warm-up, by the policies with exploration after it."""
         first = self._before is None
         if first and step.states[0].truncated.all():  # the environment was reset; otherwise a run goes on
-            self.replay.begin(self._layout.moments(step))
+            self.replay.begin(self._layout.joint_observations(step))
         self._before = step
         seen = [agent.seen for agent in step.agents]
         if self._steps < self.config.warmup_steps:
@@ -115,9 +115,10 @@ class OffPolicy(Algorithm):
     def observe(self, step: CentralStep) -> None:
         assert self._before is not None
         seen = step.states[0]
-        moments, last_moments = self._layout.moments(step), self._layout.last_moments(self._before, step)
-        self.replay.add(seen.joint_action, seen.reward, seen.terminated, seen.truncated, moments, last_moments)
-        self._steps += len(moments)
+        observations = self._layout.joint_observations(step)
+        final = self._layout.final_observations(self._before, step)
+        self.replay.add(seen.joint_action, seen.reward, seen.terminated, seen.truncated, observations, final)
+        self._steps += len(observations)
         self._reward_scale = float(seen.reward_scale[0])
 
     def update(self, iteration: int) -> UpdateReport:

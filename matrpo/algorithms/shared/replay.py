@@ -1,9 +1,10 @@
 """The replay buffer of off-policy algorithms: a ring of entries for each environment, in a file.
 
-An entry is a moment (what all agents and the critic see), what was done in it, its reward, and what came of it. The
-moment after it is the next entry of the same environment: where an episode ended that is its last moment, in which
-nothing was done, and the entry after that begins the next episode. So nothing is stored twice, a truncated episode
-bootstraps from where it was cut, and no return reaches into another episode.
+An entry is half a transition: the joint observation (what all agents and the critic see), the joint action, its reward,
+and whether the episode ended. The other half, the next joint observation, is in the next entry of the same environment:
+where an episode ended that is its final observation, with no action, and the entry after that begins the next episode.
+So nothing is stored twice, a truncated episode bootstraps from where it was cut, and no return reaches into another
+episode.
 
 A checkpoint holds no more than how many entries there are. The ring has room for more than are sampled from: what a
 checkpoint that is kept may need is not overwritten yet.
@@ -34,8 +35,8 @@ _FLOAT = np.dtype(np.float32)
 
 
 @dataclass(frozen=True)
-class Moment:
-    """What is seen at M moments.
+class JointObservation:
+    """What all agents and the critic see, M times.
 
     Attributes:
         state: (M, S).
@@ -59,14 +60,14 @@ class Batch:
         actions: (M, W), what was done there.
         rewards: (M,), the discounted sum of the rewards on the way.
         discounts: (M,), what the value of `later` counts for: gamma to the number of steps, 0 after a termination.
-        later: where they lead: at most n steps on, and not beyond the episode's last moment.
+        later: where they lead: at most n steps on, and not beyond the episode's final observation.
     """
 
-    now: Moment
+    now: JointObservation
     actions: Tensor
     rewards: Tensor
     discounts: Tensor
-    later: Moment
+    later: JointObservation
 
 
 class Layout:
@@ -78,7 +79,7 @@ class Layout:
         with_masks: whether action masks are stored.
 
     Attributes:
-        moment_size: numbers of a moment; an entry's action follows them.
+        observation_size: numbers of a joint observation; an entry's action follows them.
         size: numbers of an entry.
     """
 
@@ -89,15 +90,15 @@ class Layout:
         sizes = [state_size, *spec.observation_sizes, *self._actions, spec.num_agents, spec.joint_action_width]
         self._parts = [slice(a, b) for a, b in pairwise(accumulate(sizes, initial=0))]
         self.size = sum(sizes)
-        self.moment_size = self.size - spec.joint_action_width
+        self.observation_size = self.size - spec.joint_action_width
 
-    def moments(self, step: CentralStep) -> np.ndarray:
-        """What is seen now. (B, moment size)."""
+    def joint_observations(self, step: CentralStep) -> np.ndarray:
+        """What is seen now. (B, observation size)."""
         observations = [seen.observation for seen in step.agents]
         return self._joined(step.states[0].observation, observations, step, step.alive)
 
-    def last_moments(self, before: CentralStep, step: CentralStep) -> np.ndarray | None:
-        """The last moments of the episodes that ended with a step, (B, moment size); None if none did.
+    def final_observations(self, before: CentralStep, step: CentralStep) -> np.ndarray | None:
+        """The final joint observations of the episodes that ended with a step, (B, observation size); None if none did.
 
         No environment says which actions would be allowed there: those that were before.
         """
@@ -108,12 +109,12 @@ class Layout:
         alive = ~np.stack([seen.terminated for seen in step.agents], axis=1)
         return self._joined(state, [seen for seen in observations if seen is not None], before, alive)
 
-    def split(self, entries: Tensor) -> tuple[Moment, Tensor]:
-        """The moments and actions of entries, (M, size)."""
+    def split(self, entries: Tensor) -> tuple[JointObservation, Tensor]:
+        """The joint observations and joint actions of entries, (M, size)."""
         num_agents = self._spec.num_agents
         state, *parts = (entries[:, part] for part in self._parts)
         masks = [part > 0.5 for part in parts[num_agents:-2]]
-        return Moment(state, parts[:num_agents], masks, parts[-2] > 0.5), parts[-1]
+        return JointObservation(state, parts[:num_agents], masks, parts[-2] > 0.5), parts[-1]
 
     def _joined(
         self, state: np.ndarray, observations: Sequence[np.ndarray], masked: CentralStep, alive: np.ndarray
@@ -161,9 +162,9 @@ class Replay:
         self._counts = np.zeros(num_envs, dtype=np.int64)
         self._reserved = 0
 
-    def begin(self, moments: np.ndarray) -> None:
-        """Begin new episodes in all environments, leaving those before unfinished. Shape (B, moment size)."""
-        self._append(self._envs, moments)
+    def begin(self, observations: np.ndarray) -> None:
+        """Begin new episodes in all environments, leaving those before unfinished. Shape (B, observation size)."""
+        self._append(self._envs, observations)
 
     def add(
         self,
@@ -171,30 +172,30 @@ class Replay:
         rewards: np.ndarray,
         terminated: np.ndarray,
         truncated: np.ndarray,
-        moments: np.ndarray,
-        last_moments: np.ndarray | None,
+        observations: np.ndarray,
+        final_observations: np.ndarray | None,
     ) -> None:
-        """Add what was done in the current moments, and what came of it.
+        """Add what was done at the current observations, and what came of it.
 
         Args:
             actions: (B, W).
             rewards: (B,).
             terminated, truncated: (B,) booleans, episodes that ended.
-            moments: (B, moment size), what is seen next; where an episode ended, of the next one.
-            last_moments: (B, moment size), what was seen at the end of those that ended.
+            observations: (B, observation size), what is seen next; where an episode ended, of the next one.
+            final_observations: (B, observation size), what was seen at the end of those that ended.
 
         Raises:
             StorageError: the disk is full.
         """
         now = self._rows(self._counts - 1, self._envs)
-        self._entries[now, self._layout.moment_size :] = actions
+        self._entries[now, self._layout.observation_size :] = actions
         self._signals[now, 0] = rewards
         self._signals[now, 1] = np.where(terminated, _TERMINATED, np.where(truncated, _TRUNCATED, _GOES_ON))
         ended = self._envs[terminated | truncated]
         if len(ended):
-            assert last_moments is not None
-            self._append(ended, last_moments[ended])
-        self._append(self._envs, moments)
+            assert final_observations is not None
+            self._append(ended, final_observations[ended])
+        self._append(self._envs, observations)
 
     def sample(self, size: int, n_step: int, gamma: float, generator: torch.Generator) -> Batch:
         """Draw transitions, each as likely as any other, again and again.
@@ -234,10 +235,10 @@ class Replay:
         rows: np.ndarray = entries % self._slots * self._num_envs + envs
         return rows
 
-    def _append(self, envs: np.ndarray, moments: np.ndarray) -> None:
+    def _append(self, envs: np.ndarray, observations: np.ndarray) -> None:
         self._reserve()
         rows = self._rows(self._counts[envs], envs)
-        self._entries[rows, : self._layout.moment_size] = moments
+        self._entries[rows, : self._layout.observation_size] = observations
         self._signals[rows] = 0.0, _NOTHING_DONE
         self._counts[envs] += 1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Attendance:
+class Membership:
     """The agents of a run, as their hellos and the loss of their connections tell.
 
     An agent takes part from the start of an iteration on, until it is lost or the iteration is broken; it can again

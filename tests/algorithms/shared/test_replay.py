@@ -15,7 +15,7 @@ LAYOUT = Layout(SPEC, state_size=1, with_masks=False)
 GAMMA = 0.5
 
 
-def moments(numbers):
+def joint_observations(numbers):
     """One moment for each environment: the number is both its state and its observation."""
     numbers = np.asarray(numbers, dtype=np.float32)
     return np.stack([numbers, numbers, np.ones_like(numbers)], axis=1)
@@ -32,7 +32,7 @@ class Recorded:
         self.t = 0
 
     def begin(self):
-        self.replay.begin(moments([seen[-1] for seen in self.seen]))
+        self.replay.begin(joint_observations([seen[-1] for seen in self.seen]))
 
     def play(self, steps):
         """A script's character says what comes of a step: `.` goes on, `T` terminates, `C` is cut off."""
@@ -47,8 +47,8 @@ class Recorded:
                 self.done[b].append((self.seen[b][-1], float(rewards[b]), outcome, int(finals[b])))
                 self.seen[b].append(int(nexts[b]))
             actions = rewards[:, np.newaxis] % 9
-            last = moments(finals) if (terminated | truncated).any() else None
-            self.replay.add(actions, rewards, terminated, truncated, moments(nexts), last)
+            last = joint_observations(finals) if (terminated | truncated).any() else None
+            self.replay.add(actions, rewards, terminated, truncated, joint_observations(nexts), last)
             self.t += 1
 
     def expected(self, number, n_step):
@@ -160,8 +160,10 @@ def test_episodes_that_a_restart_left_unfinished_bootstrap_from_what_was_last_se
     recorded = Recorded(tmp_path / "replay.bin", ["........"])
     recorded.begin()
     recorded.play(2)
-    recorded.replay.begin(moments([500]))
-    recorded.replay.add(np.zeros((1, 1)), np.array([9.0]), np.array([False]), np.array([False]), moments([501]), None)
+    recorded.replay.begin(joint_observations([500]))
+    recorded.replay.add(
+        np.zeros((1, 1)), np.array([9.0]), np.array([False]), np.array([False]), joint_observations([501]), None
+    )
     batch = sample(recorded.replay, n_step=5)
     found = {
         (int(number), reward, discount, int(after))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from matrpo.decentralized.lock_step.membership import Attendance
+from matrpo.decentralized.lock_step.membership import Membership
 from matrpo.decentralized.lock_step.messages import Observation
 from matrpo.decentralized.lock_step.starts import Starts
 
@@ -52,22 +52,22 @@ class Server:
 
     def __init__(self) -> None:
         self.now = (1, 1)
-        self.attendance = Attendance(N)
+        self.membership = Membership(N)
         self.broken = False
 
     def hear(self, agent: int, wanted: int, attempt: int) -> None:
-        self.attendance.hello(agent, 1, wanted, attempt)
+        self.membership.hello(agent, 1, wanted, attempt)
         self.broken |= wanted > self.now[0] or attempt > self.now[1]
 
     def crash(self) -> None:
         """Come back from a checkpoint, knowing no agent."""
-        self.attendance, self.broken = Attendance(N), True
+        self.membership, self.broken = Membership(N), True
         self.now = (1, self.now[1])
 
     def begin_again(self) -> None:
-        if self.broken and not self.attendance.missing:
-            iteration = max(self.now[0], self.attendance.latest_wanted())
-            self.now = (iteration, max(self.now[1] + 1, self.attendance.latest_attempt()))
+        if self.broken and not self.membership.missing:
+            iteration = max(self.now[0], self.membership.latest_wanted())
+            self.now = (iteration, max(self.now[1] + 1, self.membership.latest_attempt()))
             self.broken = False
 
 

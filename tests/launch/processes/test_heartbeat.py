@@ -8,7 +8,7 @@ import time
 import pytest
 
 from matrpo.errors import ConfigError
-from matrpo.launch.processes.heartbeat import Beat, read_sign
+from matrpo.launch.processes.heartbeat import Heartbeat, read_sign
 from matrpo.runs.process_directory import ProcessDirectory
 
 
@@ -19,7 +19,7 @@ def aged(directory: ProcessDirectory, seconds: float) -> None:
 
 def test_a_beat_tells_the_iteration_and_its_age(tmp_path):
     directory = ProcessDirectory(tmp_path)
-    beat = Beat(directory)
+    beat = Heartbeat(directory)
     beat(0)
     assert read_sign(directory).iteration == 0
     aged(directory, 500.0)
@@ -32,7 +32,7 @@ def test_a_beat_tells_the_iteration_and_its_age(tmp_path):
 def test_a_beat_in_the_same_iteration_comes_once_a_second(tmp_path, monkeypatch):
     directory, now = ProcessDirectory(tmp_path), time.monotonic()
     monkeypatch.setattr("matrpo.launch.processes.heartbeat.time.monotonic", lambda: now)
-    beat = Beat(directory)
+    beat = Heartbeat(directory)
     beat(3)
     aged(directory, 500.0)
     beat(3)
@@ -43,7 +43,7 @@ def test_a_beat_in_the_same_iteration_comes_once_a_second(tmp_path, monkeypatch)
 
 
 def test_a_disk_that_cannot_be_written_to_stops_nobody(tmp_path):
-    Beat(ProcessDirectory(tmp_path / "missing"))(1)
+    Heartbeat(ProcessDirectory(tmp_path / "missing"))(1)
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"iteration": null}', b"\xff"])

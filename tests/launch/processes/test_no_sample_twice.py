@@ -22,7 +22,7 @@ from matrpo.launch.processes import agent_process, env_server
 from matrpo.launch.processes.agent_process import AgentProcess
 from matrpo.launch.processes.env_server import EnvironmentServer
 from matrpo.launch.processes.supervisor import make_cluster
-from matrpo.launch.wire.channels import ServerLine
+from matrpo.launch.wire.channels import ServerChannel
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings.config import Config
 from matrpo.topology import make_graph
@@ -87,16 +87,16 @@ def test_a_server_that_crashes_between_any_two_messages(
 ) -> None:
     """It crashes when it is about to send an observation to an agent: those with a smaller id have got theirs."""
     learnt = Learnt(monkeypatch)
-    send, crashed = ServerLine.send, threading.Event()
+    send, crashed = ServerChannel.send, threading.Event()
 
-    def fragile_send(line: ServerLine, receiver: int, message: Any) -> bool:
+    def fragile_send(line: ServerChannel, receiver: int, message: Any) -> bool:
         is_it = isinstance(message, Observation) and (receiver, message.iteration, message.t) == (agent, *label)
         if is_it and not crashed.is_set():
             crashed.set()
             raise CrashError
         return send(line, receiver, message)
 
-    monkeypatch.setattr(ServerLine, "send", fragile_send)
+    monkeypatch.setattr(ServerChannel, "send", fragile_send)
     run = create_run(tmp_path)
     cluster = make_cluster(run, make_graph("ring", N, 0), tmp_path)
 
@@ -135,9 +135,9 @@ def test_one_of_two_servers_that_crashes_between_any_two_messages(
     run = create_run(tmp_path, env_servers=2)
     cluster = make_cluster(run, make_graph("ring", N, 0), tmp_path)
     servers = [EnvironmentServer(cluster, run, dict, number) for number in range(2)]
-    fragile, send, crashed = servers[server]._line, ServerLine.send, threading.Event()
+    fragile, send, crashed = servers[server]._line, ServerChannel.send, threading.Event()
 
-    def fragile_send(line: ServerLine, receiver: int, message: Any) -> bool:
+    def fragile_send(line: ServerChannel, receiver: int, message: Any) -> bool:
         is_it = isinstance(message, Observation) and (receiver, message.iteration, message.t) == (agent, *label)
         is_last = label[1] == 0 and isinstance(message, Observation) and message.iteration == label[0]
         if line is fragile and (is_it or is_last) and not crashed.is_set():
@@ -145,7 +145,7 @@ def test_one_of_two_servers_that_crashes_between_any_two_messages(
             raise CrashError
         return send(line, receiver, message)
 
-    monkeypatch.setattr(ServerLine, "send", fragile_send)
+    monkeypatch.setattr(ServerChannel, "send", fragile_send)
 
     def serve(number: int) -> None:
         try:

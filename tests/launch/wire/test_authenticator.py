@@ -1,4 +1,4 @@
-"""Strangers at the door of an agent: none gets in, each is counted, and who belongs does not notice."""
+"""Strangers at the authenticator of an agent: none gets in, each is counted, and who belongs does not notice."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from matrpo.consensus.message import LinkMessage
 from matrpo.decentralized.lock_step.messages import Hello
 from matrpo.launch.cluster.keyring import PLAIN
 from matrpo.launch.cluster.keys import KeyPair
-from matrpo.launch.wire.authenticator import Door, protect
-from matrpo.launch.wire.channels import AgentLine, ServerLine
+from matrpo.launch.wire.authenticator import Authenticator, protect
+from matrpo.launch.wire.channels import AgentChannel, ServerChannel
 from matrpo.launch.wire.environment_codec import EnvironmentCodec
 from matrpo.launch.wire.frames import WireError
 from matrpo.launch.wire.link_codec import LinkCodec
@@ -160,8 +160,8 @@ def test_nobody_speaks_for_another(house: House) -> None:
     with zmq.Context() as server_context, zmq.Context() as context:
         endpoint = f"tcp://127.0.0.1:{free_port()}"
         ring = keyring(house.environment, house.agents, house.environment)
-        server = ServerLine(endpoint, LINES, server_context, ring)
-        line = AgentLine(0, endpoint, LINES, context, keyring(house.agents[2], house.agents, house.environment))
+        server = ServerChannel(endpoint, LINES, server_context, ring)
+        line = AgentChannel(0, endpoint, LINES, context, keyring(house.agents[2], house.agents, house.environment))
         until(lambda: (line.monitor.changes(), line.send(Hello(0, 0, 1)))[1])
         heard: list[object] = []
         until(lambda: (heard.extend(server.receive()), server.refusals.counts.get("wrong sender"))[1])
@@ -189,11 +189,11 @@ def test_a_door_that_breaks_stays_shut() -> None:
     endpoint = f"tcp://127.0.0.1:{free_port()}"
     with zmq.Context() as server_context, zmq.Context() as context:
         ring = keyring(server, [client], server)
-        socket, door = listen(server_context, endpoint, 4096, 4, ring, {client.public: "agent 0"}, refusals)
-        assert door is not None
+        socket, authenticator = listen(server_context, endpoint, 4096, 4, ring, {client.public: "agent 0"}, refusals)
+        assert authenticator is not None
         with pytest.raises(RuntimeError, match="cannot start the authenticator: Address already in use"):
-            Door(server_context, {}, refusals)
-        door.close(socket)
+            Authenticator(server_context, {}, refusals)
+        authenticator.close(socket)
         with make_socket(context, zmq.DEALER, "tcp:", 4096, 4, ring, server.public) as dealer:
             dealer.connect(endpoint)
             assert not dealer.poll(500, zmq.POLLOUT)

@@ -15,11 +15,11 @@ from matrpo.decentralized.lock_step.messages import Action, Bye, Hello, Observat
 from matrpo.envs.shared import AgentStep
 from matrpo.errors import ConfigError
 from matrpo.faults import gate as fault_gate
-from matrpo.faults.fault import Fault, Moment, Position
+from matrpo.faults.fault import Fault, Position, Trigger
 from matrpo.faults.gate import FaultGate
 from matrpo.launch.cluster.keyring import PLAIN
 from matrpo.launch.wire import watch
-from matrpo.launch.wire.channels import AgentLine, ServerLine
+from matrpo.launch.wire.channels import AgentChannel, ServerChannel
 from matrpo.launch.wire.environment_codec import EnvironmentCodec
 from matrpo.launch.wire.frames import MAX_FRAMES
 from matrpo.launch.wire.link_codec import LinkCodec
@@ -74,7 +74,7 @@ def connect(*transports: LinkTransport) -> None:
     until(lambda: [t.receive() for t in transports] and not any(set(t.unreached) - set(absent) for t in transports))
 
 
-def say(line: AgentLine, message: Hello | Action | Bye) -> None:
+def say(line: AgentChannel, message: Hello | Action | Bye) -> None:
     """Send as soon as the server is there."""
     until(lambda: [line.monitor.changes()] and line.send(message))
 
@@ -112,7 +112,7 @@ def test_a_scripted_partition_is_noticed_and_heals_in_both_directions(
     context: zmq.Context[Any], endpoints: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fault_gate, "NOTICED_AFTER", 0.2)
-    fault = Fault(0, "partition", directions=frozenset({(0, 1), (1, 0)}), amounts={}, begin=Moment(2), end=Moment(3))
+    fault = Fault(0, "partition", directions=frozenset({(0, 1), (1, 0)}), amounts={}, begin=Trigger(2), end=Trigger(3))
     gates = [FaultGate([fault], agent, [1 - agent], seed=0) for agent in (0, 1)]
     a, b = (LinkTransport(agent, LINE, endpoints, LINKS, context, PLAIN, gate) for agent, gate in enumerate(gates))
 
@@ -256,10 +256,10 @@ def test_frames_that_are_too_large_end_the_connection(context: zmq.Context[Any],
 
 
 def test_an_endpoint_that_is_taken_is_named(context: zmq.Context[Any]) -> None:
-    with ServerLine("tcp://127.0.0.1:*", LINES, context, PLAIN).socket as first:
+    with ServerChannel("tcp://127.0.0.1:*", LINES, context, PLAIN).socket as first:
         endpoint = first.getsockopt_string(zmq.LAST_ENDPOINT)
         with pytest.raises(ConfigError, match=f"cannot listen at {endpoint}: Address already in use"):
-            ServerLine(endpoint, LINES, context, PLAIN)
+            ServerChannel(endpoint, LINES, context, PLAIN)
     context.destroy(0)
 
 
@@ -282,9 +282,9 @@ def observation(t: int) -> Observation:
 
 
 def test_the_line_between_agents_and_server(context: zmq.Context[Any], endpoints: list[str]) -> None:
-    agents = [AgentLine(agent, endpoints[0], LINES, context, PLAIN) for agent in range(2)]
+    agents = [AgentChannel(agent, endpoints[0], LINES, context, PLAIN) for agent in range(2)]
     assert not agents[0].send(HELLO), "nobody is there"
-    server = ServerLine(endpoints[0], LINES, context, PLAIN)
+    server = ServerChannel(endpoints[0], LINES, context, PLAIN)
     say(agents[0], HELLO)
     assert until(server.receive) == [HELLO]
     assert server.send(0, observation(0))
@@ -302,8 +302,8 @@ def test_the_line_between_agents_and_server(context: zmq.Context[Any], endpoints
 
 
 def test_only_the_one_who_said_hello_speaks_for_an_agent(context: zmq.Context[Any], endpoints: list[str]) -> None:
-    server = ServerLine(endpoints[0], LINES, context, PLAIN)
-    agent, impostor = (AgentLine(number, endpoints[0], LINES, context, PLAIN) for number in (0, 1))
+    server = ServerChannel(endpoints[0], LINES, context, PLAIN)
+    agent, impostor = (AgentChannel(number, endpoints[0], LINES, context, PLAIN) for number in (0, 1))
     say(agent, HELLO)
     until(server.receive)
     say(impostor, Bye(0))
@@ -314,17 +314,17 @@ def test_only_the_one_who_said_hello_speaks_for_an_agent(context: zmq.Context[An
 
 
 def test_agents_and_server_notice_that_the_other_is_gone(context: zmq.Context[Any], endpoints: list[str]) -> None:
-    agent = AgentLine(0, endpoints[0], LINES, context, PLAIN)
+    agent = AgentChannel(0, endpoints[0], LINES, context, PLAIN)
     for _ in range(2):
         with zmq.Context() as servers:
-            server = ServerLine(endpoints[0], LINES, servers, PLAIN)
+            server = ServerChannel(endpoints[0], LINES, servers, PLAIN)
             assert until(agent.monitor.changes) == [True]
             agent.send(HELLO)
             until(server.receive)
             assert server.lost() == []
             server.close()
         assert until(agent.monitor.changes) == [False]
-    server = ServerLine(endpoints[0], LINES, context, PLAIN)
+    server = ServerChannel(endpoints[0], LINES, context, PLAIN)
     say(agent, HELLO)
     until(server.receive)
     agent.close()
@@ -335,8 +335,8 @@ def test_agents_and_server_notice_that_the_other_is_gone(context: zmq.Context[An
 
 def test_the_last_word_of_a_server_that_ends_is_heard(endpoints: list[str], context: zmq.Context[Any]) -> None:
     with zmq.Context() as servers:
-        server = ServerLine(endpoints[0], LINES, servers, PLAIN)
-        agent = AgentLine(0, endpoints[0], LINES, context, PLAIN)
+        server = ServerChannel(endpoints[0], LINES, servers, PLAIN)
+        agent = AgentChannel(0, endpoints[0], LINES, context, PLAIN)
         say(agent, HELLO)
         until(server.receive)
         server.send(0, Stop(True))
