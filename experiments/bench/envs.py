@@ -180,7 +180,7 @@ def _time(work: Work) -> tuple[float, float]:
     return (time.process_time() - cpu) * 1000 / steps, steps / (time.perf_counter() - wall)
 
 
-def batch_work(env: Any, actions: Sequence[Any], steps: int, num_envs: int) -> Work:
+def batch_work(env: Any, actions: Sequence[Any] | np.ndarray, steps: int, num_envs: int) -> Work:
     """Steps of a batch of environments."""
 
     def work() -> int:
