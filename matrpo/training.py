@@ -165,15 +165,15 @@ class InProcessTraining(Training):
         agree(self.participants, self.iteration)
         for participant, recorder in zip(self.participants, self._recorders, strict=True):
             metrics = participant.metrics(participant.finish())
-            recorder.record(self.iteration, metrics, participant.state_dict())
+            recorder.record(self.iteration, metrics, participant.agent.state_dict())
 
     def _restore(self, run: RunDirectory, iteration: int) -> list[AgentStep]:
         for q, participant in enumerate(self.participants):
             newest = max(run.agent(q).checkpoint_iterations(), default=0)
             if newest:
-                participant.load_state_dict(*run.agent(q).load_checkpoint(newest))
+                participant.agent.load_state_dict(*run.agent(q).load_checkpoint(newest))
             if newest < iteration:
-                participant.discard()
+                participant.agent.discard_rollout()
         arrays, _ = run.env.load_checkpoint(iteration)
         if not arrays:
             return self.environment.reset()

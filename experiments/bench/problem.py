@@ -44,7 +44,7 @@ def train(config: Config, iterations: int) -> list[Snapshot]:
 
 
 def _snapshot(training: InProcessTraining) -> Snapshot:
-    states = [participant.state_dict() for participant in training.participants]
+    states = [participant.agent.state_dict() for participant in training.participants]
     return Snapshot(states, training.environment.state_dict())
 
 
@@ -73,7 +73,7 @@ class Problem:
         self.agents = [participant.agent for participant in self.participants]
         self.peers = [participant.peer for participant in self.participants]
         for participant, state in zip(self.participants, snapshot.agents, strict=True):
-            participant.load_state_dict(*state)
+            participant.agent.load_state_dict(*state)
         if snapshot.environment:
             environment.load_state_dict(snapshot.environment)
         steps = environment.observe() if snapshot.environment else environment.reset()

@@ -51,7 +51,7 @@ class AgentProcess:
         self._participant = build_participant(agent, cluster.graph, spec, config, self._clock, incarnation.number)
         self._newest = max(directory.checkpoint_iterations(), default=0)
         if self._newest:
-            self._participant.load_state_dict(*directory.load_checkpoint(self._newest))
+            self._participant.agent.load_state_dict(*directory.load_checkpoint(self._newest))
             _LOG.info("continuing from the checkpoint of iteration %d", self._newest)
         self._returns = incarnation.returns
         self._recorder: Recorder | None = None
@@ -86,7 +86,7 @@ class AgentProcess:
         if iteration > wanted:
             _LOG.warning("iterations %d to %d were without this agent", wanted, iteration - 1)
         if iteration > wanted or self._returns:
-            self._participant.discard()
+            self._participant.agent.discard_rollout()
         directory = self._run.agent(self._id)
         directory.rewind(iteration - 1)
         self._recorder = Recorder(self._run, directory, self._participant.agent.spec, iteration - 1)
@@ -136,14 +136,14 @@ class AgentProcess:
     def _choose(self, server: int, observation: Observation) -> Action:
         """What the agent does in a server's environments."""
         iteration, t = observation.iteration, observation.t
-        action = self._participant.act(observation.step, first=server * self._config.envs_per_server)
+        action = self._participant.agent.act(observation.step, first=server * self._config.envs_per_server)
         if not np.isfinite(action).all():
             raise FloatingPointError(f"the policy's action is not finite in iteration {iteration}, step {t}")
         return Action(self._id, observation.attempt, iteration, t, action)
 
     def _begin_again(self, iteration: int) -> list[Observation]:
         """Forget an iteration that goes on without this agent, or not at all; the start of what takes its place."""
-        self._participant.discard()
+        self._participant.agent.discard_rollout()
         starts = self._network.join()
         later = starts[0].iteration
         _LOG.warning("iteration %d is thrown away; the environment goes on with %d", iteration, later)
@@ -153,7 +153,7 @@ class AgentProcess:
 
     def _sit_out(self, iteration: int) -> None:
         """Tell the neighbours that this agent takes no part in an iteration."""
-        self._participant.sit_out(iteration, time.monotonic())
+        self._participant.peer.sit_out(iteration, time.monotonic())
         self._network.send_links()
 
     def _record(self, iteration: int, learning: dict[str, float]) -> None:
@@ -162,7 +162,7 @@ class AgentProcess:
         traffic = {neighbour: vars(counted) for neighbour, counted in links.traffic.items()}
         connections = {neighbour: connection.metrics() for neighbour, connection in links.connections().items()}
         metrics = self._participant.metrics(learning, traffic, connections, links.refusals.counts)
-        self._recorder.record(iteration, metrics, self._participant.state_dict())
+        self._recorder.record(iteration, metrics, self._participant.agent.state_dict())
 
 
 def learn(cluster: Cluster, agent: int) -> None:

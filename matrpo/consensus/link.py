@@ -104,10 +104,7 @@ class Link:
         self._reset(-1, (0, 0), 0.0)
 
     def begin(self, iteration: int, shape: tuple[int, int], now: float) -> None:
-        """Start an iteration from state 0. A message that came early for this iteration is kept.
-
-        The answer for the last iteration's last commit is kept too, for a neighbour that still waits for it.
-        """
+        """Start an iteration from state 0; keep what came early for it, and the answer a neighbour may still need."""
         self._shape = shape
         self._reset(iteration, shape, now)
         later = self._later
@@ -243,11 +240,15 @@ class Link:
 
     def next_event(self) -> float | None:
         """The time at which `tick` has something to do; None while no activation is open."""
-        return min(self._ask_at, self._opened_at + self._settings.deadline) if self._open else None
+        return min(self._ask_at, self._deadline_at) if self._open else None
+
+    @property
+    def _deadline_at(self) -> float:
+        return self._opened_at + self._settings.deadline
 
     def tick(self, now: float) -> None:
         """Give the open activation up if its deadline has passed, or ask for the neighbour's ratios if that is due."""
-        if self._open and now >= self._opened_at + self._settings.deadline:
+        if self._open and now >= self._deadline_at:
             self.silent = not self._heard
             self._close(Outcome.GIVEN_UP)
         elif self._open and now >= self._ask_at:
@@ -389,8 +390,8 @@ class Link:
         self._send(self._header("over", self.iteration, self._settings.last_k, answered=not confirm))
 
     def _header(self, kind: Kind, iteration: int, k: int, answered: bool = False) -> LinkMessage:
-        s = self._settings
-        return LinkMessage(kind, s.agent, s.incarnation, iteration, self.number, k, answered=answered)
+        agent, incarnation = self._settings.agent, self._settings.incarnation
+        return LinkMessage(kind, agent, incarnation, iteration, self.number, k, answered=answered)
 
     def _send(self, message: LinkMessage) -> None:
         self._outbox.append((self.neighbour, message))

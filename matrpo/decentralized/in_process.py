@@ -26,7 +26,7 @@ def roll_out(
         What each sees after them.
     """
     for _ in range(length):
-        actions = [participant.act(step) for participant, step in zip(participants, steps, strict=True)]
+        actions = [participant.agent.act(step) for participant, step in zip(participants, steps, strict=True)]
         steps = environment.step(np.concatenate(actions, axis=1))
     return list(steps)
 

@@ -1,17 +1,16 @@
 """One agent's part in an iteration of Algorithm 1, whoever drives it: a loop over all agents, or the agent's process.
 
-    act (T times) -> prepare -> begin -> [the peer's messages] -> finish -> metrics
-    act           -> discard -> sit_out
+    agent.act (T times) -> prepare -> begin -> [the peer's messages] -> finish -> metrics
+    agent.act           -> agent.discard_rollout -> peer.sit_out
 
 The driver brings observations, messages and the time, and says when; it feeds `peer` with messages until that is done.
+Between iterations the peer remembers nothing that the next depends on: `agent.state_dict` is all of the state.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
 
 from matrpo.consensus.peer import Peer
 from matrpo.decentralized.agent import Agent
@@ -37,18 +36,6 @@ class Participant:
         self.agent = agent
         self.peer = peer
         self.clock = clock
-
-    def act(self, step: AgentStep, first: int = 0) -> np.ndarray:
-        """Choose the next actions of all environments, or of some; arguments and result as of `Agent.act`."""
-        return self.agent.act(step, first)
-
-    def discard(self) -> None:
-        """Forget the samples of an iteration that is thrown away, or that went on without this agent."""
-        self.agent.discard_rollout()
-
-    def sit_out(self, iteration: int, now: float) -> None:
-        """Take no part in an iteration, later than all before; the peer has messages that say so."""
-        self.peer.sit_out(iteration, now)
 
     def prepare(self, step: AgentStep) -> None:
         """Close the rollout with the outcome of its last action: estimate advantages, linearise the policy."""
@@ -76,15 +63,3 @@ class Participant:
     ) -> dict[str, Any]:
         """The agent's line of the iteration that ended, once; arguments as of `agent_metrics`."""
         return agent_metrics(learning, self.peer, self.clock, traffic, connections, refused)
-
-    def state_dict(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Everything that the next iteration depends on. Between iterations the peer remembers nothing that does."""
-        return self.agent.state_dict()
-
-    def load_state_dict(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-        """Restore `state_dict`.
-
-        Raises:
-            ConfigError: as `Agent.load_state_dict`.
-        """
-        self.agent.load_state_dict(arrays, meta)

@@ -10,9 +10,10 @@ from matrpo.build import build_participant
 from matrpo.decentralized.in_process import agree, roll_out
 from matrpo.envs.build import build_environment
 from matrpo.runs.phase_clock import PhaseClock
+from matrpo.runs.run_config import run_config
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings.config import resolve
-from matrpo.settings.graph_settings import build_graph
+from matrpo.settings.graph_settings import build_graph, resolve_graph_settings
 from matrpo.training import InProcessTraining
 
 SETTINGS = {
@@ -33,7 +34,7 @@ class Team:
     """Three participants and their environment."""
 
     def __init__(self):
-        self.config = resolve(("test", SETTINGS))
+        self.config = resolve_graph_settings(run_config(resolve(("test", SETTINGS))))
         self.environment = build_environment(self.config)
         graph, spec = build_graph(self.config), self.environment.spec
         self.participants = [build_participant(q, graph, spec, self.config, PhaseClock()) for q in range(3)]
@@ -52,7 +53,7 @@ class Team:
     def iterate_as_processes(self, iteration):
         """Each half of the environments is asked for by itself; peers run late, by a clock that goes on."""
         for _ in range(self.config.rollout_length):
-            halves = [[p.act(part_of(step, first), first) for p, step in self.each()] for first in (2, 0)]
+            halves = [[p.agent.act(part_of(step, first), first) for p, step in self.each()] for first in (2, 0)]
             first, second = (np.concatenate(actions, axis=1) for actions in reversed(halves))
             self.steps = self.environment.step(np.concatenate([first, second]))
         in_flight = deque()
@@ -68,7 +69,7 @@ class Team:
         return [participant.metrics(participant.finish()) for participant in self.participants]
 
     def state(self):
-        return [participant.state_dict()[0] for participant in self.participants]
+        return [participant.agent.state_dict()[0] for participant in self.participants]
 
 
 def part_of(step, first):
@@ -98,7 +99,7 @@ def trained(tmp_path_factory):
     training, states = InProcessTraining(run), []
     for _ in range(2):
         training.iterate()
-        states.append([participant.state_dict()[0] for participant in training.participants])
+        states.append([participant.agent.state_dict()[0] for participant in training.participants])
     return states, [run.agent(q).read_metrics() for q in range(3)]
 
 
@@ -116,15 +117,15 @@ def test_whoever_drives_it_the_bits_are_the_same(trained, driver):
 
 def test_a_discarded_rollout_leaves_no_trace_but_the_numbers_drawn(trained):
     team = Team()
-    before = [participant.state_dict() for participant in team.participants]
+    before = [participant.agent.state_dict() for participant in team.participants]
     for participant, step in team.each():
-        participant.act(step)
-        participant.act(step)
-        participant.discard()
+        participant.agent.act(step)
+        participant.agent.act(step)
+        participant.agent.discard_rollout()
     for state, (arrays, _) in zip(team.state(), before, strict=True):
         assert {name for name in arrays if not np.array_equal(arrays[name], state[name])} == {"generator"}
     for participant, state in zip(team.participants, before, strict=True):
-        participant.load_state_dict(*state)
+        participant.agent.load_state_dict(*state)
     team.iterate_as_one_process(1)
     assert_equal_states(team.state(), trained[0][0])
 
@@ -135,7 +136,7 @@ def test_restored_participants_continue_bit_for_bit(trained):
     second.environment.load_state_dict(first.environment.state_dict())
     second.steps = second.environment.observe()
     for old, new in zip(first.participants, second.participants, strict=True):
-        new.load_state_dict(*old.state_dict())
+        new.agent.load_state_dict(*old.state_dict())
     second.iterate_as_one_process(2)
     assert_equal_states(second.state(), trained[0][1])
 
@@ -146,8 +147,8 @@ def test_an_iteration_that_an_agent_sits_out_waits_for_none_of_its_links():
     team.steps = roll_out(team.participants, team.environment, team.steps, team.config.rollout_length)
     for participant, step in zip(others, team.steps, strict=False):
         participant.prepare(step)
-    absent.discard()
-    absent.sit_out(1, now=0.0)
+    absent.agent.discard_rollout()
+    absent.peer.sit_out(1, now=0.0)
     for participant in others:
         participant.begin(1, now=0.0)
     in_flight = deque(message for participant in team.participants for message in participant.peer.take_outbox())
