@@ -57,7 +57,7 @@ class AgentNetwork:
         self._leaving = False
         self._quarantines: dict[int, int] = {}
         self._where = (0, "rollout")
-        self._heartheartbeat = Heartbeat(run.agent(agent))
+        self._heartbeat = Heartbeat(run.agent(agent))
         process, script = ProcessId.agent(agent), script_of(run, graph)
         messages = script.of_messages()
         gate = FaultGate(messages, agent, graph.neighbours(agent), config.seed) if messages else None

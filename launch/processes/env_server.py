@@ -94,7 +94,7 @@ class EnvironmentServer:
         self._seconds_step = 0.0
         self._finished: set[int] = set()
         self._faults = ProcessFaults(script_of(run, cluster.graph), process, directory, None)
-        self._heartheartbeat = Heartbeat(directory)
+        self._heartbeat = Heartbeat(directory)
         spec, num_envs = self._shared.spec, config.envs_per_server
         self._noop = spec.noop(num_envs)
         codec = EnvironmentCodec(cluster.run_id, spec, num_envs, self._is_partial)

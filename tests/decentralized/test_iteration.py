@@ -136,7 +136,7 @@ def test_restored_participants_continue_bit_for_bit(trained):
     second.environment.load_state_dict(first.environment.state_dict())
     second.steps = second.environment.observe()
     for old, new in zip(first.participants, second.participants, strict=True):
-        new.agent.load_state_dict(*old.state_dict())
+        new.agent.load_state_dict(*old.agent.state_dict())
     second.iterate_as_one_process(2)
     assert_equal_states(second.state(), trained[0][1])
 
