@@ -1,4 +1,4 @@
-"""One agent's part in an iteration of Algorithm 1, whoever drives it: a loop over all agents, or the agent's process.
+"""One agent's iteration of Algorithm 1, independent of its driver: a loop over all agents, or the agent's process.
 
     act (T times) -> prepare -> begin -> [the peer's messages] -> finish -> metrics
     act           -> discard -> sit_out
@@ -22,7 +22,7 @@ from matrpo.runs.phase_clock import PhaseClock
 
 
 class Participant:
-    """One agent and its side of the consensus, from one iteration to the next.
+    """One agent with its consensus peer and its phase clock, from one iteration to the next.
 
     The clock gets the time of `prepare`, of local steps (`consensus`) and of `finish`; a driver whose phases hold more
     than that puts a phase of its own around them.
@@ -30,7 +30,7 @@ class Participant:
     Args:
         agent: its networks and samples.
         peer: its links.
-        clock: what its metrics say of time.
+        clock: measures the phases for its metrics.
     """
 
     def __init__(self, agent: Agent, peer: Peer, clock: PhaseClock) -> None:
@@ -43,7 +43,7 @@ class Participant:
         return self.agent.act(step, first)
 
     def discard(self) -> None:
-        """Forget the samples of an iteration that is thrown away, or that went on without this agent."""
+        """Discard the rollout of an iteration that is abandoned, or that went on without this agent."""
         self.agent.discard_rollout()
 
     def sit_out(self, iteration: int, now: float) -> None:
@@ -63,7 +63,7 @@ class Participant:
         self.peer.begin(iteration, on_shared_samples(local_step, config, iteration), shape, now)
 
     def finish(self) -> dict[str, float]:
-        """Take the step that was agreed on; what `Agent.finish_update` says of it."""
+        """Apply the policy update that the consensus agreed on; returns the metrics of `Agent.finish_update`."""
         with self.clock.phase("finish"):
             return self.agent.finish_update()
 
@@ -74,11 +74,11 @@ class Participant:
         connections: Mapping[int, Mapping[str, Any]] | None = None,
         refused: Mapping[str, int] | None = None,
     ) -> dict[str, Any]:
-        """The agent's line of the iteration that ended, once; arguments as of `agent_metrics`."""
+        """The agent's metrics of the iteration that ended, to be taken once; arguments as of `agent_metrics`."""
         return agent_metrics(learning, self.peer, self.clock, traffic, connections, refused)
 
     def state_dict(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Everything that the next iteration depends on. Between iterations the peer remembers nothing that does."""
+        """Checkpoint state, all that the next iteration depends on; between iterations the peer has none."""
         return self.agent.state_dict()
 
     def load_state_dict(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
