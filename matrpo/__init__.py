@@ -1,3 +1,3 @@
-"""Multi-agent trust region policy optimisation with nobody in charge (Li & He)."""
+"""Decentralised multi-agent trust region policy optimisation (MATRPO, Li & He), and baselines."""
 
 from matrpo.version import __version__ as __version__

@@ -1,4 +1,4 @@
-"""From settings to the parts of a run: what every process and the in-process mode build alike."""
+"""Factories that build agents and algorithms from the settings, for every process and for the in-process mode alike."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from matrpo.topology.graph import CommunicationGraph
 
 
 def state_sizes(env: VectorEnv, state_type: str) -> tuple[int, ...]:
-    """Length of each state that centralised critics see: of one for all agents (`ep`), or one for each (`fp`)."""
+    """Lengths of the states that centralised critics observe: one for all agents (`ep`), or one per agent (`fp`)."""
     env.reset()
     state = env.state()
     views = env.agent_states(state, env.observe()) if state_type == "fp" else [state]
@@ -27,7 +27,7 @@ def state_sizes(env: VectorEnv, state_type: str) -> tuple[int, ...]:
 
 
 def build_agent(agent_id: int, graph: CommunicationGraph, spec: TaskSpec, config: DecentralizedConfig) -> Agent:
-    """Agent `agent_id` with fresh networks."""
+    """Build agent `agent_id` with freshly initialised networks."""
     return Agent(agent_id, len(graph.links_of(agent_id)) * config.beta, spec, config)
 
 
@@ -39,13 +39,13 @@ def build_participant(
     clock: PhaseClock,
     incarnation: int = 0,
 ) -> Participant:
-    """Agent `agent_id` with fresh networks, and its side of the consensus."""
+    """Build agent `agent_id` with freshly initialised networks, and its consensus peer."""
     peer = Peer(agent_id, graph, config.seed, config, config, incarnation)
     return Participant(build_agent(agent_id, graph, spec, config), peer, clock)
 
 
 def algorithm_class(name: str) -> type[Algorithm]:
-    """The class of an algorithm that trains centrally.
+    """The class of a centralised algorithm, by name.
 
     Raises:
         ConfigError: a user's file cannot be imported, or has no such class.
@@ -57,7 +57,7 @@ def algorithm_class(name: str) -> type[Algorithm]:
 
 
 def build_algorithm(env: VectorEnv, config: Config) -> Algorithm:
-    """The algorithm that trains all agents of a task centrally, with fresh networks.
+    """Build a centralised algorithm, which trains all agents of a task, with freshly initialised networks.
 
     Raises:
         ConfigError: there is none of that name, or it cannot handle the task or the settings.

@@ -1,4 +1,4 @@
-"""What a user can do wrong, and what to say of it."""
+"""Configuration errors, suggestions for mistyped names, and one-line texts of exceptions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class ConfigError(ValueError):
 
 
 def closest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """What may have been meant by a mistaken name; None if nothing is alike.
+    """The known name that is most similar to a mistyped one; None if none is similar.
 
     Args:
         name: the mistaken one.
@@ -22,11 +22,11 @@ def closest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
 
 
 def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """What to add to a message about a mistaken name: a hint, or nothing; arguments as of `closest`."""
+    """A suggestion to append to an error about a mistyped name, or nothing; arguments as of `closest`."""
     close = closest(name, known, cutoff)
     return f"; did you mean {close!r}?" if close else ""
 
 
 def in_words(error: BaseException) -> str:
-    """What an exception of somebody else's code says, in one line."""
+    """The text of an exception of third-party code, in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,4 +1,4 @@
-"""Trained policies on fresh episodes: returns with a confidence interval, and pictures."""
+"""Evaluation of trained policies on fresh episodes: returns with a confidence interval, and rendered films."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from matrpo.settings import algorithm_names
 from matrpo.settings.graph_settings import build_graph
 
 EVALUATION_SEED = 1_000_003
-"""Added to the run's seed: evaluation never sees the episodes that training saw."""
+"""Offset of the evaluation seed from the run's seed: evaluation never sees the episodes that training saw."""
 _MOST_ENVS = 100
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Undiscounted returns in the task's own unit, an episode's summed over its steps and the agents.
+    """Undiscounted episode returns in the task's own unit, summed over steps and agents.
 
     Attributes:
         iteration: the checkpoint that was evaluated.
@@ -48,12 +48,12 @@ class EvaluationResult:
 def evaluate(
     run: RunDirectory, episodes: int = 100, *, deterministic: bool = True, iteration: int | None = None
 ) -> EvaluationResult:
-    """Let the run's agents act in new episodes and sum up their rewards.
+    """Evaluate the run's policies on fresh episodes and average their returns.
 
     Args:
         run: a run with a checkpoint.
         episodes: exactly so many, however many environments they take.
-        deterministic: act by the most probable action instead of a drawn one.
+        deterministic: take the most probable action instead of a sampled one.
         iteration: which checkpoint; by default the latest that all agents have.
 
     Raises:
@@ -73,7 +73,7 @@ def evaluate(
 
 
 def render_episode(run: RunDirectory, path: Path, *, deterministic: bool = True) -> int:
-    """Save one episode as a film.
+    """Render one episode and save it as a film.
 
     Args:
         run: a run with a checkpoint.
@@ -97,7 +97,7 @@ def render_episode(run: RunDirectory, path: Path, *, deterministic: bool = True)
 
 
 def _frames(env: VectorEnv, actor: JointActor, deterministic: bool) -> Iterator[np.ndarray]:
-    """Pictures of an episode that has just begun, but for its last state, which the next episode's has replaced."""
+    """Rendered frames of an episode that has just begun, without its last state, which the reset has replaced."""
     yield env.render()
     for step in _steps(env, actor, deterministic):
         if step.ended[0]:
@@ -106,7 +106,7 @@ def _frames(env: VectorEnv, actor: JointActor, deterministic: bool) -> Iterator[
 
 
 def load_actor(run: RunDirectory, env: VectorEnv, iteration: int | None) -> tuple[JointActor, int]:
-    """Who acts for the run's agents as of a checkpoint, by default the latest that all have, and its iteration.
+    """Load the joint actor of a checkpoint, by default the latest that all agents have, and its iteration.
 
     Args:
         run: a run with a checkpoint.

@@ -1,4 +1,4 @@
-"""Pictures of an episode as a film: an animated GIF, or MP4 by the ffmpeg that `imageio-ffmpeg` brings."""
+"""Writes rendered frames of an episode as an animated GIF, or as MP4 by the ffmpeg that `imageio-ffmpeg` brings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SAVERS = (".gif", ".mp4")
 
 
 def check_film_name(path: Path) -> None:
-    """Check that a film can be written by this name.
+    """Check that a film can be written under this file name.
 
     Raises:
         ConfigError: it ends in something else than .gif or .mp4, or MP4 needs what is not installed.

@@ -1,3 +1,3 @@
-"""Where users' code imports run directories from; they are defined in `matrpo.runs`."""
+"""Public import path of run directories, for users' code; they are defined in `matrpo.runs`."""
 
 from matrpo.runs.run_directory import RunDirectory as RunDirectory

@@ -1,5 +1,4 @@
-"""What an agent sees and does: sizes of observations, action spaces, and where each agent's action lies
-in the joint action.
+"""Observation sizes, action spaces, and the layout of the joint action.
 
 A joint action is one float32 array of shape (..., width): agent n's part is
 `joint_action[..., action_slices[n]]`, one column that holds the index for a `Discrete` space (exact in float32
@@ -17,7 +16,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Discrete:
-    """`n` actions, numbered from 0."""
+    """Discrete action space: `n` actions, numbered from 0."""
 
     n: int
 
@@ -32,7 +31,7 @@ class Discrete:
 
 @dataclass(frozen=True)
 class Box:
-    """Real vectors of `size` components, each between `low` and `high`.
+    """Continuous action space: real vectors of `size` components, each between `low` and `high`.
 
     Policies are unbounded Gaussians: the environment clips what it receives to the bounds.
     """
@@ -55,7 +54,7 @@ ActionSpace = Discrete | Box
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """A task's agents and spaces.
+    """Specification of a task: agents, observation sizes and action spaces.
 
     Attributes:
         name: the task as `--task` names it.
@@ -73,7 +72,7 @@ class TaskSpec:
 
     @property
     def num_agents(self) -> int:
-        """N."""
+        """Number of agents N."""
         return len(self.agents)
 
     @cached_property

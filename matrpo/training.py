@@ -1,4 +1,4 @@
-"""Training in one process: MATRPO's agents without sockets, and the algorithms that train centrally.
+"""Training in one process: MATRPO's agents without sockets, and the centralised algorithms.
 
 The first is for debugging, and the reference that a run of many processes must equal bit for bit.
 """
@@ -30,7 +30,7 @@ from matrpo.settings.graph_settings import build_graph
 
 
 class Training(ABC):
-    """A run in one process, which leaves the same files as a run of many.
+    """Training loop in one process, which leaves the same files as a run of many.
 
     Args:
         run: the run's folder, with its settings.
@@ -56,7 +56,7 @@ class Training(ABC):
 
     @abstractmethod
     def iterate(self) -> None:
-        """One iteration: sample, learn, and write down what happened."""
+        """Run one iteration: collect samples, learn, and write the records."""
 
     def run(self, stop: Callable[[], bool], on_iteration: Callable[[int], None]) -> None:
         """Train to the last iteration, or until `stop` says so after an iteration.
@@ -89,12 +89,12 @@ class Training(ABC):
 
 
 def make_training(run: RunDirectory, start: int = 0) -> Training:
-    """The training in one process of whatever algorithm a run has; arguments as of `Training`."""
+    """Build the training loop of a run's algorithm; arguments as of `Training`."""
     return (CentralTraining if algorithm_names.is_central(run.config.algo) else InProcessTraining)(run, start)
 
 
 class CentralTraining(Training):
-    """A run of an algorithm that trains centrally; arguments as of `Training`."""
+    """Training loop of a centralised algorithm; arguments as of `Training`."""
 
     def __init__(self, run: RunDirectory, start: int = 0) -> None:
         super().__init__(run, start)
@@ -107,7 +107,7 @@ class CentralTraining(Training):
         self._step = self._restore(run, start) if start else self._central.reset()
 
     def iterate(self) -> None:
-        """Sample, then learn from it."""
+        """Run one iteration: collect samples, learn, and write the records."""
         self.iteration += 1
         began = time.perf_counter()
         for _ in range(self.config.rollout_length):
@@ -141,7 +141,7 @@ class CentralTraining(Training):
 
 
 class InProcessTraining(Training):
-    """All of MATRPO's agents and their environment; arguments as of `Training`."""
+    """Training loop of all MATRPO agents and their environment; arguments as of `Training`."""
 
     config: DecentralizedConfig
 
@@ -155,7 +155,7 @@ class InProcessTraining(Training):
         self._steps = self._restore(run, start) if start else self.environment.reset()
 
     def iterate(self) -> None:
-        """One iteration of Algorithm 1: sample, estimate advantages, agree, step."""
+        """Run one iteration of Algorithm 1: rollout, advantage estimation, consensus, policy update."""
         self.iteration += 1
         began = time.perf_counter()
         self._steps = roll_out(self.participants, self.environment, self._steps, self.config.rollout_length)

@@ -1,1 +1,1 @@
-"""Consensus between neighbours: closed-form ADMM updates and the link protocol, without any input or output."""
+"""Consensus between neighbours: closed-form ADMM updates and the link protocol, as state machines without I/O."""

@@ -1,4 +1,4 @@
-"""The closed-form ADMM updates of MATRPO (equation (22) of Li & He), as one end of a link computes them.
+"""The closed-form ADMM updates of MATRPO's consensus (equation (22) of Li & He), as one end of a link computes them.
 
 A link e = (i, j) has the sign C_e^q = +1 at its smaller id and -1 at its larger. The paper keeps an estimator z_e^q
 and a dual y_e^q at each end q. Both start at zero, so by (60)-(63) the duals of the two ends are equal from
@@ -6,10 +6,10 @@ the first activation on (both are nu_e), and by (57)-(59) the estimators are opp
 
     ubar_e = (u^i + u^j) / 2 = C_e^q z_e^q    and    y_e = nu_e,
 
-with u^q = [J^{qn} x^q]_n in R^{N x M}: functions of the two ends' log ratios alone.
+with u^q = [J^{qn} x^q]_n in R^{N x M} (N agents, M samples, x^q the parameter change, J^{qn} the Jacobian of the log
+probability of agent n's action under q's policy): functions of the two ends' log ratios alone.
 
-All of it is elementwise NumPy, written in the order (smaller id, larger id): both ends evaluate the same
-expression on the same operands and get the same bits.
+All is elementwise NumPy in the order (smaller id, larger id), so that both ends get the same bits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numpy.typing import DTypeLike
 
 @dataclass(frozen=True, eq=False)
 class LinkState:
-    """What one end of a link knows after an activation.
+    """ADMM state of one end of a link after an activation: dual variable and mean log ratios.
 
     Attributes:
         number: the activation that made this state; 0 is the initial state.
@@ -63,7 +63,7 @@ def commit(state: LinkState, number: int, own_u: np.ndarray, other_u: np.ndarray
 
 
 def consensus_term(states: Sequence[LinkState], signs: Sequence[int], beta: float) -> np.ndarray:
-    """What an agent's links add to its advantage in V of (22): sum_e (beta ubar_e - C_e^q y_e), shape (N, M).
+    """The consensus term added to an agent's advantage in V of (22): sum_e (beta ubar_e - C_e^q y_e), shape (N, M).
 
     `states` and `signs` (C_e^q) list the agent's links, at least one, in one fixed order.
     """

@@ -1,4 +1,4 @@
-"""The message bus of a run in one process: every peer gets every message, in the order they were sent."""
+"""In-memory message bus of a run in one process: it delivers every message, in the order they were sent."""
 
 from __future__ import annotations
 

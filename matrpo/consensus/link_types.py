@@ -1,4 +1,4 @@
-"""What links are set to, how their activations end, and what is counted on them."""
+"""Settings of links, outcomes of their activations, and their event counters."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 DROP_REASONS = ("address", "header", "incarnation", "payload", "late", "no common state")
-"""Why messages are dropped: a stranger's; a bad header field; an older incarnation's; a payload that is missing, extra,
-of the wrong shape or type, too large or not finite; one for an activation that is over; states that do not match."""
+"""Why messages are dropped: unknown sender; bad header field; older incarnation; payload that is missing, extra, of the
+wrong shape or type, too large or not finite; activation that is over; ends of the link without a common state."""
 
 
 @dataclass
 class Counters:
-    """What happened on a link, or on several, since the agent was started; `drops` counts by `DROP_REASONS`."""
+    """Event counters of one or several links since the agent was started; `drops` counts by `DROP_REASONS`."""
 
     commits: int = 0
     give_ups: int = 0
@@ -46,7 +46,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True)
 class LinkSettings:
-    """What all links of an agent have in common.
+    """Settings that all links of an agent share.
 
     Attributes:
         agent: this agent's id.
@@ -55,8 +55,8 @@ class LinkSettings:
         last_k: largest activation number of an iteration.
         wire_dtype: float32 or float16.
         deadline: seconds from the opening of an activation until it is given up.
-        resend: most seconds between two questions for a neighbour's ratios; the first comes after 1/32 of it, each
-            later one after twice the time.
+        resend: largest retry interval, in seconds, of requests for a neighbour's ratios (exponential back-off): the
+            first comes after 1/32 of it, each later one after twice the time.
     """
 
     agent: int

@@ -1,4 +1,4 @@
-"""What one end of a link tells the other, and which messages are well formed."""
+"""Messages of the link protocol, and their validation: header and payload (log ratios u of N agents on M samples)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 Frames = Sequence[bytes | memoryview]
-"""A message as sockets carry it, in parts."""
+"""A multipart message: the frames that a socket sends and receives."""
 
 LARGEST_RATIO = float(np.finfo(np.float16).max)
 """Largest magnitude of a log ratio that is sent or accepted, on either wire type, so that no dual can overflow."""

@@ -1,4 +1,4 @@
-"""One agent's part in the consensus: its links, its schedule and its local steps; no input or output.
+"""Consensus state machine of one of N agents: links, schedule and local steps (log ratios on M samples), without I/O.
 
 Algorithm 1 of Li & He as seen by one agent. The agent is in at most one activation at a time: it takes a local step
 from its links' latest states, opens the activation with the result, and turns to the next one when that is over.
@@ -21,7 +21,7 @@ from matrpo.topology.graph import CommunicationGraph
 from matrpo.topology.schedule import PoissonClock, positions_of, seeded_sequence
 
 Step = Callable[[np.ndarray], np.ndarray]
-"""The local step: from the consensus term beside the advantage to the agent's log ratios, both (N, M) float32."""
+"""The local trust-region step: maps the consensus term, added to the advantage, to log ratios; both (N, M) float32."""
 
 
 class Peer:
@@ -104,7 +104,7 @@ class Peer:
         self._advance(self._schedule, now)
 
     def receive(self, message: LinkMessage, now: float) -> None:
-        """Take in a message from a neighbour; one that is not valid is dropped and counted. Never raises by itself."""
+        """Handle a message from a neighbour; an invalid one is dropped and counted. Never raises by itself."""
         link = self.links.get(message.link) if type(message.link) is int else None
         if link is None:
             self._strangers.drops["address"] += 1
@@ -129,7 +129,7 @@ class Peer:
         self.done = True
 
     def tick(self, now: float) -> None:
-        """Do what the clock makes due: see `next_event`."""
+        """Run the timers that have expired: heartbeats, retries, timeouts. See `next_event`."""
         if self._schedule is not None:
             if self._current is not None:
                 self._current.tick(now)
@@ -137,7 +137,7 @@ class Peer:
             self._beat(now)
 
     def _beat(self, now: float) -> None:
-        """Let the neighbours tell an agent that waits for another from one that is dead."""
+        """Send heartbeats, so that neighbours can tell an agent that waits for another from one that is dead."""
         if now >= self._beat_at and not self.done:
             self._beat_at = now + self._settings.resend
             for link in self.links.values():
@@ -145,7 +145,7 @@ class Peer:
                     link.beat()
 
     def next_event(self) -> float | None:
-        """The time at which `tick` has something to do; None when done."""
+        """Time of the next timer, when `tick` must be called; None when done."""
         if self._schedule is None or self.done:
             return None
         own = self._current.next_event() if self._current is not None else None
@@ -153,18 +153,18 @@ class Peer:
         return min(t for t in (own, others, self._beat_at) if t is not None)
 
     def take_outbox(self) -> list[tuple[int, LinkMessage]]:
-        """The messages to send since the last call, in order, each with its receiver's id."""
+        """Take the outgoing messages queued since the last call, in order, each with its receiver's id."""
         messages = self._outbox.copy()
         self._outbox.clear()
         return messages
 
     @property
     def counters(self) -> Counters:
-        """What happened on all links together, messages for a link that is not this agent's included."""
+        """Event counters summed over all links, including messages for a link that is not this agent's."""
         return sum(self.link_counters.values(), self._strangers)
 
     def residual(self) -> float:
-        """Root mean square of u^q - u^other over the last commits of this agent's links; 0 without any."""
+        """Consensus residual: root mean square of u^q - u^other over the links' last commits; 0 without any."""
         gaps = [link.gap for link in self.links.values() if link.gap is not None]
         return float(np.sqrt(np.mean(gaps))) if gaps else 0.0
 
@@ -190,7 +190,7 @@ class Peer:
         )
 
     def _advance(self, schedule: Schedule, now: float) -> None:
-        """Go on until an activation waits for its neighbour, or none can be opened now."""
+        """Open activations until one waits for its neighbour, or none can be opened now."""
         while self._current is None or not self._current.is_open:
             if self._current is not None:
                 schedule.closed(self._current, now)

@@ -1,4 +1,4 @@
-"""Which of an agent's links is activated next: by the sequence that all agents derive, or by each link's clock."""
+"""Activation schedules of an agent's links: a common sequence derived from the seed, or a Poisson clock per link."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from matrpo.consensus.link_types import Outcome
 from matrpo.topology.schedule import PoissonClock
 
 LONGEST_BACKOFF = 6
-"""Refusals in a row after which the waiting time no longer doubles."""
+"""Cap of the exponential back-off: refusals in a row after which the waiting time no longer doubles."""
 
 PATIENCE = 10
-"""Deadlines that an end waits for the next activation by a neighbour that lives but activates nothing."""
+"""Timeout, in deadlines, for the next activation by a neighbour that sends heartbeats but activates nothing."""
 
 
 class Schedule(Protocol):
-    """What an agent asks about one iteration."""
+    """Interface of the activation schedule of one agent in one iteration."""
 
     @property
     def finished(self) -> bool:
         """Whether no activation is left."""
 
     def pick(self, now: float) -> tuple[Link, int] | None:
-        """The activation (link, k) that the idle agent turns to now; None if there is none at this time."""
+        """The next activation (link, k) of an idle agent; None if none is due now."""
 
     def closed(self, link: Link, now: float) -> None:
-        """The activation that was picked is over."""
+        """Note that the activation that was picked is over."""
 
     def tend(self, now: float, idle: bool) -> None:
-        """Answer and send what is due besides activations."""
+        """Send the messages that are due besides activations, such as refusals."""
 
     def next_event(self, idle: bool) -> float | None:
-        """The time at which `pick` or `tend` has something to do; None if only a message can change that."""
+        """Time of the next timer, when `pick` or `tend` must be called; None if only a message can change that."""
 
 
 class SeededSchedule:
-    """The activations of the common sequence that touch this agent, in order.
+    """Schedule by the common seeded sequence: the activations that involve this agent, in order.
 
     Args:
         positions: the activations (k, link index).
@@ -53,22 +53,22 @@ class SeededSchedule:
         return not self._left
 
     def pick(self, now: float) -> tuple[Link, int] | None:  # noqa: ARG002
-        """The next position."""
+        """The next activation of the sequence."""
         return self._left.pop() if self._left else None
 
     def closed(self, link: Link, now: float) -> None:
-        """Nothing: the sequence goes on whatever happened."""
+        """Do nothing: the sequence goes on whatever the outcome."""
 
     def tend(self, now: float, idle: bool) -> None:
-        """Nothing."""
+        """Do nothing: no messages are due besides activations."""
 
     def next_event(self, idle: bool) -> float | None:  # noqa: ARG002
-        """None: there always is an open activation until the sequence is exhausted."""
+        """None, no timer: there always is an open activation until the sequence is exhausted."""
         return None
 
 
 class PoissonSchedule:
-    """Each link is activated by its smaller id, at the times of the link's own exponential clock.
+    """Schedule by Poisson clocks: each link's smaller id activates it after exponential waiting times.
 
     An agent in an activation refuses others: nobody waits for an agent that waits, so there is no deadlock.
 
@@ -85,7 +85,7 @@ class PoissonSchedule:
         return all(end.settled for end in self._ends.values())
 
     def pick(self, now: float) -> tuple[Link, int] | None:
-        """A neighbour's pending activation first, else the own one that has been due for longest."""
+        """The activation to join or open: a neighbour's pending one first, else the own one longest due."""
         due = [(end.due, end.link.number) for end in self._ends.values() if end.due is not None and end.due <= now]
         if not due:
             return None
@@ -97,7 +97,7 @@ class PoissonSchedule:
         self._ends[link.number].closed(now)
 
     def tend(self, now: float, idle: bool) -> None:
-        """Refusals and goodbyes."""
+        """Send refusals of activations and notices that this agent is done."""
         for end in self._ends.values():
             end.tend(now, idle)
 
@@ -110,7 +110,7 @@ class PoissonSchedule:
 
 
 class Initiator:
-    """The smaller id's part: opens the link's activations, retries refused ones, then says that it is done.
+    """The initiating end of a link (smaller id): opens activations, retries refused ones, then says that it is done.
 
     A refused activation is retried with a new number, after a waiting time that doubles with each refusal in a row;
     it does not count as one of the link's activations.
@@ -155,7 +155,7 @@ class Initiator:
 
     @property
     def wake_at(self) -> float:
-        """When `tend` has something to do."""
+        """Time of the next timer, when `tend` must be called."""
         return min(self._send_at, self._closing_until)
 
     def closed(self, now: float) -> None:
@@ -192,7 +192,7 @@ class Initiator:
 
 
 class Responder:
-    """The larger id's part: joins the activations that the neighbour opens, or refuses them while the agent is busy.
+    """The responding end of a link (larger id): joins the neighbour's activations, or refuses them while busy.
 
     Args:
         link: this end.
@@ -219,7 +219,7 @@ class Responder:
 
     @property
     def wake_at(self) -> float:
-        """When the neighbour is given up for this iteration."""
+        """Timeout at which the neighbour is given up for this iteration."""
         return min(self.link.heard_at + self._deadline, self._active_at + PATIENCE * self._deadline)
 
     def closed(self, now: float) -> None:

@@ -1,1 +1,1 @@
-"""Algorithm 1: one agent, and its side of an iteration."""
+"""MATRPO's decentralised training (Algorithm 1 of Li & He): the agent and its part of an iteration."""

@@ -1,7 +1,7 @@
-"""One agent: its policy, critic and samples, and its side of an iteration of MATRPO (Algorithm 1).
+"""The learner of one agent: policy, critic and rollout, and its updates in an iteration of MATRPO (Algorithm 1).
 
-An iteration is `act` T times, `prepare_update`, `step` whenever one of the agent's links is activated, and
-`finish_update`. Nothing here knows of links, neighbours or sockets: `step` is handed what the links ask for.
+An iteration is `act` T times (T steps in B environments: M samples), `prepare_update`, `step` at each activation of a
+link, and `finish_update`. Links and sockets are unknown here: `step` is given the consensus term.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from matrpo.trust_region.step_rule import make_step_rule
 
 
 class Agent:
-    """Agent q of N.
+    """Learner of agent q of N: policy, critic, optimiser state and rollout.
 
     Args:
         agent_id: q, from 0.
@@ -56,18 +56,18 @@ class Agent:
 
     @property
     def rollout(self) -> Rollout:
-        """The samples of the iteration."""
+        """The rollout of the iteration."""
         return self._rollout
 
     @property
     def update(self) -> Update:
-        """The update that is prepared."""
+        """The pending policy update, made by `prepare_update`."""
         if self._update is None:
             raise RuntimeError("no update is running: call prepare_update first")
         return self._update
 
     def act(self, step: AgentStep, first: int = 0) -> np.ndarray:
-        """Take in what the environment says and choose the next actions.
+        """Record the transition that ended and the new observation, and sample the next actions.
 
         The environments may be asked for in parts, each going ahead at its own pace within the iteration: actions are
         the same as if they were asked for together.
@@ -90,7 +90,7 @@ class Agent:
         return self._actor.act(step.seen, generator, False, first)
 
     def discard_rollout(self) -> None:
-        """Forget the samples of an iteration that is thrown away, and what was remembered of its episodes.
+        """Discard the rollout of an abandoned iteration, and the recurrent states of its episodes.
 
         The next observation is the first of another iteration, and what came before it need not be known.
         """
@@ -128,13 +128,13 @@ class Agent:
 
     @torch.no_grad()
     def step(self, term: np.ndarray) -> np.ndarray:
-        """The local step of eq. (22), for the links' part of its weights.
+        """The local trust-region step of eq. (22), for a given consensus term.
 
         Args:
             term: sum_e (beta ubar_e - C_e^q y_e), (N, M) float32.
 
         Returns:
-            u^q = [J^{qn} x^q]_n, (N, M) float32.
+            Log ratios u^q = [J^{qn} x^q]_n, (N, M) float32.
         """
         update = self.update
         ratios: np.ndarray = update.solver.solve(update.advantages + torch.from_numpy(term)).numpy()
@@ -142,7 +142,7 @@ class Agent:
 
     @torch.no_grad()
     def finish_update(self) -> dict[str, float]:
-        """Apply x^q, shortened until the true KL fits the trust region, and say how the iteration went.
+        """Apply the parameter change x^q, shortened until the true KL fits the trust region; returns learning metrics.
 
         The surrogate is the mean over this agent's samples of A^q times the new policy's joint ratio.
         """
@@ -183,7 +183,7 @@ class Agent:
         }
 
     def state_dict(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Everything that the next iteration depends on: arrays, and what says whom they belong to."""
+        """Checkpoint state, all that the next iteration depends on: arrays, and meta data that identify their owner."""
         tensors = {"generator": self._generator.get_state()}
         tensors |= module_tensors("policy", self.policy) | module_tensors("critic", self.critic)
         tensors |= optimizer_tensors("optimizer", self.critic.optimizer)
@@ -224,13 +224,13 @@ class Agent:
         fit_models(self.policy, features, rollout.joint_actions, self.config.model_epochs, self._generator)
 
     def _of_others(self, values: Tensor) -> float:
-        """The mean of (M, N) over the other agents' columns; 0 if there are none."""
+        """Mean of an (M, N) array over the other agents' columns; 0 if there are none."""
         others = [n for n in range(self.spec.num_agents) if n != self.agent_id]
         return float(values[:, others].mean()) if others else 0.0
 
 
 class Update:
-    """What one iteration's consensus works with.
+    """A pending policy update: linearised policy, solver and advantages, fixed during one iteration's consensus.
 
     Args:
         model: the policy, linearised at the iteration's samples.

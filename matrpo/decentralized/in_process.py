@@ -1,4 +1,4 @@
-"""The driver of all agents in one process: what their environment and their links are to them there."""
+"""Driver of all agents in one process: direct calls replace the sockets to environment and neighbours."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from matrpo.envs.shared import AgentStep, SharedEnvironment
 def roll_out(
     participants: Sequence[Participant], environment: SharedEnvironment, steps: Sequence[AgentStep], length: int
 ) -> list[AgentStep]:
-    """Let all agents act.
+    """Collect a rollout: step the environment with all agents' actions.
 
     Args:
         participants: every agent's, in the order of their ids.
-        environment: where they act.
-        steps: what each sees now.
+        environment: the one that they share.
+        steps: each agent's current observation.
         length: T, the steps of the rollout.
 
     Returns:
-        What each sees after them.
+        Each agent's observation after the last step.
     """
     for _ in range(length):
         actions = [participant.agent.act(step) for participant, step in zip(participants, steps, strict=True)]

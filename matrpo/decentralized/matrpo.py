@@ -1,4 +1,4 @@
-"""MATRPO among the algorithms by name: which settings its processes read. Nothing here needs torch."""
+"""MATRPO's entry in the algorithm registry: the settings that its processes read. Nothing here needs torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fits an agent's models of the others to what they did.
+"""Maximum-likelihood fit of an agent's models of the other agents' policies to their observed actions.
 
 In the paper all heads of an agent's network move by the consensus alone: pi^q(a^n | o^q) stays what agent n does as
 long as both take the same ratios from the same policy. Where agents cannot express the same ratios, or miss an
@@ -21,14 +21,14 @@ _BATCH = 1000
 def fit_models(
     policy: JointPolicy, features: Tensor, joint_actions: Tensor, epochs: int, generator: torch.Generator
 ) -> None:
-    """Raise the likelihood of the others' actions by the network's last layer, which leaves the own head as it is.
+    """Fit the last layer's heads for the other agents by maximum likelihood of their actions; the own head stays.
 
     Args:
         policy: the agent's.
-        features: what the last layer is given, (M, width).
-        joint_actions: (M, W).
+        features: inputs of the last layer for M samples, (M, width).
+        joint_actions: of width W, (M, W).
         epochs: passes over the samples.
-        generator: of their order.
+        generator: shuffles them.
     """
     layer = policy.network.output_layer
     others = [n for n in range(policy.num_agents) if n != policy.agent_id]

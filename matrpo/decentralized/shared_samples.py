@@ -1,4 +1,4 @@
-"""Consensus on some of an iteration's samples: for links too thin for the log ratios of all of them.
+"""Consensus of N agents on m random samples of an iteration's M, for links too slow for the log ratios of all.
 
 The agents agree on the same samples, drawn anew in every iteration from what they all know, the run's seed and the
 iteration's number. The means over samples in the links' terms of (22) become means over those alone; the agents' own
@@ -13,21 +13,21 @@ from matrpo.consensus.peer import Step
 from matrpo.settings.config import Config
 
 _PURPOSE = 0x5A
-"""Keeps these random numbers apart from others of the same seed and iteration."""
+"""Key of this random stream: keeps it apart from others of the same seed and iteration."""
 
 
 def shared_rows(config: Config, iteration: int) -> np.ndarray:
-    """The numbers of the samples that an iteration's consensus is about: (m,), ascending, the same for all agents."""
+    """Indices of the samples that an iteration's consensus uses: (m,), ascending, the same for all agents."""
     keys = np.random.SeedSequence([config.seed, iteration, _PURPOSE]).generate_state(config.samples, np.uint64)
     rows: np.ndarray = np.sort(np.argsort(keys, kind="stable")[: config.shared_samples])
     return rows
 
 
 def on_shared_samples(step: Step, config: Config, iteration: int) -> Step:
-    """An agent's local step as its links see it.
+    """Wrap an agent's local step so that it exchanges log ratios of the shared samples alone.
 
     Args:
-        step: takes the links' part of the weights of all samples, (N, M), and gives their log ratios, (N, M).
+        step: takes the consensus terms of all samples, (N, M), and gives their log ratios, (N, M).
         config: the run's settings.
         iteration: of the consensus.
 

@@ -1,1 +1,1 @@
-"""Faults on purpose: what a script does to messages and to processes."""
+"""Fault injection: scripted faults of messages and processes."""

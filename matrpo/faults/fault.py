@@ -1,4 +1,4 @@
-"""A fault: what goes wrong, when, and where."""
+"""Data types of injected faults, their triggers, and the positions in a run that these refer to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PHASES = ("rollout", "consensus")
 
 @dataclass(frozen=True)
 class Position:
-    """Where a process is: iteration (from 1), phase, activations of its own in it, and seconds since it began."""
+    """Progress of a process: iteration (from 1), phase, activations of its own in it, and seconds since it began."""
 
     iteration: int
     phase: str
@@ -22,7 +22,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Trigger:
-    """A position that a process reaches at some time; the default is its very start."""
+    """Trigger of a fault: the position at which it begins or ends; by default the process's start."""
 
     iteration: int = 0
     phase: str = PHASES[0]
@@ -30,7 +30,7 @@ class Trigger:
     seconds: float = 0.0
 
     def reached(self, position: Position) -> bool:
-        """Whether a process at this position has come so far."""
+        """Whether a process at this position has reached the trigger."""
         here = (position.iteration, PHASES.index(position.phase), position.activation)
         there = (self.iteration, PHASES.index(self.phase), self.activation)
         return here >= there and position.seconds >= self.seconds
@@ -38,7 +38,7 @@ class Trigger:
 
 @dataclass(frozen=True)
 class Fault:
-    """One entry of a script.
+    """One injected fault: an entry of a fault script.
 
     Attributes:
         number: its place in the script, which names it in records and seeds its chances.
@@ -63,5 +63,5 @@ class Fault:
 
     @property
     def acts_on_messages(self) -> bool:
-        """Whether it is the transport's business."""
+        """Whether it affects messages, in the transport, rather than a process."""
         return self.process is None

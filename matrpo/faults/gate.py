@@ -1,7 +1,7 @@
-"""What a fault script does to the messages that an agent sends: nothing that is on its way escapes.
+"""Fault injection on the messages that an agent sends.
 
-The gate stands between the link transport and its sockets. It is pure: it is told the time and where the agent is, and
-says which messages leave now. Its chances are drawn from the run's seed, one stream for each fault and neighbour.
+The gate stands between the link transport and its sockets. It does no I/O: given the time and the agent's position, it
+returns the messages to send now. Each fault and neighbour has a random stream of its own, seeded by the run's seed.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from matrpo.consensus.message import Frames
 from matrpo.faults.fault import Fault, Position
 
 OVERTAKEN = 0.2
-"""Seconds by which a reordered message is late."""
+"""Delay of a reordered message, in seconds."""
 
 NOTICED_AFTER = 2.5
-"""Seconds for which nothing may pass in either direction until a neighbour counts as lost, as libzmq's heartbeats have
-it: they are below the gate and would not notice."""
+"""Timeout in seconds after which a neighbour cut off in both directions counts as lost, like that of libzmq's
+heartbeats: they are below the gate and would not notice."""
 
 _GARBAGE = 64
 
 
 class Activity:
-    """Which faults of a process are acting.
+    """Tracks which faults of a process are active.
 
     Args:
         faults: the process's share of a script.
@@ -40,14 +40,14 @@ class Activity:
         self.active: list[Fault] = []
 
     def resume(self, since: dict[int, float]) -> None:
-        """Take up faults that began before, at these times in seconds on the clock of the positions to come."""
+        """Restore active faults after a restart, from the seconds at which each began (on the clock of positions)."""
         for fault in [fault for fault in self._waiting if fault.number in since]:
             self._waiting.remove(fault)
             self._running.append(fault)
             self._since[fault.number] = since[fault.number]
 
     def move(self, position: Position) -> tuple[list[Fault], list[Fault]]:
-        """Go on to a position; returns the faults that have begun to act there, and those that have ceased to."""
+        """Advance to a position; returns the faults that have become active there, and those that have ended."""
         for fault in [fault for fault in self._waiting if fault.begin.reached(position)]:
             self._waiting.remove(fault)
             self._running.append(fault)
@@ -69,7 +69,7 @@ class Activity:
 
 
 class FaultGate:
-    """The faults of one agent's messages.
+    """Injects faults into the messages that one agent sends: drops, delays, copies and corrupts them.
 
     Args:
         faults: of messages.
@@ -94,11 +94,11 @@ class FaultGate:
 
     @property
     def next_at(self) -> float:
-        """The time at which a message that is held leaves."""
+        """The time at which the next held message is due."""
         return self._held[0][0] if self._held else math.inf
 
     def take(self, neighbour: int, frames: Frames, now: float) -> list[Frames]:
-        """What leaves for a neighbour at once in place of a message."""
+        """Apply the active faults to a message; returns those to send to the neighbour at once, and holds others."""
         faults = [fault for fault in self.activity.active if (self._agent, neighbour) in fault.directions]
         copies, extra, leaves_at = [frames], [], now
         for fault in faults:
@@ -133,7 +133,7 @@ class FaultGate:
         return leaving
 
     def cut_off(self, now: float) -> list[int]:
-        """The neighbours with which nothing has passed in either direction for so long that they count as lost."""
+        """The neighbours that have been cut off in both directions for so long that they count as lost."""
         cuts = [fault.directions for fault in self.activity.active if fault.kind == "partition" or _drops_all(fault)]
         for other in self._neighbours:
             both = {(self._agent, other), (other, self._agent)}
@@ -162,7 +162,7 @@ def _with_flipped_bit(frames: Frames, draw: np.random.Generator) -> Frames:
 
 
 def _garbage(frames: Frames, draw: np.random.Generator) -> Frames:
-    """Random bytes, a message cut short, one with a frame too many, or lists in lists in lists."""
+    """A malformed message: random bytes, a truncated frame, a frame too many, or deeply nested lists."""
     noise = draw.bytes(_GARBAGE)
     short = bytes(frames[0])[: int(draw.integers(len(frames[0])))]
     choices: list[Frames] = [[noise], [short, *frames[1:]], [*frames, noise], [b"\x91" * 1000]]

@@ -1,4 +1,4 @@
-"""Fault scripts: what goes wrong in a run, when, and where. A script is data; every process acts out its own share.
+"""Fault scripts: YAML lists of the faults to inject into a run; each process injects its own share.
 
 A script is a YAML file with one key, `faults`: a list of mappings. `do` names the fault; `from` (default: the start)
 says when it begins, `until` or `for` (seconds) when it ends. A trigger is a mapping of `iteration`, `phase` (`rollout`
@@ -47,7 +47,7 @@ _LIBRARY = resources.files("matrpo.faults") / "library"
 
 @dataclass(frozen=True)
 class FaultScript:
-    """What goes wrong in a run."""
+    """The faults to inject into a run."""
 
     faults: tuple[Fault, ...] = ()
 
@@ -80,7 +80,7 @@ class FaultScript:
 
 
 def library() -> dict[str, str]:
-    """The scripts that ship with matrpo: names, and what each says of itself in its first line."""
+    """The scripts that ship with matrpo: names, and the description in each one's first line."""
     files = sorted((item for item in _LIBRARY.iterdir() if item.name.endswith(".yaml")), key=lambda item: item.name)
     return {item.name.removesuffix(".yaml"): item.read_text().splitlines()[0].lstrip("# ") for item in files}
 
@@ -102,7 +102,7 @@ def script_text(name: str) -> str:
 
 
 class _Reader:
-    """Reads one entry of a script."""
+    """Parser of one entry of a script."""
 
     def __init__(self, origin: str, number: int, entry: Any, graph: CommunicationGraph) -> None:
         self._where = f"{origin}, fault {number + 1}"

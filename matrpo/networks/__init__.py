@@ -1,1 +1,1 @@
-"""Networks: policies, critics, distributions, advantages, and the optimiser."""
+"""Networks: policies, critics, action distributions, advantage estimation, and the optimiser."""

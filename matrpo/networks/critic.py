@@ -1,4 +1,4 @@
-"""An agent's critic V^q(o^q): a network that predicts normalised values, with running moments of its targets."""
+"""An agent's critic V^q(o^q): a network that predicts values normalised by running mean and variance (Pop-Art)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from matrpo.settings.sections import CriticSettings, NetworkSettings
 
 @dataclass(frozen=True)
 class ValueLoss:
-    """What a critic's fit minimises, in normalised values.
+    """Loss of a critic's regression, in normalised values: squared or Huber error, optionally clipped as in PPO.
 
     Attributes:
-        huber_delta: errors beyond this count linearly (Huber); None: squared errors.
-        clip: values that have moved further than this do not improve the loss (the larger of both losses counts, as in
-            PPO); None: they may move anywhere.
-        max_grad_norm: a longer gradient is shortened to this; None: never.
+        huber_delta: threshold of the Huber loss, beyond which errors count linearly; None: squared errors.
+        clip: PPO's value clipping: values that have moved further than this do not improve the loss (the larger of
+            both losses counts); None: they may move anywhere.
+        max_grad_norm: gradient clipping: a longer gradient is shortened to this; None: never.
     """
 
     huber_delta: float | None = None
@@ -30,7 +30,7 @@ class ValueLoss:
     max_grad_norm: float | None = None
 
     def __call__(self, values: Tensor, before: Tensor | None, targets: Tensor) -> Tensor:
-        """The mean loss of values whose fit began at `before`, which is needed with `clip` alone."""
+        """Mean loss of values; `before`, the values before the fit, is needed with `clip` alone."""
         if self.clip is None:
             return self._of(values, targets, "mean")
         assert before is not None
@@ -44,21 +44,21 @@ class ValueLoss:
 
 
 class Critic(nn.Module):
-    """State values on the agent's own observation, trained on its own rewards.
+    """Value network on the agent's own observation, trained on returns of its own rewards.
 
-    The network predicts values of zero mean and unit variance. When the running moments of the targets change, the
-    last layer is rescaled so that the predicted values do not (van Hasselt et al., Pop-Art): the optimiser never has
+    The network predicts values of zero mean and unit variance. When the running mean and variance of the targets
+    change, the last layer is rescaled so that the values do not (van Hasselt et al., Pop-Art): the optimiser never has
     to follow the targets' scale.
 
     Args:
         input_size: length of an observation.
-        networks: what the network is like.
+        networks: architecture.
         critic: learning rate and loss.
         generator: source of the initial weights and of the order of samples.
     """
 
     forgetting = 0.2
-    """Weight of the newest batch of targets in the running moments, once there are more than a few."""
+    """Weight of the newest batch of targets in the running mean and variance, once there are more than a few."""
 
     def __init__(
         self, input_size: int, networks: NetworkSettings, critic: CriticSettings, generator: torch.Generator
@@ -81,27 +81,27 @@ class Critic(nn.Module):
         return math.sqrt(max(float(self.square - self.mean**2), 1e-8))
 
     def initial_state(self, num_envs: int) -> Tensor:
-        """An empty memory, (num_envs, size); of size 0 if the critic has none."""
+        """Initial recurrent state, (num_envs, size), all zeros; of size 0 if the critic is feedforward."""
         return torch.zeros(num_envs, self.network.state_size)
 
     @torch.no_grad()
     def values(self, observations: Tensor, starts: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """V(o) of successive observations, in the rewards' units.
+        """Values V(o) of T successive observations in B environments, in the rewards' units.
 
         Args:
             observations: (T, B, observation size).
             starts: (T, B) booleans, first observations of an episode.
-            state: (B, size of the memory), what is remembered before the first.
+            state: (B, size), the recurrent state before the first.
 
         Returns:
-            The values, (T, B), and the memory before each observation and after the last, (T + 1, B, size).
+            The values, (T, B), and the recurrent state before each observation and after the last, (T + 1, B, size).
         """
         normalised, states = self.network.unroll(observations, starts, state)
         return normalised.squeeze(-1) * self.std + float(self.mean), states
 
     @torch.no_grad()
     def renormalise(self, mean: Tensor, square: Tensor) -> None:
-        """Replace the running moments, () each, and rescale the last layer so that predicted values stay."""
+        """Replace the running mean and mean square, () each, and rescale the last layer so that values stay."""
         old_mean, old_std = float(self.mean), self.std
         self.mean, self.square = mean, square
         last = self.network.output_layer
@@ -111,14 +111,14 @@ class Critic(nn.Module):
     def fit(
         self, observations: Tensor, targets: Tensor, epochs: int, batch_size: int, sequences: Sequences | None = None
     ) -> float:
-        """Regress on targets by minibatch Adam.
+        """Regress the values on targets (returns) of M samples by minibatch Adam.
 
         Args:
             observations: (M, observation size).
             targets: (M,), in the rewards' units.
             epochs: passes over the samples.
             batch_size: samples of a minibatch; see `sequences.minibatches`.
-            sequences: how the observations follow one another, for a critic with a memory.
+            sequences: how the observations follow one another, for a recurrent critic.
 
         Returns:
             Mean loss of the last epoch; for squared errors, 1 is no better than the mean.
@@ -147,7 +147,7 @@ class Critic(nn.Module):
 
     @torch.no_grad()
     def _track(self, targets: Tensor) -> None:
-        """Fold targets into the running moments and, after the first, rescale the last layer to keep predictions."""
+        """Update the running mean and variance; after the first update, rescale the last layer to keep predictions."""
         self.batches += 1
         weight = max(self.forgetting, 1.0 / int(self.batches))
         targets = targets.double()

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 MASKED = -1e10
-"""Logit of an action that is not available: finite, so that 0 * logit stays 0."""
+"""Logit of an action that the action mask rules out: finite, so that 0 * logit stays 0."""
 
 
 class CategoricalBlock:
-    """Heads over `n` actions each.
+    """Categorical distributions over `n` actions each, one per head.
 
     Args:
         logits: (batch, heads, n), unavailable actions at `MASKED`.
@@ -33,7 +33,7 @@ class CategoricalBlock:
 
     @property
     def probs(self) -> Tensor:
-        """(batch, heads, n), computed from the log probabilities each time: with many heads both together are large.
+        """Probabilities, (batch, heads, n), computed from their logarithms each time: storing both takes much memory.
 
         For the same reason, the products below are computed in its place.
         """
@@ -44,7 +44,7 @@ class CategoricalBlock:
         return CategoricalBlock(self.log_probs[rows], self._no_log_std)
 
     def sample(self, generator: torch.Generator) -> Tensor:
-        """Draw by inverting the cumulative distribution. Shape (batch, heads, 1)."""
+        """Sample by inverting the cumulative distribution. Shape (batch, heads, 1)."""
         cumulative = self.probs.cumsum(-1)
         # In float64 a draw below 1 times the total stays below the total: no action of probability zero is drawn.
         draws = torch.rand(cumulative.shape[:-1], generator=generator, dtype=torch.float64)
@@ -72,7 +72,7 @@ class CategoricalBlock:
         return 0.5 * (self.probs - other.probs).abs().sum(-1)
 
     def score(self, actions: Tensor, tangent: Tensor, log_std_tangent: Tensor) -> Tensor:  # noqa: ARG002
-        """Change of `log_prob(actions)` along a change of the logits. Shape (batch, heads)."""
+        """Directional derivative of `log_prob(actions)` along a change of the logits. Shape (batch, heads)."""
         return tangent.gather(-1, actions.long()).squeeze(-1) - self.probs.mul_(tangent).sum(-1)
 
     def score_transpose(self, actions: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,7 +88,7 @@ class CategoricalBlock:
 
 
 class GaussianBlock:
-    """Heads with diagonal Gaussians of `size` components; the scale does not depend on the observation.
+    """Diagonal Gaussians of `size` components, one per head; log_std does not depend on the observation.
 
     Args:
         mean: (batch, heads, size).
@@ -106,7 +106,7 @@ class GaussianBlock:
         return GaussianBlock(self.mean[rows], self.log_std)
 
     def sample(self, generator: torch.Generator) -> Tensor:
-        """Draw actions. Shape (batch, heads, size)."""
+        """Sample actions. Shape (batch, heads, size)."""
         noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype)
         return self.mean + noise * self.log_std.exp()
 
@@ -138,20 +138,20 @@ class GaussianBlock:
         return (0.5 * self.kl_to(other)).clamp(0.0, 1.0).sqrt()
 
     def score(self, actions: Tensor, tangent: Tensor, log_std_tangent: Tensor) -> Tensor:
-        """Change of `log_prob(actions)` along a change of the means and log scales. Shape (batch, heads)."""
+        """Directional derivative of `log_prob(actions)` along a change of means and log_std. Shape (batch, heads)."""
         whitened = (actions - self.mean) * self.precision
         squares = (actions - self.mean) * whitened
         return (whitened * tangent + (squares - 1.0) * log_std_tangent).sum(-1)
 
     def score_transpose(self, actions: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Transpose of `score`: cotangents of the means (batch, heads, size) and log scales (heads, size)."""
+        """Transpose of `score`: cotangents of the means (batch, heads, size) and of log_std (heads, size)."""
         whitened = (actions - self.mean) * self.precision
         squares = (actions - self.mean) * whitened
         weights = weights.unsqueeze(-1)
         return whitened * weights, ((squares - 1.0) * weights).sum(0)
 
     def fisher(self, tangent: Tensor, log_std_tangent: Tensor) -> tuple[Tensor, Tensor]:
-        """Fisher matrix of means and log scales times a tangent, the latter summed over the batch."""
+        """Fisher matrix of means and log_std times a tangent, the latter summed over the batch."""
         return tangent * self.precision, 2.0 * self.mean.shape[0] * log_std_tangent
 
 
@@ -159,13 +159,13 @@ Block = CategoricalBlock | GaussianBlock
 
 
 class Head(Protocol):
-    """What an agent acts by at a batch of observations: a block of one head, or all heads taken as one."""
+    """Interface of an acting agent's action distribution at a batch of observations: one head, or all taken as one."""
 
     def select(self, rows: Tensor) -> Head:
         """The distributions of some samples alone."""
 
     def sample(self, generator: torch.Generator) -> Tensor:
-        """Draw actions. Shape (batch, 1, width)."""
+        """Sample actions. Shape (batch, 1, width)."""
 
     def mode(self) -> Tensor:
         """Most probable actions. Shape (batch, 1, width)."""
@@ -174,7 +174,7 @@ class Head(Protocol):
         """Log probabilities. Shapes (batch, 1, width) -> (batch, 1)."""
 
     def entropy(self) -> Tensor:
-        """Shape (batch, 1)."""
+        """Entropy. Shape (batch, 1)."""
 
     def kl_to(self, other: Any) -> Tensor:
         """D_KL(self || other), of the same kind. Shape (batch, 1)."""

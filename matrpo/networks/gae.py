@@ -1,4 +1,4 @@
-"""Generalised advantage estimation, eqs. (18)-(19), right at the ends of episodes."""
+"""Generalised advantage estimation (GAE), eqs. (18)-(19), over T steps in B environments, exact at ends of episodes."""
 
 from __future__ import annotations
 

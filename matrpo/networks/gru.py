@@ -1,4 +1,4 @@
-"""Networks with a memory, gated recurrent units (GRU), and the exact products with their Jacobian over chunks of steps.
+"""Recurrent networks of gated recurrent units (GRU), and exact products with their Jacobian over chunks of steps.
 
 A GRU layer maps inputs x_t and its state h_{t-1} to (Cho et al. 2014, in the variant of cuDNN and torch)
 
@@ -24,7 +24,7 @@ from matrpo.settings.sections import NetworkSettings
 
 
 class GRU(nn.Module):
-    """One layer of gated recurrent units.
+    """One GRU layer.
 
     Args:
         inputs, size: length of x_t and of h_t.
@@ -43,7 +43,7 @@ class GRU(nn.Module):
         nn.init.zeros_(self.recurrent.bias)
 
     def forward(self, inputs: Tensor, starts: Tensor, state: Tensor) -> Tensor:
-        """States after each step. Shapes (T, B, inputs), (T, B), (B, size) -> (T, B, size)."""
+        """Recurrent states after each step. Shapes (T, B, inputs), (T, B), (B, size) -> (T, B, size)."""
         states = []
         for a, cleared in zip(self.input(inputs), _where_any(starts), strict=True):
             if cleared is not None:
@@ -66,7 +66,7 @@ class RecurrentNetwork(nn.Module):
         output_gain: scale of the last layer's initial weights, relative to variance-preserving ones.
 
     Attributes:
-        state_size: length of the memory, the states of all GRU layers.
+        state_size: length of the recurrent state, of all GRU layers together.
         output_layer: the last layer.
     """
 
@@ -85,31 +85,31 @@ class RecurrentNetwork(nn.Module):
 
     @property
     def recurrent_layers(self) -> list[GRU]:
-        """The GRU layers, typed."""
+        """The GRU layers, with their static type."""
         return [layer for layer in self.layers if isinstance(layer, GRU)]
 
     def forward(self, inputs: Tensor, sequences: Sequences | None = None) -> Tensor:
-        """Map the samples of a rollout, (M, inputs), to (M, outputs), each chunk from the memory that it began with."""
+        """Map a rollout's samples, (M, inputs), to (M, outputs), each chunk from its stored recurrent state."""
         outputs: Tensor = self.output_layer(self.features(inputs, sequences))
         return outputs
 
     def features(self, inputs: Tensor, sequences: Sequences | None = None) -> Tensor:
-        """What the last layer is given on the samples of a rollout."""
+        """Inputs of the last layer on the samples of a rollout."""
         assert sequences is not None
         states = sequences.states.flatten(0, 1)
         features, _ = self._remember(sequences.by_segment(inputs), sequences.segment_starts, states)
         return sequences.by_sample(features)
 
     def unroll(self, inputs: Tensor, starts: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Step through time.
+        """Unroll the network over T steps of B environments.
 
         Args:
             inputs: (T, B, inputs).
-            starts: (T, B) booleans, where the memory is cleared before the step.
-            state: (B, state_size), the memory before the first step.
+            starts: (T, B) booleans, where the recurrent state is cleared before the step.
+            state: (B, state_size), the recurrent state before the first step.
 
         Returns:
-            The outputs, (T, B, outputs), and the memory before each step and after the last, (T + 1, B, state_size).
+            The outputs, (T, B, outputs), and the states before each step and after the last, (T + 1, B, state_size).
         """
         features, states = self._remember(inputs, starts, state)
         return self.output_layer(features), states
@@ -131,7 +131,7 @@ class RecurrentNetwork(nn.Module):
 
 
 class LinearizedRecurrentNetwork:
-    """A recurrent network at fixed parameters and inputs: its outputs and the products with their Jacobian.
+    """A recurrent network linearised at fixed parameters and inputs: its outputs and products with their Jacobian.
 
     As `LinearizedMLP`, with M samples in the place of a batch.
 
@@ -161,7 +161,7 @@ class LinearizedRecurrentNetwork:
         return sum(self._sizes())
 
     def jvp(self, direction: Tensor) -> Tensor:
-        """Change of the outputs along a parameter direction. Shapes: (parameters,) -> (M, outputs)."""
+        """Jacobian-vector product: change of the outputs along a direction. Shapes: (parameters,) -> (M, outputs)."""
         encoder, *layers, last = torch.split(direction, self._sizes())
         tangent = self._slope.jvp(self._encoder.jvp(encoder))
         for layer, part in zip(self._layers, layers, strict=True):
@@ -171,13 +171,13 @@ class LinearizedRecurrentNetwork:
         return self._by_sample(outputs)
 
     def vjp(self, cotangent: Tensor) -> Tensor:
-        """Transpose of `jvp`, summed over the samples. Shapes: (M, outputs) -> (parameters,)."""
+        """Vector-Jacobian product: transpose of `jvp`, summed over samples. Shapes: (M, outputs) -> (parameters,)."""
         pairs, encoder = self._pull_back(cotangent)
         pieces = [part for inputs, outputs in pairs for part in ((outputs.T @ inputs).reshape(-1), outputs.sum(0))]
         return torch.cat([self._encoder.vjp(encoder), *pieces])
 
     def kronecker_factors(self, cotangent: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Second moments of what flows through each matrix, summed over the samples; see `LinearizedMLP`.
+        """Second moments of each matrix's inputs and output cotangents, summed over the samples; see `LinearizedMLP`.
 
         A GRU layer has two matrices, W and U; the steps of a chunk count as samples.
         """
@@ -208,7 +208,7 @@ class LinearizedRecurrentNetwork:
 
 
 class LinearizedGRU:
-    """A GRU layer at fixed parameters, inputs and first state, over T steps of B segments, in rows t * B + b.
+    """A GRU layer linearised at fixed parameters, inputs and first state: T steps of B segments, rows t * B + b.
 
     Attributes:
         inputs: x, (T * B, inputs).
@@ -250,7 +250,7 @@ class LinearizedGRU:
         return sum(weight.numel() + len(weight) for weight in (self.input_weight, self._recurrent_weight))
 
     def jvp(self, direction: Tensor, tangent: Tensor) -> Tensor:
-        """Change of the outputs along changes of parameters, (parameters,), and inputs, (T * B, inputs)."""
+        """Jacobian-vector product with changes of parameters, (parameters,), and inputs, (T * B, inputs)."""
         middle = self.input_weight.numel() + len(self.input_weight)
         weight, bias = _split_linear(direction[:middle], self.input_weight.shape)
         a = torch.addmm(bias, self.inputs, weight.T).addmm_(tangent, self.input_weight.T)
@@ -286,7 +286,7 @@ Network = MLP | RecurrentNetwork
 def make_network(
     inputs: int, outputs: int, networks: NetworkSettings, generator: torch.Generator, output_gain: float = 1.0
 ) -> Network:
-    """A network with hidden layers as configured: feedforward if `recurrent_layers` is 0, else a recurrent one."""
+    """Build a network with hidden layers as configured: feedforward if `recurrent_layers` is 0, else recurrent."""
     kind = RecurrentNetwork if networks.recurrent_layers else MLP
     return kind((inputs, *networks.hidden_sizes, outputs), networks, generator, output_gain)
 
@@ -299,6 +299,6 @@ def _where_any(starts: Tensor) -> list[Tensor | None]:
 
 
 def _split_linear(direction: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """A linear layer's part of a direction as its weight, of this shape, and its bias."""
+    """Split a linear layer's part of a flat direction into weight, of this shape, and bias."""
     rows, columns = shape
     return direction[: rows * columns].view(rows, columns), direction[rows * columns :]

@@ -1,7 +1,7 @@
 """An agent's model of the joint policy: one head per agent on its own observation (paper, section IV.A).
 
-Agent q's network maps o^q to the distribution parameters of pi^q(a^n | o^q) for every agent n. It *acts* with
-head q alone; the other heads are its model of what the others do.
+Agent q's network maps its observation o^q to the parameters of the action distribution pi^q(a^n | o^q) of each of the N
+agents n. It *acts* with head q alone; the other heads model the other agents' policies.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class HeadGroup:
 
     @property
     def size(self) -> int:
-        """Distribution parameters of one head that depend on the observation."""
+        """Number of distribution parameters of one head that depend on the observation: logits or means."""
         return self.space.n if isinstance(self.space, Discrete) else self.space.size
 
     @property
     def log_std_size(self) -> int:
-        """Distribution parameters of one head that do not."""
+        """Number of distribution parameters of one head that do not: log standard deviations."""
         return 0 if isinstance(self.space, Discrete) else self.space.size
 
     def block(self, outputs: Tensor, log_std: Tensor) -> Block:
@@ -69,7 +69,7 @@ def group_heads(spaces: Sequence[ActionSpace]) -> tuple[HeadGroup, ...]:
 
 
 class JointDistribution:
-    """Distributions of all heads for a batch of observations.
+    """Action distributions of all heads for a batch of observations.
 
     Attributes:
         blocks: one per `HeadGroup`.
@@ -100,14 +100,14 @@ class JointDistribution:
 
 
 class JointPolicy(nn.Module):
-    """pi^q(a | o^q) = prod_n pi^q(a^n | o^q) as a network with one head per agent.
+    """Joint policy pi^q(a | o^q) = prod_n pi^q(a^n | o^q): a network with one head per agent.
 
     Args:
         agent_id: q, the head that acts and that action masks apply to (the availability of the others' actions
             is private to them).
         spec: observation sizes and action spaces.
-        networks: what the network is like; with GRU layers the policy has a memory, and whatever takes the samples of
-            a rollout must be given their `Sequences`.
+        networks: architecture; with GRU layers the policy is recurrent, and whatever takes the samples of a rollout
+            must be given their `Sequences`.
         generator: source of the initial weights.
     """
 
@@ -131,17 +131,17 @@ class JointPolicy(nn.Module):
     def distribution(
         self, observations: Tensor, action_mask: Tensor | None = None, sequences: Sequences | None = None
     ) -> JointDistribution:
-        """All heads' distributions.
+        """Action distributions of all heads.
 
         Args:
             observations: (batch, observation size).
             action_mask: (batch, n) booleans, the own head's available actions; None if all are.
-            sequences: how the observations follow one another, for a policy with a memory.
+            sequences: how the observations follow one another, for a recurrent policy.
         """
         return self.distribution_of(self.network(observations, sequences), action_mask)
 
     def distribution_of(self, outputs: Tensor, action_mask: Tensor | None = None) -> JointDistribution:
-        """The distributions that network outputs, (batch, outputs), parameterise."""
+        """Action distributions of all heads at given network outputs, (batch, outputs)."""
         if action_mask is not None:
             outputs = self._mask(outputs, action_mask)
         pairs = zip(self.groups, self.log_std, strict=True)
@@ -150,11 +150,11 @@ class JointPolicy(nn.Module):
     def own_head(
         self, observations: Tensor, action_mask: Tensor | None = None, sequences: Sequences | None = None
     ) -> Head:
-        """The distribution that this agent acts by, as a block of one head; arguments as of `distribution`."""
+        """Distribution of this agent's own action, as a block of one head; arguments as of `distribution`."""
         return self.own_head_of(self.network(observations, sequences), action_mask)
 
     def own_head_of(self, outputs: Tensor, action_mask: Tensor | None = None) -> Head:
-        """The distribution that this agent acts by at network outputs, (batch, outputs)."""
+        """Distribution of this agent's own action at given network outputs, (batch, outputs)."""
         if action_mask is not None:
             outputs = self._mask(outputs, action_mask)
         group = self.groups[self.own_group]
@@ -162,7 +162,7 @@ class JointPolicy(nn.Module):
 
     @property
     def own_outputs(self) -> slice:
-        """Which network outputs are the own head's."""
+        """Slice of the network outputs that belong to the own head."""
         group = self.groups[self.own_group]
         start = group.outputs.start + (self.agent_id - group.first) * group.size
         return slice(start, start + group.size)

@@ -1,4 +1,4 @@
-"""A joint policy linearised at its samples: the Jacobian and Fisher products of the local step, eqs. (22) and (46)."""
+"""A joint policy linearised at its samples: Jacobian and Fisher-vector products of the local step, eqs. (22), (46)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matrpo.networks.mlp import LinearizedMLP, flat_parameters
 from matrpo.networks.sequences import Sequences
 
 CHUNK = 2048 * 128
-"""Numbers of the widest layer linearised at a time: a chunk's layers stay in the processor's cache."""
+"""Chunk size, in numbers of the widest layer linearised at a time: a chunk's layers stay in the processor's cache."""
 
 
 LinearizedNetwork = LinearizedMLP | LinearizedRecurrentNetwork
@@ -57,7 +57,7 @@ class LinearizedPolicy:
             self._chunks.append((rows, network, distribution.blocks, actions))
 
     def jvp(self, direction: Tensor) -> Tensor:
-        """J^{qn} x for every n: the linearised log ratios. Shapes (D,) -> (N, M)."""
+        """Jacobian-vector products J^{qn} x for every n: the linearised log ratios. Shapes (D,) -> (N, M)."""
         self.jacobian_products += 1
         network_part, log_std_parts = self._split(direction)
         scores = []
@@ -68,7 +68,7 @@ class LinearizedPolicy:
         return torch.cat(scores).T.contiguous()
 
     def vjp(self, weights: Tensor) -> Tensor:
-        """(1/M) sum_n J^{qn T} w^n, the V of eq. (22) for w. Shapes (N, M) -> (D,)."""
+        """Vector-Jacobian product (1/M) sum_n J^{qn T} w^n, the gradient V of eq. (22) for w. Shapes (N, M) -> (D,)."""
         self.jacobian_products += 1
         total = torch.zeros_like(self.parameters)
         for rows, network, blocks, actions in self._chunks:
@@ -80,7 +80,7 @@ class LinearizedPolicy:
         return total / self.num_samples
 
     def fisher(self, direction: Tensor) -> tuple[Tensor, Tensor]:
-        """H p (without damping), and J^{qn} p as a by-product. Shapes (D,) -> (D,), (N, M)."""
+        """Fisher-vector product H p (without damping), and J^{qn} p as a by-product. Shapes (D,) -> (D,), (N, M)."""
         self.fisher_products += 1
         network_part, log_std_parts = self._split(direction)
         total = torch.zeros_like(self.parameters)
@@ -93,9 +93,9 @@ class LinearizedPolicy:
         return total / self.num_samples, torch.cat(scores).T.contiguous()
 
     def kronecker_factors(self) -> list[tuple[Tensor, Tensor]]:
-        """The factors (A, G) of each layer's block of the Fisher matrix, which is near A (x) G; see `preconditioner`.
+        """Kronecker factors (A, G) of each layer's block of the Fisher matrix, about A (x) G; see `preconditioner`.
 
-        Expectations over actions are taken by the actions that were observed; heads are independent in the last layer.
+        Expectations over actions are estimated from the observed actions; heads are independent in the last layer.
         """
         self.jacobian_products += 1
         sums: list[tuple[Tensor, Tensor]] = []

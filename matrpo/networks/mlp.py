@@ -1,4 +1,4 @@
-"""Feedforward networks, and the exact products with their Jacobian that a trust region needs.
+"""Feedforward networks, and exact products with their Jacobian for the natural gradient.
 
 `LinearizedMLP` fixes a network's parameters and inputs, keeps the hidden layers, and applies the Jacobian of
 the outputs to a direction (forward mode) or its transpose to a cotangent (reverse mode) with two matrix products
@@ -42,7 +42,7 @@ ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class HiddenFunction:
-    """What is done to the outputs of a hidden linear layer.
+    """Nonlinearity after a hidden linear layer: an activation, then optional layer normalisation.
 
     Attributes:
         activation: comes first.
@@ -53,11 +53,11 @@ class HiddenFunction:
     normalize: bool
 
     def __call__(self, values: Tensor) -> Tensor:
-        """Shapes (..., size) -> (..., size)."""
+        """Apply the nonlinearity. Shapes (..., size) -> (..., size)."""
         return self.normalized(self.activation.function(values))
 
     def normalized(self, values: Tensor) -> Tensor:
-        """The values as the next layer is given them."""
+        """The values after layer normalisation, if there is one."""
         return nn.functional.layer_norm(values, values.shape[-1:]) if self.normalize else values
 
     def linearize(self, values: Tensor) -> tuple[Tensor, HiddenSlope]:
@@ -84,11 +84,11 @@ class HiddenSlope:
     normal: tuple[Tensor, Tensor, Tensor] | None = None
 
     def jvp(self, tangent: Tensor) -> Tensor:
-        """The change of the outputs along a change of the inputs, which is overwritten."""
+        """Jacobian-vector product: change of the outputs along a change of the inputs, which is overwritten."""
         return self._normalize(tangent.mul_(self.slopes))
 
     def vjp(self, cotangent: Tensor) -> Tensor:
-        """Transpose of `jvp`. The derivative of the normalisation is a symmetric matrix."""
+        """Vector-Jacobian product, the transpose of `jvp`. The normalisation's Jacobian is a symmetric matrix."""
         return self._normalize(cotangent).mul_(self.slopes)
 
     def _normalize(self, change: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class HiddenSlope:
 
 
 class MLP(nn.Module):
-    """Linear layers with one activation between them.
+    """Multilayer perceptron: linear layers with one activation between them.
 
     Args:
         sizes: (inputs, hidden..., outputs).
@@ -111,7 +111,7 @@ class MLP(nn.Module):
         output_gain: scale of the last layer's initial weights, relative to variance-preserving ones.
 
     Attributes:
-        state_size: length of its memory, 0: it has none. `recurrent.RecurrentNetwork` is its counterpart that has one.
+        state_size: length of the recurrent state, 0: it has none, unlike its counterpart `gru.RecurrentNetwork`.
     """
 
     state_size = 0
@@ -133,7 +133,7 @@ class MLP(nn.Module):
 
     @property
     def linear_layers(self) -> list[nn.Linear]:
-        """The layers, typed."""
+        """The linear layers, with their static type."""
         return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
 
     @property
@@ -147,14 +147,14 @@ class MLP(nn.Module):
         return output
 
     def features(self, inputs: Tensor, sequences: Sequences | None = None) -> Tensor:  # noqa: ARG002
-        """What the last layer is given."""
+        """Inputs of the last layer."""
         inputs = self.hidden.normalized(inputs)
         for layer in self.linear_layers[:-1]:
             inputs = self.hidden(layer(inputs))
         return inputs
 
     def unroll(self, inputs: Tensor, starts: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """Step through time: (T, B, inputs) to (T, B, outputs), and the memory at each time, (T + 1, B, 0)."""
+        """Map T steps, (T, B, inputs), to (T, B, outputs), and return empty recurrent states, (T + 1, B, 0)."""
         return self(inputs), state.expand(len(inputs) + 1, *state.shape)
 
     def linearize(
@@ -169,7 +169,7 @@ class MLP(nn.Module):
 
 
 class LinearizedMLP:
-    """A network at fixed parameters and inputs: its outputs and the products with their Jacobian.
+    """A network linearised at fixed parameters and inputs: its outputs and products with their Jacobian.
 
     Parameters and directions are flat vectors in the order of `MLP.parameters()` (each layer's weight, then bias).
 
@@ -195,7 +195,7 @@ class LinearizedMLP:
         return sum(weight.numel() + weight.shape[0] for weight in self._weights)
 
     def jvp(self, direction: Tensor) -> Tensor:
-        """Change of the outputs along a parameter direction. Shapes: (parameters,) -> (batch, outputs)."""
+        """Jacobian-vector product: outputs' change along a direction. Shapes: (parameters,) -> (batch, outputs)."""
         tangent = None
         for layer, (weight, bias) in enumerate(self._split(direction)):
             through_parameters = torch.addmm(bias, self._inputs[layer], weight.T)
@@ -208,7 +208,7 @@ class LinearizedMLP:
         return tangent
 
     def vjp(self, cotangent: Tensor) -> Tensor:
-        """Transpose of `jvp`, summed over the batch. Shapes: (batch, outputs) -> (parameters,)."""
+        """Vector-Jacobian product: transpose of `jvp`, summed over batch. Shapes: (batch, outputs) -> (parameters,)."""
         pieces: list[Tensor] = []
         for layer in reversed(range(len(self._weights))):
             pieces.append(cotangent.sum(0))
@@ -218,7 +218,7 @@ class LinearizedMLP:
         return torch.cat(pieces[::-1])
 
     def kronecker_factors(self, cotangent: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Second moments of what flows through each layer, summed over the batch.
+        """Second moments of each layer's inputs and output cotangents, summed over the batch (K-FAC).
 
         Args:
             cotangent: (batch, outputs).

@@ -1,4 +1,4 @@
-"""The one optimiser, without torch's compiler, which torch's own imports: two seconds of every process that learns."""
+"""The Adam optimiser without torch's compiler, whose import costs every process that learns two seconds."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch import Tensor
 
 
 def make_adam(parameters: Iterable[Tensor], lr: float, eps: float = 1e-8, fused: bool = True) -> torch.optim.Adam:
-    """Adam (Kingma & Ba 2015, Algorithm 1).
+    """Build an Adam optimiser (Kingma & Ba 2015, Algorithm 1).
 
     Args:
         parameters: what it changes, tensors of any shapes.
         lr: the learning rate.
         eps: added to the root of the second moment.
-        fused: in one operation for all parameters, which rounds otherwise.
+        fused: update all parameters in one operation, which rounds differently.
     """
     return _Adam(parameters, lr=lr, eps=eps, fused=fused)
 
 
 def _plain(method: Callable[..., Any]) -> Any:
-    """A method without what torch puts around it to hide it from its compiler."""
+    """Unwrap a method: remove torch's decorator that hides it from the compiler."""
     return getattr(method, "__wrapped__", method)
 
 

@@ -1,7 +1,7 @@
-"""How the samples of a rollout follow one another, for networks with a memory.
+"""Sequence structure of a rollout's samples, for training recurrent networks.
 
-Truncated backpropagation through time: a rollout of T steps is cut into chunks of L steps, and the memory that each
-chunk begins with is a constant, stored when the samples were drawn.
+Truncated backpropagation through time: a rollout of T steps is cut into chunks of L steps, and the recurrent state that
+each chunk begins with is a constant, stored when the samples were drawn.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sequences:
-    """The order of M = T x B samples, sample m = t * B + b, cut into C chunks of L = T / C steps.
+    """Sequence structure of M = T x B samples, sample m = t * B + b, cut into C chunks of L = T / C steps.
 
     A *segment* is one environment's part of a chunk: segment c * B + b is environment b in chunk c.
 
     Attributes:
-        starts: (T, B) booleans, samples that are the first of an episode: the memory is cleared before them.
-        states: (C, B, S), the memory before the first step of each chunk.
+        starts: (T, B) booleans, samples that are the first of an episode: the state is cleared before them.
+        states: (C, B, S), the recurrent state before the first step of each chunk.
     """
 
     starts: Tensor
@@ -29,17 +29,17 @@ class Sequences:
 
     @classmethod
     def merge(cls, parts: Sequence[Sequences]) -> Sequences:
-        """The sequences of several agents as if they were one agent's in more environments; see `side_by_side`."""
+        """Join the sequences of several agents as if they were one agent's in more environments; see `side_by_side`."""
         return cls(torch.cat([part.starts for part in parts], dim=1), torch.cat([part.states for part in parts], dim=1))
 
     @property
     def num_segments(self) -> int:
-        """C * B."""
+        """Number of segments, C * B."""
         return self.states.shape[0] * self.states.shape[1]
 
     @property
     def length(self) -> int:
-        """L."""
+        """Steps of a chunk, L."""
         return self.starts.shape[0] // self.states.shape[0]
 
     @property
@@ -48,7 +48,7 @@ class Sequences:
         return self.by_segment(self.starts.flatten()).contiguous()
 
     def by_segment(self, samples: Tensor) -> Tensor:
-        """Lay samples out as what a network steps through. Shapes (M, ...) -> (L, C * B, ...)."""
+        """Reorder samples time-major by segment, as a network is unrolled. Shapes (M, ...) -> (L, C * B, ...)."""
         chunks, num_envs, _ = self.states.shape
         parts = samples.view(chunks, self.length, num_envs, *samples.shape[1:])
         return parts.transpose(0, 1).flatten(1, 2)
@@ -60,13 +60,13 @@ class Sequences:
         return parts.transpose(0, 1).flatten(0, 2)
 
     def select(self, segments: Tensor) -> tuple[Tensor, Sequences]:
-        """Some segments alone, as one chunk: a minibatch.
+        """A minibatch of segments, as one chunk.
 
         Args:
-            segments: (k,), their numbers.
+            segments: (k,), their indices.
 
         Returns:
-            The numbers of their samples, (L * k,), step by step, and how these follow one another.
+            The indices of their samples, (L * k,), step by step, and how these follow one another.
         """
         num_envs = self.states.shape[1]
         first = (segments // num_envs) * (self.length * num_envs) + segments % num_envs
@@ -75,7 +75,7 @@ class Sequences:
         return rows.flatten(), Sequences(starts, self.states.flatten(0, 1)[segments].unsqueeze(0))
 
     def split(self, limit: int) -> list[tuple[slice, Sequences]]:
-        """Pieces of whole chunks, of at most `limit` samples unless one chunk has more, and the rows of each."""
+        """Split into runs of whole chunks, at most `limit` samples each unless one chunk has more; the rows of each."""
         num_envs = self.states.shape[1]
         chunks = max(1, limit // (self.length * num_envs))
         pieces = []
@@ -87,7 +87,7 @@ class Sequences:
 
 
 def side_by_side(parts: Sequence[Tensor], length: int) -> Tensor:
-    """The samples of several agents as if they were one agent's in more environments.
+    """Batch the samples of several agents as if they were one agent's in more environments.
 
     Args:
         parts: for each agent (T * B, ...).
@@ -104,14 +104,14 @@ def side_by_side(parts: Sequence[Tensor], length: int) -> Tensor:
 def minibatches(
     num_samples: int, batch_size: int, generator: torch.Generator, sequences: Sequences | None
 ) -> Iterator[tuple[Tensor | None, Sequences | None]]:
-    """Random parts of M samples, each once: the numbers of a part's samples, and how these follow one another.
+    """Random minibatches of M samples, each once: sample indices, and how the samples follow one another.
 
     Args:
         num_samples: M.
-        batch_size: samples of a part; a last one smaller than half of it is left out. Where it is M or more, the one
-            part is all samples in their order, as None.
-        generator: of the order.
-        sequences: how the samples follow one another, for a network with a memory: a part is then of as many whole
+        batch_size: samples of a minibatch; a last one smaller than half of it is left out. Where it is M or more, the
+            only minibatch is all samples in their order, as None.
+        generator: shuffles the samples.
+        sequences: how the samples follow one another, for a recurrent network: a minibatch is then of as many whole
             segments as have that many samples, but at least one.
     """
     for units in random_parts(num_samples, batch_size, generator, sequences):
@@ -121,7 +121,7 @@ def minibatches(
 def random_parts(
     num_samples: int, batch_size: int, generator: torch.Generator, sequences: Sequences | None
 ) -> Iterator[Tensor | None]:
-    """As `minibatches`: the numbers of each part's samples, or of its segments for a network with a memory."""
+    """As `minibatches`: the indices of each minibatch's samples, or of its segments for a recurrent network."""
     if batch_size >= num_samples:
         yield None
         return
@@ -135,7 +135,7 @@ def random_parts(
 
 
 def samples_of(units: Tensor | None, sequences: Sequences | None) -> tuple[Tensor | None, Sequences | None]:
-    """The numbers of the samples of a part of `random_parts`, None for all, and how these follow one another."""
+    """Sample indices of a minibatch of `random_parts`, None for all, and how the samples follow one another."""
     if units is None or sequences is None:
         return units, sequences
     return sequences.select(units)

@@ -1,4 +1,4 @@
-"""What a learner saves of its networks and optimisers: flat dictionaries of arrays, by dotted names."""
+"""Checkpoint state of networks and optimisers: flat dictionaries of arrays, by dotted names."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ def load_optimizer(prefix: str, optimizer: torch.optim.Optimizer, tensors: Mappi
 
 
 def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin so, by the rest of their names."""
+    """The tensors whose names begin with the prefix, by the rest of their names."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def to_arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    """Copies, as arrays."""
+    """Copy tensors to NumPy arrays."""
     return {name: value.detach().numpy().copy() for name, value in tensors.items()}
 
 
 def to_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """Copies, as tensors."""
+    """Copy NumPy arrays to tensors."""
     return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}

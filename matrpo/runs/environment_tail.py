@@ -1,4 +1,4 @@
-"""The environment's metrics, whether one server wrote them or several did."""
+"""Reader of the environment's metrics, merged over all environment servers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matrpo.runs.process_directory import MetricsTail
 
 
 class EnvironmentTail:
-    """Reads the metrics files of all environment servers as they grow, as if one had written them.
+    """Follows the metrics files of all environment servers and merges them into one stream of lines.
 
     Args:
         paths: the files, in the order of the servers; they need not exist yet.
@@ -22,7 +22,7 @@ class EnvironmentTail:
         self._waiting: list[dict[int, dict[str, Any]]] = [{} for _ in paths]
 
     def poll(self) -> list[dict[str, Any]]:
-        """The lines of the iterations that all servers have written of since the last call."""
+        """The merged lines of iterations that have become complete, over all servers, since the last call."""
         for waiting, tail in zip(self._waiting, self._tails, strict=True):
             waiting.update((line["iteration"], line) for line in tail.poll())
         complete = sorted(set.intersection(*(set(waiting) for waiting in self._waiting)))

@@ -1,4 +1,4 @@
-"""TensorBoard event files of scalars: written at once, without the thread and the queue of TensorBoard's own writer."""
+"""Synchronous writer of TensorBoard scalars, without the thread and the queue of TensorBoard's own writer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from matrpo.runs.storage import storing
 
 
 class EventFile:
-    """One event file in a folder of its own process.
+    """Writer of one TensorBoard event file, in the folder of its process.
 
     Args:
         folder: where TensorBoard looks; made if missing.

@@ -1,4 +1,4 @@
-"""A process's line of one iteration: what its numbers are, and how they are named."""
+"""Metrics of one process in one iteration: names and values of its line in metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from matrpo.consensus.peer import Peer
 from matrpo.runs.phase_clock import PhaseClock
 
 _TRAFFIC = ("messages_sent", "bytes_sent", "messages_received", "bytes_received", "unsent")
-"""What is counted on each link that has sockets; 0 on others."""
+"""Traffic counters of a link; 0 on links without sockets."""
 
 _LINK_TOTALS = ("commits", "give_ups", "skips", "resends", "quarantines", *_TRAFFIC)
-"""What is counted on each link and added up."""
+"""Counters that are summed over all links."""
 
 
 def agent_metrics(
@@ -25,13 +25,13 @@ def agent_metrics(
     connections: Mapping[int, Mapping[str, Any]] | None = None,
     refused: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
-    """An agent's line of one iteration: what it learnt, what happened on all links together, and `links` on each.
+    """An agent's metrics of one iteration: learning, totals over all its links, and `links`, those of each link.
 
     A link's `states` are fingerprints by number: of those that its two ends share, the fingerprints must be equal.
 
     Args:
-        learning: what `Agent.finish_update` says.
-        peer: the agent's side of the consensus.
+        learning: metrics from `Agent.finish_update`.
+        peer: the agent's consensus peer.
         clock: of this agent, kept from one iteration to the next.
         traffic: counters of what has gone through its links so far, by neighbour, and `refused`: what was not taken, by
             reason. None where there are no sockets.
@@ -62,10 +62,10 @@ def _link_counters(counters: Counters, traffic: Mapping[str, Any]) -> dict[str, 
 def environment_metrics(
     episodes: Mapping[str, Any], samples: int, seconds: float, rollout: float, absent: int = 0, substituted: int = 0
 ) -> dict[str, Any]:
-    """The environment's line of one iteration.
+    """The environment's metrics of one iteration.
 
     Args:
-        episodes: what `SharedEnvironment.take_metrics` says.
+        episodes: metrics from `SharedEnvironment.take_metrics`.
         samples: environment steps of the iteration.
         seconds: wall-clock time since the iteration before ended.
         rollout: wall-clock time of the rollout alone.

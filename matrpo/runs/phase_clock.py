@@ -1,4 +1,4 @@
-"""What an iteration took: time in its phases, time of waiting, and by how much counters grew."""
+"""Timing of an iteration: seconds in each phase, seconds of waiting, and the increase of counters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class PhaseClock:
-    """What each iteration took: seconds in each phase, seconds of waiting, and by how much counters grew.
+    """Measures each iteration: seconds in each phase, seconds of waiting, and the increase of counters.
 
     Args:
         now: reads a monotonic clock, in seconds.
@@ -55,7 +55,7 @@ class PhaseClock:
                 self._add(f"cpu_seconds_{name}", self._used() - used)
 
     def take(self, counters: Mapping[str, Any]) -> dict[str, Any]:
-        """Growth of each counter since the last call, `seconds_<phase>` of each phase and `seconds_waiting` since then.
+        """Increase of each counter since the last call, and `seconds_<phase>` and `seconds_waiting` since then.
 
         Where processor time is read, also `cpu_seconds_<phase>`, and `cpu_seconds` of all that was done since then.
 

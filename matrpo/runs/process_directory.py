@@ -21,11 +21,11 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d{6,})\.json")
 
 @dataclass(frozen=True)
 class Incarnation:
-    """One start of a process.
+    """Incarnation of a process: one of its starts.
 
     Attributes:
         number: grows with each start, from 1.
-        returns: the process was started before in the same run, and is back.
+        returns: the process was started before in the same run: this is a restart.
     """
 
     number: int
@@ -44,16 +44,16 @@ class ProcessDirectory:
 
     @property
     def log_path(self) -> Path:
-        """The log, in plain text."""
+        """Path of the log, in plain text."""
         return self.path / "log.txt"
 
     @property
     def metrics_path(self) -> Path:
-        """One JSON object per line and iteration."""
+        """Path of the metrics, one JSON object per line and iteration."""
         return self.path / "metrics.jsonl"
 
     def begin_incarnation(self, run_id: str, at_least: int = 1) -> Incarnation:
-        """Count one more start of this process, before it talks to anyone.
+        """Increment this process's incarnation number on disk, before it sends any message.
 
         Args:
             run_id: marks the messages of the run; a run that all processes continue together has a new one.
@@ -76,7 +76,7 @@ class ProcessDirectory:
         return Incarnation(number, last_run == run_id)
 
     def log_metrics(self, metrics: Mapping[str, Any]) -> None:
-        """Append one line; numbers that are not finite become null.
+        """Append one line of metrics; numbers that are not finite become null.
 
         Raises:
             StorageError: the disk is full or read-only.
@@ -88,11 +88,11 @@ class ProcessDirectory:
                 file.write(line)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All complete lines; empty if there are none."""
+        """All complete lines of metrics; empty if there are none."""
         return MetricsTail(self.metrics_path).poll()
 
     def save_checkpoint(self, iteration: int, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
-        """Write the pair of files of `iteration`; the .json last, so that it tells a complete pair.
+        """Write the checkpoint of `iteration`: two files, the .json last, so that it marks a complete pair.
 
         Args:
             iteration: the iteration that produced this state.
@@ -140,7 +140,7 @@ class ProcessDirectory:
         return meta
 
     def checkpoint_iterations(self) -> list[int]:
-        """Iterations with a complete pair of files, ascending."""
+        """Iterations with a complete checkpoint, ascending."""
         matches = [_CHECKPOINT.fullmatch(path.name) for path in self.path.glob("checkpoint-*.json")]
         found = sorted(int(match[1]) for match in matches if match)
         return [i for i in found if self._checkpoint(i).with_suffix(".safetensors").exists()]
@@ -151,7 +151,7 @@ class ProcessDirectory:
             self._delete(iteration)
 
     def rewind(self, iteration: int) -> None:
-        """Forget whatever came after `iteration`: lines, checkpoints, and leftovers of interrupted writes.
+        """Roll back to `iteration`: delete later lines and checkpoints, and leftovers of interrupted writes.
 
         Raises:
             StorageError: the disk is full or read-only.
@@ -175,7 +175,7 @@ class ProcessDirectory:
 
 
 class MetricsTail:
-    """Reads a metrics file as it grows: complete lines only, each once.
+    """Follows a metrics file as it grows (like `tail -f`): complete lines only, each once.
 
     Args:
         path: the file; it need not exist yet.

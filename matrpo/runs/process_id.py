@@ -1,4 +1,4 @@
-"""The identity of a process of a run: what it is called, where its files are, which key it has, and what starts it."""
+"""The identity of a process of a run: its name, folder, secret key and command line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import IntEnum
 
 
 class Role(IntEnum):
-    """What a process of a run does."""
+    """Role of a process in a run."""
 
     SERVER = 0
     TRAINER = 1
@@ -22,8 +22,8 @@ class ProcessId:
     """A process of a run: an environment server, the trainer of a central algorithm, or an agent; sorted in this order.
 
     Attributes:
-        role: which of these.
-        number: of an agent its id; of several environment servers which one.
+        role: environment server, trainer or agent.
+        number: an agent's id, or the index of an environment server.
     """
 
     role: Role
@@ -51,12 +51,12 @@ class ProcessId:
 
     @property
     def name(self) -> str:
-        """What users call it: `env-server`, `env-server 1`, `trainer`, `agent 3`."""
+        """Its name for users: `env-server`, `env-server 1`, `trainer`, `agent 3`."""
         return " ".join([_COMMANDS[self.role], *self._numeral])
 
     @property
     def arguments(self) -> list[str]:
-        """What follows `matrpo` on the command line that starts it; there is none for a trainer."""
+        """Command-line arguments of `matrpo` that start it; there are none for a trainer."""
         return [_COMMANDS[self.role], *(["--id", *self._numeral] if self._numeral else [])]
 
     @property
@@ -68,7 +68,7 @@ class ProcessId:
 
     @property
     def folder(self) -> str:
-        """Where its files are in the run directory: `env`, `env-1`, `trainer`, `agents/03`."""
+        """Its folder in the run directory: `env`, `env-1`, `trainer`, `agents/03`."""
         return f"agents/{self.number:02d}" if self.role is Role.AGENT else self.slug
 
     @property
@@ -82,6 +82,6 @@ class ProcessId:
 
 
 def in_order_of_ports(num_agents: int, num_servers: int) -> list[ProcessId]:
-    """The processes as their ports follow each other: further environment servers come last and move nobody's port."""
+    """The processes in the order of their ports: further environment servers come last and move nobody's port."""
     servers = [ProcessId.server(number) for number in range(num_servers)]
     return [*servers[:1], *map(ProcessId.agent, range(num_agents)), *servers[1:]]

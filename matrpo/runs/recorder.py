@@ -1,4 +1,4 @@
-"""What a process writes down after each iteration, be it one of many or all agents in one."""
+"""Writer of a process's records after each iteration: metrics, TensorBoard scalars and checkpoints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matrpo.runs.run_directory import RunDirectory, identity
 from matrpo.spaces import TaskSpec
 
 State = tuple[Mapping[str, np.ndarray], Mapping[str, Any]]
-"""A process's state: arrays and what JSON can hold."""
+"""Checkpoint state of a process: arrays, and meta data that JSON can hold."""
 
 _CHECKPOINTS_FOR_A_COMMON_ONE = 2
 
@@ -29,7 +29,7 @@ _TAGS = {
     "entropy": "losses/entropy",
     "explained_variance": "losses/explained_variance",
 }
-"""CleanRL's names of what has one; everything else is `details/<its name>`."""
+"""TensorBoard tags: CleanRL's names where it has one; every other metric is `details/<its name>`."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class _Snapshot:
 
 
 class Recorder:
-    """The metrics lines, TensorBoard scalars and checkpoints of one process.
+    """Writes the metrics lines, TensorBoard scalars and checkpoints of one process.
 
     The environment's lock step keeps all processes within one iteration of each other. So each keeps its last
     two states in memory and `save` writes both: whenever a run stops, all have an iteration in common.
@@ -62,7 +62,7 @@ class Recorder:
             self._events = EventFile(run.tensorboard(process), (start + 1) * self._config.samples)
 
     def record(self, iteration: int, metrics: Mapping[str, Any], state: State) -> None:
-        """Write the line of `iteration`, and its checkpoint when one is due.
+        """Write the metrics of `iteration`, and its checkpoint when one is due.
 
         Args:
             iteration: the iteration that ended, from 1.
@@ -85,7 +85,7 @@ class Recorder:
             self._process.prune(max(config.checkpoints_kept, _CHECKPOINTS_FOR_A_COMMON_ONE))
 
     def save(self) -> None:
-        """Write the last two states to disk, where they are not there yet.
+        """Write checkpoints of the last two states, where they are not on disk yet.
 
         Raises:
             StorageError: the disk is full or read-only.

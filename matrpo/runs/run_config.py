@@ -1,4 +1,4 @@
-"""From settings to those of a run, with whatever depends on the task and on the graph as numbers."""
+"""Resolves the settings of a run: what depends on the task and on the graph becomes numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from matrpo.settings.graph_settings import resolve_graph_settings
 
 
 def run_config(config: Config) -> RunConfig:
-    """The settings of a run; of a decentralised one a `DecentralizedConfig`.
+    """Resolve the settings of a run; those of a decentralised one are a `DecentralizedConfig`.
 
     Raises:
         ConfigError: there is no such task, or none of as many agents, or no such graph.

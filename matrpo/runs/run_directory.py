@@ -41,7 +41,7 @@ _PROBE_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where a run can be continued.
+    """Iteration from which a run can be resumed.
 
     Attributes:
         iteration: the last one that is kept; 0 if nothing can be.
@@ -111,7 +111,7 @@ class RunDirectory:
 
     @property
     def num_agents(self) -> int:
-        """N."""
+        """Number of agents N."""
         return self.config.agents
 
     @property
@@ -127,7 +127,7 @@ class RunDirectory:
 
     @property
     def num_servers(self) -> int:
-        """Environment servers; an algorithm that trains centrally simulates by itself."""
+        """Number of environment servers; a centralised algorithm simulates its environments itself."""
         return 1 if algorithm_names.is_central(self.config.algo) else self.config.env_servers
 
     def directory(self, process: ProcessId) -> ProcessDirectory:
@@ -136,7 +136,7 @@ class RunDirectory:
 
     @property
     def env(self) -> ProcessDirectory:
-        """The environment server's files, of several the first one's."""
+        """The files of the environment server; of the first one if there are several."""
         return self.server(0)
 
     def server(self, server: int) -> ProcessDirectory:
@@ -144,11 +144,11 @@ class RunDirectory:
         return self.directory(ProcessId.server(server))
 
     def environment_tail(self) -> EnvironmentTail:
-        """Reads the environment's metrics as they grow, all servers' together."""
+        """A reader that follows the environment's metrics, merged over all servers."""
         return EnvironmentTail([self.server(server).metrics_path for server in range(self.num_servers)])
 
     def environment_metrics(self) -> list[dict[str, Any]]:
-        """The environment's lines of metrics, all servers' together."""
+        """The environment's lines of metrics, merged over all servers."""
         return self.environment_tail().poll()
 
     @property
@@ -188,7 +188,7 @@ class RunDirectory:
         return max(set.intersection(*sets), default=0)
 
     def resume_point(self) -> ResumePoint:
-        """Where the run can be continued: at the latest iteration that all have, else with as few laggards as possible.
+        """Where the run can be resumed: at the latest iteration that all have, else with as few laggards as possible.
 
         The environment's checkpoint fixes the iteration; an agent that was dead for long continues from its own newest.
         """
@@ -205,7 +205,7 @@ class RunDirectory:
         return max(points, key=lambda point: (-len(point.laggards), point.iteration), default=ResumePoint(0, {}))
 
     def episode_stream(self, iteration: int, server: int = 0) -> int:
-        """The stream of episodes that a server's checkpoint of `iteration` drew from; 0 for a new run.
+        """Number of the random stream of episodes in a server's checkpoint of `iteration`; 0 for a new run.
 
         Raises:
             ConfigError: the checkpoint cannot be read.
@@ -231,7 +231,7 @@ class RunDirectory:
                     )
 
     def rewind(self, iteration: int) -> None:
-        """Forget whatever any process wrote after `iteration`.
+        """Roll all processes back to `iteration`: delete their later lines and checkpoints.
 
         Raises:
             StorageError: the disk is full or read-only.
@@ -241,10 +241,10 @@ class RunDirectory:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run: no other training can continue it meanwhile. The system releases it with the process.
+        """Lock the run: no other training can continue it meanwhile. The system releases the lock with the process.
 
         Raises:
-            ConfigError: the run is held by another process.
+            ConfigError: the run is locked by another process.
         """
         handle = os.open(self.path, os.O_RDONLY)
         try:
@@ -257,7 +257,7 @@ class RunDirectory:
             os.close(handle)
 
     def is_locked(self) -> bool:
-        """Whether a training on this machine holds the run."""
+        """Whether a training on this machine has locked the run."""
         try:
             with self.lock():
                 return False
@@ -266,7 +266,7 @@ class RunDirectory:
 
 
 def identity(spec: TaskSpec, config: Config) -> dict[str, Any]:
-    """What a checkpoint must share with the run that loads it, as JSON gives it back."""
+    """Identity of a checkpoint, to match with the run: algorithm, task and network sizes, as JSON gives it back."""
     return {
         "algo": config.algo,
         "task": spec.name,

@@ -1,4 +1,4 @@
-"""Writing files that are never seen half-written: merely replaced when complete, or crash-safe too."""
+"""Atomic file writes: no reader sees half a file; crash-safe ones survive a power cut too."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class StorageError(RuntimeError):
 
 @contextmanager
 def storing(path: Path) -> Iterator[None]:
-    """What fails in here is told as a `StorageError` of `path`.
+    """Convert operating-system errors inside the block to a `StorageError` that names `path`.
 
     Raises:
         StorageError: the disk is full or read-only.
@@ -27,7 +27,7 @@ def storing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replaced_when_complete(path: Path) -> Iterator[Path]:
-    """The name to write a file under that takes the place of `path` afterwards, and is deleted if that fails.
+    """Atomic replacement of `path`: yields a temporary name to write to, renamed afterwards, deleted on failure.
 
     Nobody sees half of the file, but a power cut may leave it empty.
 

@@ -1,1 +1,1 @@
-"""Sampling: acting step by step, and the samples of an iteration."""
+"""Sampling: actors that choose actions step by step, and the rollouts that they fill."""

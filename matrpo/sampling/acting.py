@@ -1,4 +1,4 @@
-"""Agents that act step by step: one by itself, as its process lets it, or all of a team in one process."""
+"""Actors, which sample actions from policies in batched environments: of one agent, or of all agents in one process."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from matrpo.networks.mlp import MLP
 
 
 class Actor:
-    """A policy that acts step by step in B environments, and its memory.
+    """Samples one agent's actions in B environments, and keeps the policy's recurrent states.
 
     Attributes:
-        state: (B, size of the memory), what the policy remembers before the next step.
+        state: (B, size), the policy's recurrent states before the next step.
     """
 
     def __init__(self, policy: JointPolicy, num_envs: int) -> None:
@@ -28,14 +28,14 @@ class Actor:
 
     @torch.no_grad()
     def act(self, seen: ActorInput, generator: torch.Generator, deterministic: bool, first: int = 0) -> np.ndarray:
-        """Choose actions, drawn or most probable, in b of the B environments that follow one another.
+        """Choose actions, sampled or most probable, in b consecutive ones of the B environments.
 
         The network is given B rows and as many actions are drawn, whatever b is: matrix products of other shapes may
         be rounded otherwise, and a generator's numbers differ when they are drawn in parts.
 
         Args:
-            seen: of these b environments.
-            generator: what drawn actions are drawn from.
+            seen: observations of these b environments.
+            generator: random stream of sampled actions.
             deterministic: take the most probable action.
             first: the first of the b environments.
 
@@ -53,7 +53,7 @@ class Actor:
         return chosen
 
     def _whole(self, part: np.ndarray, rows: slice) -> Tensor:
-        """Some environments' rows among those of all; what the others hold must not matter."""
+        """Pad some environments' rows with zeros to a batch of all B; results of the padding must not be used."""
         given = torch.from_numpy(part)
         if len(given) == len(self.state):
             return given
@@ -62,14 +62,14 @@ class Actor:
         return whole
 
     def _merged(self, state: Tensor, rows: slice) -> Tensor:
-        """The memory after a step of some environments."""
+        """The recurrent states with those of some environments advanced by a step."""
         merged = self.state.clone()
         merged[rows] = state[rows]
         return merged
 
 
 class Actors:
-    """Agents that act each by its own policy, on its own observations; those whose networks are alike, in one go.
+    """Samples all agents' actions, each by its own policy; networks of the same shape are evaluated in one batch.
 
     Args:
         policies: each agent's, in the order of their ids.
@@ -82,15 +82,15 @@ class Actors:
         self._teams = _alike(policies)
 
     def act(self, seen: Sequence[ActorInput], generator: torch.Generator, deterministic: bool) -> np.ndarray:
-        """Choose every agent's action.
+        """Choose every agent's action, sampled or most probable.
 
         Args:
-            seen: by each agent, of all B environments.
-            generator: what drawn actions are drawn from.
+            seen: each agent's observations of all B environments.
+            generator: random stream of sampled actions.
             deterministic: take the most probable actions.
 
         Returns:
-            (B, W) float32, the joint action.
+            (B, W) float32, the joint action, of width W.
         """
         actions: dict[int, np.ndarray] = {}
         for team in self._teams:
@@ -116,11 +116,11 @@ class Actors:
 
 
 def own_outputs(policies: Sequence[JointPolicy], observations: Tensor) -> Tensor:
-    """What the own heads of policies that are alike are parameterised by: one matrix product a layer for all of them.
+    """Outputs of the own heads of policies of the same shape, by one batched matrix product a layer.
 
     Args:
-        policies: G of them, whose networks have the same shape and no memory.
-        observations: (G, B, O), each policy's.
+        policies: G of them, whose networks have the same shape and are not recurrent.
+        observations: (G, B, O), each policy's, of size O in B environments.
 
     Returns:
         (G, B, size of an own head).
@@ -140,7 +140,7 @@ def _affine(values: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor])
 
 
 def _alike(policies: Sequence[JointPolicy]) -> list[list[int]]:
-    """Agents whose policies can be evaluated together; one with a memory is alone."""
+    """Group agents whose policies can be evaluated in one batch; a recurrent one is alone."""
     teams: dict[Any, list[int]] = {}
     for q, policy in enumerate(policies):
         network = policy.network

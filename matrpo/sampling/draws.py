@@ -1,4 +1,4 @@
-"""The random numbers of an iteration's actions, the same however often a step is asked for."""
+"""Replayable random stream of the sampled actions: a repeated step draws the same numbers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 class Draws:
-    """What the actions of an iteration's steps are drawn from, in each step the same however often it is asked for.
+    """Random stream from which actions are sampled; a step that is repeated draws the same numbers again.
 
     Args:
-        generator: the steps draw from it in their order.
+        generator: the stream; the steps draw from it in their order.
     """
 
     def __init__(self, generator: torch.Generator) -> None:
@@ -19,11 +19,11 @@ class Draws:
         self._states: list[Tensor] = []
 
     def begin(self) -> None:
-        """The next step is the first of an iteration."""
+        """Begin an iteration: the next step is its first."""
         self._states.clear()
 
     def of(self, t: int) -> torch.Generator:
-        """The generator as it is before step t; the first time, no step before t may be missing."""
+        """The generator in its state before step t; the first time, no step before t may be missing."""
         if t < len(self._states):
             return self._again.set_state(self._states[t])
         self._states.append(self._generator.get_state())

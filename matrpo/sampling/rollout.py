@@ -1,4 +1,4 @@
-"""What one agent remembers of an iteration: its own observations and rewards, and the joint actions."""
+"""Rollout storage of one agent: its own observations and rewards, and the joint actions, of an iteration."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Values:
     Attributes:
         current: (T, B), V(o_t).
         following: (T, B), V of the observation that followed, before any reset.
-        states: (T + 1, B, S), the critic's memory before each observation and after the last.
+        states: (T + 1, B, S), the critic's recurrent states before each observation and after the last.
     """
 
     current: Tensor
@@ -32,14 +32,14 @@ class Values:
 
 
 class Rollout:
-    """The T x B samples of an iteration, seen by one agent. Sample m = t * B + b is the same event for every agent.
+    """One agent's rollout: M = T x B samples (T steps, B environments); m = t * B + b is the same event for all agents.
 
     Args:
         agent_id: whose observations and rewards these are.
         spec: sizes of observations and actions.
         sampling: T and B.
-        networks: over how many steps those with a memory are differentiated; they divide T.
-        state_size: length of the memory of the policy, and of the critic; 0 if they have none.
+        networks: chunk length of backpropagation through time for recurrent networks; it divides T.
+        state_size: length of the recurrent state of the policy, and of the critic; 0 if they have none.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Rollout:
         self._t = np.zeros(num_envs, dtype=np.int64)
 
     def t(self, first: int = 0) -> int:
-        """Steps whose action is recorded, in environment `first`."""
+        """Number of steps whose action is recorded, in environment `first`."""
         return int(self._t[first])
 
     @property
@@ -72,16 +72,16 @@ class Rollout:
         return bool((self._t == self._length).all())
 
     def discard(self) -> None:
-        """Forget what was recorded of an iteration that is thrown away."""
+        """Discard the samples of an abandoned iteration."""
         self._t[...] = 0
         self._final_observations.clear()
 
     def add_observation(self, step: AgentStep, state: Tensor, first: int = 0) -> None:
-        """Record what the agent sees before it acts.
+        """Record the agent's observation before it acts.
 
         Args:
             step: of all environments, or of some that follow one another.
-            state: (B, S), the memory that the agent's policy has then, of all environments.
+            state: (B, S), the policy's recurrent states then, of all environments.
             first: the first environment of `step`.
         """
         if self.complete:
@@ -98,7 +98,7 @@ class Rollout:
         self._t[rows] += 1
 
     def add_outcome(self, step: AgentStep, first: int = 0) -> None:
-        """Record what the joint action since the last observation brought about; arguments as of `add_observation`."""
+        """Record joint action, reward, termination and truncation of a step; arguments as of `add_observation`."""
         rows, t = _rows(step, first), self.t(first) - 1
         self._rewards[t, rows] = _tensor(step.reward)
         self._reward_scale = _tensor(step.reward_scale)
@@ -112,30 +112,30 @@ class Rollout:
 
     @property
     def observations(self) -> Tensor:
-        """(M, observation size)."""
+        """Own observations, (M, observation size)."""
         return self._observations.flatten(0, 1)
 
     @property
     def joint_actions(self) -> Tensor:
-        """(M, width)."""
+        """Joint actions, (M, width)."""
         return self._joint_actions.flatten(0, 1)
 
     @property
     def action_masks(self) -> Tensor | None:
-        """(M, n), or None where every action is always available."""
+        """Action masks, (M, n), or None where every action is always available."""
         return None if self._masks is None else self._masks.flatten(0, 1)
 
     @property
     def sequences(self) -> Sequences | None:
-        """How the samples follow one another for a policy with a memory; None for one without."""
+        """Sequence structure of the samples for a recurrent policy; None for a feedforward one."""
         return self._sequences(self._states)
 
     def critic_sequences(self, values: Values) -> Sequences | None:
-        """How the samples follow one another for a critic whose memory along them is that of `values`."""
+        """Sequence structure of the samples for a recurrent critic, whose states along them are in `values`."""
         return self._sequences(values.states[: -1 : self._chunk_length])
 
     def values(self, critic: Critic, state: Tensor) -> Values:
-        """The critic's values, from its memory before the first observation, (B, S)."""
+        """The critic's values, from its recurrent state before the first observation, (B, S)."""
         values, states = critic.values(self._observations, self._starts, state)
         following = torch.cat([values[1:], self._value_after(critic, self._last_observation, states[-1])])
         ended = self._terminated | self._truncated

@@ -1,4 +1,4 @@
-"""The algorithms that `--algo` may name, one line each: what they are, and where they are."""
+"""Registry of the algorithms that `--algo` may name: descriptions and import paths."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ READ_BY_ALL = frozenset(
         *("torch_threads", "checkpoint_every", "checkpoints_kept", "tensorboard"),
     }
 )
-"""The settings that are read whatever the algorithm is: by what steps environments, and by what keeps a run."""
+"""Settings that every algorithm's run reads: those of the environments, and those of the run's records."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An algorithm.
+    """Registry entry of an algorithm.
 
     Attributes:
         description: what it is, and whose.
         target: `module:Class` in `matrpo`; the class says in `settings_read` which settings the algorithm reads.
-        graph: whether its agents talk along a communication graph.
+        graph: whether its agents communicate along a graph.
     """
 
     description: str
@@ -34,7 +34,7 @@ class Entry:
     graph: bool = False
 
     def load(self) -> Any:
-        """The class, whose module is imported."""
+        """Import the module and return the class."""
         module, _, name = self.target.partition(":")
         return getattr(import_module(f"matrpo.{module}"), name)
 
@@ -65,7 +65,7 @@ ALGORITHMS = {
 
 
 def check(name: str) -> None:
-    """Check that an algorithm can be meant.
+    """Check that a name denotes a registered algorithm or a user's file.
 
     Raises:
         ConfigError: there is none of that name, and it is no file.
@@ -76,12 +76,12 @@ def check(name: str) -> None:
 
 
 def entry(name: str) -> Entry:
-    """What is known of an algorithm; of one from a user's file, where it is from."""
+    """Registry entry of an algorithm; for a user's file, one whose description is its origin."""
     return ALGORITHMS.get(name) or Entry(f"from {name}")
 
 
 def canonical_name(name: str) -> str:
-    """The one name of an algorithm, whatever it was called by: a file by its absolute path.
+    """Canonical name of an algorithm: a user's file is named by its absolute path.
 
     Raises:
         ConfigError: the name is of a file alone.

@@ -46,21 +46,21 @@ class Config(
     ConnectionSettings,
     BookkeepingSettings,
 ):
-    """The settings of a run: all sections at once, so that it can be given to whatever takes one of them."""
+    """The settings of a run: inherits from all sections, so that it can be passed to whatever takes one of them."""
 
     @property
     def shared_samples(self) -> int:
-        """m: samples of one iteration whose log ratios the agents exchange."""
+        """Number m of samples of one iteration whose log ratios the agents exchange."""
         return self.samples if self.consensus_samples is None else self.consensus_samples
 
     @property
     def envs_per_server(self) -> int:
-        """Environments that each environment server simulates."""
+        """Number of environments that each environment server simulates."""
         return self.num_envs // self.env_servers
 
     @property
     def iterations(self) -> int:
-        """Iterations that cover `steps` environment steps."""
+        """Number of iterations that cover `steps` environment steps."""
         return -(-self.steps // self.samples)
 
 
@@ -90,10 +90,10 @@ class DecentralizedConfig(GraphConsensusSettings, RunConfig):
 
 
 SECTIONS: tuple[Any, ...] = Config.__bases__
-"""In the order of help pages and of config.yaml."""
+"""All sections, in the order of help pages and of config.yaml."""
 
 FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for section in SECTIONS for f in dataclasses.fields(section)}
-"""Every setting by name, for whoever builds an interface from them."""
+"""Every setting's dataclass field by name, for building user interfaces."""
 
 HEADINGS = {f.name: section.heading for section in SECTIONS for f in dataclasses.fields(section)}
 """The heading of the section that each setting stands in."""

@@ -21,7 +21,7 @@ def build_graph(config: RunConfig) -> CommunicationGraph:
 
 
 def resolve_graph_settings(config: RunConfig) -> DecentralizedConfig:
-    """The settings with beta and K as numbers, so that a run keeps them whatever later defaults are.
+    """Resolve penalty beta and activations K to numbers, so that a run keeps them whatever later defaults are.
 
     The part of an advantage that crosses a link in an iteration grows with beta, so that what one agent is paid for
     fades from link to link: the default grows with the diameter. Rings of 3, 6 and 12 agents get 0.01, 0.02 and 0.035.

@@ -1,4 +1,4 @@
-"""Every setting of a run, section by section: one line each says its type, default, bounds and help text.
+"""Declarations of all settings, section by section: type, default, bounds and help text of each.
 
 A part of the system takes the sections that it reads, a `Config` is all sections at once.
 """
@@ -40,7 +40,7 @@ def setting(
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """What a run is of, and how long it lasts."""
+    """Algorithm, task, number of agents, communication graph, seed and length of a run."""
 
     heading: ClassVar[str] = "What to run"
 
@@ -58,7 +58,7 @@ class RunSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings:
-    """How environments are simulated and paid for, and how much an iteration samples."""
+    """Simulation of environments, assignment of rewards to agents, and size of a rollout."""
 
     heading: ClassVar[str] = "Sampling"
 
@@ -80,7 +80,7 @@ class SamplingSettings:
 
     @property
     def samples(self) -> int:
-        """M: samples of one iteration, shared index by index by all agents."""
+        """Number M of samples of one iteration; a sample's index is the same for all agents."""
         return self.num_envs * self.rollout_length
 
 
@@ -149,7 +149,7 @@ class TrustRegionSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyGradientSettings:
-    """How policies ascend their gradients."""
+    """Policy-gradient updates of actors."""
 
     heading: ClassVar[str] = "Policy gradient"
 
@@ -170,7 +170,7 @@ class PolicyGradientSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ReplaySettings:
-    """The replay buffer, and what off-policy algorithms do with it."""
+    """The replay buffer, and the off-policy updates from it."""
 
     heading: ClassVar[str] = "Replay"
 
@@ -194,7 +194,7 @@ class ReplaySettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ConsensusSettings:
-    """The consensus of a decentralised run; beta and K are None for what the graph makes of them."""
+    """The consensus of a decentralised run; None for beta or K is a default derived from the graph."""
 
     heading: ClassVar[str] = "Consensus"
 

@@ -1,4 +1,4 @@
-"""Python files of the user that a run imports: tasks and algorithms of their own.
+"""Imports users' Python files, which define tasks and algorithms of their own.
 
 A file is imported once in each process. Its folder is put at the end of the import path, so that it may import what
 lies beside it.
@@ -21,12 +21,12 @@ from matrpo.errors import ConfigError, in_words
 
 @dataclass(frozen=True)
 class UserFile:
-    """What `path/to/file.py:name` means.
+    """A reference `path/to/file.py:name` to a user's function or class.
 
     Attributes:
         key: the setting that holds it, for errors.
         path: the file, absolute.
-        name: what is wanted of it.
+        name: the object to import from it.
     """
 
     key: str
@@ -35,7 +35,7 @@ class UserFile:
 
     @classmethod
     def parse(cls, key: str, text: str, what: str, example: str) -> UserFile:
-        """Split the text.
+        """Parse a setting `path/to/file.py:name`.
 
         Args:
             key: the setting that holds it.
@@ -54,10 +54,10 @@ class UserFile:
         return f"{self.path}:{self.name}"
 
     def load(self, what: str) -> Any:
-        """Import the file and take what is wanted from it.
+        """Import the file and return the named object.
 
         Args:
-            what: what that should be, for errors.
+            what: kind of that object, for errors.
 
         Raises:
             ConfigError: the file is missing or cannot be imported, or has nothing that can be called by the name.
@@ -69,7 +69,7 @@ class UserFile:
 
     @contextmanager
     def blamed(self, action: str) -> Iterator[None]:
-        """Make an exception inside the block a `ConfigError` that names the action and the line of the file."""
+        """Convert an exception inside the block to a `ConfigError` that names the action and the line of the file."""
         try:
             yield
         except ConfigError:
@@ -99,7 +99,7 @@ class UserFile:
         return module
 
     def _line(self, error: BaseException) -> str:
-        """Where in the file an exception came from."""
+        """The line of the file that raised an exception."""
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(self.path)]
         return f" (line {lines[-1]})" if lines else ""

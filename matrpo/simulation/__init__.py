@@ -1,1 +1,1 @@
-"""The seeded simulator of the link protocol, and the invariants that it checks."""
+"""Deterministic simulation of the link protocol under injected faults, and the invariants that it checks."""

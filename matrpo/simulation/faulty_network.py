@@ -1,4 +1,4 @@
-"""What a simulated network does to messages."""
+"""The simulated network: latency and injected faults of messages."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _WRONG = (np.nan, np.inf, -np.inf, 1e30)
 
 
 class FaultyNetwork:
-    """Loses, repeats, delays and corrupts messages as a history wants it.
+    """Simulated network that loses, duplicates, delays and corrupts messages by a history's faults.
 
     Args:
         history: with the faults.
-        rng: decides about each message.
+        rng: random stream that decides about each message.
     """
 
     def __init__(self, history: History, rng: Random) -> None:
@@ -33,11 +33,11 @@ class FaultyNetwork:
                 self._faults[direction] = [fault for fault in history.faults if _concerns(fault, direction)]
 
     def latency(self) -> float:
-        """Seconds that a message takes when nothing is wrong."""
+        """Random latency of a message without faults, in seconds."""
         return self._rng.uniform(*_LATENCY)
 
     def send(self, receiver: int, message: LinkMessage, now: float) -> list[tuple[float, LinkMessage]]:
-        """What becomes of a message: (seconds until it arrives, how it arrives), for each copy."""
+        """Deliveries of a message: (seconds until it arrives, its content on arrival), for each copy."""
         copies, delay, spoilt = 1, 0.0, False
         for fault in self._faults[message.sender, receiver]:
             if not fault.start <= now < fault.stop:

@@ -1,4 +1,4 @@
-"""A history for the simulator: who talks with whom, on which clocks, and everything that goes wrong, as data.
+"""Histories, the simulator's scenarios as data: graph, schedule, agents' clocks and injected faults.
 
 `generate` draws one from a seed. `str` writes it on one line and `parse` reads that line back, so that any history,
 a shrunk one too, can be run again.
@@ -23,7 +23,7 @@ _RATES = (0.75, 1.3)
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that is wrong from `start` to `stop`, in seconds of true time.
+    """An injected fault, active from `start` to `stop`, in seconds of true time.
 
     Attributes:
         kind: on messages: `loss`, `duplication` and `corruption` with the probability `amount`; `delay` by up to
@@ -51,7 +51,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class History:
-    """All that a simulation depends on.
+    """Scenario of a simulation: all that its outcome depends on.
 
     Attributes:
         agents: N.
@@ -62,9 +62,9 @@ class History:
         schedule: `seeded` or `poisson`.
         dtype: of log ratios on the wire.
         absent: whether the environment waits for agents that are paused, or leaves them behind.
-        noise: seeds schedules and all chance in the network.
+        noise: seed of the schedules and of the network's random stream.
         clocks: each agent's (reading at true time 0, seconds per true second).
-        faults: what goes wrong.
+        faults: the injected faults.
     """
 
     agents: int
@@ -94,13 +94,13 @@ class History:
 
     @property
     def calm_at(self) -> float:
-        """When the last fault is over and all messages that were delayed have arrived."""
+        """Time at which the last fault is over and all delayed messages have arrived."""
         ends = [fault.start if math.isinf(fault.stop) else fault.stop for fault in self.faults]
         return max(ends, default=0.0) + sum(fault.amount for fault in self.faults if fault.kind == "delay")
 
 
 def generate(seed: int) -> History:
-    """The history of a seed, at least 0."""
+    """Generate a random history from a seed, at least 0."""
     rng = Random(seed)
     agents = rng.choice((2, 2, 3, 3, 3, 4, 5))
     links = _draw_links(rng, agents)
@@ -121,7 +121,7 @@ def generate(seed: int) -> History:
 
 
 def _draw_links(rng: Random, agents: int) -> tuple[tuple[int, int], ...]:
-    """A random tree, most often with some links more."""
+    """A random connected graph: a tree, most often with some links more."""
     links = {(rng.randrange(j), j) for j in range(1, agents)}
     for _ in range(rng.randrange(agents)):
         i, j = sorted(rng.sample(range(agents), 2))
@@ -160,7 +160,7 @@ def _draw_fault(rng: Random, agents: int, links: tuple[tuple[int, int], ...]) ->
 
 
 def _draw_loss(rng: Random, start: float, stop: float, where: tuple[int, ...]) -> Fault:
-    """Some losses; or one direction dead; or hardly anything that passes, for several deadlines."""
+    """A random message loss: light; or total in one direction; or nearly total for several deadlines."""
     character = rng.choice(("some", "dead", "storm"))
     if character == "some":
         return Fault("loss", start, stop, where, round(rng.uniform(0.05, 0.6), 2))
@@ -170,7 +170,7 @@ def _draw_loss(rng: Random, start: float, stop: float, where: tuple[int, ...]) -
 
 
 def parse(text: str) -> History:
-    """Read what `str` of a history wrote.
+    """Parse a history from the line that `str` wrote.
 
     Raises:
         ValueError: it is no such line. The text is the reason.
@@ -208,7 +208,7 @@ def parse(text: str) -> History:
 
 
 def _parse_fault(word: str, agents: int) -> Fault:
-    """`kind:where@start..stop*amount`, as `Fault` writes it."""
+    """Parse a fault `kind:where@start..stop*amount`, as `Fault` writes it."""
     kind, _, rest = word.partition(":")
     where, _, rest = rest.partition("@")
     times, star, amount = rest.partition("*")

@@ -1,7 +1,7 @@
-"""What must hold after every event of a simulation, checked on an account that the simulator keeps by itself.
+"""Invariants of the link protocol, checked after every event of a simulation against an independent record.
 
-The account lists which log ratios every agent sent for which activation. From it follows what each state of each end
-of a link must be, to the bit. See `matrpo.consensus.link` for I1 to I5.
+The record lists which log ratios every agent sent for which activation. From it follows, to the bit, what each state of
+each end of a link must be. See `matrpo.consensus.link` for I1 to I5.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from matrpo.consensus.peer import Peer
 
 _NO_COMMON_STATE = "no common state"
 _MESSAGES_KEPT = 3
-"""An end's open activation, the answer for its last commit, and one message of the neighbour's for later."""
+"""Messages that an end may keep: its open activation, the answer for its last commit, one of the neighbour's."""
 
 
 class Violation(Exception):  # noqa: N818
@@ -35,7 +35,7 @@ class Violation(Exception):  # noqa: N818
 
 
 class _End:
-    """What is known of one end of a link, from its messages and its states."""
+    """Record of one end of a link, from its messages and its states."""
 
     def __init__(self, link: Link, incarnation: int) -> None:
         self.link = link
@@ -47,13 +47,13 @@ class _End:
         self.position = (-1, 0)
         self.opened_at: float | None = None
         self.heard = False
-        """Since the last opening."""
+        """The neighbour has been heard since the last opening of an activation."""
         self.lost = 0
-        """Commits that found no common state."""
+        """Number of commits that found no common state."""
         self.begin()
 
     def begin(self) -> None:
-        """The link began an iteration."""
+        """Note that the link began an iteration."""
         link = self.link
         self.iteration = link.iteration
         fresh = next((state for state in (link.base, link.tip) if not state.number), None)
@@ -67,10 +67,10 @@ class _End:
 
 
 class Invariants:
-    """The account of one simulation.
+    """Checker of the invariants in one simulation.
 
     Args:
-        peers: all agents' machines.
+        peers: all agents' consensus state machines.
         beta: ADMM penalty.
         deadline: seconds of an agent's clock until an activation must be given up.
     """
@@ -80,9 +80,9 @@ class Invariants:
         self._deadline = deadline
         self._ends: dict[tuple[int, int], _End] = {}
         self._ratios: dict[tuple[int, int, int, int], list[tuple[int, np.ndarray]]] = {}
-        """(incarnation, u) by (link, sender, iteration, k)."""
+        """Log ratios sent: (incarnation, u) by (link, sender, iteration, k)."""
         self._committed: set[tuple[int, int, int, int, int]] = set()
-        """(link, agent, incarnation, iteration, k)."""
+        """Commits seen: (link, agent, incarnation, iteration, k)."""
         self._begun: set[tuple[int, int]] = set()
         self._torn: set[tuple[int, int]] = set()
         """(link, iteration) where an end began the iteration twice, in two incarnations."""
@@ -90,18 +90,18 @@ class Invariants:
             self.started(peer, 0)
 
     def started(self, peer: Peer, incarnation: int) -> None:
-        """An agent's process was started."""
+        """Record that an agent's process was started."""
         for e, link in peer.links.items():
             self._ends[peer.agent, e] = _End(link, incarnation)
 
     def began(self, peer: Peer, iteration: int) -> None:
-        """An agent begins an iteration."""
+        """Record that an agent begins an iteration."""
         if (peer.agent, iteration) in self._begun:
             self._torn.update((e, iteration) for e in peer.links)
         self._begun.add((peer.agent, iteration))
 
     def sent(self, message: LinkMessage, now: float) -> None:
-        """Enter a message that an agent sends; `now` is the time on its clock."""
+        """Record a message that an agent sends; `now` is the time on its clock."""
         if message.u is None:
             return
         end = self._ends[message.sender, message.link]
@@ -126,7 +126,7 @@ class Invariants:
             raise Violation("I3", f"{_name(message)} is sent with other ratios than before")
 
     def received(self, agent: int, message: LinkMessage) -> None:
-        """A message of the neighbour's, as it was sent, is about to reach an agent."""
+        """Record that a neighbour's message, as it was sent, is about to reach an agent."""
         end = self._ends[agent, message.link]
         if message.incarnation >= end.newest:
             end.newest = message.incarnation
@@ -134,13 +134,13 @@ class Invariants:
             end.muted = False
 
     def changed(self, peer: Peer, now: float, ticked: bool, wake: float | None) -> None:
-        """Check what an event did to an agent.
+        """Check the invariants of an agent after an event.
 
         Args:
-            peer: the agent's machine.
+            peer: the agent's consensus state machine.
             now: the time on its clock.
-            ticked: whether it looked at its clock.
-            wake: when it wants to look at its clock again.
+            ticked: whether its timers were run.
+            wake: time of its next timer.
         """
         for e, link in peer.links.items():
             end = self._ends[peer.agent, e]
@@ -204,7 +204,7 @@ class Invariants:
     def _is_commit(
         self, state: LinkState, before: Sequence[LinkState], ours: np.ndarray, theirs: np.ndarray, sign: int
     ) -> bool:
-        """(61) to (63), written out once more."""
+        """Whether a state follows from another by (61) to (63), computed independently of `admm`."""
         first, second = (ours, theirs) if sign > 0 else (theirs, ours)
         first, second = first.astype(np.float32, copy=False), second.astype(np.float32, copy=False)
         if ((first + second) * np.float32(0.5)).tobytes() != state.ubar.tobytes():

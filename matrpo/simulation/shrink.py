@@ -1,4 +1,4 @@
-"""From a history that violates an invariant to a smaller one that violates the same."""
+"""Shrinking of failing histories: finds a smaller one that violates the same invariant."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _MOST_TRIALS = 400
 
 
 def shrink(history: History, fails: Callable[[History], bool]) -> History:
-    """Simplify a history step by step for as long as it fails: no single step is left, or many were tried.
+    """Simplify a history step by step while it still fails, until no single step is left, or many were tried.
 
     Args:
-        history: fails.
+        history: a failing one.
         fails: whether a history has the same violation.
     """
     trials = 0
@@ -33,7 +33,7 @@ def shrink(history: History, fails: Callable[[History], bool]) -> History:
 
 
 def _simpler(history: History) -> Iterator[History]:
-    """Histories one step simpler, the boldest steps first."""
+    """Histories one step simpler, the largest reductions first."""
     if history.agents > 2:
         yield from (_without(history, agent) for agent in reversed(range(history.agents)))
     for f in range(len(history.faults)):
@@ -59,7 +59,7 @@ def _simpler(history: History) -> Iterator[History]:
 
 
 def _without(history: History, agent: int) -> History:
-    """Without an agent and whatever names it; those after it move up."""
+    """The history without an agent and whatever names it; the ids after it move up."""
 
     def moved(agents: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(other - (other > agent) for other in agents)
@@ -74,7 +74,7 @@ def _without(history: History, agent: int) -> History:
 
 
 def _smaller(value: int) -> list[int]:
-    """Smaller numbers, from 1."""
+    """Smaller values to try, from 1."""
     return sorted({1, (1 + value) // 2, value - 1} - {0, value})
 
 

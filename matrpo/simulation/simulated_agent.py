@@ -1,4 +1,4 @@
-"""An agent as the simulator sees it: machine, process and clock, and local steps that stand in for learning."""
+"""A simulated agent: consensus state machine, process and clock, with a mock local step in place of learning."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matrpo.consensus.peer import Peer
 
 
 class LocalStep:
-    """Log ratios that depend on all pulls so far and differ at every step, so that no mistake goes unseen."""
+    """Mock local step: log ratios depend on all consensus terms so far and differ at every step, to reveal mistakes."""
 
     def __init__(self, start: int, first: np.ndarray) -> None:
         self._state = first
@@ -24,11 +24,11 @@ class LocalStep:
 
 
 class Node:
-    """An agent's process and its place in the run.
+    """A simulated process of an agent: its state machine, clock and progress in the run.
 
     Args:
         agent: its id.
-        peer: its machine.
+        peer: its consensus state machine.
         clock: the reading of its clock at true time 0, and its seconds per true second.
     """
 
@@ -41,7 +41,7 @@ class Node:
         self.start(peer)
 
     def start(self, peer: Peer) -> None:
-        """A new process: nothing is left of the last one but its clock and its place in the run."""
+        """Restart the process: all state is lost but the clock and the progress in the run."""
         self.peer = peer
         self.alive = True
         self.paused = False
@@ -49,19 +49,19 @@ class Node:
         self.phase = "waiting"
         """`waiting` for the environment to begin an iteration, `rollout`, or `consensus`."""
         self.begin_at = self.wake_at = math.inf
-        """True times at which the consensus begins, and at which the machine looks at its clock."""
+        """True times at which the consensus begins, and of the state machine's next timer."""
         self.inbox: list[tuple[LinkMessage, LinkMessage]] = []
-        """While it is paused: messages as they were sent, and as they arrived."""
+        """Messages queued while the agent is paused: as they were sent, and as they arrived."""
         self._wake = 0.0
 
     def now(self, true: float) -> float:
-        """The reading of this agent's clock; when it was to wake, not before the time that it asked for."""
+        """The reading of this agent's clock; never before the time of a timer that has expired."""
         reading = self._offset + self._rate * true
         self._latest = max(self._latest, self._wake if true >= self.wake_at else reading, reading)
         return self._latest
 
     def sleep_until(self, wake: float | None, true: float) -> bool:
-        """Set `wake_at` from a reading of this agent's clock; whether that is another time than before."""
+        """Set the timer `wake_at` from a reading of this agent's clock; returns whether the time has changed."""
         before = self.wake_at
         self._wake = math.inf if wake is None else wake
         self.wake_at = max(true, (self._wake - self._offset) / self._rate)

@@ -1,4 +1,4 @@
-"""A deterministic simulator: the agents' real machines on a simulated network, with simulated clocks, in one thread.
+"""Deterministic simulator in one thread: the agents' real consensus state machines, simulated network and clocks.
 
 What happens is a function of a `History` alone. After every event all invariants of the link protocol are checked, and
 at the end its liveness: once the last fault is over and every link has been tried once more, one more iteration must
@@ -31,10 +31,10 @@ from matrpo.simulation.simulated_agent import LocalStep, Node
 from matrpo.topology.schedule import seeded_sequence
 
 PeerFactory = Callable[..., Peer]
-"""Makes an agent's machine from the arguments of `Peer`."""
+"""Makes an agent's consensus state machine from the arguments of `Peer`."""
 
 Trace = Callable[[float, str], None]
-"""Is told what happens, with the true time."""
+"""Callback that is given each event's true time and description."""
 
 _BETA = 0.7
 _DEADLINE = 4.0
@@ -43,21 +43,21 @@ _MEAN_INTERVAL = 0.1
 _ROLLOUT = (0.1, 1.0)
 _RESTART = 0.02
 _TOLD = 0.5
-"""The probability that a connection is reset when an agent dies."""
+"""Probability that neighbours see a connection reset when an agent dies."""
 
 _INBOX = 8
-"""Messages that wait for a paused agent; more are lost."""
+"""Capacity of a paused agent's message queue; more are lost."""
 
 _PATIENCE = 500.0
-"""Seconds after the last fault in which everything must be over."""
+"""Timeout of a simulation, in seconds after the last fault."""
 
 _MOST_AT_ONCE = 10_000
-"""Events at one instant; more mean that an agent asks for the time for ever."""
+"""Limit of events at one instant; more mean that an agent sets its timer to the present for ever."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a simulation came to.
+    """Outcome of a simulation.
 
     Attributes:
         events: messages delivered, timers and faults.
@@ -74,7 +74,7 @@ def simulate(history: History, make_peer: PeerFactory = Peer, trace: Trace | Non
 
 
 class _Simulation:
-    """See `simulate`."""
+    """State of one run of `simulate`."""
 
     def __init__(self, history: History, make_peer: PeerFactory, trace: Trace | None) -> None:
         self._history = history
@@ -97,9 +97,9 @@ class _Simulation:
         self._calm = False
         """The present iteration began after the last fault."""
         self._untried = set(range(len(history.links)))
-        """Links not activated since."""
+        """Links not activated since the last fault."""
         self._expected: list[int] | None = None
-        """In the last iteration: what each agent's count of commits must come to."""
+        """In the last iteration: the count of commits that each agent must reach."""
         self._finished = False
 
     def _new_peer(self, agent: int, incarnation: int) -> Peer:
@@ -166,7 +166,7 @@ class _Simulation:
     # Agents
 
     def _act(self, node: Node, action: Callable[..., None], *arguments: Any, ticked: bool = False) -> None:
-        """Let an agent's machine do something, send what it says, and check everything."""
+        """Apply an event to an agent's state machine, send its outgoing messages, and check the invariants."""
         self._events += 1
         now = node.now(self._now)
         try:
@@ -242,7 +242,7 @@ class _Simulation:
     # Faults of agents
 
     def _strike(self, fault: Fault) -> None:
-        """An agent stops: it is paused, or its process dies."""
+        """Begin a fault of an agent: pause it, or kill its process."""
         node = self._nodes[fault.where[0]]
         if not node.alive or (fault.kind == "pause" and node.paused):
             return
@@ -256,7 +256,7 @@ class _Simulation:
         self._next_iteration()
 
     def _break_connections(self, node: Node) -> None:
-        """The neighbours of a dead process are told, unless the whole machine is gone."""
+        """Reset a dead process's connections, unless its whole host is gone and neighbours see nothing."""
         if self._rng.random() < _TOLD:
             for neighbour in self._graph.neighbours(node.agent):
                 latency = self._network.latency()
@@ -268,7 +268,7 @@ class _Simulation:
             self._act(node, node.peer.lose, neighbour)
 
     def _lift(self, fault: Fault) -> None:
-        """An agent goes on, or its process is started again."""
+        """End a fault of an agent: resume it, or restart its process."""
         node = self._nodes[fault.where[0]]
         if fault.kind == "pause" and node.alive and node.paused:
             self._resume(node)

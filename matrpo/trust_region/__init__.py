@@ -1,1 +1,1 @@
-"""The trust region: solvers of the local step, step rule, line search, preconditioner."""
+"""Trust-region updates: natural-gradient solvers of the local step, step length, line search, preconditioner."""

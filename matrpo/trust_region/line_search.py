@@ -13,12 +13,12 @@ from matrpo.networks.mlp import set_flat_parameters
 
 @dataclass(frozen=True)
 class Reached:
-    """A policy on the line, relative to the old one.
+    """A candidate policy of the line search, relative to the old one.
 
     Attributes:
         fraction: of the full step; 0 is the old policy.
         kl: mean KL divergence from the old policy.
-        surrogate: estimated gain.
+        surrogate: estimated improvement of the objective.
     """
 
     fraction: float
@@ -36,11 +36,11 @@ def line_search(
     limit: int,
     factor: float,
 ) -> Reached:
-    """Take the largest accepted fraction of a step among 1, factor, factor^2, ..., factor^limit, or none.
+    """Backtrack: take the largest accepted fraction of a step among 1, factor, ..., factor^limit, or none.
 
     Args:
         parameters: the policy's; they are left at what is returned.
-        before: (P,), the old policy's.
+        before: the old policy's P parameters, (P,).
         change: (P,), the full step.
         evaluate: KL divergence and surrogate of the policy as its parameters are now.
         accepts: whether a policy is good enough.

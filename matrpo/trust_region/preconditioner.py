@@ -1,9 +1,9 @@
-"""An approximate inverse of the Fisher matrix, with which conjugate gradients need a fraction of the products.
+"""K-FAC preconditioner for conjugate gradient: an approximate inverse Fisher matrix, which saves most products.
 
 The block of a layer is approximated by the Kronecker product A (x) G of the second moments of its inputs and of the
 cotangents at its outputs (Martens & Grosse 2015, "Optimizing neural networks with Kronecker-factored approximate
 curvature", section 3), whose damped inverse is cheap in the factors' eigenvectors. It changes how fast a solver gets to
-H^{-1} V, not what H^{-1} V is.
+the natural gradient H^{-1} V, not what it is.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 class KroneckerPreconditioner:
-    """Applies (A (x) G + damping I)^{-1}, layer by layer.
+    """Kronecker-factored preconditioner: applies (A (x) G + damping I)^{-1}, layer by layer.
 
     Args:
         factors: (A, G) of each layer, (inputs + 1, inputs + 1) and (outputs, outputs).

@@ -1,9 +1,9 @@
-"""The local step of MATRPO: eq. (22)'s update of theta^q, solved with conjugate directions.
+"""Natural-gradient solvers of MATRPO's local step, eq. (22)'s update of theta^q, by conjugate gradient.
 
-For the weights w in R^{N x M} that an activation asks for, a solver returns x = s H^{-1} V and u = [J^{qn} x]_n, where
-V = (1/M) sum_n J^{qn T} w^n. J and H stay fixed within an iteration; only w changes from one activation to the next.
-`RecycledSolver` keeps the H-conjugate directions it has found, so that most activations need no network pass, and finds
-them with a preconditioner;
+For the weights w in R^{N x M} of an activation (N agents, M samples), a solver returns the parameter change
+x = s H^{-1} V and log ratios u = [J^{qn} x]_n: step length s, Fisher matrix H, gradient V = (1/M) sum_n J^{qn T} w^n,
+Jacobian J. J and H stay fixed within an iteration; only w changes from one activation to the next. `RecycledSolver`
+keeps the H-conjugate directions it has found (with a preconditioner), so that most activations need no network pass;
 `ConjugateGradientSolver` starts afresh at every activation and is the plain reference.
 """
 
@@ -23,24 +23,24 @@ from matrpo.trust_region.step_rule import StepRule
 
 
 class LinearModel(Protocol):
-    """The first and second order model that a solver works with; `policy.LinearizedPolicy` is one."""
+    """Interface of a linearised policy of D parameters, such as `LinearizedPolicy`: Jacobian and Fisher products."""
 
     num_samples: int
     num_agents: int
     parameters: Tensor
 
     def jvp(self, direction: Tensor) -> Tensor:
-        """J x. Shapes (D,) -> (N, M)."""
+        """Jacobian-vector product J x. Shapes (D,) -> (N, M)."""
 
     def vjp(self, weights: Tensor) -> Tensor:
-        """(1/M) J^T w. Shapes (N, M) -> (D,)."""
+        """Vector-Jacobian product (1/M) J^T w. Shapes (N, M) -> (D,)."""
 
     def fisher(self, direction: Tensor) -> tuple[Tensor, Tensor]:
-        """H p without damping, and J p. Shapes (D,) -> (D,), (N, M)."""
+        """Fisher-vector product H p without damping, and J p. Shapes (D,) -> (D,), (N, M)."""
 
 
 class RecycledSolver:
-    """Solve for one w after another, keeping the conjugate directions p_k of all earlier solves.
+    """Conjugate gradient with recycling: solves for one w after another, reusing all earlier conjugate directions p_k.
 
     With d_k = p_k^T H p_k, H^{-1} V restricted to the span of the directions is sum_k c_k p_k with
     c_k = p_k^T V / d_k = <J p_k, w> / (M d_k), and V^T H^{-1} V = sum_k c_k^2 d_k: two passes over the stored J p_k and
@@ -80,7 +80,7 @@ class RecycledSolver:
 
     @property
     def num_directions(self) -> int:
-        """Conjugate directions kept."""
+        """Number of conjugate directions kept."""
         return self._size
 
     @property
@@ -135,7 +135,7 @@ class RecycledSolver:
         return vector - directions.T @ ((products @ vector) / self._curvatures[: self._size])
 
     def _grow(self) -> None:
-        """Make room for half as many directions again."""
+        """Enlarge the storage by half as many directions again."""
         rows = 3 * self._size // 2 + 1
 
         def grown(store: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ class RecycledSolver:
 
 
 def _mapped(rows: int, columns: int, dtype: torch.dtype) -> Tensor:
-    """Room for vectors, apart from the heap: it takes memory only row by row as it is written, and returns it whole.
+    """Memory-mapped storage for vectors, apart from the heap: it takes memory row by row as written, returns it whole.
 
     The heap would keep it, in pieces, between the arrays that come and go while the consensus lasts.
     """
@@ -159,7 +159,7 @@ def _mapped(rows: int, columns: int, dtype: torch.dtype) -> Tensor:
 
 
 class ConjugateGradientSolver:
-    """Solve for each w by `cg_iterations` steps of plain conjugate gradients from zero.
+    """Plain conjugate gradient: solves for each w by `cg_iterations` steps from zero.
 
     Args:
         model: the linearised policy.
@@ -189,7 +189,7 @@ Solver = RecycledSolver | ConjugateGradientSolver
 
 
 def conjugate_gradients(product: Callable[[Tensor], Tensor], target: Tensor, iterations: int) -> Tensor:
-    """Solve H x = target approximately for symmetric positive definite H, given by its product with a vector.
+    """Conjugate gradient: solve H x = target approximately for symmetric positive definite H, given by its product.
 
     Stops before `iterations` where the squared residual falls under 1e-20 of the target's.
     """
@@ -211,7 +211,7 @@ def conjugate_gradients(product: Callable[[Tensor], Tensor], target: Tensor, ite
 
 
 def make_solver(model: LinearizedPolicy, rule: StepRule, settings: TrustRegionSettings) -> Solver:
-    """The solver that the settings name."""
+    """Build the solver that the settings name."""
     if settings.solver == "cg":
         return ConjugateGradientSolver(model, rule, settings)
     return RecycledSolver(model, rule, KroneckerPreconditioner(model.kronecker_factors(), settings.damping), settings)

@@ -10,7 +10,7 @@ from matrpo.settings.sections import TrustRegionSettings
 
 @dataclass(frozen=True)
 class StepRule:
-    """The length s of the local step x = s H^{-1} V.
+    """The length s of the local step x = s H^{-1} V (H the Fisher matrix, V the gradient).
 
     Attributes:
         kl_step: delta/N, the agent's trust region.

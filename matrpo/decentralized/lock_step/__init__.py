@@ -1,1 +1,1 @@
-"""The lock step of agents and environment servers: their messages, who takes part, which iteration begins."""
+"""The lock step of agents and environment servers: messages, membership, and agreement on the next iteration."""

@@ -1,10 +1,10 @@
-"""Which agents take part in the environment's lock step, and who can next: bookkeeping without sockets or clocks."""
+"""Membership of agents in the environment's lock step: who takes part now, and who can next; no sockets or clocks."""
 
 from __future__ import annotations
 
 
 class Membership:
-    """The agents of a run, as their hellos and the loss of their connections tell.
+    """Tracks which agents are connected and which take part, from their hellos and lost connections.
 
     An agent takes part from the start of an iteration on, until it is lost or the iteration is broken; it can again
     from the next start on, once it has said hello.
@@ -27,12 +27,12 @@ class Membership:
 
     @property
     def missing(self) -> set[int]:
-        """Those that have not said hello, or were lost since."""
+        """Agents that have not said hello, or were lost since."""
         return set(self._everyone - self.connected)
 
     @property
     def absent(self) -> set[int]:
-        """Those that take no part."""
+        """Agents that take no part in the running iteration."""
         return set(self._everyone - self.taking_part)
 
     def wanted(self, agent: int) -> int:
@@ -48,10 +48,10 @@ class Membership:
         return max((self._attempts[agent] for agent in self.connected), default=0)
 
     def hello(self, agent: int, incarnation: int, iteration: int, attempt: int = 0) -> bool:
-        """Take in a hello.
+        """Register an agent's hello.
 
         Returns:
-            Whether this is a new life of an agent that took part: its samples of the running iteration are gone.
+            Whether an agent that took part was restarted: its samples of the running iteration are gone.
         """
         reborn = agent in self.taking_part and incarnation != self._incarnations[agent]
         self._incarnations[agent], self._wanted[agent], self._attempts[agent] = incarnation, iteration, attempt
@@ -61,7 +61,7 @@ class Membership:
         return reborn
 
     def lose(self, agent: int, keep: bool) -> None:
-        """An agent's connection is gone.
+        """Register the loss of an agent's connection.
 
         Args:
             agent: whose.
@@ -72,7 +72,7 @@ class Membership:
             self.taking_part.discard(agent)
 
     def admit(self, iteration: int) -> list[int]:
-        """Let everyone take part who is connected and wants to act in `iteration` or before; returns the newcomers."""
+        """Admit all connected agents that want to act in `iteration` or before; returns the newcomers."""
         newcomers = sorted(q for q in self.connected - self.taking_part if self._wanted[q] <= iteration)
         self.taking_part.update(newcomers)
         return newcomers

@@ -1,4 +1,4 @@
-"""What agents and environment servers tell each other in lock step."""
+"""Messages of the lock-step protocol between agents and environment servers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matrpo.envs.shared import AgentStep
 
 @dataclass(frozen=True)
 class Hello:
-    """An agent says where it is and in which iteration it can act; `attempt` is the latest that it has been told of."""
+    """An agent registers, for the iteration in which it can act; `attempt` is the latest that it has been told of."""
 
     sender: int
     incarnation: int
@@ -21,7 +21,7 @@ class Hello:
 
 @dataclass(frozen=True)
 class Action:
-    """An agent's action (B, w) at step t of an iteration, in this attempt at it."""
+    """An agent's action of width w in B environments, (B, w), at step t of an iteration, in this attempt at it."""
 
     sender: int
     attempt: int
@@ -32,14 +32,14 @@ class Action:
 
 @dataclass(frozen=True)
 class Bye:
-    """An agent has finished its last iteration."""
+    """An agent leaves: it has finished its last iteration."""
 
     sender: int
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What an agent sees after t steps of an iteration, in this attempt at it."""
+    """An agent's observation, with its last action's outcome, after t steps of an iteration, in this attempt at it."""
 
     attempt: int
     iteration: int
@@ -49,11 +49,11 @@ class Observation:
 
 @dataclass(frozen=True)
 class Stop:
-    """The environment server says that the run is over."""
+    """The environment server ends the run."""
 
     finished: bool
 
 
 @dataclass(frozen=True)
 class Ping:
-    """The environment server looks whether a connection is still there. No answer is due."""
+    """The environment server probes whether a connection is alive. No answer is due."""

@@ -1,4 +1,4 @@
-"""Which iteration an agent can begin, by what all environment servers have told it: no sockets, no clocks.
+"""Agreement of an agent with all environment servers on the iteration to begin: no sockets, no clocks.
 
 Each server runs the iterations by itself, but an agent's rollout needs all of them. So every start of an iteration has
 a number, its *attempt*, which grows whenever a server has to begin again, and an agent acts only on starts of one
@@ -16,7 +16,7 @@ from matrpo.decentralized.lock_step.messages import Observation
 
 
 class Starts:
-    """The latest start that each environment server has told an agent of.
+    """Tracks the latest start of an iteration that each environment server has announced to an agent.
 
     Args:
         num_servers: S.
@@ -26,7 +26,7 @@ class Starts:
         self._latest: list[Observation | None] = [None] * num_servers
 
     def hear(self, server: int, start: Observation) -> None:
-        """Take in the start of an iteration; one that comes late changes nothing."""
+        """Record a server's start of an iteration; an outdated one changes nothing."""
         latest = self._latest[server]
         if latest is None or (start.attempt, start.iteration) > (latest.attempt, latest.iteration):
             self._latest[server] = start
@@ -38,14 +38,14 @@ class Starts:
         return max(iteration, wanted), max((start.attempt for start in known), default=0)
 
     def behind(self, wanted: int) -> list[int]:
-        """The servers that have not told of the target's start."""
+        """The servers that have not announced the target's start."""
         target = self.target(wanted)
         return [
             k for k, start in enumerate(self._latest) if start is None or (start.iteration, start.attempt) != target
         ]
 
     def agreed(self, wanted: int) -> list[Observation] | None:
-        """The target's start from each server; None while one is behind."""
+        """The target's start from each server, once all have announced it; None before."""
         return None if self.behind(wanted) else self._known
 
     def outdate(self, iteration: int, attempt: int) -> bool:

@@ -1,4 +1,4 @@
-"""Named groups of settings, one YAML file each: what `--preset NAME` puts between the defaults and the config file."""
+"""Presets, named groups of settings in one YAML file each: `--preset NAME` ranks between defaults and config file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parent
 
 
 def names() -> list[str]:
-    """The presets there are."""
+    """Names of the available presets."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 

@@ -1,4 +1,4 @@
-"""Settings that fit an algorithm and a family of tasks: `<algorithm>/<family>.yaml`, taken unless others are given.
+"""Tuned defaults by algorithm and family of tasks: `<algorithm>/<family>.yaml`, used unless others are given.
 
 A file holds settings for `all` tasks of the family and, under `tasks`, what differs for some. Tasks of a family that
 has no file get what is tuned for `mpe2`; algorithms without a folder, the defaults of `Config`.
@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parent
 
 
 def load(algo: str, task: str) -> dict[str, Any]:
-    """The settings for an algorithm on a task; empty if nothing is tuned for it."""
+    """The tuned settings of an algorithm on a task; empty if nothing is tuned for it."""
     folder = FOLDER / algo
     if "/" in algo or not folder.is_dir():
         return {}
@@ -27,7 +27,7 @@ def load(algo: str, task: str) -> dict[str, Any]:
 
 
 def families(algo: str) -> list[str]:
-    """The families of tasks that an algorithm has settings for."""
+    """The families of tasks for which an algorithm has tuned settings."""
     return sorted(path.stem for path in (FOLDER / algo).glob("*.yaml"))
 
 
