@@ -1,4 +1,4 @@
-"""Where users' code imports algorithms themselves from; see `matrpo.algorithms.shared`."""
+"""Public import path of the algorithms' base class and its types, which `matrpo.algorithms.shared` defines."""
 
 from matrpo.algorithms.shared.algorithm import Algorithm as Algorithm
 from matrpo.algorithms.shared.algorithm import JointActor as JointActor

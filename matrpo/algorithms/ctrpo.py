@@ -1,7 +1,7 @@
-"""C-TRPO: TRPO of one policy for all agents, on all observations (section VI.B of Li & He).
+"""C-TRPO: TRPO of one joint policy on the joint observation (section VI.B of Li & He).
 
-The task is reduced to one of a single agent, the team, which sees all observations side by side, does what all agents
-do, and earns the sum of their rewards. Its policy is a network with one head for each agent.
+The N agents are reduced to a single one, the team: its observation and its action, of width W, concatenate theirs, and
+its reward is the sum of theirs. Its policy is a network with one head for each agent.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from matrpo.spaces import ActionSpace, Discrete, TaskSpec
 
 
 class CTRPO(Simultaneous):
-    """The team maximises E[r A] within mean KL N `kl_step` of its old policy, r the ratio of the joint action."""
+    """Maximises E[r A] within mean KL N `kl_step` of the old policy; r: the joint action's ratio, A: its advantage."""
 
     can_share = False
     settings_read = (Simultaneous.settings_read | KLBall.settings_read) - {"share_parameters", "state_type"}
@@ -50,7 +50,7 @@ class CTRPO(Simultaneous):
         return self.new_policy(TeamPolicy, self.spec)
 
     def columns(self, agent: int) -> slice:  # noqa: ARG002
-        """All: the team does what every agent does."""
+        """All columns: the team's action is the joint action."""
         return slice(None)
 
     def act(self, step: CentralStep) -> np.ndarray:
@@ -60,7 +60,7 @@ class CTRPO(Simultaneous):
         super().observe(_as_one(step, self._team.action_spaces))
 
     def improve(self, samples: list[Samples], old: list[Head], advantages: list[Tensor]) -> list[dict[str, Any]]:
-        """The team's step, reported of every agent."""
+        """Update the team's policy; the report is repeated for every agent."""
         reports = super().improve(samples, old, advantages)
         return [dict(reports[0]) for _ in self._team.agents]
 
@@ -75,7 +75,7 @@ class CTRPO(Simultaneous):
         return TeamActor(super().actor(num_envs), self._team.action_spaces)
 
     def state_dict(self) -> LearnerState:
-        """All of it is the trainer's: an agent by itself has nothing to act by."""
+        """Everything, in the trainer's part: no agent has a policy of its own."""
         state = super().state_dict()
         team = {f"team.{name}": value for name, value in state.agents[0].items()}
         return LearnerState(state.trainer | team, [{} for _ in self._team.agents])
@@ -85,7 +85,7 @@ class CTRPO(Simultaneous):
 
 
 class TeamPolicy(JointPolicy):
-    """A policy that acts by all its heads; action masks, (batch, outputs), are of all network outputs."""
+    """A joint policy that acts with all its heads; action masks, (batch, outputs), cover all network outputs."""
 
     def own_head_of(self, outputs: Tensor, action_mask: Tensor | None = None) -> TeamHead:
         return TeamHead(self.distribution_of(outputs, action_mask))
@@ -95,7 +95,7 @@ class TeamPolicy(JointPolicy):
 
 
 class TeamHead:
-    """All heads of a joint policy as one, a `distributions.Head` over joint actions.
+    """The distribution of joint actions: all heads of a joint policy as one `distributions.Head`.
 
     Attributes:
         joint: the heads.
@@ -105,7 +105,7 @@ class TeamHead:
         self.joint = joint
 
     def select(self, rows: Tensor) -> TeamHead:
-        """The distributions of some samples alone."""
+        """The distributions at some of the samples."""
         return TeamHead(JointDistribution(self.joint.groups, [block.select(rows) for block in self.joint.blocks]))
 
     def sample(self, generator: torch.Generator) -> Tensor:
@@ -129,12 +129,12 @@ class TeamHead:
         return self.joint.kl_to(other.joint).sum(1, keepdim=True)
 
     def total_variation_to(self, other: TeamHead) -> Tensor:
-        """The sum of the heads', which bounds it. Shape (batch, 1)."""
+        """The total variation's upper bound, the sum of the heads'. Shape (batch, 1)."""
         return self.joint.total_variation_to(other.joint).sum(1, keepdim=True)
 
 
 class TeamActor:
-    """The team's policy in the task that it was made from.
+    """The deployed team policy as an actor in the original multi-agent task.
 
     Args:
         team: acts in the task of one agent.
@@ -151,7 +151,7 @@ class TeamActor:
 
 
 def _as_one(step: CentralStep, spaces: Sequence[ActionSpace]) -> CentralStep:
-    """A step as the team sees it."""
+    """A step of all agents as a step of the team."""
     agents, (state,) = step.agents, step.states
     seen = _joint_input([agent.seen for agent in agents], spaces)
     finals = [agent.final_observation for agent in agents if agent.final_observation is not None]
@@ -169,7 +169,7 @@ def _as_one(step: CentralStep, spaces: Sequence[ActionSpace]) -> CentralStep:
 
 
 def _joint_input(seen: Sequence[ActorInput], spaces: Sequence[ActionSpace]) -> ActorInput:
-    """What all agents see, side by side; an episode is over when it is for all."""
+    """The joint observation and action mask; an episode has ended when it has for all agents."""
     observation = np.concatenate([each.observation for each in seen], axis=1)
     mask = _joint_mask([each.action_mask for each in seen], spaces)
     return ActorInput(observation, mask, np.all([each.ended for each in seen], axis=0))

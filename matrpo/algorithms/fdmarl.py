@@ -25,7 +25,7 @@ from matrpo.spaces import TaskSpec
 
 
 class FDMARL(MAA2C):
-    """Each agent ascends its policy gradient by its own critic, which then moves towards those of its neighbours."""
+    """Independent advantage actor-critics; each critic is then averaged with its neighbours' (a consensus step)."""
 
     central_critic = False
     can_share = False
@@ -36,11 +36,11 @@ class FDMARL(MAA2C):
         self._weights = torch.from_numpy(build_graph(RunConfig.of(config, spec.num_agents)).metropolis_weights())
 
     def critic_sizes(self, spec: TaskSpec, state_sizes: tuple[int, ...]) -> tuple[int, ...]:  # noqa: ARG002
-        """The longest observation's, for every critic."""
+        """The largest observation size, for every critic."""
         return (max(spec.observation_sizes),) * spec.num_agents
 
     def seen_by_critics(self, step: CentralStep) -> list[AgentStep]:
-        """The agents' observations, with zeros after the shorter ones."""
+        """The agents' observations, padded with zeros to the largest size."""
         size = max(self.spec.observation_sizes)
         return [_padded(agent, size) for agent in step.agents]
 
@@ -51,7 +51,7 @@ class FDMARL(MAA2C):
         return losses
 
     def _diffuse(self) -> None:
-        """One step of consensus, omega^i <- sum_j c(i, j) omega^j, on critics in the rewards' units."""
+        """One consensus step on the critics' parameters, omega^i <- sum_j c(i, j) omega^j, in the rewards' units."""
         weights, critics = self._weights, self.critics
         moments = weights @ torch.stack([torch.stack([critic.mean, critic.square]) for critic in critics])
         for critic in critics:
@@ -63,7 +63,7 @@ class FDMARL(MAA2C):
 
 
 def _padded(seen: AgentStep, size: int) -> AgentStep:
-    """What an agent receives, with observations of a given size."""
+    """An agent's step, its observations padded with zeros to a given size."""
     missing = size - seen.observation.shape[1]
     if not missing:
         return seen

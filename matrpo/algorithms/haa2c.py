@@ -7,7 +7,7 @@ from matrpo.algorithms.shared.mirror import Mirror, NoDrift, PolicySpace
 
 
 class HAA2C(HAML):
-    """Agents ascend the gradient of E[r M] in turn, for `policy_epochs` passes: eq. (13)."""
+    """Agents in turn ascend E[r M] (r: ratio, M: compound advantage) by gradient, `policy_epochs` passes: eq. (13)."""
 
     settings_read = HAML.settings_read | PolicySpace.settings_read
 

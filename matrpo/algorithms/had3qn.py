@@ -1,4 +1,4 @@
-"""HAD3QN: heterogeneous-agent dueling double deep Q-networks (Zhong et al., Appendix I and Algorithm 8)."""
+"""HAD3QN: heterogeneous-agent dueling double deep Q-networks (Zhong et al., Appendix I, Algorithm 8); M: minibatch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOST_JOINT_ACTIONS = 20_000
 
 
 class HAD3QN(ValueBased):
-    """A critic of joint actions, maximised by one agent after another, and each agent's own network that predicts it.
+    """A central Q-network of joint actions, maximised by one agent after another, and a Q-network of each agent.
 
     The critic has one output for each joint action: their number is the product of the agents'.
     """
@@ -55,7 +55,7 @@ class HAD3QN(ValueBased):
         return [network(seen) for network, seen in zip(networks, observations, strict=True)]
 
     def learn(self, batch: Batch) -> dict[str, float]:
-        """The critic, then the agents in a random order, then the targets: one pass of Algorithm 8."""
+        """Update the critic, the agents' networks in a random order, the target networks: one pass of Algorithm 8."""
         taken = indices(batch.actions)
         values = self.critic(batch.now.state).gather(1, self.joint(taken)).squeeze(1)
         loss = self.loss(values, None, self.targets(batch))
@@ -68,7 +68,7 @@ class HAD3QN(ValueBased):
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> Tensor:
-        """y = R + gamma^n Q^(s', a_*), a_* by the agents' target networks. (M,)."""
+        """n-step targets y = R + gamma^n Q^(s', a_*), Q^: target critic, a_* by the agents' target networks. (M,)."""
         later = batch.later
         pairs = zip(self.utilities(self.target_actors, later.observations), later.action_masks, strict=True)
         best = self.joint([greedy(own, mask) for own, mask in pairs])
@@ -76,7 +76,7 @@ class HAD3QN(ValueBased):
         return batch.rewards + batch.discounts * values.gather(1, best).squeeze(1)
 
     def improve(self, batch: Batch, taken: list[Tensor], joint_values: Tensor) -> None:
-        """Fit Q^{i_m}(o, a) to Q(s, a_*^{i_1:m-1}, a), then let a_*^{i_m} maximise the latter.
+        """Regress agent i_m's Q^{i_m}(o, a) on the critic's Q(s, a_*^{i_1:m-1}, a); a_*^{i_m} maximises the latter.
 
         Args:
             batch: the transitions.
@@ -93,7 +93,7 @@ class HAD3QN(ValueBased):
             actions[agent] = greedy(own_values, batch.now.action_masks[agent])
 
     def joint(self, actions: Sequence[Tensor]) -> Tensor:
-        """Which output of the critic joint actions are, (M, 1); the last agent's action, (M, 1), changes fastest."""
+        """The critic's output index of joint actions, (M, 1); the last agent's action, (M, 1), changes fastest."""
         index = torch.zeros_like(actions[0])
         for count, action in zip(self.num_actions, actions, strict=True):
             index = index * count + action
@@ -101,14 +101,14 @@ class HAD3QN(ValueBased):
 
 
 def _values_of(joint_values: Tensor, actions: Sequence[Tensor], agent: int) -> Tensor:
-    """What each action of an agent is worth while the others keep theirs. (M, n_1, ..., n_N) -> (M, n_agent)."""
+    """Q-values of one agent's actions, the others' fixed. (M, n_1, ..., n_N) -> (M, n_agent)."""
     rows = torch.arange(len(joint_values)).unsqueeze(1)
     own = torch.arange(joint_values.shape[1 + agent]).unsqueeze(0)
     return joint_values[rows, *(own if q == agent else action for q, action in enumerate(actions))]
 
 
 class DuelingNetwork(nn.Module):
-    """Q(x, a) = V(x) + A(x, a) - mean_a A(x, a) (Wang et al., 2016, eq. (9)), on common hidden layers.
+    """A dueling Q-network: Q(x, a) = V(x) + A(x, a) - mean_a A(x, a) (Wang et al., 2016, eq. (9)), on common layers.
 
     Args:
         input_size: length of x.
@@ -135,7 +135,7 @@ class DuelingNetwork(nn.Module):
 
 
 class _Head(MLP):
-    """Layers with Hardswish between them (HARL, Table 5)."""
+    """An output MLP with Hardswish between its layers (HARL, Table 5)."""
 
     def forward(self, inputs: Tensor, sequences: Sequences | None = None) -> Tensor:  # noqa: ARG002
         *hidden, last = self.linear_layers

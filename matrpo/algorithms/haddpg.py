@@ -9,12 +9,12 @@ from matrpo.algorithms.shared.replay import Batch
 
 
 class HADDPG(DeterministicGradient):
-    """Agents maximise the critic in turn, each knowing what those before it do now."""
+    """Agents' policies ascend the critic in turn, each given the updated actions of those before it."""
 
     settings_read = DeterministicGradient.settings_read | {"agent_order"}
 
     def improve(self, batch: Batch) -> None:
-        """Agent i_m ascends Q(s, mu_new^{i_1:m-1}, mu^{i_m}, mu_old^{i_m+1:n}): eq. (14)."""
+        """Agent i_m's policy mu^{i_m} ascends Q(s, mu_new^{i_1:m-1}, mu^{i_m}, mu_old^{i_m+1:n}): eq. (14)."""
         observations = batch.now.observations
         old = [actor(seen, self.generator) for actor, seen in zip(self.actors, observations, strict=True)]
         actions = [action.detach() for action in old]

@@ -1,3 +1,3 @@
-"""Where users' code imports mirror learning from; see `matrpo.algorithms.shared`."""
+"""Public import path of mirror learning, which `matrpo.algorithms.shared` defines."""
 
 from matrpo.algorithms.shared.haml import HAML as HAML

@@ -7,7 +7,7 @@ from matrpo.algorithms.shared.mirror import ClipDrift, Mirror, PolicySpace, clip
 
 
 class HAPPO(HAML):
-    """Agents maximise min(r M, clip(r, 1 +- epsilon) M) in turn: mirror learning with the drift of eq. (30)."""
+    """Agents in turn maximise min(r M, clip(r, 1 +- epsilon) M), r: ratio, M: compound advantage; drift of eq. (30)."""
 
     settings_read = HAML.settings_read | PolicySpace.settings_read | ClipDrift.settings_read
 

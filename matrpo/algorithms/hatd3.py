@@ -7,6 +7,6 @@ from matrpo.algorithms.shared.deterministic import TwinDelayed
 
 
 class HATD3(TwinDelayed, HADDPG):
-    """HADDPG's policies, one after another; TD3's critics."""
+    """HADDPG's sequential policy updates with TD3's twin critics, delay and target smoothing."""
 
     settings_read = TwinDelayed.settings_read | HADDPG.settings_read

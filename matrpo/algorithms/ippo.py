@@ -6,7 +6,7 @@ from matrpo.algorithms.mappo import MAPPO
 
 
 class IPPO(MAPPO):
-    """MAPPO's objectives with advantages by each agent's own critic, of its own observations and rewards.
+    """PPO of each agent by itself: its advantages are by its own critic, of its own observations and rewards.
 
     With `share_parameters` agents have policy and critic in common.
     """

@@ -7,7 +7,7 @@ from matrpo.algorithms.shared.simultaneous import Simultaneous
 
 
 class ITRPO(Simultaneous):
-    """Each agent maximises E[r^k A^k] by its own critic and reward, within mean KL `kl_step` of its old policy."""
+    """Agent k maximises E[r^k A^k] (its ratio, its critic's advantage) within mean KL `kl_step` of its old policy."""
 
     central_critic = False
     can_share = False

@@ -18,7 +18,7 @@ from matrpo.spaces import TaskSpec
 
 
 class JRPPO(OnPolicy):
-    """All policies step at once up the gradient of min(r A, clip(r, 1 +- epsilon) A), r being their ratios' product."""
+    """All policies at once ascend min(r A, clip(r, 1 +- epsilon) A), r: the product of their ratios, A: advantage."""
 
     settings_read = OnPolicy.settings_read | PolicySpace.settings_read | {"clip_range"}
 
@@ -30,7 +30,7 @@ class JRPPO(OnPolicy):
         super().__init__(spec, state_sizes, config)
 
     def improve(self, samples: list[Samples], old: list[Head], advantages: list[Tensor]) -> list[dict[str, Any]]:
-        """Maximise eq. (6), and each policy's entropy."""
+        """Maximise the clipped objective of the joint ratio, eq. (6), and each policy's entropy bonus."""
         config, sampling = self.config, OnPolicyTrajectories()
         states = [sampling(part) for part in samples]
         old_log_prob, advantage = _log_prob(samples, old), torch.stack(advantages).mean(0)
@@ -51,6 +51,6 @@ class JRPPO(OnPolicy):
 
 
 def _log_prob(samples: list[Samples] | tuple[Samples, ...], heads: list[Head]) -> Tensor:
-    """Log probabilities of what those agents did that were alive. (M,)."""
+    """Log probabilities of the joint actions of M samples, over the agents that were alive. (M,)."""
     pairs = zip(samples, heads, strict=True)
     return torch.stack([part.log_prob(head).masked_fill(~part.alive, 0.0) for part, head in pairs]).sum(0)

@@ -7,7 +7,7 @@ from matrpo.algorithms.shared.simultaneous import Simultaneous
 
 
 class MAA2C(Simultaneous):
-    """All agents ascend the gradients of E[r^k A] at once, for `policy_epochs` passes."""
+    """All agents at once ascend E[r^k A] (r^k: agent k's ratio, A: advantage) by gradient, `policy_epochs` passes."""
 
     settings_read = Simultaneous.settings_read | PolicySpace.settings_read
 

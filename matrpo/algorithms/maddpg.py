@@ -8,12 +8,12 @@ from matrpo.algorithms.shared.replay import Batch
 
 
 class MADDPG(DeterministicGradient):
-    """Agents maximise the critic each by itself, as if the others did what they did in the buffer."""
+    """Each agent's policy ascends the critic, the other agents' actions taken from the replay buffer."""
 
     settings_read = DeterministicGradient.settings_read
 
     def improve(self, batch: Batch) -> None:
-        """Agent i ascends Q(s, a^1, ..., mu^i(o^i), ..., a^N), the other actions from the buffer: its eq. (5)."""
+        """Agent i's policy mu^i ascends Q(s, a^1, ..., mu^i(o^i), ..., a^N), others from the buffer: its eq. (5)."""
         taken = self.encoded(batch)
         for agent, (actor, seen) in enumerate(zip(self.actors, batch.now.observations, strict=True)):
             actions = list(taken)

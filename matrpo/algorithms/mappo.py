@@ -7,7 +7,7 @@ from matrpo.algorithms.shared.simultaneous import Simultaneous
 
 
 class MAPPO(Simultaneous):
-    """All agents maximise their clipped objectives at once, each by its own ratio alone: eq. (3).
+    """All agents at once maximise PPO's clipped objective, each with its own probability ratio: eq. (3).
 
     With `share_parameters` one policy maximises the sum of them, eq. (4).
     """

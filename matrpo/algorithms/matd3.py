@@ -8,6 +8,6 @@ from matrpo.algorithms.shared.deterministic import TwinDelayed
 
 
 class MATD3(TwinDelayed, MADDPG):
-    """MADDPG's policies, each by itself; TD3's critics."""
+    """MADDPG's simultaneous policy updates with TD3's twin critics, delay and target smoothing."""
 
     settings_read = TwinDelayed.settings_read | MADDPG.settings_read

@@ -1,4 +1,4 @@
-"""Where users' code imports drifts, neighbourhoods and sampling distributions from; see `matrpo.algorithms.shared`."""
+"""Public import path of drifts, neighbourhoods and sampling distributions; `matrpo.algorithms.shared` defines them."""
 
 from matrpo.algorithms.shared.mirror import ClipDrift as ClipDrift
 from matrpo.algorithms.shared.mirror import Drift as Drift

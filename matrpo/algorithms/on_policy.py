@@ -1,3 +1,3 @@
-"""Where users' code imports on-policy algorithms from; see `matrpo.algorithms.shared`."""
+"""Public import path of the base class of on-policy algorithms, which `matrpo.algorithms.shared` defines."""
 
 from matrpo.algorithms.shared.on_policy import OnPolicy as OnPolicy

@@ -1,4 +1,4 @@
-"""QMIX: monotonic value function factorisation (Rashid et al., ICML 2018), with double Q-learning."""
+"""QMIX: monotonic value function factorisation (Rashid et al., ICML 2018), with double Q-learning; M: minibatch."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from matrpo.spaces import TaskSpec
 
 
 class QMIX(ValueBased):
-    """Utilities mixed into a joint value that grows with each: the best joint action is what is best for everyone.
+    """Agents' utilities (action values) mixed monotonically into Q_tot: greedy actions of each maximise Q_tot.
 
-    With `share_parameters` one network, told whose turn it is, gives every agent's utilities.
+    With `share_parameters` one network, given the agent's index as a one-hot vector, computes every agent's utilities.
     """
 
     settings_read = ValueBased.settings_read | {"share_parameters", "mixer_size"}
@@ -47,7 +47,7 @@ class QMIX(ValueBased):
         return list(values.unbind(1))
 
     def learn(self, batch: Batch) -> dict[str, float]:
-        """Minimise (y - Q_tot(s, a))^2, eqs. (6) and (7)."""
+        """One step on the TD loss (y - Q_tot(s, a))^2, eqs. (6) and (7)."""
         utilities = self.utilities(self.actors, batch.now.observations)
         joint = self._mixed(self.mixer, batch.now, utilities, indices(batch.actions))
         loss = self.loss(joint, None, self.targets(batch))
@@ -58,7 +58,7 @@ class QMIX(ValueBased):
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> Tensor:
-        """y = R + gamma^n Q_tot^(s', a_*): the networks choose a_*, their targets say its value. (M,)."""
+        """Double Q-learning targets y = R + gamma^n Q_tot^(s', a_*): networks choose a_*, targets value it. (M,)."""
         later = batch.later
         pairs = zip(self.utilities(self.actors, later.observations), later.action_masks, strict=True)
         best = [greedy(values, mask) for values, mask in pairs]
@@ -68,13 +68,13 @@ class QMIX(ValueBased):
     def _mixed(
         self, mixer: nn.Module, seen: JointObservation, utilities: list[Tensor], actions: list[Tensor]
     ) -> Tensor:
-        """Q_tot of joint actions, (M,). Agents that the episode is over for have utilities of 0."""
+        """Q_tot of joint actions, (M,). Agents whose episode has ended have utilities of 0."""
         chosen = [values.gather(1, action) for values, action in zip(utilities, actions, strict=True)]
         joint: Tensor = mixer(torch.cat(chosen, dim=1) * seen.alive, seen.state)
         return joint
 
     def _make_networks(self) -> list[nn.Module]:
-        """One for each agent, or one that is told in as many more inputs whose turn it is."""
+        """A utility network for each agent, or a shared one with the agent's one-hot index as additional input."""
         config, shared = self.config, self.config.share_parameters
         sizes = list(zip(self.spec.observation_sizes, self.num_actions, strict=True))
         return [
@@ -84,7 +84,7 @@ class QMIX(ValueBased):
 
 
 class Mixer(nn.Module):
-    """`Q_tot = |W_2(s)| elu(|W_1(s)| q + b_1(s)) + V(s)`: section 4.1 and its Figure 2.
+    """The mixing network, `Q_tot = |W_2(s)| elu(|W_1(s)| q + b_1(s)) + V(s)`: section 4.1 and its Figure 2.
 
     Hypernetworks of one linear layer make the weights and the first bias of the state, one with a hidden layer the
     last bias. Weights that are not negative make Q_tot monotonic in every utility: eq. (5).

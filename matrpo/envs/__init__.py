@@ -1,1 +1,1 @@
-"""Environments: batched first, one observation, reward and action head for each agent."""
+"""Vectorised multi-agent environments: one observation, reward and action for each agent."""

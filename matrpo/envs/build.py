@@ -1,4 +1,4 @@
-"""From settings to the environment that all agents share, or to one server's share of it. Nothing here needs torch."""
+"""Builds the shared environment, or one server's shard of it, from the settings. Nothing here needs torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matrpo.settings.config import Config
 
 
 def build_environment(config: Config, stream: int = 0, server: int | None = None) -> SharedEnvironment:
-    """The environment that all agents share.
+    """Build the environment that all agents share.
 
     Args:
         config: the run's settings.

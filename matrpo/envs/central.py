@@ -1,4 +1,4 @@
-"""The shared environment as a centralised trainer sees it: what every agent sees, and the state and reward of all."""
+"""The shared environment for centralised training: all agents' steps, the global state and the team reward."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matrpo.envs.shared import AgentStep, SharedEnvironment
 
 @dataclass(frozen=True)
 class CentralStep:
-    """What a centralised trainer receives at one tick.
+    """One step of the N agents in B environments, as a centralised trainer receives it.
 
     Attributes:
         agents: what each agent receives.
@@ -47,7 +47,7 @@ class CentralEnvironment:
         return self._initial(self.shared.reset())
 
     def observe(self) -> CentralStep:
-        """Where a resumed run begins, as `SharedEnvironment.observe`."""
+        """The current observations, where a resumed run begins, as `SharedEnvironment.observe`."""
         return self._initial(self.shared.observe())
 
     def step(self, joint_action: np.ndarray) -> CentralStep:

@@ -1,4 +1,4 @@
-"""A short trial of an environment that others wrote: does it keep to the interface?"""
+"""Checks third-party environments against the interface of `VectorEnv`, by stepping them a little."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _STEPS = 2
 
 
 def check_env(env: VectorEnv, name: str) -> None:
-    """Reset the environment, step it twice with actions that it allows, and look at the arrays.
+    """Reset the environment, step it twice with actions that it allows, and check the arrays.
 
     Args:
         env: fresh.
@@ -29,7 +29,7 @@ def check_env(env: VectorEnv, name: str) -> None:
 
 
 class _Wrong(Exception):  # noqa: N818
-    """What the environment gave, and what was expected."""
+    """A violation of the interface: what the environment returned, and what was expected."""
 
     def __init__(self, where: str, found: str, expected: str) -> None:
         super().__init__(f"{where} gives {found}; expected {expected}")
@@ -77,5 +77,5 @@ def _check_array(where: str, array: object, shape: tuple[int, int], dtype: type 
 
 
 def kind_of(value: object) -> str:
-    """What to call a value that should have been another, in an error."""
+    """The type of a wrong value in words, for an error message."""
     return "None" if value is None else f"an object of type {type(value).__name__}"

@@ -1,4 +1,4 @@
-"""Random numbers without a state: each is a function of (seed, environment, episode, number of the draw).
+"""A counter-based random generator: each number is a function of (seed, environment, episode, number of the draw).
 
 What has to be saved is then the episode's number alone, and the draws of environment b depend neither on how
 many environments there are nor on what the others do. The generator is splitmix64 (Steele, Lea and Flood, "Fast

@@ -1,4 +1,4 @@
-"""Packages that only some tasks need."""
+"""Imports of optional dependencies (extras) that only some tasks need."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matrpo.errors import ConfigError
 
 
 def import_extra(module: str, extra: str) -> Any:
-    """Import a module of an optional package, without what it prints.
+    """Import a module of an optional package, discarding what it prints.
 
     Args:
         module: its full name.
@@ -34,7 +34,7 @@ def import_extra(module: str, extra: str) -> Any:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Send Python's output nowhere, even if what is imported puts `sys.__stdout__` back, as jaxmarl does."""
+    """Discard Python's output, even if what is imported puts `sys.__stdout__` back, as jaxmarl does."""
     names = ("stdout", "stderr", "__stdout__", "__stderr__")
     before = {name: getattr(sys, name) for name in names}
     try:

@@ -1,4 +1,4 @@
-"""Families of tasks: what the registry knows of every task, whoever simulates it.
+"""Families of tasks: names, requirements and factories of environments. N: agents, B: environments.
 
 A new family is a module with a `FAMILY`, and a line in `matrpo/envs/registry.py`. The module is imported when one of
 its tasks is named and whenever tasks are listed: it imports what it wraps only when an environment is made.
@@ -50,7 +50,7 @@ def packages(install: str, *modules: str) -> Requirement:
 
 
 class Task(ABC):
-    """One task.
+    """A task: its agents and spaces, and the factory of its environments.
 
     Attributes:
         name: as `--task` gives it, in full.
@@ -166,7 +166,7 @@ def both_actions(
 
 @dataclass(frozen=True)
 class ForeignTask(Task):
-    """A task that has to be built to know its agents and spaces, and tried out to know that it keeps to the interface.
+    """A third-party task: it is built to know its agents and spaces, and checked against the interface.
 
     Attributes:
         name: as `--task` gives it, in full.
@@ -198,7 +198,7 @@ class ForeignTask(Task):
 
 @dataclass(frozen=True)
 class Family:
-    """Tasks that are named and installed alike.
+    """A group of tasks with one pattern of names and one requirement.
 
     Attributes:
         pattern: how their names are formed.

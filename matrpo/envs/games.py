@@ -1,4 +1,4 @@
-"""Games of one state and one step, in which all agents are paid the same: what a joint policy is worth is a formula.
+"""One-step cooperative games with a common reward, whose expected return is a formula of the joint policy.
 
 They are the examples by which the HARL papers argue for agents that update in turn and have parameters of their own
 (Zhong et al., "Heterogeneous-agent reinforcement learning"; Kuba et al., "Trust region policy optimisation in
@@ -31,11 +31,11 @@ class Game(ABC):
 
     @abstractmethod
     def rewards(self, actions: np.ndarray) -> np.ndarray:
-        """What everyone is paid for the joint actions, (B, N) float64: (B,)."""
+        """The common reward of the joint actions, (B, N) float64: (B,)."""
 
     @abstractmethod
     def expected_return(self, policies: Sequence[np.ndarray]) -> float:
-        """J of agents that act independently of each other, exactly.
+        """The exact expected return, J, of policies that act independently of each other.
 
         Args:
             policies: for each agent the probabilities of its actions, (n,), or the mean of its continuous action, (1,).
@@ -83,7 +83,7 @@ class Miscoordination(Game):
 
 
 class OppositeHalves(Game):
-    """1 if the first half of the agents plays 0 and the second 1, or the other way round; else 0, for an even number.
+    """Reward 1 if the first half of an even number of agents plays 0 and the second 1, or conversely; else 0.
 
     Agents that share one policy earn at most 2 / 2^N of the optimum, 1 (Zhong et al., Example 2; Kuba et al.,
     Proposition 1).
@@ -108,7 +108,7 @@ class OppositeHalves(Game):
 
 
 class GameEnv(VectorEnv):
-    """B plays of a game. An episode is one step, which terminates it; agents observe nothing but the number 1.
+    """A game of N agents in B environments. An episode terminates after its one step; agents observe the constant 1.
 
     Every agent is paid r: the team's return is N times that.
 
@@ -132,7 +132,7 @@ class GameEnv(VectorEnv):
         return self.observe()
 
     def step(self, joint_action: np.ndarray) -> VectorStep:
-        """Pay for the actions and begin the next play."""
+        """Reward the actions and begin the next episode."""
         self._check_action(joint_action)
         if self._plays < 0:
             raise RuntimeError("reset the environment before stepping it")
@@ -148,7 +148,7 @@ class GameEnv(VectorEnv):
         return [np.ones((self.num_envs, 1), dtype=np.float32) for _ in self.spec.agents]
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """How many plays have begun, less one: (B,), the same in all environments."""
+        """The number of the current episode, from 0: (B,), the same in all environments."""
         return {"plays": np.full(self.num_envs, self._plays)}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:

@@ -1,4 +1,4 @@
-"""The tasks by name."""
+"""The registry of tasks: finds a task by name, and builds its environments."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def families() -> dict[str, Family]:
 
 
 def canonical_name(task: str) -> str:
-    """The one name of a task, whatever it was called by: with a version, and a file by its absolute path.
+    """The canonical name of a task: with its version, and of a file its absolute path.
 
     Raises:
         ConfigError: there is no such task.
@@ -100,7 +100,7 @@ def make_env(
 
 
 def stream_seed(seed: int, stream: int) -> int:
-    """The seed of a task's environments for one of a run's streams of episodes; no two streams have one in common.
+    """The seed of the environments in one random stream of a run; no two streams have an episode in common.
 
     Args:
         seed: the run's.

@@ -10,7 +10,7 @@ _LEAST_RATIO = 0.1
 
 
 class RewardScale:
-    """Measures how large returns are, over all environments and all steps so far.
+    """The running standard deviation of returns, over all environments and all steps so far.
 
     In each environment R <- gamma R + sum_q r^q, starting from 0 in each episode; the scale is the standard
     deviation of all values that R has had: Welford's algorithm in each environment, pooled by `scale_of`. So parts of
@@ -37,7 +37,7 @@ class RewardScale:
         return self._moments.copy()
 
     def update(self, team_rewards: np.ndarray, ended: np.ndarray) -> None:
-        """Count one step: the rewards summed over agents, (B,), and where the episode ended, (B,) bool."""
+        """Count one more step: the rewards summed over agents, (B,), and where the episode ended, (B,) bool."""
         self._returns = self._gamma * self._returns + team_rewards
         count, mean, squares = self._moments.T
         count += 1.0
@@ -47,7 +47,7 @@ class RewardScale:
         self._returns[ended] = 0.0
 
     def forget_episodes(self) -> None:
-        """All environments begin new episodes; the statistics stay."""
+        """Reset the running returns for new episodes in all environments; the statistics stay."""
         self._returns[...] = 0.0
 
     def state_dict(self) -> dict[str, np.ndarray]:
@@ -64,7 +64,7 @@ class RewardScale:
 
 
 def scale_of(moments: np.ndarray) -> float:
-    """The scale of environments whose `RewardScale.moments` these are, (B, 3); above 0.
+    """The reward scale pooled over environments with these `RewardScale.moments`, (B, 3); above 0.
 
     It is never below a tenth of the root mean square of all values, which keeps it away from 0 while there are few or
     they hardly differ, and it is 1 as long as no reward has been seen.

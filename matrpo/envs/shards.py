@@ -1,6 +1,6 @@
-"""The parts of a batch of environments that several servers simulate, put together again as if it were one.
+"""Joins the shards of a batch of environments, one for each environment server, into one batch.
 
-What comes out is the same, to the bit, however many parts there are.
+The steps and metrics are the same, to the bit, however many shards (parts) there are.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SUMS = ("steps_per_second", "rollout_steps_per_second")
 
 
 def join_steps(steps: Sequence[AgentStep]) -> AgentStep:
-    """What an agent receives of all environments at the end of an iteration.
+    """Concatenate one agent's steps of all parts at the end of an iteration.
 
     Args:
         steps: of each part, in the order of their environments; with `moments`, if there are several.
@@ -47,7 +47,7 @@ def take_share(shared: SharedEnvironment) -> dict[str, Any]:
 
 
 def join_lines(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The line of metrics of a whole environment, from those of its parts, in the order of their environments."""
+    """The metrics of the whole batch, from those of its parts, in the order of their environments."""
     if len(lines) == 1:
         return dict(lines[0])
     shares = [line["share"] for line in lines]
@@ -76,7 +76,7 @@ def _given(moments: np.ndarray | None) -> np.ndarray:
 
 
 def _join_masks(masks: Sequence[np.ndarray | None], sizes: Sequence[int]) -> np.ndarray | None:
-    """All masks; a part that was never given one allows everything."""
+    """The action masks concatenated; a part without any allows every action."""
     width = next((mask.shape[1] for mask in masks if mask is not None), None)
     if width is None:
         return None

@@ -1,6 +1,6 @@
-"""The environment that all agents share, as its server runs it, without sockets and clocks.
+"""The environment that all agents share, as an environment server steps it, without sockets and timeouts.
 
-What each agent receives, the reward scale common to all, and the episodes' statistics.
+Steps by agent, the common reward scale, statistics of episodes. N: agents; O, W: sizes of observation, joint action.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from matrpo.envs.vector_env import ActorInput, VectorEnv, VectorStep
 
 @dataclass
 class AgentStep:
-    """What one agent receives at one tick, for all B environments.
+    """One step of all B environments as one agent receives it.
 
     Attributes:
         observation: (B, O) float32, of the agent itself; where an episode ended, of the next one.
@@ -47,18 +47,18 @@ class AgentStep:
 
     @property
     def ended(self) -> np.ndarray:
-        """(B,) bool, the episode before `observation` is over for the agent: it need remember nothing of it."""
+        """(B,) bool, the agent's episode before `observation` terminated or was truncated: reset its memory."""
         ended: np.ndarray = self.terminated | self.truncated
         return ended
 
     @property
     def seen(self) -> ActorInput:
-        """What the agent's policy acts on next."""
+        """The next input of the agent's policy."""
         return ActorInput(self.observation, self.action_mask, self.ended)
 
 
 class SharedEnvironment:
-    """Splits a `VectorEnv`'s steps into what each agent may see, measures rewards and keeps the returns.
+    """Splits a `VectorEnv`'s steps by agent, and tracks the reward scale and the returns of episodes.
 
     Args:
         env: the batch of environments.
@@ -85,12 +85,12 @@ class SharedEnvironment:
 
     @property
     def reward_scale(self) -> float:
-        """What agents divide their rewards by now."""
+        """The scale that agents divide their rewards by now."""
         return self._scale.value if self._scale else 1.0
 
     @property
     def moments(self) -> np.ndarray:
-        """(B, 3), what the reward scale is made of: see `RewardScale.moments`."""
+        """(B, 3), the running moments of the reward scale: see `RewardScale.moments`."""
         return self._scale.moments if self._scale else np.zeros((self.env.num_envs, 3))
 
     def reset(self) -> list[AgentStep]:
@@ -178,7 +178,7 @@ class SharedEnvironment:
             self._finished = [state["episodes"].copy()]
 
     def load_reward_scale(self, state: dict[str, np.ndarray]) -> None:
-        """Take over the rewards that `state_dict` had seen, and nothing else."""
+        """Restore the reward scale's statistics from `state_dict`, and nothing else."""
         if self._scale and (moments := _part(state, "scale.")):
             self._scale.load_state_dict(moments)
 

@@ -1,4 +1,4 @@
-"""What to say of a task that a family does not have."""
+"""The error for a task name that a family does not have."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from matrpo.errors import ConfigError, closest
 
 
 def unknown_task(family: str, name: str, known: Iterable[str]) -> ConfigError:
-    """The error that names what may have been meant, or all that there is.
+    """The error for an unknown task, with the closest known name or a list of all.
 
     Args:
         family: the task's prefix, with its slash.

@@ -1,4 +1,6 @@
-"""The interface of every task: B environments stepped together, arrays in and arrays out."""
+"""The interface of every task: B vectorised environments of N agents, stepped together.
+
+Sizes: O_q of an observation of agent q, S of the state, W of the joint action; n: number of discrete actions."""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from matrpo.spaces import Discrete, TaskSpec
 
 @dataclass(frozen=True)
 class ActorInput:
-    """What a policy acts on in b environments.
+    """The input of a policy in b environments.
 
     Attributes:
         observation: (b, O) float32.
@@ -29,9 +31,7 @@ class ActorInput:
 
 @dataclass
 class VectorStep:
-    """What one step of all B environments produced.
-
-    The arrays are fresh: the environment never writes to them again.
+    """One transition of all B environments; the arrays are fresh: the environment never writes to them again.
 
     Attributes:
         observations: for each agent, (B, O_q) float32; where an episode ended, the first of the next one.
@@ -62,7 +62,7 @@ class VectorStep:
 
 
 class VectorEnv(ABC):
-    """B copies of a task, stepped together and reset by themselves in the step that ends an episode.
+    """B copies of a task, stepped together; each is reset automatically in the step that ends its episode.
 
     Attributes:
         spec: the agents and their spaces.
@@ -91,7 +91,7 @@ class VectorEnv(ABC):
         """
 
     def number_from(self, first: int) -> None:  # noqa: ARG002
-        """Be a part of a larger batch, whose environments `first` to `first` + B - 1 have the very same episodes.
+        """Become a shard of a larger batch, whose environments `first` to `first` + B - 1 have the very same episodes.
 
         It is called before `reset`.
 
@@ -101,18 +101,18 @@ class VectorEnv(ABC):
         raise ConfigError(f"task {self.spec.name!r} cannot be split: expected 1 for 'env_servers'")
 
     def limit_workers(self, most: int) -> None:  # noqa: B027 (most tasks have none)
-        """Step in at most so many processes besides this one; it is called before `reset`."""
+        """Limit the number of worker processes that step the environments; it is called before `reset`."""
 
     @abstractmethod
     def observe(self) -> list[np.ndarray]:
         """The current observations again, without a step: for each agent, (B, O_q) float32."""
 
     def state(self) -> np.ndarray:
-        """What a centralised critic sees now, (B, S) float32: unless the task knows better, all observations."""
+        """The global state, input of central critics, (B, S) float32: all observations unless the task overrides it."""
         return np.concatenate(self.observe(), axis=1)
 
     def agent_states(self, state: np.ndarray, observations: list[np.ndarray]) -> list[np.ndarray]:
-        """The state as the centralised critic of each agent may see it, if critics differ between agents.
+        """The global state as the input of each agent's centralised critic, if critics differ between agents.
 
         Args:
             state: (B, S) float32, from `state` or `VectorStep.final_state`.
@@ -128,7 +128,7 @@ class VectorEnv(ABC):
         return [None] * self.spec.num_agents
 
     def actor_inputs(self, observations: list[np.ndarray], ended: np.ndarray) -> list[ActorInput]:
-        """What each agent's policy acts on now.
+        """The current input of each agent's policy.
 
         Args:
             observations: the current ones.

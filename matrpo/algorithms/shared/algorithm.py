@@ -1,4 +1,4 @@
-"""What every algorithm that trains centrally is: one object that acts and learns for all agents, in one process."""
+"""The interface of centralised training: one object acts and learns for all agents, in one process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from matrpo.spaces import TaskSpec
 
 
 class JointActor(Protocol):
-    """The deployed policies of all agents, which act in B environments and may remember what happened in them."""
+    """The deployed policies of all agents, which act in B environments and may be recurrent."""
 
     def act(self, seen: Sequence[ActorInput], generator: torch.Generator, deterministic: bool) -> np.ndarray:
         """As `acting.Actors.act`."""
@@ -30,7 +30,7 @@ class JointActor(Protocol):
 
 @dataclass(frozen=True)
 class UpdateReport:
-    """What an update says of itself, for the metrics.
+    """The metrics of one update.
 
     Attributes:
         trainer: of the whole.
@@ -43,7 +43,7 @@ class UpdateReport:
 
 @dataclass(frozen=True)
 class LearnerState:
-    """Everything that the next iteration depends on.
+    """The checkpoint of an algorithm: everything that the next iteration depends on.
 
     Attributes:
         trainer: what is needed to go on learning.
@@ -55,10 +55,10 @@ class LearnerState:
 
 
 class Algorithm(ABC):
-    """Acts and learns for all agents.
+    """Base class of the algorithms that train centrally.
 
-    An iteration is `act` and `observe` T times, then `update`. A subclass builds its networks in `__init__`, and
-    raises `ConfigError` there for tasks and settings that it cannot handle.
+    An iteration is `act` and `observe` T (`rollout_length`) times, then `update`. A subclass builds its networks in
+    `__init__`, and raises `ConfigError` there for tasks and settings that it cannot handle.
 
     Args:
         spec: the task's agents and spaces.
@@ -82,7 +82,7 @@ class Algorithm(ABC):
         self.generator = torch.Generator().manual_seed(int(seed >> np.uint64(1)))
 
     def open_files(self, folder: Path, resume: bool) -> None:  # noqa: B027 (most have no files)
-        """Open what is too large for a checkpoint, before training begins or goes on.
+        """Open the files of what is too large for a checkpoint (a replay buffer), before training begins or resumes.
 
         Args:
             folder: the trainer's.
@@ -109,23 +109,23 @@ class Algorithm(ABC):
 
     @abstractmethod
     def act(self, step: CentralStep) -> np.ndarray:
-        """Choose the next actions, and remember what they were chosen on. (B, W) float32."""
+        """Choose the next joint action, (B, W) float32, and record the observations that it was chosen on."""
 
     @abstractmethod
     def observe(self, step: CentralStep) -> None:
-        """Take in what the last actions brought about."""
+        """Record the outcome of the last joint action: rewards, ends of episodes, next observations."""
 
     @abstractmethod
     def update(self, iteration: int) -> UpdateReport:
-        """Learn from what was observed; iterations count from 1."""
+        """Update policies and critics on the recorded transitions; iterations count from 1."""
 
     @abstractmethod
     def actor(self, num_envs: int) -> JointActor:
-        """The agents as they are deployed."""
+        """The deployed policies of all agents."""
 
     @abstractmethod
     def state_dict(self) -> LearnerState:
-        """Everything that the next iteration depends on, but what `open_files` opened; that is on the disk by then."""
+        """The checkpoint: all that the next iteration depends on, but files of `open_files`, on the disk by then."""
 
     @abstractmethod
     def load_state_dict(self, state: LearnerState) -> None:

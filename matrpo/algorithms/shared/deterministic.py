@@ -1,4 +1,4 @@
-"""What algorithms share whose agents ascend the gradient of a centralised critic by what they do: DDPG and TD3."""
+"""Deterministic policy gradients with a centralised critic: the base of DDPG and TD3. M: minibatch, S: state size."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from matrpo.spaces import ActionSpace, Box, Discrete, TaskSpec
 
 
 class Policy(nn.Module):
-    """mu(o) as critics see it: tanh scaled to the bounds of a `Box`, or the choice from a `Discrete` as a one-hot row.
+    """A deterministic policy mu(o): tanh scaled to the bounds of a `Box`, or a one-hot choice from a `Discrete`.
 
     Args:
         observation_size: length of an observation.
@@ -47,9 +47,9 @@ class Policy(nn.Module):
 
 
 class DeterministicGradient(OffPolicy):
-    """Critics regress on targets, policies ascend the first critic; a subclass says in which order, on which actions.
+    """Critics regress on TD targets, policies ascend the first critic; a subclass sets the order and the actions.
 
-    Since the reward is the team's, one critic is what MADDPG's N would all be fitted to.
+    The reward is the team's: the critics of MADDPG's N agents would have the same targets, so one is enough.
 
     Attributes:
         num_critics: how many critics learn; the least of their targets counts.
@@ -80,10 +80,10 @@ class DeterministicGradient(OffPolicy):
 
     @abstractmethod
     def improve(self, batch: Batch) -> None:
-        """Let every agent's policy `ascend`."""
+        """Update every agent's policy, by `ascend`."""
 
     def learn(self, batch: Batch) -> dict[str, float]:
-        """Fit the critics, improve the policies, let the targets follow."""
+        """Update the critics, then, if due, the policies and the target networks."""
         metrics = self._fit(batch)
         if self.policies_are_due():
             self.improve(batch)
@@ -95,25 +95,25 @@ class DeterministicGradient(OffPolicy):
         return True
 
     def target_actions(self, later: JointObservation) -> list[Tensor]:
-        """What the target policies do, as critics see it."""
+        """The target policies' actions, encoded for the critics."""
         pairs = zip(self.target_actors, later.observations, strict=True)
         return [actor(observation, self.generator) for actor, observation in pairs]
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> Tensor:
-        """y = R + gamma^n min_j Q_j^(s', a^'): Algorithms 6 and 7 of HARL. (M,)."""
+        """n-step targets y = R + gamma^n min_j Q_j^(s', a^'), ^: target networks; Algorithms 6 and 7 of HARL. (M,)."""
         actions = self.target_actions(batch.later)
         values = torch.stack([q_values(critic, batch.later.state, actions) for critic in self.target_values])
         return batch.rewards + batch.discounts * values.amin(0)
 
     def ascend(self, agent: int, batch: Batch, actions: list[Tensor]) -> None:
-        """One step of an agent's policy up the mean Q of actions of which its own depend on it, where it is alive."""
+        """One gradient step of an agent's policy up the mean Q where it is alive; its own of `actions` depend on it."""
         alive = batch.now.alive[:, agent]
         values = q_values(self.value_networks[0], batch.now.state, actions)
         self.descend(f"policy.{agent}", -(values * alive).sum() / alive.sum().clamp_min(1))
 
     def encoded(self, batch: Batch) -> list[Tensor]:
-        """What every agent did, as critics see it."""
+        """Every agent's action in the batch, encoded for the critics."""
         parts = zip(self.spec.action_slices, self.spec.action_spaces, strict=True)
         return [
             nn.functional.one_hot(batch.actions[:, part.start].long(), space.n).float()
@@ -124,7 +124,7 @@ class DeterministicGradient(OffPolicy):
 
     @torch.no_grad()
     def choose(self, seen: Sequence[ActorInput], generator: torch.Generator, explore: bool) -> list[Tensor]:
-        """What the policies do; exploring, with Gaussian noise on continuous actions and Gumbel noise on choices."""
+        """The policies' actions; exploring, with Gaussian noise on continuous and Gumbel noise on discrete ones."""
         chosen = []
         for space, actor, observation in zip(self.spec.action_spaces, self.actors, observations_of(seen), strict=True):
             actions = actor(observation, generator if explore else None)
@@ -154,7 +154,7 @@ class TwinDelayed(DeterministicGradient):
         return self.updates % self.config.policy_delay == 0
 
     def target_actions(self, later: JointObservation) -> list[Tensor]:
-        """clip(mu^(o') + clip(noise, -c, c), low, high); Gumbel noise smooths choices."""
+        """Smoothed target actions: clip(mu^(o') + clip(noise, -c, c), low, high); Gumbel noise for discrete ones."""
         config = self.config
         return [
             noisy(actions, space, config.policy_noise, config.noise_clip, self.generator)
@@ -165,12 +165,12 @@ class TwinDelayed(DeterministicGradient):
 
 
 def encoded_size(space: ActionSpace) -> int:
-    """Length of an action as critics see it."""
+    """Length of an action encoded for the critics: one-hot if it is discrete."""
     return space.n if isinstance(space, Discrete) else space.size
 
 
 def half_range(space: Box) -> float:
-    """Half of what lies between the bounds."""
+    """Half the distance between the bounds."""
     return (space.high - space.low) / 2.0
 
 
@@ -187,7 +187,7 @@ def noisy(actions: Tensor, space: Box, deviation: float, limit: float, generator
 
 
 def one_hot(scores: Tensor) -> Tensor:
-    """1 at the largest of each row, 0 elsewhere."""
+    """One-hot rows: 1 at the largest score of each row, 0 elsewhere."""
     return nn.functional.one_hot(scores.argmax(-1), scores.shape[-1]).to(scores.dtype)
 
 

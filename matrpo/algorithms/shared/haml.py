@@ -1,4 +1,4 @@
-"""Heterogeneous-agent mirror learning: agents improve one after another, each knowing what those before it did.
+"""Heterogeneous-agent mirror learning: sequential policy updates, each on advantages weighted by earlier ratios.
 
 Algorithm Template 2 of HARL (Zhong et al.). A new algorithm is a subclass that says what its `mirror` is;
 docs/own-algorithm.md writes one.
@@ -19,7 +19,7 @@ from matrpo.networks.distributions import Head
 
 
 class HAML(OnPolicy):
-    """The template. In each iteration a new random order of agents (Theorem 14 needs every order to be possible)."""
+    """Sequential updates in a new random order in each iteration (Theorem 14 needs every order to be possible)."""
 
     settings_read = OnPolicy.settings_read | {"agent_order"}
 
@@ -28,7 +28,7 @@ class HAML(OnPolicy):
         """The drift functional, the neighbourhood operator and the sampling distribution."""
 
     def improve(self, samples: list[Samples], old: list[Head], advantages: list[Tensor]) -> list[dict[str, Any]]:
-        """Let agent i_m maximise E[r^{i_m} M] less its drift, M = A * prod_{j<m} r^{i_j}: eq. (10)."""
+        """Agent i_m maximises E[r^{i_m} M] less its drift, M = A * prod_{j<m} r^{i_j}, r: ratios: eq. (10)."""
         mirror = self.mirror()
         reports: list[dict[str, Any]] = [{} for _ in samples]
         compound = torch.ones_like(advantages[0])

@@ -1,4 +1,4 @@
-"""What an update did to the policies: the trust region that the paper on decentralised PPO measures in its section 7.
+"""Trust-region metrics of an update: ratios, KL and total variation (paper on decentralised PPO, section 7).
 
 Ratios are of the actions that were taken. A joint policy's total variation is estimated as there, by the sum of the
 agents', which bounds it (Proposition 2).
@@ -21,7 +21,7 @@ Distributions = TypeVar("Distributions", Head, JointDistribution)
 
 @dataclass(frozen=True)
 class Change:
-    """An agent's policy before and after an update, at the M samples that it was made on.
+    """The change of one agent's policy in an update, at the M samples that it was made on.
 
     Attributes:
         log_ratio: (M,), of the actions that were taken.
@@ -59,7 +59,7 @@ _NAMES = ("ratio_min", "ratio_max", "total_variation_mean", "total_variation_max
 
 @torch.no_grad()
 def changes(old: Distributions, new: Distributions, actions: Tensor, alive: Tensor) -> list[Change]:
-    """What an update did to each of n heads.
+    """The change of each of n policies in an update.
 
     Args:
         old, new: their distributions at M samples, before and after.
@@ -72,7 +72,7 @@ def changes(old: Distributions, new: Distributions, actions: Tensor, alive: Tens
 
 
 def joint_metrics(parts: Sequence[Change]) -> dict[str, Any]:
-    """Range of the joint policy's ratio, and its mean and largest total variation, from what happened to each agent."""
+    """Range of the joint policy's ratio, and its mean and largest total variation, from the change of each agent's."""
     log_ratio = torch.stack([part.log_ratio.masked_fill(~part.alive, 0.0) for part in parts]).sum(0)
     variations = [part.total_variation[part.alive] for part in parts if part.alive.any()]
     return {

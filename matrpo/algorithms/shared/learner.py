@@ -1,4 +1,4 @@
-"""What a policy is improved on, and what steps it up a gradient."""
+"""Training samples of one policy, and the optimiser that updates it. M: samples; O, W: observation, action size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from matrpo.settings.config import Config
 
 @dataclass(frozen=True)
 class Samples:
-    """The M samples of an iteration that a policy is improved on.
+    """The M training samples of one policy in an iteration.
 
     Attributes:
         observations: (M, O).
@@ -34,7 +34,7 @@ class Samples:
     sequences: Sequences | None
 
     def head(self, policy: JointPolicy) -> Head:
-        """The distributions that a policy acts by on these samples."""
+        """The policy's action distributions at these samples."""
         return policy.own_head(self.observations, self.action_masks, self.sequences)
 
     def log_prob(self, head: Head) -> Tensor:
@@ -42,18 +42,18 @@ class Samples:
         return head.log_prob(self.actions.unsqueeze(1)).squeeze(1)
 
     def part(self, units: Tensor | None) -> tuple[Tensor | None, Samples]:
-        """Some of the samples as `sequences.random_parts` names them, None for all: their numbers, and they alone."""
+        """A minibatch that `sequences.random_parts` names, None for all: the samples' row numbers, and the samples."""
         rows, sequences = samples_of(units, self.sequences)
         return rows, self if rows is None else self.select(rows, sequences)
 
     def select(self, rows: Tensor, sequences: Sequences | None) -> Samples:
-        """Some of the samples, and how these follow one another."""
+        """A subset of the samples, in the given sequences."""
         masks = None if self.action_masks is None else self.action_masks[rows]
         return Samples(self.observations[rows], self.actions[rows], masks, self.alive[rows], sequences)
 
 
 def merge(parts: Sequence[Samples], length: int) -> Samples:
-    """The samples of several agents as if they were one agent's in more environments.
+    """Concatenate the samples of several agents, as if they were one agent's in more environments.
 
     Args:
         parts: each agent's.
@@ -71,7 +71,7 @@ def merge(parts: Sequence[Samples], length: int) -> Samples:
 
 
 class Learner:
-    """A policy and what improves it.
+    """A policy and its optimiser.
 
     Args:
         policy: its parameters change.
@@ -87,7 +87,7 @@ class Learner:
 
 
 def ascend(objective: Tensor, learners: Sequence[Learner]) -> None:
-    """One step of every learner up the gradient of a scalar."""
+    """One gradient ascent step of every learner's policy on a scalar objective."""
     for learner in learners:
         learner.optimizer.zero_grad()
     (-objective).backward()  # type: ignore[no-untyped-call]

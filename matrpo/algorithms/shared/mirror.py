@@ -1,6 +1,6 @@
-"""Heterogeneous-agent mirror learning's parts: what an agent's update maximises, and within which policies.
+"""Parts of heterogeneous-agent mirror learning: an agent's surrogate objective, its penalty, its trust region.
 
-Section 3.3 of HARL (Zhong et al.): an agent's update is told by a drift functional, a neighbourhood operator and a
+Section 3.3 of HARL (Zhong et al.): an agent's update is set by a drift functional, a neighbourhood operator and a
 sampling distribution. Each is a small interface here. Its objective, the mirror operator (Definition 12), is estimated
 by eq. (10): E[ratio * M] less the drift, where M is the advantage times the ratios of the agents before it.
 """
@@ -25,7 +25,7 @@ from matrpo.trust_region.step_rule import StepRule
 
 
 class Drift(Protocol):
-    """A drift functional: what an objective loses as a policy leaves the old one (Definition 10).
+    """A drift functional: the objective's penalty for leaving the old policy (Definition 10).
 
     It is never negative, and zero with all its derivatives where the policies are equal.
     """
@@ -44,14 +44,14 @@ class Drift(Protocol):
 
 
 class Neighbourhood(Protocol):
-    """A neighbourhood operator: among which policies the objective is maximised (Definition 11)."""
+    """A neighbourhood operator: the trust region in which the objective is maximised (Definition 11)."""
 
     def maximise(self, objective: Objective, learner: Learner) -> dict[str, float]:
-        """Change the learner's policy within the neighbourhood; what to report of it."""
+        """Update the learner's policy within the neighbourhood; the metrics to report."""
 
 
 class SamplingDistribution(Protocol):
-    """A sampling distribution: how much each visited state counts."""
+    """A sampling distribution: the weight of each visited state in the objective."""
 
     def __call__(self, samples: Samples) -> Tensor:
         """Weights, (M,), of mean 1."""
@@ -59,7 +59,7 @@ class SamplingDistribution(Protocol):
 
 @dataclass(frozen=True)
 class Mirror:
-    """An instance of the template: with these three, Algorithm Template 2 is an algorithm."""
+    """The three parts that make an algorithm of Algorithm Template 2."""
 
     drift: Drift
     neighbourhood: Neighbourhood
@@ -67,7 +67,7 @@ class Mirror:
 
 
 class Objective:
-    """An agent's sampled mirror operator, eq. (10) less the drift, as a function of its policy.
+    """An agent's surrogate objective, the sampled mirror operator: eq. (10) less the drift.
 
     Args:
         learner: whose policy it is.
@@ -88,7 +88,7 @@ class Objective:
         self._config = learner.config
 
     def on(self, rows: Tensor | None, samples: Samples) -> Tensor:
-        """The objective's estimate from some samples, and its entropy bonus.
+        """The objective, entropy bonus included, estimated from a minibatch.
 
         Args:
             rows: which they are; None for all.
@@ -103,13 +103,13 @@ class Objective:
         return ((gain + self._config.entropy_coef * new.entropy().squeeze(1)) * states).mean()
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor | None, Samples]]:
-        """Random parts of the samples; arguments of `on`."""
+        """Random minibatches of the samples, as arguments of `on`."""
         for units in random_parts(len(self.weights), size, generator, self.samples.sequences):
             yield self.samples.part(units)
 
 
 class NoDrift:
-    """Zero: nothing holds the policy back."""
+    """No penalty: a drift of zero."""
 
     def __call__(self, ratio: Tensor, weights: Tensor, old: Head, new: Head) -> Tensor:  # noqa: ARG002
         """Zero at every sample."""
@@ -129,14 +129,14 @@ class ClipDrift:
     clip_range: float
 
     def __call__(self, ratio: Tensor, weights: Tensor, old: Head, new: Head) -> Tensor:  # noqa: ARG002
-        """What clipping takes away at each sample."""
+        """The gain that clipping removes at each sample."""
         clipped = ratio.clamp(1.0 - self.clip_range, 1.0 + self.clip_range)
         return ((ratio - clipped) * weights).relu()
 
 
 @dataclass(frozen=True)
 class KLDrift:
-    """A multiple of D_KL(old || new).
+    """A KL penalty: a multiple of D_KL(old || new).
 
     Attributes:
         coefficient: the multiple.
@@ -150,7 +150,7 @@ class KLDrift:
 
 
 class PolicySpace:
-    """All policies: some epochs of gradient ascent."""
+    """No trust region: epochs of minibatch gradient ascent among all policies."""
 
     settings_read = frozenset({"actor_lr", "max_grad_norm", "policy_epochs", "policy_batch", "entropy_coef"})
 
@@ -164,7 +164,7 @@ class PolicySpace:
 
 @dataclass(frozen=True)
 class KLBall:
-    """Policies within mean KL `kl_step` of the old one: the trust-region step of eq. (8) and its line search.
+    """A KL trust region, mean KL `kl_step` around the old policy: natural gradient step of eq. (8) and line search.
 
     Attributes:
         shares: how many agents' shares of the trust region, `kl_step` each, the policy has.
@@ -180,7 +180,7 @@ class KLBall:
     shares: int = 1
 
     def maximise(self, objective: Objective, learner: Learner) -> dict[str, float]:
-        """Step to the boundary along H^{-1} g, shortened until the true KL fits and enough of the gain is real."""
+        """Natural gradient step H^{-1} g (H: Fisher matrix) to the boundary, then line search on true KL and gain."""
         config, policy = learner.config, learner.policy
         kl_step = self.shares * config.kl_step
         samples, states, weights = _counted(objective)
@@ -218,7 +218,7 @@ class OnPolicyTrajectories:
 
 
 def clip_range(config: Config, num_agents: int) -> float:
-    """How far an agent's ratio may leave 1: with `clip_scaling: per-agent` the more agents, the less.
+    """PPO's clip range of an agent's ratio, divided by the number of agents with `clip_scaling: per-agent`.
 
     The joint policy's total variation is at most the sum of the agents', each at most its clip range: Theorem 3 of
     the paper on decentralised PPO.
@@ -227,7 +227,7 @@ def clip_range(config: Config, num_agents: int) -> float:
 
 
 def _counted(objective: Objective) -> tuple[Samples, Tensor, Tensor]:
-    """The samples with a weight, their weights and their advantages; all where none has, and samples of a memory."""
+    """Samples of nonzero weight, their weights and advantages; all if none has any, or for a recurrent policy."""
     samples, states, weights = objective.samples, objective.states, objective.weights
     counted = states > 0
     if samples.sequences is not None or counted.all() or not counted.any():

@@ -1,4 +1,4 @@
-"""What off-policy algorithms share: exploration, the replay buffer, how often they learn, and what they save."""
+"""The base of off-policy algorithms: exploration, replay buffer, target networks, update frequency, checkpoints."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from matrpo.spaces import ActionSpace, Discrete, TaskSpec
 
 
 class OffPolicy(Algorithm):
-    """Stores what happens, and learns `updates_per_step` times as many batches from it as there were vector steps.
+    """Fills a replay buffer and learns from minibatches of it, `updates_per_step` per vectorised environment step.
 
     The first `warmup_steps` environment steps take random actions, and nothing is learned before they are over. A
     subclass fills `actors`, `critics` and `optimizers` in its `__init__`, in which it calls `make_target`.
@@ -73,11 +73,11 @@ class OffPolicy(Algorithm):
 
     @abstractmethod
     def learn(self, batch: Batch) -> dict[str, float]:
-        """Update the networks; what to report of it."""
+        """Update the networks on one minibatch; the metrics to report."""
 
     @property
     def replay(self) -> Replay:
-        """The buffer; there is one once `open_files` was called."""
+        """The replay buffer; it exists once `open_files` was called."""
         assert self._replay is not None
         return self._replay
 
@@ -88,11 +88,11 @@ class OffPolicy(Algorithm):
 
     @property
     def updates(self) -> int:
-        """Batches that were learned from, the present one included."""
+        """Minibatches learned from so far, the present one included."""
         return self._updates
 
     def open_files(self, folder: Path, resume: bool) -> None:
-        """Keep the replay buffer in a file."""
+        """Open the replay buffer's file."""
         config = self.config
         # A step leaves at most two entries, and what is written past the newest checkpoint may be thrown away.
         kept = max(config.checkpoints_kept, 2) + 1
@@ -122,7 +122,7 @@ class OffPolicy(Algorithm):
         self._reward_scale = float(seen.reward_scale[0])
 
     def update(self, iteration: int) -> UpdateReport:
-        """Learn from batches of the buffer."""
+        """Learn from minibatches of the replay buffer."""
         config = self.config
         self.set_learning_rates(iteration, self.optimizers.values())
         count = round(config.updates_per_step * config.rollout_length) if self._steps >= config.warmup_steps else 0
@@ -136,7 +136,7 @@ class OffPolicy(Algorithm):
         return UpdateReport({"updates": count, **means}, [{} for _ in self.actors])
 
     def descend(self, name: str, loss: Tensor) -> None:
-        """One step of an optimiser down the gradient of a scalar, with respect to its own parameters alone."""
+        """One gradient descent step of an optimiser on a scalar loss, with respect to its own parameters alone."""
         optimizer = self.optimizers[name]
         parameters = optimizer.param_groups[0]["params"]
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
@@ -146,7 +146,7 @@ class OffPolicy(Algorithm):
         optimizer.step()
 
     def make_target(self, name: str, network: nn.Module) -> nn.Module:
-        """A copy of a network that follows it, as one of `critics`."""
+        """A target network, a copy that `move_targets` updates; it becomes one of `critics`."""
         target = copy.deepcopy(network).requires_grad_(False)
         self.critics[f"target_{name}"] = target
         self._followers.append((target, network))
@@ -154,7 +154,7 @@ class OffPolicy(Algorithm):
 
     @torch.no_grad()
     def move_targets(self) -> None:
-        """Let every target network follow: theta^ = tau theta + (1 - tau) theta^ with tau = `polyak`."""
+        """Polyak-average every target network: theta^ = tau theta + (1 - tau) theta^ with tau = `polyak`."""
         for target, network in self._followers:
             for slow, fast in zip(target.parameters(), network.parameters(), strict=True):
                 slow.lerp_(fast, self.config.polyak)
@@ -193,13 +193,13 @@ class OffPolicy(Algorithm):
 
 
 class _Actors:
-    """The agents as they are deployed."""
+    """The deployed policies of all agents."""
 
     def __init__(self, algorithm: OffPolicy) -> None:
         self._algorithm = algorithm
 
     def act(self, seen: Sequence[ActorInput], generator: torch.Generator, deterministic: bool) -> np.ndarray:
-        """As `acting.Actors.act`; what is not deterministic explores as in training."""
+        """As `acting.Actors.act`; if not deterministic, it explores as in training."""
         return _joint(self._algorithm.choose(seen, generator, explore=not deterministic))
 
 
@@ -209,7 +209,7 @@ def observations_of(seen: Sequence[ActorInput]) -> list[Tensor]:
 
 
 def masks_of(seen: Sequence[ActorInput]) -> list[Tensor | None]:
-    """Each agent's allowed actions, (B, n), or None."""
+    """Each agent's action mask, (B, n), or None."""
     masks = [each.action_mask for each in seen]
     return [None if mask is None else torch.from_numpy(np.ascontiguousarray(mask)) for mask in masks]
 

@@ -1,4 +1,4 @@
-"""What on-policy algorithms share: rollouts of all agents, critics, advantages. A subclass improves the policies."""
+"""The base of on-policy algorithms: rollouts, critics, advantages. M samples: T steps of B environments."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from matrpo.spaces import TaskSpec
 
 
 class OnPolicy(Algorithm):
-    """Samples with its policies, estimates advantages with its critics, improves the policies, then fits the critics.
+    """Collects rollouts, estimates advantages (GAE) with its critics, updates the policies, then fits the critics.
 
     Each agent has a policy of its own observation; with `share_parameters` they have one in common.
 
@@ -71,7 +71,7 @@ class OnPolicy(Algorithm):
 
     @abstractmethod
     def improve(self, samples: list[Samples], old: list[Head], advantages: list[Tensor]) -> list[dict[str, Any]]:
-        """Change the policies.
+        """Update the policies on the rollouts' samples.
 
         Args:
             samples: each agent's.
@@ -83,23 +83,23 @@ class OnPolicy(Algorithm):
         """
 
     def learner(self, agent: int) -> Learner:
-        """What improves an agent's policy."""
+        """The policy and optimiser of an agent."""
         return self.learners[0 if self.config.share_parameters else agent]
 
     def critic(self, view: int) -> Critic:
-        """The critic of a view: of the state, of an agent's state, or of an agent's observation."""
+        """The critic of a view (its input): of the state, of an agent's state, or of an agent's observation."""
         return self.critics[view % len(self.critics)]
 
     def critic_sizes(self, spec: TaskSpec, state_sizes: tuple[int, ...]) -> tuple[int, ...]:
-        """How much each view of the critics shows."""
+        """The input size of each view of the critics."""
         return state_sizes if self.central_critic else spec.observation_sizes
 
     def seen_by_critics(self, step: CentralStep) -> list[AgentStep]:
-        """What each view of the critics shows at a step."""
+        """The critics' input at a step, one for each view."""
         return step.states if self.central_critic else step.agents
 
     def act(self, step: CentralStep) -> np.ndarray:
-        """Choose the next actions, and record what they are chosen on."""
+        """Choose the next joint action, and record the observations that it is chosen on."""
         t = self._rollouts[0].t() % self.config.rollout_length
         self._alive[t] = torch.from_numpy(step.alive)
         for rollout, actor, seen in zip(self._rollouts, self._actors.members, step.agents, strict=True):
@@ -144,7 +144,7 @@ class OnPolicy(Algorithm):
         return UpdateReport(trainer | instruments.joint_metrics(changes), agents)
 
     def changes(self, samples: list[Samples], old: list[Head], new: list[Head]) -> list[instruments.Change]:
-        """What an update did to each agent's policy, from its distributions before and after."""
+        """The change of each agent's policy in an update, from its distributions before and after."""
         return [
             change
             for part, before, after in zip(samples, old, new, strict=True)
@@ -156,7 +156,7 @@ class OnPolicy(Algorithm):
         return Actors(self.policies, num_envs)
 
     def state_dict(self) -> LearnerState:
-        """Networks, optimisers, memories and the generator's state."""
+        """Networks, optimisers, recurrent states and the generator's state."""
         tensors = {"generator": self.generator.get_state()}
         for index, learner in enumerate(self.learners):
             tensors |= optimizer_tensors(f"policy_optimizer.{index}", learner.optimizer)
@@ -171,7 +171,7 @@ class OnPolicy(Algorithm):
         return LearnerState(tensors, agents)
 
     def load_state_dict(self, state: LearnerState) -> None:
-        """Restore `state_dict`; memories are of as many environments as they were saved with."""
+        """Restore `state_dict`; recurrent states are of as many environments as they were saved with."""
         for index, learner in enumerate(self.learners):
             load_optimizer(f"policy_optimizer.{index}", learner.optimizer, state.trainer)
         for index, critic in enumerate(self.critics):
@@ -217,7 +217,7 @@ class OnPolicy(Algorithm):
         return Samples(rollout.observations, actions, rollout.action_masks, alive, rollout.sequences)
 
     def fit_critics(self, targets: list[Tensor], values: list[Values]) -> list[float]:
-        """Fit each critic on all its views; the losses."""
+        """Regress each critic on the targets of all its views; the losses."""
         config, count = self.config, len(self.critics)
         losses = []
         for index, critic in enumerate(self.critics):
@@ -236,7 +236,7 @@ class OnPolicy(Algorithm):
         return losses
 
     def _forget_ended(self, values: list[Values]) -> None:
-        """Carry memories over to the next iteration, but not those of episodes that are over."""
+        """Carry recurrent states over to the next iteration, set to zero where the episode has ended."""
         assert self._last is not None
         views = self.seen_by_critics(self._last)
         self._memories = [
@@ -247,12 +247,12 @@ class OnPolicy(Algorithm):
 
 
 def _over(seen: AgentStep) -> Tensor:
-    """Environments whose episode is over for who sees this, (B, 1)."""
+    """Environments whose episode has ended in this view, (B, 1)."""
     return torch.from_numpy(seen.ended).unsqueeze(1)
 
 
 def _standardized(advantages: Tensor, samples: Samples) -> Tensor:
-    """Advantages of zero mean and unit variance over the samples that count, if any does. (M,)."""
+    """Advantages of zero mean and unit variance over the samples where the agent is alive, if any. (M,)."""
     counted = advantages[samples.alive]
     if not len(counted):
         return torch.zeros_like(advantages)

@@ -7,7 +7,7 @@ So nothing is stored twice, a truncated episode bootstraps from where it was cut
 episode.
 
 A checkpoint holds no more than how many entries there are. The ring has room for more than are sampled from: what a
-checkpoint that is kept may need is not overwritten yet.
+checkpoint that is kept may need is not overwritten yet. M: samples; S, O_q, W: state, observation, action sizes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from matrpo.runs.storage import storing
 from matrpo.spaces import Discrete, TaskSpec
 
 _GOES_ON, _TERMINATED, _TRUNCATED, _NOTHING_DONE = range(4)
-"""What came of an entry; the last: nothing was done in it, or not yet."""
+"""Outcome of an entry; the last: it has no action, or none yet."""
 
 _BYTES_RESERVED = 1 << 24
 _FLOAT = np.dtype(np.float32)
@@ -36,7 +36,7 @@ _FLOAT = np.dtype(np.float32)
 
 @dataclass(frozen=True)
 class JointObservation:
-    """What all agents and the critic see, M times.
+    """M joint observations: states, all agents' observations and their action masks.
 
     Attributes:
         state: (M, S).
@@ -53,7 +53,7 @@ class JointObservation:
 
 @dataclass(frozen=True)
 class Batch:
-    """M transitions of up to n steps.
+    """A minibatch of M transitions of up to n steps.
 
     Attributes:
         now: where they begin.
@@ -71,7 +71,7 @@ class Batch:
 
 
 class Layout:
-    """Where in an entry's numbers what lies.
+    """The layout of an entry: where its numbers hold state, observations, action masks and action.
 
     Args:
         spec: the agents and their spaces.
@@ -93,7 +93,7 @@ class Layout:
         self.observation_size = self.size - spec.joint_action_width
 
     def joint_observations(self, step: CentralStep) -> np.ndarray:
-        """What is seen now. (B, observation size)."""
+        """The current joint observations. (B, observation size)."""
         observations = [seen.observation for seen in step.agents]
         return self._joined(step.states[0].observation, observations, step, step.alive)
 
@@ -127,7 +127,7 @@ class Layout:
 
 
 class Replay:
-    """A ring of entries for each of B environments, in a file that grows as it fills.
+    """The replay buffer: a ring of entries for each of B environments, in a file that grows as it fills.
 
     Args:
         path: the file.
@@ -175,7 +175,7 @@ class Replay:
         observations: np.ndarray,
         final_observations: np.ndarray | None,
     ) -> None:
-        """Add what was done at the current observations, and what came of it.
+        """Add a transition of each environment: the action at the current observations, and its outcome.
 
         Args:
             actions: (B, W).
@@ -198,7 +198,7 @@ class Replay:
         self._append(self._envs, observations)
 
     def sample(self, size: int, n_step: int, gamma: float, generator: torch.Generator) -> Batch:
-        """Draw transitions, each as likely as any other, again and again.
+        """Sample a minibatch of transitions, uniformly and with replacement.
 
         Args:
             size: how many.
@@ -222,7 +222,7 @@ class Replay:
         return Batch(now, actions, torch.from_numpy(rewards).float(), torch.from_numpy(discounts).float(), later)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """How far the ring is filled; the file holds the rest, and is on the disk when this returns."""
+        """The number of entries so far; the file holds the rest, and is on the disk when this returns."""
         self._map.flush()
         return {"counts": torch.from_numpy(self._counts.copy())}
 
@@ -243,7 +243,7 @@ class Replay:
         self._counts[envs] += 1
 
     def _draw(self, size: int, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Entries in which something was done, and their environments."""
+        """Random entries that have an action, and their environments."""
         available = np.minimum(self._counts, self._length) - 1
         ends = np.cumsum(available)
         oldest = self._counts - 1 - available

@@ -1,4 +1,4 @@
-"""Agents that improve all at once, each as if the others stayed as they are."""
+"""Simultaneous policy updates of all agents, each as if the other policies stayed fixed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from matrpo.networks.sequences import side_by_side
 
 
 class Simultaneous(OnPolicy):
-    """The counterpart of `haml.HAML`: no agent knows what the others' updates did.
+    """Simultaneous updates, the counterpart of `haml.HAML`: advantages are not corrected for the others' updates.
 
     With `share_parameters` one policy maximises the sum of all agents' objectives.
     """

@@ -1,4 +1,4 @@
-"""What algorithms share whose agents choose by the values of their actions: greedily, and now and then at random."""
+"""The base of value-based algorithms (Q-learning), whose agents act epsilon-greedily on their action values."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ValueBased(OffPolicy):
 
     @abstractmethod
     def utilities(self, networks: Sequence[nn.Module], observations: Sequence[Tensor]) -> list[Tensor]:
-        """Each agent's values of its actions by its network of these, (M, n)."""
+        """Each agent's action values, (M, n), by its network of `networks`."""
 
     @property
     def epsilon(self) -> float:
@@ -46,7 +46,7 @@ class ValueBased(OffPolicy):
 
     @torch.no_grad()
     def choose(self, seen: Sequence[ActorInput], generator: torch.Generator, explore: bool) -> list[Tensor]:
-        """The best allowed actions; exploring, with probability epsilon a random one in an action's place."""
+        """Greedy actions within the action masks; exploring, each is random with probability epsilon."""
         chosen, utilities = [], self.utilities(self.actors, observations_of(seen))
         for space, values, mask in zip(self.spec.action_spaces, utilities, masks_of(seen), strict=True):
             actions = greedy(values, mask)
@@ -64,5 +64,5 @@ def greedy(values: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def indices(actions: Tensor) -> list[Tensor]:
-    """Each agent's action, (M, 1) integers, of joint actions, (M, N)."""
+    """Each agent's action index, (M, 1) integers, from joint actions, (M, N)."""
     return [actions[:, q : q + 1].long() for q in range(actions.shape[1])]

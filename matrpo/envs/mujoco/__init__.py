@@ -1,1 +1,1 @@
-"""MuJoCo's robots, their joints shared by several agents."""
+"""Multi-agent MuJoCo: robots whose joints are divided among agents."""

@@ -15,7 +15,7 @@ from matrpo.envs.vector_env import VectorEnv, VectorStep
 
 
 class MamujocoEnv(VectorEnv):
-    """B robots, each moved by N agents that hold a part of its joints.
+    """B vectorised MuJoCo robots, the joints of each divided among N agents.
 
     Agents observe their own joints and, of the joints next to them, the positions (the library's default). Each
     agent is paid the N-th part of the robot's reward, so that the team's return is the robot's own. The state for
@@ -54,7 +54,7 @@ class MamujocoEnv(VectorEnv):
         self._first = first
 
     def limit_workers(self, most: int) -> None:
-        """Deal the robots out to at most so many processes."""
+        """Distribute the robots over at most so many worker processes."""
         self._most_workers = most
 
     def reset(self) -> list[np.ndarray]:
@@ -179,7 +179,7 @@ class Share:
         return self._records
 
     def step(self) -> np.ndarray:
-        """Act as `joint_actions` says; a record for each robot."""
+        """Step every robot by its row of `joint_actions`; a record for each robot."""
         records = self._records
         for k, robot in enumerate(self._robots):
             state, records["reward"][k], records["terminated"][k], records["truncated"][k] = robot.step(
@@ -198,14 +198,14 @@ class Share:
         return records
 
     def save(self) -> np.ndarray:
-        """For each robot all that its future depends on, and its episode's number."""
+        """The checkpoint of each robot, `Robot.save`, and its episode's number."""
         for k, robot in enumerate(self._robots):
             self.saved[k, :-1] = robot.save()
         self.saved[:, -1] = self._episodes
         return self.saved
 
     def load(self) -> None:
-        """Continue as `saved` says."""
+        """Restore the robots from `saved`."""
         for k, robot in enumerate(self._robots):
             robot.load(self.saved[k, :-1])
         self._episodes[...] = self.saved[:, -1]
@@ -227,7 +227,7 @@ def make_mamujoco(name: str, num_envs: int, seed: int) -> MamujocoEnv:
 
 
 def record(robot: Robot) -> np.dtype[np.void]:
-    """What a worker says of each robot after a step."""
+    """The data type of a worker's answer for one robot after a step."""
     seen = (np.float32, (sum(robot.spec.observation_sizes),))
     state = (np.float32, (robot.state_size,))
     return np.dtype(

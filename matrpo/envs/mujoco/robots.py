@@ -1,4 +1,4 @@
-"""One MaMuJoCo robot: gymnasium-robotics' task taken apart into what steps fast and can be saved."""
+"""One MaMuJoCo robot: gymnasium-robotics' task without its wrappers, to step fast and to be checkpointed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _JOINT_ORDERS = {
 """The order in which joints are dealt out, where the code of the HATRPO paper and the library's list differ."""
 _FIELDS = ("qpos", "qvel", "cinert", "cvel", "qfrc_actuator", "cfrc_ext")
 _OUTCOMES = ("xpos", "xipos")
-"""What rewards compare with the step before, and the integrator's state does not hold."""
+"""Simulator fields that rewards compare with the step before and that the integration state does not hold."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -110,7 +110,7 @@ class Robot:
         return np.asarray(self._env.reset(seed=seed)[0])
 
     def step(self, joint_action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
-        """Act once.
+        """Advance the robot by one step.
 
         Args:
             joint_action: (W,) float32, agent by agent; clipped to the actuators' bounds.
@@ -140,7 +140,7 @@ class Robot:
         return chosen
 
     def save(self) -> np.ndarray:
-        """All that the next steps depend on, as one float64 vector."""
+        """The checkpoint of the robot, all that the next steps depend on, as one float64 vector."""
         simulation = np.empty(self._integration_size)
         self._mujoco.mj_getState(self._env.model, self._env.data, simulation, self._integration)
         return np.concatenate([simulation, *(outcome.ravel() for outcome in self._outcomes), [self._elapsed]])

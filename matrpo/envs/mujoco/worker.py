@@ -1,4 +1,4 @@
-"""A process that steps a share of an environment's copies, and the parent's end of its pipes.
+"""Worker processes that step a share of an environment's copies, and the parent's handle of each, over pipes.
 
 The parent writes an order, one letter and an array of known size; the worker answers `k` and an array of known size, or
 `e`, a length and one line of text. A worker ends when its input ends: the death of its parent is enough.
@@ -17,11 +17,11 @@ from typing import IO
 import numpy as np
 
 _PATIENCE = 5.0
-"""Seconds that a worker may take to end when asked to."""
+"""Timeout in seconds for a worker to end when asked to."""
 
 
 class Worker:
-    """The parent's end.
+    """The parent's handle of a worker process.
 
     Args:
         module: run as `python -P -m module`, so that no file of the working directory is imported; its main is `serve`.
@@ -35,7 +35,7 @@ class Worker:
         )
 
     def send(self, order: bytes, content: np.ndarray | None = None) -> None:
-        """Give an order; `receive` takes its answer.
+        """Send an order to the worker; `receive` reads its answer.
 
         Raises:
             RuntimeError: the worker is gone.
@@ -81,7 +81,7 @@ class Worker:
 
 
 def serve(build: Callable[[], dict[bytes, tuple[np.ndarray | None, Callable[[], np.ndarray | None]]]]) -> None:
-    """Obey orders until the input ends.
+    """The main loop of a worker: execute orders until the input ends.
 
     Args:
         build: makes, for each letter, the array that the order's content is read into (or None) and what then computes
@@ -115,5 +115,5 @@ def _answer(stream: IO[bytes], array: np.ndarray | None) -> None:
 
 
 def _read_into(stream: IO[bytes], array: np.ndarray) -> bool:
-    """Fill an array; whether there was enough."""
+    """Fill an array from a stream; false if the stream ended before."""
     return stream.readinto(array.view(np.uint8)) == array.nbytes  # type: ignore[attr-defined, no-any-return]

@@ -11,7 +11,7 @@ from matrpo.spaces import TaskSpec
 
 EPISODE_LENGTH = 25
 MAX_DEPOSITS = 6
-"""mpe2 has that many colours."""
+"""Most deposits that the task can have: mpe2 has that many colours."""
 
 
 class CollectTreasureEnv(TreasureHuntEnv):

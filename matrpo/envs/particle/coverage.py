@@ -13,7 +13,7 @@ LANDMARK_RADIUS = 0.05
 
 
 class CoverageEnv(ParticleEnv):
-    """Agents and landmarks start uniformly in [-1, 1]^2, the agents at rest; agents push each other.
+    """Base of coverage tasks: agents, at rest, and landmarks start uniformly in [-1, 1]^2; agents push each other.
 
     An agent observes its velocity, its position, and the position relative to it of every landmark and of every
     other agent in the order of ids; what the task's observations have beyond that stays zero.

@@ -1,4 +1,4 @@
-"""What all tasks in particle worlds have in common: episodes, actions, observations, saved states."""
+"""The base of all tasks in particle worlds: episodes, actions, observations, checkpoints."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class ParticleEnv(VectorEnv):
 
 
 class ObservationTable:
-    """Where observations are put together, the batch innermost, before they are turned into (B, O) arrays.
+    """Buffers in which observations are assembled, the batch axis innermost, before they become (B, O) arrays.
 
     Attributes:
         blocks: for each run of neighbouring agents with observations of one size, (agents, O, B) float32 to write to.
@@ -141,7 +141,7 @@ class ObservationTable:
 
 
 class Controls:
-    """Joint actions as `mpe2` reads them, of agents that move, speak or do both.
+    """Decodes joint actions into movements and words, as `mpe2` does, of agents that move, speak or do both.
 
     A discrete action of an agent that does both is `5 * word + move`; a continuous one holds five weights, of
     staying and of each direction, and then one for each word, all clipped to [0, 1].

@@ -28,7 +28,7 @@ _REACH = 50 * CONTACT_MARGIN
 
 @dataclass(frozen=True)
 class Agent:
-    """A body that acts.
+    """The body of an agent.
 
     Attributes:
         radius: of its disc.
@@ -202,7 +202,7 @@ class ParticleWorld:
 
 
 def _colliding_pairs(agents: Sequence[Agent], landmarks: Sequence[Landmark]) -> tuple[np.ndarray, np.ndarray]:
-    """The entities of every pair that may push one of its ends: the pairs of agents, then the others."""
+    """The entities of every pair that can collide: the pairs of agents, then those of an agent and a landmark."""
     num_agents = len(agents)
     bodies: list[Agent | Landmark] = [*agents, *landmarks]
     collides = np.array([body.collides for body in bodies])

@@ -23,7 +23,7 @@ from matrpo.spaces import Discrete, TaskSpec
 
 @dataclass(frozen=True)
 class Map:
-    """A battle.
+    """A SMAC map: the units and the time limit of its battle.
 
     Attributes:
         allies, enemies: units; the allies are the agents.
@@ -41,13 +41,13 @@ class Map:
 
     @property
     def observation_size(self) -> int:
-        """Moves, enemies, other allies, and the agent's own unit."""
+        """Length of an observation: moves, enemies, other allies, and the agent's own unit."""
         others = (self.allies - 1) * (5 + self.ally_shields + self.types)
         return 4 + self.enemies * (5 + self.enemy_shields + self.types) + others + 1 + self.ally_shields + self.types
 
     @property
     def num_actions(self) -> int:
-        """No-op, stop, four moves, and one for each enemy."""
+        """Number of actions: no-op, stop, four moves, and one for each enemy."""
         return 6 + self.enemies
 
 
@@ -85,7 +85,7 @@ _INSTALL_GAME = (
 
 
 class SmacEnv(VectorEnv):
-    """N allies against StarCraft II's own player, in B games of one map.
+    """B vectorised games of one map: N allies, the agents, against StarCraft II's built-in AI.
 
     Actions are no-op, stop, four moves, then one for each enemy to attack (or ally to heal). A dead agent's mask leaves
     it the no-op alone; it observes zeros and goes on being paid until the battle ends. An action that its mask forbids,
@@ -202,7 +202,7 @@ class SmacEnv(VectorEnv):
 
 @dataclass(frozen=True)
 class _Frame:
-    """What a game shows: observations (N, O) and state (S,) float32, masks (N, n) bool."""
+    """The current outputs of one game: observations (N, O) and state (S,) float32, masks (N, n) bool."""
 
     observations: np.ndarray
     state: np.ndarray

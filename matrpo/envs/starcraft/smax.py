@@ -34,7 +34,7 @@ MAPS: dict[str, tuple[int, int]] = {
 """Allies, who are the agents, and enemies on each map."""
 
 EPISODE_LENGTH = 101
-"""JaxMARL compares its limit of 100 with the steps before the current one."""
+"""Time limit in steps: JaxMARL compares its limit of 100 with the steps before the current one."""
 
 _OWN_FEATURES, _UNIT_FEATURES = 10, 13
 _SMAX_ACTIONS = np.array([4, 0, 1, 2, 3], dtype=np.int32)
@@ -42,7 +42,7 @@ _SMAX_ACTIONS = np.array([4, 0, 1, 2, 3], dtype=np.int32)
 
 
 class SmaxEnv(VectorEnv):
-    """N allies against JaxMARL's heuristic enemies, on one of the maps.
+    """B vectorised battles of N allies, the agents, against JaxMARL's heuristic enemies, on one of the maps.
 
     Actions are stop, up, right, down, left, then one for each enemy to attack; the mask leaves out enemies out of
     range. Stop is 0 here (SMAX numbers it 4), so that an agent that is absent stands still.
@@ -170,7 +170,7 @@ class SmaxEnv(VectorEnv):
 
 @dataclass
 class _View:
-    """What is seen of a state: observations (N, B, O) float32, world state (B, S) float32, masks (N, B, n) bool."""
+    """The inputs of networks: observations (N, B, O) float32, world state (B, S) float32, masks (N, B, n) bool."""
 
     observations: np.ndarray
     world: np.ndarray
@@ -178,7 +178,7 @@ class _View:
 
 
 class _Battle:
-    """A map's compiled functions over B states at once."""
+    """A map's compiled functions, vectorised over B states."""
 
     def __init__(self, map_name: str) -> None:
         self._jax, smax = _import()
@@ -200,7 +200,7 @@ class _Battle:
         return self._restart(keys, state, ended)
 
     def view(self, state: Any) -> _View:
-        """What is seen of the states."""
+        """Observations, world states and action masks of the states."""
         observations, world, masks = (np.asarray(part) for part in self._look(state))
         return _View(observations, world, masks)
 

@@ -1,1 +1,1 @@
-"""Environments that others wrote, wrapped, and ours for others' code."""
+"""Wrappers: third-party environments as a `VectorEnv`, and any `VectorEnv` as a PettingZoo environment."""

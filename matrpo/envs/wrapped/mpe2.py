@@ -30,7 +30,7 @@ EPISODE_LENGTH = 25
 
 @dataclass(frozen=True)
 class _Role:
-    """`count` agents that observe and do the same.
+    """`count` agents with the same observation and action spaces.
 
     Attributes:
         name: their names are `name_0`, `name_1`, ...
@@ -47,7 +47,7 @@ class _Role:
     words: int = 0
 
     def action_space(self, continuous: bool) -> ActionSpace:
-        """A number for each movement and word, or the number of one of their combinations."""
+        """A `Box` with a component for each movement and word, or a `Discrete` of their combinations."""
         moves = NUM_MOVES if self.moves else 0
         return Box(moves + self.words, 0.0, 1.0) if continuous else Discrete(max(moves, 1) * max(self.words, 1))
 
@@ -97,7 +97,7 @@ class _Environment:
 
 
 def make_mpe2(name: str, options: dict[str, Any], num_envs: int, seed: int) -> PettingZooEnv:
-    """The package's own environments, one after the other.
+    """Build the package's own environments, stepped one after the other.
 
     Args:
         name: the task's.
@@ -195,7 +195,7 @@ _BATCHED = (
         CollectTreasureEnv,
     ),
 )
-"""Those that step all environments at once in NumPy, as the package's own would; the others wrap the package."""
+"""Tasks that step all environments at once in NumPy, as the package's own would; the others wrap the package."""
 
 _WRAPPED = tuple(environment.tasks() for environment in _ENVIRONMENTS)
 _TASKS = tuple(task for pair in _BATCHED + _WRAPPED for task in pair)

@@ -1,4 +1,4 @@
-"""Any task as a PettingZoo parallel environment, for whoever trains with something else."""
+"""Any task as a PettingZoo parallel environment, for training with other libraries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _Dicts = dict[str, Any]
 
 
 class ParallelView(ParallelEnv[str, Any, Any]):  # type: ignore[misc]
-    """One world of a task.
+    """One environment of a task, as a PettingZoo `ParallelEnv`.
 
     Observations are float32 vectors, or, for agents whose actions are masked, mappings of `observation` and
     `action_mask`. An agent that terminates before the others leaves at once.
@@ -51,7 +51,7 @@ class ParallelView(ParallelEnv[str, Any, Any]):  # type: ignore[misc]
         return self._seen(self.agents, observations), {agent: {} for agent in self.agents}
 
     def step(self, actions: _Dicts) -> tuple[_Dicts, _Dicts, _Dicts, _Dicts, _Dicts]:
-        """Advance by the actions of the agents that are there."""
+        """Advance by one step, by the actions of the agents that are still in the episode."""
         joint_action = self._env.spec.noop(1)
         for agent, action in actions.items():
             joint_action[0, self._env.spec.action_slices[self._ids[agent]]] = action
@@ -100,7 +100,7 @@ class ParallelView(ParallelEnv[str, Any, Any]):  # type: ignore[misc]
 
 
 def parallel_env(task: str, num_agents: int | None = None, render_mode: str | None = None) -> ParallelView:
-    """One world of a task as a PettingZoo parallel environment.
+    """One environment of a task as a PettingZoo parallel environment.
 
     Args:
         task: its name, as `matrpo list tasks` shows it.
