@@ -1,4 +1,4 @@
-"""One agent's part in an iteration of Algorithm 1, whoever drives it: a loop over all agents, or the agent's process.
+"""One agent's iteration of Algorithm 1, independent of its driver: a loop over all agents, or the agent's process.
 
     agent.act (T times) -> prepare -> begin -> [the peer's messages] -> finish -> metrics
     agent.act           -> agent.discard_rollout -> peer.sit_out
@@ -21,7 +21,7 @@ from matrpo.runs.phase_clock import PhaseClock
 
 
 class Participant:
-    """One agent and its side of the consensus, from one iteration to the next.
+    """One agent with its consensus peer and its phase clock, from one iteration to the next.
 
     The clock gets the time of `prepare`, of local steps (`consensus`) and of `finish`; a driver whose phases hold more
     than that puts a phase of its own around them.
@@ -29,7 +29,7 @@ class Participant:
     Args:
         agent: its networks and samples.
         peer: its links.
-        clock: what its metrics say of time.
+        clock: measures the phases for its metrics.
     """
 
     def __init__(self, agent: Agent, peer: Peer, clock: PhaseClock) -> None:
