@@ -1,4 +1,4 @@
-"""How an experiment starts `matrpo` as a process of its own."""
+"""The command line that starts `matrpo` as a process of its own."""
 
 import sys
 

@@ -3,7 +3,7 @@
 import time
 
 STARTED_AT = time.time()
-"""When this process began to be one of matrpo's, in seconds of the system's wall clock.
+"""Wall-clock time in seconds at which this process began to run matrpo.
 
 A process may be older: a shell's last command takes the place of the shell.
 """

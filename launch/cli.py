@@ -36,14 +36,14 @@ _PLUGINS = "matrpo.commands"
 
 
 class LazyGroup(click.Group):
-    """Imports a command when it is asked for."""
+    """A click group that imports the module of a command only when that is asked for."""
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         """All names, the packaged ones first."""
         return [*_COMMANDS, *sorted(plugin.name for plugin in entry_points(group=_PLUGINS))]
 
     def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
-        """The command called `name`, if there is one."""
+        """The command called `name`; None if there is none."""
         if name in _COMMANDS:
             module, _, attribute = _COMMANDS[name].partition(":")
             command = getattr(import_module(module), attribute)

@@ -1,6 +1,6 @@
-"""Imported by the process that the launcher's children are forked from, and by nobody else.
+"""Preloaded module of multiprocessing's fork server: the launcher's children are forked with torch already imported.
 
-It pays for importing torch once. Signals of the terminal are the launcher's business. It dies with the launcher, and
+It imports torch once for all, and ignores SIGINT and SIGHUP, which the launcher handles. It dies with the launcher, and
 so sends its children, if they are stopped, the signal that lets them end too.
 """
 

@@ -1,4 +1,4 @@
-"""Who talks to whom, and when: communication graphs, orientation signs and link schedules.
+"""Communication graphs of the agents, the orientation signs of their links, and schedules of link activations.
 
 Pure functions and values: no torch, no sockets, no clocks.
 """

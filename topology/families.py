@@ -1,4 +1,4 @@
-"""The families of graphs that `--topology` names, and how each is built.
+"""The families of communication graphs that `--topology` names, and their constructors.
 
 Random families draw from networkx with seeds derived from the run's seed, and redraw up to `MAX_DRAWS` times
 until the graph is connected: the same parameters, number of agents and seed give the same graph wherever the
@@ -17,7 +17,7 @@ import numpy as np
 from matrpo.topology.errors import TopologyError
 
 MAX_DRAWS = 1000
-"""Draws of a random graph before the search for a connected one is given up."""
+"""Maximum number of draws of a random graph until one is connected."""
 
 Links = Iterable[tuple[int, int]]
 Built = tuple[str, Links]

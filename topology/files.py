@@ -1,4 +1,4 @@
-"""Graphs in files. The suffix names the format:
+"""Reads and writes graph files. The suffix names the format:
 
 - `.edgelist`, `.txt`: a line `i j` per link; `#` starts a comment; networkx's trailing `{...}` is ignored.
 - `.graphml`: GraphML, as networkx reads it.
@@ -51,7 +51,7 @@ def read_links(path: Path, num_agents: int) -> list[tuple[int, int]]:
 
 
 def write_links(path: Path, num_agents: int, links: Sequence[tuple[int, int]]) -> None:
-    """Write a graph file, whole or not at all.
+    """Write a graph file atomically.
 
     Raises:
         TopologyError: an unknown suffix, or the file cannot be written.
@@ -72,7 +72,7 @@ def write_links(path: Path, num_agents: int, links: Sequence[tuple[int, int]]) -
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name beside it and rename, so that nobody ever sees half of it."""
+    """Write a file atomically: under a temporary name beside it, which is then renamed."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(content)

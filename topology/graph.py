@@ -1,4 +1,4 @@
-"""The communication graph of a run: its links, their orientation, and how `--topology` makes it."""
+"""The communication graph of a run: its links, their orientation, and its construction from `--topology`."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class CommunicationGraph:
         return cls(num_agents, tuple(ordered), name)
 
     def links_of(self, agent: int) -> tuple[int, ...]:
-        """E(q): the ascending indices of the links that end at `agent`."""
+        """E(q), the links of an agent: the ascending indices of those that end at `agent`."""
         return self._links_by_agent[agent]
 
     def neighbours(self, agent: int) -> tuple[int, ...]:
@@ -69,7 +69,7 @@ class CommunicationGraph:
         return j if agent == i else i
 
     def sign(self, link: int, agent: int) -> int:
-        """C_e^q of (22): +1 at the link's smaller id and -1 at its larger.
+        """Orientation sign C_e^q of (22): +1 at the link's smaller id and -1 at its larger.
 
         Raises:
             TopologyError: the link does not end at `agent`.
@@ -78,7 +78,7 @@ class CommunicationGraph:
 
     @cached_property
     def components(self) -> tuple[tuple[int, ...], ...]:
-        """The connected parts, each a sorted tuple of agents, ordered by their smallest agent."""
+        """The connected components, each a sorted tuple of agents, ordered by their smallest agent."""
         return tuple(sorted(tuple(sorted(part)) for part in nx.connected_components(self.to_networkx())))
 
     @property
@@ -100,7 +100,7 @@ class CommunicationGraph:
         return float(np.linalg.eigvalsh(laplacian)[1])
 
     def metropolis_weights(self) -> np.ndarray:
-        """The weights of a local average, (N, N): symmetric, rows of sum 1, zero but for neighbours and oneself.
+        """Metropolis weights of average consensus, (N, N): symmetric, rows of sum 1, 0 but for neighbours and oneself.
 
         1 / (1 + the larger degree) for each link, the rest for oneself (Xiao, Boyd and Kim, 2007): repeated averages
         converge to the mean of each connected part.

@@ -1,4 +1,4 @@
-"""Which link is activated when, derived alike by every agent: no coordinator.
+"""The schedule of link activations, which every agent derives from the run's seed without a coordinator.
 
 Only numpy's bit streams and seed sequences are used, which numpy keeps stable over versions, unlike its
 distributions: two machines with different numpy versions derive the same schedule.

@@ -1,4 +1,4 @@
-"""`matrpo bench NAME`: measure this installation on this machine, each figure beside its peer or its limit."""
+"""`matrpo bench NAME`: benchmarks of this installation, each figure beside that of another library or a hard limit."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Command = Callable[..., None]
 
 
 class Counts(click.ParamType[tuple[int, ...]]):
-    """Positive integers, separated by commas."""
+    """A click type: positive integers, separated by commas."""
 
     name = "N,..."
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """The numbers in a text."""
+        """Parse the integers."""
         if isinstance(value, tuple):
             return value
         try:
@@ -54,7 +54,7 @@ _changes = click.option(
 
 
 def _shared(command: Command) -> Command:
-    """The options of every benchmark."""
+    """Add the options that all benchmarks share."""
     command = click.option("--quick", is_flag=True, help="Tiny sizes, to see that it works; the figures mean little.")(
         command
     )

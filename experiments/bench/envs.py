@@ -1,4 +1,4 @@
-"""Batched particle tasks against `mpe2` and `vmas` under random actions, and what another agent costs."""
+"""Speed of batched particle tasks against `mpe2` and `vmas` under random actions, and the cost of one more agent."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Work = Callable[[], int]
 
 @dataclass(frozen=True)
 class Task:
-    """A task and its peers.
+    """A task, and the environments of other libraries that it is compared with.
 
     Attributes:
         name: as the table shows it.
@@ -80,7 +80,7 @@ TASKS = (
 
 
 def run(quick: bool, say: Say) -> Report:
-    """Measure every task beside its peers, in turn within each comparison.
+    """Measure every task and its counterparts in other libraries, in turn within each comparison.
 
     Args:
         quick: tiny sizes.
@@ -169,7 +169,7 @@ def _by_agents(num_envs: int, steps: int) -> tuple[list[Row], list[Goal]]:
 
 
 def _measure(work: Sequence[Work]) -> list[tuple[float, float]]:
-    """Of each: CPU seconds per 1000 environment steps, and environment steps per second of wall clock; medians."""
+    """Medians of each: CPU seconds per 1000 environment steps, and environment steps per second of wall clock."""
     figures = np.array([[_time(each) for each in work] for _ in range(_REPEATS)])
     return [(float(cpu), float(speed)) for cpu, speed in np.median(figures, axis=0)]
 
@@ -181,7 +181,7 @@ def _time(work: Work) -> tuple[float, float]:
 
 
 def batch_work(env: Any, actions: Sequence[Any] | np.ndarray, steps: int, num_envs: int) -> Work:
-    """Steps of a batch of environments."""
+    """The work of stepping a batch of environments."""
 
     def work() -> int:
         for t in range(steps):
@@ -192,7 +192,7 @@ def batch_work(env: Any, actions: Sequence[Any] | np.ndarray, steps: int, num_en
 
 
 def mpe2_work(env: Any, actions: Sequence[dict[str, int]], steps: int) -> Work:
-    """Steps of one of `mpe2`'s own environments."""
+    """The work of stepping one of `mpe2`'s own environments."""
 
     def work() -> int:
         for t in range(steps):
@@ -240,7 +240,7 @@ def _vmas(vmas: Any, task: Task, num_agents: int, num_envs: int, steps: int) -> 
 
 
 def _import_vmas() -> Any:
-    """vmas, on one thread and without the notices of the old gym that it imports."""
+    """Import vmas, on one thread and without the notices of the old gym that it imports."""
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""One iteration's consensus as a problem of its own, for benchmarks: trained agents, their samples and advantages."""
+"""The consensus problem of one iteration, isolated for benchmarks: N trained agents, M samples and their advantages."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from matrpo.training import InProcessTraining
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Between two iterations: the states of all agents, and of their environment if it has one."""
+    """A checkpoint between two iterations: the states of all agents, and of their environment if it has one."""
 
     agents: Sequence[tuple[dict[str, np.ndarray], dict[str, Any]]]
     environment: dict[str, np.ndarray] | None
 
 
 def train(config: Config, iterations: int) -> list[Snapshot]:
-    """What there is before training and after each of some iterations, of a run that is not kept."""
+    """Train for some iterations in a temporary run; snapshots of before training and after each iteration."""
     with tempfile.TemporaryDirectory(prefix="matrpo-bench-") as folder:
         training = InProcessTraining(RunDirectory.create(Path(folder) / "run", config, {}))
         snapshots = [_snapshot(training)]
@@ -49,7 +49,7 @@ def _snapshot(training: InProcessTraining) -> Snapshot:
 
 
 class Problem:
-    """An iteration up to where its consensus begins, all agents in one process.
+    """The state of one iteration at the start of its consensus phase, all agents in one process.
 
     The same snapshot gives the same samples and advantages with any settings of consensus and solver.
 
@@ -83,11 +83,11 @@ class Problem:
         self.advantages = [agent.update.advantages for agent in self.agents]
 
     def agree(self) -> None:
-        """Activate all links, once."""
+        """Run the consensus phase of the iteration, once."""
         agree(self.participants, iteration=1)
 
     def ratios(self) -> list[Tensor]:
-        """u^q of every agent's last step, (N, M) each."""
+        """u^q, the log ratios of every agent's last local step, (N, M) each."""
         return [agent.update.model.jvp(agent.update.solver.x) for agent in self.agents]
 
     def shape(self) -> Shape:

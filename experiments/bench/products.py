@@ -1,4 +1,4 @@
-"""How close the Jacobian and Fisher products come to the speed of the matrix products they consist of."""
+"""Speed of the Jacobian and Fisher matrix-vector products, against that of the matrix products they consist of."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from matrpo.networks.linearized_policy import LinearizedPolicy
 
 @dataclass(frozen=True)
 class Shape:
-    """The network that is linearised.
+    """The shape of the network that is linearised.
 
     Attributes:
         sizes: (inputs, hidden..., outputs).
@@ -77,7 +77,7 @@ def measure_products(model: LinearizedPolicy, shape: Shape, repeats: int) -> lis
 
 
 class _MatrixProducts:
-    """The matrix products of one piece's JVP, and of its VJP, into memory that is there already.
+    """The bare matrix products of one chunk's Jacobian-vector product (JVP), and of its transpose (VJP), preallocated.
 
     Attributes:
         flops: of either.
@@ -100,15 +100,15 @@ class _MatrixProducts:
         self._add_linear(shape.rows, width, outputs, below=len(encoder) > 1)
 
     def forward(self) -> None:
-        """Those of the JVP."""
+        """Run the matrix products of the JVP."""
         _multiply(self._forward)
 
     def backward(self) -> None:
-        """Those of the VJP."""
+        """Run the matrix products of the VJP."""
         _multiply(self._backward)
 
     def _add_linear(self, rows: int, inputs: int, outputs: int, parameters: bool = True, below: bool = True) -> None:
-        """A linear layer's part: through its parameters, and through what is below it."""
+        """Add a linear layer's matrix products: for the tangent of its parameters, and for that of its inputs."""
         x, g = self._draw(rows, inputs), self._draw(rows, outputs)
         weight = self._draw(outputs, inputs)
         self._forward += [(x, weight.T, torch.empty_like(g))] * (parameters + below)

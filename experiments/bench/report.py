@@ -1,4 +1,4 @@
-"""What a benchmark hands back: rows for the table and the JSON file alike, and how they compare with the goals."""
+"""A benchmark's results: rows for the table and the JSON file alike, and their comparison with the goals."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ Row = Mapping[str, str | int | float]
 """One line of a table: its columns' names and values."""
 
 Say = Callable[[str], None]
-"""Tells the user how far a benchmark is."""
+"""Shows the user a line of progress."""
 
 _PACKAGES = ("matrpo", "torch", "numpy", "pyzmq", "mpe2")
 _WIDTH = 120
-"""Columns where standard output is not a terminal."""
+"""Width of tables in characters where standard output is not a terminal."""
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What a figure should be.
+    """A lower or upper limit for a measured figure.
 
     Attributes:
         what: the figure.
@@ -46,13 +46,13 @@ class Goal:
 
     @property
     def met(self) -> bool:
-        """Whether the figure is on the good side."""
+        """Whether the figure keeps the limit."""
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome of a benchmark.
+    """The results of a benchmark.
 
     Attributes:
         name: of the benchmark.
@@ -95,7 +95,7 @@ class Report:
 
 
 def machine_facts() -> dict[str, Any]:
-    """The machine, what else it is doing, and the versions of what the figures depend on."""
+    """The machine, its load, and the versions of the packages that the figures depend on."""
     return {
         "platform": platform.platform(),
         "processor": _processor(),

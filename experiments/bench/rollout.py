@@ -1,4 +1,4 @@
-"""Environment steps: the batched navigation task and a whole run of many processes against `mpe2` alone."""
+"""Environment steps per second: the batched navigation task, and a run of many processes, against bare `mpe2`."""
 
 from __future__ import annotations
 

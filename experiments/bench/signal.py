@@ -1,4 +1,4 @@
-"""Where a reward's signal is lost on its way to those who earn it: treasure, whose hunters earn what banks are paid.
+"""Credit assignment in the treasure task: where the signal of the reward that banks are paid is lost for its hunters.
 
 Hunters that turn towards the nearest treasure earn many times what drawn actions do. This measures, for untrained
 agents, how much of that direction one iteration's samples show, which networks can express it, and how much of it is in
@@ -29,17 +29,17 @@ SPEC = treasure_spec(8)
 BANKS = num_banks(SPEC.num_agents)
 HUNTERS = SPEC.num_agents - BANKS
 _MOVES = torch.tensor([[0.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [0.0, -1.0], [0.0, 1.0]])
-"""What the actions do: stay, left, right, down, up."""
+"""Movement of each action: stay, left, right, down, up."""
 
 _WARM_UP = 4
-"""Iterations in which the critics learn; the policies stay."""
+"""Iterations in which the critics learn and the policies stay fixed."""
 
 _FIXED = 1e-12
-"""The trust region of policies that stay."""
+"""Trust-region radius (KL) with which the policies stay fixed."""
 
 
 def run(batches: int, changes: Mapping[str, Any], quick: bool, say: Say) -> Report:
-    """Follow the signal.
+    """Measure the signal in rewards, in samples, in the networks and in the agents' steps.
 
     Args:
         batches: of an iteration's samples, at least 2.
@@ -72,7 +72,7 @@ def run(batches: int, changes: Mapping[str, Any], quick: bool, say: Say) -> Repo
 
 
 def _earned(tilt: float, num_envs: int) -> Row:
-    """Play an episode whose hunters prefer the actions that bring them nearer to their goal."""
+    """Return of an episode whose hunters' action probabilities are tilted towards their goal."""
     env = TreasureEnv(SPEC.num_agents, num_envs, seed=0)
     generator = torch.Generator().manual_seed(0)
     observations, total = env.reset(), np.zeros(SPEC.num_agents)
@@ -100,7 +100,7 @@ def _usefulness(seen: Tensor, banks_too: bool) -> Tensor:
 
 
 def _direction(problem: Problem, hunter: int) -> Tensor:
-    """The score, for a small tilt to the nearest treasure, of what a hunter did; of mean square 1. Shape (M,)."""
+    """Score of a hunter's M actions, for a small tilt to the nearest treasure, of mean square 1. Shape (M,)."""
     rollout = problem.agents[hunter].rollout
     useful = _usefulness(rollout.observations, banks_too=False)
     actions = rollout.joint_actions[:, SPEC.action_slices[hunter]].long()
@@ -109,7 +109,7 @@ def _direction(problem: Problem, hunter: int) -> Tensor:
 
 
 def _sums(problem: Problem) -> dict[str, Tensor]:
-    """Advantages added up, by whose they are."""
+    """Sums of advantages, shape (M,) each: over the banks, over the hunters, over all."""
     advantages = torch.stack(problem.advantages)
     return {"banks": advantages[HUNTERS:].sum(0), "hunters": advantages[:HUNTERS].sum(0), "all": advantages.sum(0)}
 
@@ -127,7 +127,7 @@ def _shown(problems: Iterable[Problem]) -> list[Row]:
 
 @torch.no_grad()
 def _expressed(problem: Problem, other: Problem) -> list[Row]:
-    """Fit hunter 0's head to the direction on one batch, by each kind of agent, and look at both batches."""
+    """Fit hunter 0's head to the direction on one batch, in each kind of agent; correlations on both batches."""
     config = dataclasses.replace(problem.config, damping=0.01, cg_iterations=60, solver_tolerance=0.003)
     weights = torch.zeros(SPEC.num_agents, config.samples)
     weights[0] = _direction(problem, 0)
@@ -147,7 +147,7 @@ def _expressed(problem: Problem, other: Problem) -> list[Row]:
 
 
 def _taken(snapshots: Sequence[Snapshot], config: Config, say: Say) -> list[Row]:
-    """Steps on sums of advantages, which no agent knows, and those of the consensus."""
+    """Correlation of hunters' steps with the direction: on sums of advantages, which none knows, and by consensus."""
     found: dict[str, list[float]] = defaultdict(list)
     for number, snapshot in enumerate(snapshots):
         say(f"steps on batch {number + 1} of {len(snapshots)}")
@@ -171,7 +171,7 @@ def _taken(snapshots: Sequence[Snapshot], config: Config, say: Say) -> list[Row]
 
 @torch.no_grad()
 def _informed_steps(problem: Problem, whose: str) -> list[Tensor]:
-    """The log ratios of every hunter's own head, (M,), when all know a sum of advantages."""
+    """Log ratios of every hunter's own head, (M,), after a natural-gradient step on a sum of advantages."""
     total, config = _sums(problem)[whose], problem.config
     steps = []
     for hunter in range(HUNTERS):
@@ -184,7 +184,7 @@ def _informed_steps(problem: Problem, whose: str) -> list[Tensor]:
 
 @torch.no_grad()
 def _consensus_steps(problem: Problem) -> list[Tensor]:
-    """The log ratios of every hunter's own head, (M,), at the end of a consensus."""
+    """Log ratios of every hunter's own head, (M,), at the end of the consensus phase."""
     problem.agree()
     return [ratios[hunter] for hunter, ratios in enumerate(problem.ratios()[:HUNTERS])]
 

@@ -1,4 +1,4 @@
-"""The recycled solver against CG at every activation: the consensus phase of one iteration, on the same samples."""
+"""The recycled solver against conjugate gradient (CG) at every activation: one consensus phase, on the same samples."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def augmented_lagrangian(
     peers: Sequence[Peer],
     beta: float,
 ) -> float:
-    """Eq. (21), by its definition, in float64.
+    """The augmented Lagrangian, eq. (21), of duals y_e and consensus variables z_e^q, by its definition, in float64.
 
     Args:
         graph: links e with their signs C_e^q.
@@ -94,7 +94,7 @@ def augmented_lagrangian(
 
 @torch.no_grad()
 def _measure(problem: Problem) -> Row:
-    """The consensus phase: its cost and where it ends."""
+    """Run a consensus phase and measure its cost, the augmented Lagrangian, the consensus gap and the KL at its end."""
     config, graph = problem.config, problem.graph
     begin = time.process_time()
     problem.agree()
@@ -124,7 +124,7 @@ def _relative_gap(graph: CommunicationGraph, ratios: Sequence[Tensor]) -> float:
 
 
 def _mean_kl(agents: Sequence[Agent]) -> float:
-    """The true KL of the whole steps, before any backtracking, averaged over agents."""
+    """The true KL of the full steps, before the line search, averaged over agents."""
     total = 0.0
     for agent in agents:
         policy, rollout = agent.policy, agent.rollout

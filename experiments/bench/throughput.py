@@ -1,4 +1,4 @@
-"""What training costs where one process trains all agents, against HARL's own code on the same task and batch."""
+"""CPU time and memory of centralised training, against HARL's own code on the same task and batch size."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _AGENTS = 3
 _HARL_SECONDS = {"happo": 1.44, "hatrpo": 2.17, "mappo": 1.45}
 _HARL_MEMORY = 865.0
 _HARL = "HARL, commit d539bad: simple_spread_v2, 20 rollout threads, 4000 samples an iteration; medians of three runs"
-"""What was measured there: CPU seconds per 1000 environment steps, and the peak memory in MiB."""
+"""The setting of the measurements of HARL: CPU seconds per 1000 environment steps, and the peak memory in MiB."""
 
 _WARM_UP = 2
 _SHARE = 0.2
@@ -107,7 +107,7 @@ def _measure(algo: str, iterations: int, changes: Mapping[str, Any]) -> dict[str
 
 
 def _peak_mebibytes() -> float:
-    """The most memory that this process has held, without what its parent held when it was started."""
+    """Peak memory of this process in MiB, without what its parent held when it was started."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found
     return int(found[1]) / 1024

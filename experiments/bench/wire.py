@@ -1,4 +1,4 @@
-"""A link's messages of log ratios: packing them, and the way to a neighbour's process and back."""
+"""Messages of log ratios between neighbours: encoding and decoding them, and the round trip between two processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from matrpo.topology import CommunicationGraph, make_graph
 
 _RUN_ID = "benchmark"
 _LONGEST_WAIT = 10_000
-"""Milliseconds without an answer after which the measurement is given up."""
+"""Timeout in milliseconds of a round trip, after which the measurement is given up."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Case:
     dtype: str
 
     def codec(self) -> LinkCodec:
-        """The packer."""
+        """The codec of the case's messages."""
         return LinkCodec(_RUN_ID, self.agents, len(_graph().links), self.samples, self.dtype)
 
     def message(self) -> LinkMessage:
@@ -120,7 +120,7 @@ def _measure_trips(case: Case, repeats: int) -> Row:
 
 
 def _link_trips(endpoints: list[str], case: Case, repeats: int) -> RoundTrip:
-    """Through the agents' own sockets and packing, at both ends."""
+    """Round trips through the agents' own sockets and codec, at both ends."""
     message = case.message()
     with _echo(_echo_link, (endpoints, case)) as echo, zmq.Context() as context:
         transport = LinkTransport(0, _graph(), endpoints, case.codec(), context)
@@ -142,7 +142,7 @@ def _link_trips(endpoints: list[str], case: Case, repeats: int) -> RoundTrip:
 
 
 def _bare_trips(endpoint: str, size: int, repeats: int) -> RoundTrip:
-    """The same number of bytes in one frame, over a bare pair of sockets."""
+    """Round trips of the same number of bytes in one frame, over a bare pair of sockets."""
     payload = bytes(size)
     with _echo(_echo_bytes, (endpoint,)) as echo, zmq.Context() as context:
         socket = context.socket(zmq.PAIR)
@@ -186,7 +186,7 @@ def _receive(transport: LinkTransport) -> LinkMessage:
 
 @contextmanager
 def _echo(work: Callable[..., None], arguments: tuple[Any, ...]) -> Iterator[psutil.Process]:
-    """A process of its own that answers."""
+    """Run an echo function in a process of its own, within the block."""
     process = multiprocessing.get_context("spawn").Process(target=work, args=arguments, daemon=True)
     process.start()
     try:

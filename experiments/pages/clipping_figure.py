@@ -1,4 +1,4 @@
-"""`matrpo clipping-figure`: how far clipped updates go, by clip range, epochs and number of agents.
+"""`matrpo clipping-figure`: the total variation of clipped updates, by clip range, epochs and number of agents.
 
 Figure 1 of the paper on decentralised PPO (section 7), on a particle task: the first update of policies that have just
 been initialised, in 100 epochs, each agent clipping its own ratio. Unlike the paper, whose curves are of the largest
@@ -40,7 +40,7 @@ _PERCENTILES = np.arange(101)
 
 @dataclass(frozen=True)
 class Update:
-    """What one update did, after each of its epochs.
+    """Probability ratios and total variations of one update, after each of its epochs.
 
     Attributes:
         ratios: (epochs, 2), the smallest and the largest ratio over agents and samples.
@@ -57,7 +57,7 @@ class Update:
 
 
 class _Watch:
-    """All policies, as `PolicySpace`, but it notes after each epoch how far the policy has gone.
+    """`PolicySpace`, the set of all policies, but its gradient ascent records ratios and variations after each epoch.
 
     Args:
         epochs: of gradient ascent.
@@ -90,7 +90,7 @@ class _Watched(MAPPO):
     """MAPPO, whose clip range may be None: then nothing is clipped."""
 
     def watch(self, clip_range: float | None, epochs: int) -> _Watch:
-        """What the next update will be watched by."""
+        """Set the clip range and epochs of the next update; the object that records it."""
         self._clip_range, self._watch = clip_range, _Watch(epochs)
         return self._watch
 
@@ -131,7 +131,7 @@ def clipping_figure(out: Path, agents: int, epochs: int, samples: int, seed: int
 
 
 def first_update(agents: int, clip_range: float | None, epochs: int, samples: int, seed: int) -> Update:
-    """Sample with fresh policies, and update them once.
+    """Sample with newly initialised policies, and update them once.
 
     Args:
         agents: N.
@@ -205,7 +205,7 @@ def _draw(by_range: Mapping[float | None, Update], curves: _Curves, agents: int,
 
 
 def _cumulative(axes: Axes, curves: Mapping[str, np.ndarray], title: str, quantity: str) -> None:
-    """Draw how many percent of the samples have at most so much of a quantity."""
+    """Draw cumulative distributions: the percentage of samples with at most a value."""
     for index, (label, values) in enumerate(curves.items()):
         style = STYLES[index % len(STYLES)]
         axes.plot(values, _PERCENTILES, color=COLOURS[index], linestyle=style, label=label)

@@ -83,7 +83,7 @@ def plot(groups: tuple[str, ...], out: Path, title: str) -> None:
 
 
 def draw(curves: list[Curve], title: str) -> Figure:
-    """The figure of some curves."""
+    """Plot learning curves as a figure."""
     figure = Figure(figsize=(7.0, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

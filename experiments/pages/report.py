@@ -1,4 +1,4 @@
-"""`matrpo report`: which faults happened in a run, what they cost, and when each link was whole again."""
+"""`matrpo report`: the injected faults of a run, their costs, and when each link recovered."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _states(lines: Sequence[Sequence[Mapping[str, Any]]]) -> dict[tuple[int, int
 
 
 def _agree(one: Mapping[str, int], other: Mapping[str, int]) -> bool:
-    """I1 of the link protocol."""
+    """Invariant I1 of the link protocol: the ends share an activation, and the same state at each that they share."""
     shared = one.keys() & other.keys()
     return bool(shared) and all(one[number] == other[number] for number in shared)
 

@@ -1,4 +1,4 @@
-"""`matrpo report --html FILE`: runs as one page that needs no other file and no network."""
+"""`matrpo report --html FILE`: a report of runs as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """What the page says of one run.
+    """The page's section on one run.
 
     Attributes:
         name: of its folder.
@@ -136,7 +136,7 @@ def _pictures(run: RunDirectory) -> list[Picture]:
 
 
 def _film(run: RunDirectory, path: Path) -> Picture | None:
-    """An episode, where the task can be drawn and there is a checkpoint."""
+    """A film of an episode; None where the task cannot be drawn or there is no checkpoint."""
     from matrpo.evaluation import render_episode
 
     try:
@@ -147,7 +147,7 @@ def _film(run: RunDirectory, path: Path) -> Picture | None:
 
 
 def _curves(runs: Sequence[RunDirectory]) -> list[Picture]:
-    """Returns first, then diagnostics that any run has, then where the time went."""
+    """The plots: returns, the diagnostics that any run has, and the time of an iteration by phase."""
     names = _names(runs)
     returns = {
         name: _points([run.environment_metrics()], "team_return_mean") for name, run in zip(names, runs, strict=True)
@@ -160,7 +160,7 @@ def _curves(runs: Sequence[RunDirectory]) -> list[Picture]:
 
 
 def _names(runs: Sequence[RunDirectory]) -> list[str]:
-    """Folder names; where two are alike, with the folder above."""
+    """The runs' labels: folder names; where two are alike, with the folder above."""
     names = [run.path.name for run in runs]
     return [
         name if names.count(name) == 1 else f"{run.path.parent.name}/{name}"
@@ -177,7 +177,7 @@ def _metrics(run: RunDirectory) -> list[Lines]:
 
 
 def _points(processes: Sequence[Lines], key: str) -> tuple[list[float], list[float]]:
-    """Means over processes, by step."""
+    """A metric's curve: environment steps in millions, and means over processes."""
     values: dict[int, list[float]] = {}
     for process in processes:
         for line in process:
@@ -208,7 +208,7 @@ def _times(runs: Mapping[str, RunDirectory]) -> list[Picture]:
 
 
 def _phase_seconds(run: RunDirectory, key: str) -> float:
-    """A learner's, or where it does not say, the environment's."""
+    """Mean seconds of a phase over the learners' metrics, or where they lack it, the environment's."""
     return _mean(_metrics(run), key) or _mean([run.environment_metrics()], key)
 
 

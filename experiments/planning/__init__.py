@@ -1,1 +1,1 @@
-"""What a run will take, before it is launched: `matrpo plan`."""
+"""Cost prediction of a run before it is launched: `matrpo plan`."""

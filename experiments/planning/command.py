@@ -1,4 +1,4 @@
-"""`matrpo plan`: what a run would take, before it is launched."""
+"""`matrpo plan`: predict a run's time, traffic and memory, before it is launched."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _COUNT = click.IntRange(min=1)
 _WIDTH = 120
-"""Columns where standard output is not a terminal."""
+"""Width of tables in characters where standard output is not a terminal."""
 
 
 @click.command(cls=SectionedCommand)
@@ -91,7 +91,7 @@ def plan(
 def _plan(
     config: RunConfig, cores: int, agents_per_machine: int, bandwidth: float, latency: float, file: Path | None
 ) -> dict[str, Any]:
-    """All that there is to say, in bytes and seconds."""
+    """The prediction as JSON values, in bytes and seconds."""
     from matrpo.envs.registry import task_spec
     from matrpo.experiments.planning.cost_constants import fit, read_measurements
     from matrpo.experiments.planning.cost_model import Placement, predict
@@ -140,7 +140,7 @@ def _plan(
 
 
 def _carried(plan: Prediction, answers: int) -> dict[str, dict[str, Any]]:
-    """What links, agents and the environment server, which gives so many answers, send and hold."""
+    """Traffic and memory of links, agents and the environment server, which sends so many answers."""
     traffic = plan.traffic
     return {
         "link": {

@@ -1,4 +1,4 @@
-"""The constants of the cost model: what a step, a message or an operation takes, fitted to measured runs.
+"""The constants of the cost model: processor seconds of a step, message or operation, fitted to measured runs.
 
 A phase's processor seconds are a sum of its counts (`workload.PHASES`), each times a constant that is not negative:
 least squares of the relative errors over the runs of `matrpo bench scaling` with at most `LARGEST_FITTED` agents. A
@@ -41,7 +41,7 @@ _KEYS = {"iteration", "cpu_agent", "fisher_products", "unique_MB", *(f"cpu_{phas
 
 @dataclass(frozen=True)
 class Measurement:
-    """A run that was measured.
+    """The measurements of one run.
 
     Attributes:
         config: its settings.
@@ -55,12 +55,12 @@ class Measurement:
 
     @property
     def agents(self) -> int:
-        """N."""
+        """N, the number of agents."""
         return self.graph.num_agents
 
     @property
     def sizes(self) -> Sizes:
-        """What work is counted by."""
+        """The sizes that work is counted by."""
         return Sizes.of(self.config, task_spec(self.config.task, self.agents), len(self.graph.links))
 
     @property
@@ -71,7 +71,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Constants:
-    """What work takes on one kind of machine.
+    """The cost model's constants for one kind of machine.
 
     Attributes:
         seconds: of each phase, processor seconds per count of `workload.PHASES`.
@@ -175,7 +175,7 @@ def _fit_seconds(runs: Sequence[Measurement], counts: Sequence[Mapping[str, Coun
 
 
 def _column(phase: str, count: str) -> tuple[str, str]:
-    """Which constant a phase's count is multiplied by: one of its own, but for the operations, which all share."""
+    """The constant that a phase's count is multiplied by: the phase's own, but one for all phases' operations."""
     return ("any phase" if count == "operation" else phase, count)
 
 

@@ -1,4 +1,4 @@
-"""What an iteration of a run will take, on whatever machines: counts times constants, and who waits for whom.
+"""The cost model, which predicts the time of an iteration on given machines: counts times constants, and waiting.
 
 In the rollout all agents act at once, then the environment server steps and answers: T round trips. The updates'
 first and last parts run beside each other. The consensus takes as long as the longest of three: its schedule on the
@@ -27,12 +27,12 @@ from matrpo.spaces import TaskSpec
 from matrpo.topology import CommunicationGraph, seeded_sequence
 
 _ITERATION = 1
-"""Whose schedule is looked at; those of others are as long, but for chance."""
+"""The iteration whose schedule is used; those of others are as long, but for chance."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the processes are.
+    """The placement of the processes on machines.
 
     The agents fill one machine after another. On one machine alone the environment server is there too, else it has one
     of its own.
@@ -58,13 +58,13 @@ class Placement:
 
 
 LIMITS = ("computing", "schedule", "cores", "environment", "latency", "link bandwidth", "server bandwidth")
-"""What an iteration's time is spent on: an agent's own computing, waiting for neighbours whose turn it is, waiting for
+"""What can limit an iteration's speed: an agent's own computing, waiting for neighbours whose turn it is, waiting for
 a core, the environment server, messages on their way, and what connections carry, the agents' or the server's."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """An iteration, as the model has it.
+    """The predicted cost of an iteration.
 
     Attributes:
         seconds: it takes.
@@ -93,7 +93,7 @@ class Prediction:
 
     @property
     def bottleneck(self) -> str:
-        """What most of the time is spent on."""
+        """The limit that takes most of the time."""
         return max(self.limits, key=lambda name: self.limits[name])
 
 
@@ -151,12 +151,12 @@ def predict(
 
 
 def _neighbours(agents: int, placement: Placement) -> int:
-    """Agents on the fullest machine."""
+    """The largest number of agents on one machine."""
     return min(agents, placement.agents_per_machine)
 
 
 def _rollout(s: Sizes, cpu: dict[str, float], placement: Placement, observation: float, action: int) -> _Part:
-    """T times: the environment steps, the server answers one agent after another, and each acts when it has heard."""
+    """The rollout, T times: the environment steps, the server sends observations one by one, and each agent acts."""
     act, step, serve = (cpu[phase] / s.ticks for phase in ("act", "step", "serve"))
     apart = s.agents > placement.agents_per_machine
     busy = _neighbours(s.agents, placement) * act + (0.0 if apart else serve)
@@ -175,7 +175,7 @@ def _rollout(s: Sizes, cpu: dict[str, float], placement: Placement, observation:
 
 
 def _beside_each_other(agents: int, cpu: dict[str, float], placement: Placement) -> _Part:
-    """What every agent does by itself, the environment server being idle."""
+    """The phases that all agents compute in parallel, the environment server being idle."""
     share = max(1.0, _neighbours(agents, placement) / placement.cores)
     own = {"critic": cpu["prepare"], "finish": cpu["finish"] + cpu["record"]}
     computing = sum(own.values())

@@ -1,4 +1,4 @@
-"""What the consensus sends over a graph's links in an iteration, to the byte: by the schedule and the wire's codec."""
+"""Exact traffic of the consensus over a graph's links in an iteration, by the schedule and the wire's codec."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from matrpo.settings.config import Config
 from matrpo.topology import CommunicationGraph
 
 RUN_ID = "0" * 16
-"""As long as a run's."""
+"""A placeholder run id, as long as a real one."""
 
 _PROBES_PER_SECOND = 2 / PROBE_EVERY
-"""Of each end of a link: its own probes, and its replies to the other's."""
+"""Probe messages a second that each end of a link sends: its own probes, and its replies to the other's."""
 
 
 @dataclass(frozen=True)
 class LinkTraffic:
-    """What the ends of the links send in an iteration in which nothing is lost.
+    """Messages and bytes that the ends of the links send in an iteration without message loss.
 
     Both ends of a link send as many messages. Questions and signs of life of an agent that waits, and probes, go by the
     clock: they are not counted here, but for `probe_bytes_per_second`.

@@ -1,4 +1,4 @@
-"""What would relieve the bottleneck of a planned run: one change each, of its settings or of its machines."""
+"""Changes that would relieve the bottleneck of a planned run: each of one setting, or of the machines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WORTH = 0.1
 
 @dataclass(frozen=True)
 class Relief:
-    """A change.
+    """A change of a planned run, and the plan with it.
 
     Attributes:
         change: what to do, in words.

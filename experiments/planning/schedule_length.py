@@ -1,4 +1,4 @@
-"""How long a seeded schedule of link activations takes, by what an agent's local steps take: without running it.
+"""Duration of a seeded schedule of link activations, computed from the cost of local steps, without running it.
 
 Algorithm 1 activates one link after another; links without a common end run at the same time. An agent turns to its
 next activation when the last is over: it takes its local step, and waits for the log ratios of the other end.
@@ -15,7 +15,7 @@ Pair = tuple[int, int]
 
 
 def critical_path(pairs: Sequence[Pair], costs: Sequence[float], transfers: Sequence[float]) -> float:
-    """Seconds until the last activation is over, where every agent has a processor to itself.
+    """Critical path: seconds until the last activation is over, where every agent has a processor to itself.
 
     Args:
         pairs: the activations of an iteration, in their order.
@@ -37,7 +37,7 @@ def rounds(pairs: Sequence[Pair]) -> int:
 
 
 def makespan(pairs: Sequence[Pair], costs: Sequence[float], machines: Sequence[int], cores: int) -> float:
-    """The same as `critical_path` without transfers, where agents share processors: first come, first served.
+    """Makespan: as `critical_path` without transfers, where agents share processors: first come, first served.
 
     Args:
         pairs, costs: as of `critical_path`.

@@ -1,4 +1,4 @@
-"""Quantities as people write them: seconds, bytes, and rates of a network."""
+"""Parses and formats quantities with units: seconds, bytes, and network bandwidth."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from matrpo.errors import ConfigError
 
 _RATES = {"bps": 0.125, "kbps": 125.0, "Mbps": 125e3, "Gbps": 125e6, "B/s": 1.0, "kB/s": 1e3, "MB/s": 1e6, "GB/s": 1e9}
-"""Bytes per second."""
+"""Bytes per second of each unit of bandwidth."""
 
 _TIMES = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
 
@@ -16,7 +16,7 @@ _QUANTITY = re.compile(r"(\d+\.?\d*|\.\d+)\s*([A-Za-z/]+)")
 
 
 def bandwidth(text: str) -> float:
-    """Bytes per second, above 0.
+    """Parse a bandwidth as bytes per second, above 0.
 
     Raises:
         ConfigError: it is not a number with a unit such as Mbps (bits) or MB/s (bytes).
@@ -28,7 +28,7 @@ def bandwidth(text: str) -> float:
 
 
 def latency(text: str) -> float:
-    """Seconds.
+    """Parse a latency as seconds.
 
     Raises:
         ConfigError: it is not a number with a unit such as ms.
@@ -37,7 +37,7 @@ def latency(text: str) -> float:
 
 
 def show_seconds(value: float) -> str:
-    """Three digits and a unit from microseconds to hours."""
+    """Format seconds with three digits and a unit, from microseconds to hours."""
     for limit, unit, size in ((1e-3, "us", 1e-6), (1.0, "ms", 1e-3), (120.0, "s", 1.0), (7200.0, "min", 60.0)):
         if value < limit:
             return f"{_digits(value / size)} {unit}"
@@ -45,7 +45,7 @@ def show_seconds(value: float) -> str:
 
 
 def show_bytes(value: float) -> str:
-    """Three digits and a unit, in powers of 1000."""
+    """Format bytes with three digits and a unit, in powers of 1000."""
     units = ("B", "kB", "MB", "GB", "TB")
     power = 0 if value < 1 else min(int(math.log10(value) // 3), len(units) - 1)
     return f"{_digits(value / 1000**power)} {units[power]}"

@@ -1,4 +1,4 @@
-"""What the processes of a run have to do in an iteration, counted: the cost model multiplies it by measured constants.
+"""Counts of the operations of a run's processes in an iteration, which the cost model multiplies by its constants.
 
 A *weight* is a number of a matrix that inputs are multiplied by; a network's pass over a sample takes two
 floating-point operations for each. Products with vectors of parameters count as in `matrpo.networks.mlp`: two matrix
@@ -22,10 +22,10 @@ PHASES = {
     "step": ("step", "number"),
     "serve": ("message", "number"),
 }
-"""What is counted in each phase."""
+"""The names of the counts of each phase."""
 
 SERVER_PHASES = ("step", "serve")
-"""Those of the environment server: its own steps, and its messages. The others are an agent's."""
+"""The phases of the environment server: its own steps, and its messages. The others are an agent's."""
 
 Counts = tuple[float, ...]
 
@@ -94,7 +94,7 @@ class Sizes:
 
     @property
     def samples(self) -> int:
-        """M."""
+        """M, the samples of an iteration."""
         return self.envs * self.ticks
 
     @property
@@ -165,7 +165,7 @@ class Products:
     later: float
 
     def at(self, step: int, config: Config) -> float:
-        """Those of a local step, from 0; the settings say when there are any, and how many at most."""
+        """Fisher products of a local step, from 0; the settings say when there are any, and how many at most."""
         if config.solver == "cg":
             return config.cg_iterations
         if step == 0:

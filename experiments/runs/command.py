@@ -89,7 +89,7 @@ def _chosen(runs: Sequence[PlannedRun], lines: Sequence[str]) -> list[PlannedRun
 
 
 def _work(runs: Sequence[PlannedRun], jobs: int) -> list[Job]:
-    """Run them all before the user's eyes; those that failed."""
+    """Execute all runs with a live table of the queue; the failed jobs."""
     console = Console(stderr=True, highlight=False)
     last: list[Job] = []
     states: dict[int, str] = {}
@@ -106,7 +106,7 @@ def _work(runs: Sequence[PlannedRun], jobs: int) -> list[Job]:
 
 
 def _table(jobs: Sequence[Job], height: int) -> Table:
-    """The queue: what goes on and what is next, as far as there is room."""
+    """The table of the queue: jobs that run and that are next, as far as there is room."""
     counts = {state: sum(job.state == state for job in jobs) for state in ("done", "failed", "waiting")}
     summary = ", ".join(f"{count} {state}" for state, count in counts.items())
     table = Table(box=None, title=f"{len(jobs)} runs: {summary}", title_justify="left", header_style="dim")

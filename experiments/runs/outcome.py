@@ -1,4 +1,4 @@
-"""What an experiment leaves: learning curves and tables, each with its data."""
+"""The results of an experiment: learning curves and tables, each with its data."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _LEGEND_COLUMNS, _LEGEND_CHARACTERS = 3, 66
 """The most columns of a legend, and the most characters of labels that a plot is wide enough for side by side."""
 
 _TITLE_CHARACTERS = 54
-"""What a line of a title has room for above a plot."""
+"""Characters that fit in a line of a title above a plot."""
 
 
 def save_outcome(experiment: Experiment, runs: Sequence[PlannedRun], folder: Path) -> list[Path]:
@@ -66,7 +66,7 @@ def save_outcome(experiment: Experiment, runs: Sequence[PlannedRun], folder: Pat
 
 
 Curves = dict[str, tuple[int, list[tuple[int, Estimate]]]]
-"""For each line the number of its seeds, and points: steps and the return there."""
+"""Learning curves by label: the number of seeds, and points of environment steps and return."""
 
 
 def _curves(lines: Mapping[str, Sequence[PlannedRun]]) -> Curves:

@@ -1,4 +1,4 @@
-"""What is kept of a finished run: one small file, from which all curves and tables are made.
+"""The record of a finished run: one small file, from which all curves and tables are made.
 
 A run whose record is there is done, wherever its run directory is, and whichever machine made it: records of several
 machines that are copied into one folder are one experiment.
@@ -26,10 +26,10 @@ _TAIL = 5
 """Iterations at a run's end whose diagnostics are shown."""
 
 _TAIL_STEPS = 20_000
-"""The steps at a run's end whose episodes are its training return."""
+"""Environment steps at a run's end whose episodes' mean return is its training return."""
 
 _UPDATE_SECONDS = ("seconds_update", "seconds_prepare", "seconds_consensus", "seconds_finish")
-"""What an iteration's update is made of: the first where one process trains all, the others of an agent's process."""
+"""Metrics that sum to an iteration's update time: the first of central training, the others of an agent's process."""
 
 _BOOKKEEPING = {"checkpoint_every", "checkpoints_kept", "tensorboard", "torch_threads"}
 """Settings that change no result."""
@@ -37,7 +37,7 @@ _BOOKKEEPING = {"checkpoint_every", "checkpoints_kept", "tensorboard", "torch_th
 
 @dataclass(frozen=True)
 class Record:
-    """A finished run.
+    """The settings, evaluation, learning curve and diagnostics of a finished run.
 
     Attributes:
         settings: every one, as it was resolved.
@@ -66,7 +66,7 @@ def is_done(run: PlannedRun) -> bool:
 
 
 def save_record(run: PlannedRun, evaluation: Mapping[str, Any]) -> None:
-    """Record a run that is finished.
+    """Write the record of a finished run.
 
     Args:
         run: what was run.
@@ -90,7 +90,7 @@ def save_record(run: PlannedRun, evaluation: Mapping[str, Any]) -> None:
 
 
 def read_record(run: PlannedRun) -> Record:
-    """The record of a run that is done.
+    """Read the record of a finished run.
 
     Raises:
         ConfigError: the file is damaged, or of a run with other settings or of another evaluation.
@@ -126,7 +126,7 @@ def _training_return(server: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def _diagnostics(directory: RunDirectory) -> dict[str, float | None]:
-    """What `tables.diagnostics_table` shows of one run."""
+    """The diagnostics of one run that `tables.diagnostics_table` shows."""
     learners = [files.read_metrics() for process, files in directory.processes().items() if not process.is_server]
     everything = [line for lines in learners for line in lines]
     server = directory.environment_metrics()

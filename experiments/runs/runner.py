@@ -1,4 +1,4 @@
-"""Runs of an experiment as a queue of processes over the cores: resumable, each failure by itself.
+"""The job queue that executes an experiment's runs over the cores: resumable, and one failure stops no other run.
 
 Each run is `matrpo launch` in a process of its own, then `matrpo eval`; then its record (`record.py`) says that the
 run is done. A run that was interrupted goes on from its last checkpoint.
@@ -30,14 +30,14 @@ from matrpo.runs.run_directory import RunDirectory
 from matrpo.runs.storage import write_crash_safely
 
 _GRACE = 10.0
-"""Seconds that a run has to save its state when the queue is stopped."""
+"""Grace period of a run to save its state when the queue is stopped, in seconds."""
 
 _POLL = 0.2
 
 
 @dataclass
 class Job:
-    """A run and how far it is.
+    """A run in the queue, and its state.
 
     Attributes:
         planned: what to run.
@@ -53,11 +53,11 @@ class Job:
 
     @property
     def log_path(self) -> Path:
-        """What its processes said."""
+        """The log file of its processes' output."""
         return self.planned.path.with_name(f"{self.planned.path.name}.log")
 
     def progress(self) -> Progress | None:
-        """What its metrics files say; None before it began."""
+        """Its progress by its metrics files; None before it began."""
         if self._progress is None and (self.planned.path / "config.yaml").is_file():
             self._progress = Progress(RunDirectory.open(self.planned.path))
         if self._progress is not None:
@@ -122,7 +122,7 @@ class Job:
 
 
 def distinct(planned: Iterable[PlannedRun]) -> list[PlannedRun]:
-    """Those with a run directory of their own: of lines that share their runs, the first's."""
+    """Runs without duplicates: of those that share a run directory, the first."""
     first: dict[Path, PlannedRun] = {}
     for run in planned:
         first.setdefault(run.path, run)
@@ -130,7 +130,7 @@ def distinct(planned: Iterable[PlannedRun]) -> list[PlannedRun]:
 
 
 def run_all(planned: Sequence[PlannedRun], cores: int) -> Generator[list[Job], None, None]:
-    """Run whatever is not done yet, so many at a time; yields all jobs, every now and then, until the last has ended.
+    """Execute all runs that are not done, on so many cores; yields all jobs periodically, until the last has ended.
 
     Closing the generator stops the runs that go on, each with a checkpoint.
     """
@@ -157,7 +157,7 @@ def run_all(planned: Sequence[PlannedRun], cores: int) -> Generator[list[Job], N
 
 
 def calibrate(run: PlannedRun, folder: Path) -> tuple[float, int]:
-    """Seconds of one iteration, and bytes that the whole run leaves, from a few iterations of it.
+    """Estimate the seconds of one iteration, and the bytes on disk of the whole run, from a few iterations of it.
 
     Args:
         run: what to try.

@@ -14,7 +14,7 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its bootstrap 95% confidence interval; of one seed, the interval is the figure."""
+    """A point estimate and its bootstrap 95% confidence interval; of one seed, both ends are the estimate."""
 
     value: float
     low: float
@@ -45,13 +45,13 @@ def bootstrap(values: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray] 
 
 
 def relative_gain(finals: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """By how many percent of the other's absolute figure each is higher, seed by seed. Shapes (n,) -> (n,)."""
+    """Relative gain per seed, in percent of the other's absolute figure. Shapes (n,) -> (n,)."""
     gains: np.ndarray = 100.0 * (finals - others) / np.abs(others)
     return gains
 
 
 def probability_of_improvement(better: np.ndarray, worse: np.ndarray) -> Estimate:
-    """How probable it is that a run of one kind ends above a run of another; ties count half.
+    """Probability of improvement: that a run of one kind ends above a run of another; ties count half.
 
     Args:
         better, worse: (seeds,), the final figures of each.

@@ -1,4 +1,4 @@
-"""The tables of an experiment: final performance, who beats whom, and how it was learned and at what cost."""
+"""The tables of an experiment: final performance, probability of improvement, and diagnostics of learning and cost."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Table = list[dict[str, str]]
 
 
 def final_table(runs: Sequence[PlannedRun]) -> Table:
-    """A row for each line: interquartile means over its seeds.
+    """Final performance, a row for each line: interquartile means over its seeds.
 
     Of the return that `matrpo eval` gives, of that of the last 20,000 steps of training, and of by how many percent
     the evaluated return is higher than that of the panel's first line with the same seed.
@@ -63,7 +63,7 @@ def final_table(runs: Sequence[PlannedRun]) -> Table:
 
 
 def diagnostics_table(runs: Sequence[PlannedRun]) -> Table:
-    """A row for each line: how it learned and what it cost; means over seeds.
+    """Diagnostics of learning and cost, a row for each line: means over seeds.
 
     KL, residual, Fisher products and explained variance are of the last five iterations; the counts are of the
     whole run and all agents. "joint TV" is the mean total variation of an update of the joint policy; "wall s" and
@@ -83,7 +83,7 @@ def diagnostics_table(runs: Sequence[PlannedRun]) -> Table:
 
 
 def improvement_table(runs: Sequence[PlannedRun]) -> Table:
-    """How probably a run of the first line of each panel ends above one of each other line."""
+    """Probability of improvement: that a run of each panel's first line ends above one of each other line."""
     rows = []
     for panel, lines in by_panel(runs).items():
         finals = {line: np.array([_evaluated(run) for run in group]) for line, group in lines.items()}

@@ -1,1 +1,1 @@
-"""Who is where: the cluster file, and the keys of its processes."""
+"""The cluster file, with the endpoint of every process of a run, and the processes' keys."""

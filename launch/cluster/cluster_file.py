@@ -1,4 +1,4 @@
-"""The cluster file: which process is where, and who talks to whom. A run as data, read by every process."""
+"""The cluster file: endpoint and public key of each process, and the communication graph. Every process reads it."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ _KEYS = ("run_id", "config", "environment", "agents")
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
 _HOST = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
 _LONGEST_LOCAL = 113
-"""Characters of an ipc endpoint: a socket's path may have 107."""
+"""Maximum length of an ipc endpoint: a Unix socket's path may have 107 characters."""
 
 
 @dataclass(frozen=True)
 class PublicKeys:
-    """The public keys of all processes, in Z85: every agent's by id, and the environment servers' common one."""
+    """The CURVE public keys of all processes, in Z85: each agent's by id, and one that environment servers share."""
 
     agents: tuple[str, ...]
     environment: str
 
     def of(self, process: ProcessId) -> str:
-        """The key of a process."""
+        """The public key of a process."""
         return self.environment if process.is_server else self.agents[process.number]
 
     def replace(self, process: ProcessId, public: str) -> PublicKeys:
-        """The same keys but for that of a process."""
+        """A copy in which one process has another public key."""
         if process.is_server:
             return dataclasses.replace(self, environment=public)
         agents = tuple(public if agent == process.number else key for agent, key in enumerate(self.agents))
@@ -51,7 +51,7 @@ class PublicKeys:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where the processes of a run are.
+    """The content of a cluster file: endpoints, communication graph and public keys of a run's processes.
 
     Attributes:
         run_id: marks every message; those of another run are refused.
@@ -91,7 +91,7 @@ class Cluster:
 
     @property
     def uses_tcp(self) -> bool:
-        """Whether any process listens on a network."""
+        """Whether any process listens on TCP."""
         return any(endpoint.startswith("tcp:") for endpoint in self.endpoints.values())
 
     def save(self, path: Path) -> None:
@@ -145,7 +145,7 @@ class Cluster:
         )
 
     def security(self, process: ProcessId) -> Security | None:
-        """How a process talks over TCP; None if it does not.
+        """A process's keys for TCP, or the agreement to go without; None if the run uses no TCP.
 
         Raises:
             ConfigError: its secret key cannot be used, or there are no keys and nobody agreed to go without.
@@ -163,7 +163,7 @@ class Cluster:
         return Keyring(pair.public, pair.secret, self.keys.agents, self.keys.environment)
 
     def dials(self, process: ProcessId) -> list[ProcessId]:
-        """Whom a process connects to: an agent the environment servers, and of its neighbours those of higher ids."""
+        """The processes that a process connects to: all servers and neighbours of higher id, if it is an agent."""
         if process.is_server:
             return []
         servers = [other for other in self.endpoints if other.is_server]
@@ -171,13 +171,13 @@ class Cluster:
         return [*servers, *(ProcessId.agent(other) for other in neighbours if other > process.number)]
 
     def dialled_by(self, process: ProcessId) -> list[ProcessId]:
-        """Who connects to a process: all agents to an environment server, neighbours of lower ids to an agent."""
+        """The processes that connect to a process: all agents to a server, neighbours of lower id to an agent."""
         if process.is_server:
             return [other for other in self.endpoints if not other.is_server]
         return [ProcessId.agent(other) for other in self.graph.neighbours(process.number) if other < process.number]
 
     def check_hosts(self, process: ProcessId) -> None:
-        """Check that the names of all hosts that a process dials are known.
+        """Check that the host names of all processes that a process dials can be resolved.
 
         Raises:
             ConfigError: one is not.
@@ -188,7 +188,7 @@ class Cluster:
 
 
 def check_host(path: Path, name: str, endpoint: str) -> None:
-    """Check that the host of a TCP endpoint has an address.
+    """Check that the host name of a TCP endpoint can be resolved to an address.
 
     Raises:
         ConfigError: its name cannot be resolved here.
@@ -213,10 +213,10 @@ def port_of(endpoint: str) -> int:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML in which no key may be there twice: the second would silently replace the first."""
+    """A YAML loader that refuses duplicate keys: the second would silently replace the first."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """The mapping of a node."""
+        """Build the mapping of a node, with distinct keys."""
         counts = Counter(self.construct_object(key, deep=True) for key, _ in node.value)
         repeated = [key for key, count in counts.items() if count > 1]
         if repeated:
@@ -259,7 +259,7 @@ def _graph(path: Path, neighbours: Sequence[Any]) -> CommunicationGraph:
 
 
 def _public_keys(path: Path, entries: dict[str, Any]) -> PublicKeys | None:
-    """Everybody's public key, or None if nobody has one."""
+    """Parse the public keys of all processes; None if the file has none."""
     keyless = [name for name, entry in entries.items() if "key" not in entry]
     if len(keyless) == len(entries):
         return None
@@ -274,7 +274,7 @@ def _public_keys(path: Path, entries: dict[str, Any]) -> PublicKeys | None:
 
 
 def _more(path: Path, endpoints: Any) -> dict[str, str]:
-    """The endpoints of further environment servers, by what messages call them."""
+    """Parse the endpoints of further environment servers, by the servers' names in error messages."""
     if not isinstance(endpoints, list):
         raise ConfigError(f"{path}: more of environment must be a list of endpoints")
     names = [f"environment server {server}" for server in range(1, len(endpoints) + 1)]
@@ -319,7 +319,7 @@ def _endpoint(path: Path, name: str, value: Any) -> str:
 
 
 def is_host(host: str) -> bool:
-    """Whether text can be the name of a host, or is an IPv4 address."""
+    """Whether text is a valid host name or IPv4 address."""
     if host.replace(".", "").isdecimal():
         try:
             socket.inet_pton(socket.AF_INET, host)

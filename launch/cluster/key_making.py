@@ -1,4 +1,4 @@
-"""Makes the keys of a cluster, and exchanges them."""
+"""Generates and rotates the CURVE key pairs of a cluster's processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matrpo.runs.process_id import ProcessId
 
 
 def equip(cluster: Cluster) -> Cluster:
-    """Make a key pair for every process and store the secret halves; the cluster with the public ones, not yet saved.
+    """Generate a key pair for every process and store the secret keys; the cluster with the public ones, not yet saved.
 
     Raises:
         StorageError: a file cannot be written.
@@ -24,7 +24,7 @@ def equip(cluster: Cluster) -> Cluster:
 
 
 def rotate(cluster: Cluster, holders: Sequence[ProcessId]) -> None:
-    """Give these holders of keys new ones, in their files and in the cluster file.
+    """Replace the key pairs of these processes, in their secret key files and in the cluster file.
 
     However it is cut short, every secret key file fits the cluster file: until that is replaced, key files hold the
     new key and the old one.

@@ -1,4 +1,4 @@
-"""What a process knows of keys, its own and others', to talk over TCP."""
+"""The CURVE keys that a process needs for TCP: its own pair, and the public keys of the others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 @dataclass(frozen=True)
 class Keyring:
-    """What a process knows about keys, as Z85 text.
+    """The keys that a process holds, as Z85 text.
 
     Attributes:
         public, secret: its own pair.
@@ -24,7 +24,7 @@ class Keyring:
 
 @dataclass(frozen=True)
 class Plain:
-    """The user typed --insecure: TCP without keys."""
+    """TCP without encryption or authentication: the user typed --insecure."""
 
 
 PLAIN: Final = Plain()

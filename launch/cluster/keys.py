@@ -1,6 +1,6 @@
 """Secret key files: one for each process, in the folder `keys/` beside the cluster file, readable by their owner alone.
 
-A file holds the process's secret key in Z85, one line of 40 characters. While keys are exchanged it holds two:
+A file holds the process's secret key in Z85, one line of 40 characters. During a key rotation it holds two:
 whichever fits the public key in the cluster file counts, so that a rotation that is cut short harms nothing.
 """
 
@@ -35,13 +35,13 @@ class KeyPair:
 
     @classmethod
     def make(cls) -> KeyPair:
-        """A new pair, from the system's randomness."""
+        """Generate a new pair, from the system's random source."""
         public, secret = zmq.curve_keypair()
         return cls(public.decode(), secret.decode())
 
     @classmethod
     def of(cls, secret: str) -> KeyPair:
-        """The pair of a secret key.
+        """The pair that a secret key belongs to: the public key follows from it.
 
         Raises:
             ValueError: it is no key.
@@ -80,7 +80,7 @@ def store_secrets(path: Path, secrets: list[str]) -> None:
 
 
 def load_pair(path: Path, public: str, cluster_file: Path) -> KeyPair:
-    """The pair of which `public` is the public half, from its secret key file.
+    """Load the key pair with this public key from its secret key file.
 
     Raises:
         ConfigError: the file is missing, readable by others, not a key file, or of another key.

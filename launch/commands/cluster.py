@@ -129,7 +129,7 @@ def _endpoints(config: RunConfig, hosts: Sequence[str], env_hosts: Sequence[str]
 
 
 def _spread(hosts: Sequence[str], processes: int) -> list[str]:
-    """The host of each of so many processes, in blocks."""
+    """The host of each of `processes` processes: blocks of consecutive ones share a host."""
     return [hosts[number * len(hosts) // processes] for number in range(processes)]
 
 

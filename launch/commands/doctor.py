@@ -37,7 +37,7 @@ Verdict = Literal["ok", "note", "bad"]
 
 
 class Finding(NamedTuple):
-    """One line of the report; `bad` has to be mended, a `note` matters to some."""
+    """One line of the report: `bad` must be repaired, a `note` matters to some runs only."""
 
     verdict: Verdict
     text: str
@@ -54,7 +54,7 @@ def doctor(file: Path | None) -> int:
 
 
 def _here() -> Iterator[Finding]:
-    """What this machine offers."""
+    """Check this machine: versions, CURVE, open files, ports, cores, tasks, video and network namespaces."""
     yield Finding("ok", ", ".join(f"{name} {version}" for name, version in versions().items()))
     curve = zmq.has("curve")
     yield Finding("ok" if curve else "bad", f"libzmq {zmq.zmq_version()} {'with' if curve else 'WITHOUT'} CURVE")
@@ -84,7 +84,7 @@ def _cores() -> Finding:
 
 
 def _tasks() -> Iterator[Finding]:
-    """Which families of tasks can be run here, and what to do for the others."""
+    """Check which families of tasks can be run here, and what to install for the others."""
     for family in families().values():
         problem = family.needs.problem()
         yield Finding("note" if problem else "ok", f"tasks {family.pattern}: {problem or family.description}")

@@ -1,4 +1,4 @@
-"""`matrpo launch`."""
+"""`matrpo launch`: train, under the local supervisor, over ssh, on a Ray cluster, or in one process."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ from matrpo.settings.graph_settings import build_graph
 from matrpo.topology import CommunicationGraph
 
 SSH_COMMAND = "ssh -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=5 -o ServerAliveCountMax=3"
-"""How machines are reached: no questions asked, and a machine that is gone is noticed within 15 s."""
+"""The ssh command and its options: it never asks for a password, and a lost machine is noticed within 15 s."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A run whose settings have all been checked, and that exists on disk."""
+    """A run that is ready to start: its settings are checked and its run directory exists."""
 
     run: RunDirectory
     graph: CommunicationGraph | None
@@ -52,7 +52,7 @@ class Prepared:
 
 @dataclasses.dataclass(frozen=True)
 class How:
-    """What runs a run.
+    """How the processes of a run are started: as children, all in this process, or on a Ray cluster.
 
     Attributes:
         in_process: all agents run in this process.
@@ -131,7 +131,7 @@ def launch(
 
 
 def _begin(path: Path | None, layers: list[Layer], faults: str | None, how: How) -> int:
-    """Make a new run and train to its end; the exit status."""
+    """Create a new run directory and train to the end; the exit status."""
     config = resolve_layers(layers)
     if how.in_process:
         config = dataclasses.replace(config, env_servers=1)
@@ -161,7 +161,7 @@ def _check_ray(how: How, faults: str | None) -> None:
 
 
 def _script(name: str | None, graph: CommunicationGraph | None, in_process: bool, num_servers: int) -> bytes | None:
-    """The text of a fault script that fits the run."""
+    """Read a fault script and check that it fits the run; None without one."""
     if name is None or graph is None:
         return None
     if in_process:
@@ -189,7 +189,7 @@ def _launch_remotely(
 
 
 def _checked(config: RunConfig, how: How) -> CommunicationGraph | None:
-    """Check whatever can be wrong with the settings together, before anything is made.
+    """Check the settings in combination, before any file or process is created.
 
     Returns:
         The graph that they name; None for an algorithm that trains centrally.
@@ -212,7 +212,7 @@ def _checked(config: RunConfig, how: How) -> CommunicationGraph | None:
 
 
 def _check_central(config: RunConfig) -> None:
-    """Build what an algorithm that trains centrally builds, so that it refuses what it cannot handle."""
+    """Build a centrally trained algorithm once and discard it, so that it refuses settings that it cannot handle."""
     from matrpo.build import build_algorithm
     from matrpo.envs.registry import make_env
 
@@ -224,7 +224,7 @@ def _check_central(config: RunConfig) -> None:
 
 
 def _continued(run: RunDirectory, layers: list[Layer], how: How) -> Prepared:
-    """A run as it was when all its processes last had a checkpoint of the same iteration."""
+    """Prepare to resume a run, from the last iteration of which all its processes have a checkpoint."""
     stored = to_dict(run.config)
     config = resolve_layers([("the run", stored), *layers])
     changed = {key: value for key, value in to_dict(config).items() if value != stored[key]}

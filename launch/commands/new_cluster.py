@@ -1,4 +1,4 @@
-"""Makes the files of a run whose processes are on several machines: config.yaml, cluster.yaml, and a key for each."""
+"""Creates the files of a run on several machines: config.yaml, cluster.yaml, and a secret key for each process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OUT = click.option("--out", type=PATH, metavar="DIR", help="The run directory (
 
 
 def new_run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options of a command that makes a run: where, every setting, and files of settings."""
+    """Add the options of a command that creates a run: the run directory, every setting, and files of settings."""
     return _OUT(setting_options(command))
 
 
@@ -51,7 +51,7 @@ def new_config(command: str, given: Given) -> RunConfig:
 
 
 def new_cluster(config: RunConfig, endpoints: Mapping[ProcessId, str], out: Path | None) -> Cluster:
-    """Write the files of a run, and say so.
+    """Write the files of a run on several machines, and tell the user where.
 
     Args:
         config: the settings.

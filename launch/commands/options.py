@@ -47,7 +47,7 @@ class SectionedCommand(click.Command):
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """What a command line says of settings.
+    """The settings that a command line gives, by source.
 
     Attributes:
         file: of `--config`.
@@ -62,7 +62,7 @@ class Given:
     flags: dict[str, Any]
 
     def __bool__(self) -> bool:
-        """Whether it says anything."""
+        """Whether any setting is given."""
         values = (self.file, self.preset, self.overrides or None, *self.flags.values())
         return any(value is not None for value in values)
 
@@ -92,7 +92,7 @@ def _flags(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def setting_layers(given: Given) -> list[Layer]:
-    """The layers of settings that a command line names, the weakest first: preset, config file, flags and -o.
+    """The layers of settings of a command line, in increasing precedence: preset, config file, flags and -o.
 
     Raises:
         ConfigError: one cannot be read.
@@ -115,7 +115,7 @@ def setting_layers(given: Given) -> list[Layer]:
 
 
 def resolve_layers(layers: list[Layer]) -> RunConfig:
-    """The settings with the number of agents resolved, the task's full name, and paths of files absolute.
+    """Merge layers into the run's settings, with number of agents resolved, the task's full name, and absolute paths.
 
     Raises:
         ConfigError: an unknown key or a bad value, or the user has typed a setting that the algorithm does not use.
@@ -135,7 +135,7 @@ def resolve_layers(layers: list[Layer]) -> RunConfig:
 
 
 def check_used(algo: str, settings: Iterable[str], origin: str) -> None:
-    """Check that an algorithm reads the settings that someone took the trouble to give.
+    """Check that an algorithm uses all settings that the user gave.
 
     Raises:
         ConfigError: one of them changes nothing.
@@ -147,7 +147,7 @@ def check_used(algo: str, settings: Iterable[str], origin: str) -> None:
 
 
 def settings_read(algo: str) -> AbstractSet[str]:
-    """What an algorithm says that it reads; a user's own may read all that is not of decentralised runs alone."""
+    """The settings that an algorithm declares; a user's own may use all but those of decentralised runs alone."""
     if algo in algorithm_names.ALGORITHMS:
         found: frozenset[str] = algorithm_names.ALGORITHMS[algo].load().settings_read
         return found
@@ -156,7 +156,7 @@ def settings_read(algo: str) -> AbstractSet[str]:
 
 
 def _parsed(name: str, value: Any) -> tuple[str, Any]:
-    """Read an option's text as the config file would be read; what is text anyway stays as it is."""
+    """Parse an option's value as YAML, as in the config file; settings of type text stay as they are."""
     default = FIELDS[name].default
     if isinstance(value, bool) or isinstance(default, str):
         return name, value

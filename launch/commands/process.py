@@ -1,4 +1,4 @@
-"""`matrpo agent` and `matrpo env-server`, one process of a run each, and `matrpo probe`, which looks at one."""
+"""`matrpo agent` and `matrpo env-server`, one process of a run each, and `matrpo probe`, which checks its heartbeat."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def _own(cluster: Cluster, role: Role, given: str) -> ProcessId:
 
 
 def _run(cluster: Cluster, process: ProcessId, work: Callable[[], None], until_eof: bool, managed: bool) -> int:
-    """Do the work of a process in this one; the exit status."""
+    """Run `work` as a process of the cluster in this process; the exit status."""
     directory = RunDirectory.open(cluster.config.parent).directory(process)
     status = run_alone(f"matrpo {process.name}", directory, work, until_eof)
     return _stay(directory) if managed and not status else status

@@ -1,4 +1,4 @@
-"""Commands that look at runs, graphs and what there is, and change nothing: eval, status, topology, list."""
+"""Commands that inspect runs, graphs and the available tasks and algorithms: eval, status, topology, list."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def _print_json(document: Any) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """JSON knows no infinities: null takes their place."""
+    """Replace values that are not finite by None: JSON has none."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

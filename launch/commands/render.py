@@ -1,4 +1,4 @@
-"""`matrpo cluster render`: a new run as what another engine starts, Kubernetes or Slurm."""
+"""`matrpo cluster render`: write a new run as Kubernetes manifests or as a Slurm batch script."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`matrpo simulate`: simulated histories of the link protocol by the thousand, on all cores, and the replay of one."""
+"""`matrpo simulate`: randomised fault injection into a simulated link protocol, on all cores, and replay of one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from matrpo.simulation.simulator import Outcome, simulate
 
 _BATCH = 50
 _LINE_EVERY = 10.0
-"""Seconds between two lines of progress, without a terminal."""
+"""Seconds between two progress lines where standard error is no terminal."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Failure:
 
 @dataclass
 class Totals:
-    """What came of all histories so far."""
+    """The numbers of histories and events, and the failures, so far."""
 
     histories: int = 0
     events: int = 0
@@ -133,7 +133,7 @@ def check_seed(seed: int) -> tuple[Outcome, Failure | None]:
 
 
 def _run(first: int, seeds: int, jobs: int) -> Iterator[Totals]:
-    """Check seeds in worker processes and yield what came of each batch; however this ends, no worker is left.
+    """Check seeds in worker processes and yield the totals of each batch; however this ends, no worker is left.
 
     Raises:
         RuntimeError: a worker died.
@@ -161,7 +161,7 @@ def _run(first: int, seeds: int, jobs: int) -> Iterator[Totals]:
 
 @contextmanager
 def _interrupts_later() -> Iterator[None]:
-    """Put Ctrl-C off to the end of the block. Processes that are started in it never see one: they inherit the mask.
+    """Block SIGINT (Ctrl-C) until the end of the block. Processes started in it never see one: they inherit the mask.
 
     The mask is this thread's alone: where another takes the signal, Python would still interrupt this one.
     """
@@ -195,7 +195,7 @@ def _collect(pipes: list[Connection], batches: int) -> Iterator[Totals]:
 
 
 def _work(pipe: Connection, starts: list[int], end: int) -> None:
-    """Check batches of seeds until all are done, or nobody listens any more."""
+    """Main function of a worker process: check batches of seeds until all are done, or the pipe is closed."""
     for start in starts:
         batch = Totals()
         for seed in range(start, min(start + _BATCH, end)):

@@ -1,1 +1,1 @@
-"""What places and starts processes on other machines: ssh, Ray, Kubernetes, Slurm, systemd."""
+"""Engines that place and start processes on other machines: ssh, Ray, Kubernetes, Slurm, systemd."""

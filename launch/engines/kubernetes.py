@@ -1,4 +1,4 @@
-"""A run as Kubernetes' objects: a StatefulSet of agents, one of environment servers, and what these need.
+"""Kubernetes manifests of a run: a StatefulSet of agents, one of environment servers, and the objects these need.
 
 Kubernetes places, restarts and watches the processes. What flows between agents stays theirs: each has a name in a
 headless service and a key of its own, and a network policy lets it talk to its neighbours and the environment servers.
@@ -33,12 +33,12 @@ _POD_NAME = "statefulset.kubernetes.io/pod-name"
 _SECRET_MODE = 0o600
 
 _STILL = 300
-"""Seconds without a heartbeat after which a process is started again: more than it takes to fit a critic."""
+"""Seconds without a heartbeat after which the probes of a pod fail: more than it takes to fit a critic."""
 
 
 @dataclass(frozen=True)
 class Pods:
-    """What the user says of the pods.
+    """The user's options for the pods.
 
     Attributes:
         name: of the run; the objects' names begin with it.
@@ -57,7 +57,7 @@ class Pods:
     storage: str
 
     def __post_init__(self) -> None:
-        """Check them."""
+        """Validate the options."""
         if not _NAME.fullmatch(self.name):
             raise ConfigError(
                 f"--name {self.name}: expected at most 40 small letters, digits and hyphens, and a letter first"
@@ -68,7 +68,7 @@ class Pods:
 
 
 def endpoints(name: str, config: RunConfig) -> dict[ProcessId, str]:
-    """Every process's endpoint, by the names that pods have in the run's service."""
+    """The endpoint of every process, by its pod's DNS name in the run's headless service."""
     processes = in_order_of_ports(config.agents, config.env_servers)
     return {one: f"tcp://{_pod(name, one)}.{name}:{config.port + (not one.is_server)}" for one in processes}
 
@@ -128,7 +128,7 @@ def _secret(cluster: Cluster, pods: Pods) -> Object:
 
 
 def _service(cluster: Cluster, pods: Pods) -> Object:
-    """Gives every pod a name, from its first moment on."""
+    """The headless service, which gives every pod a DNS name, even before it is ready."""
     ports = {"environment": cluster.servers[0], "agents": cluster.agents[0]}
     spec = {
         "clusterIP": "None",
@@ -140,7 +140,7 @@ def _service(cluster: Cluster, pods: Pods) -> Object:
 
 
 def _stateful_set(pods: Pods, component: str, own: Sequence[str]) -> Object:
-    """The pods of a component, whose endpoints these are."""
+    """The StatefulSet of a component, whose processes listen at the endpoints `own`."""
     name = f"{pods.name}-{component}"
     spec = {
         "serviceName": pods.name,
@@ -196,7 +196,7 @@ def _container(pods: Pods, name: str, **content: Any) -> Object:
 
 
 def _preparation(pods: Pods, component: str) -> Object:
-    """Copies the settings and the pod's own key into the run directory, in memory, where nobody else can read them."""
+    """The init container: copies the settings and the pod's own key into the run directory, a volume in memory."""
     return _container(
         pods,
         "prepare",
@@ -212,7 +212,7 @@ def _preparation(pods: Pods, component: str) -> Object:
 
 
 def preparation(component: str, given: str, run: str) -> str:
-    """The shell commands that fill a pod's run directory.
+    """The shell commands with which the init container fills a pod's run directory.
 
     Args:
         component: `agent` or `env`.
@@ -229,7 +229,7 @@ def preparation(component: str, given: str, run: str) -> str:
 
 
 def _process(pods: Pods, component: str, own: Sequence[str]) -> Object:
-    """One process of the run: started again by its own heartbeats."""
+    """The container of one process, whose startup, liveness and readiness probes check its heartbeat."""
     file = ["--cluster", f"{_RUN}/{FILE_NAME}"]
     who = ["--id", "auto"] if component == "agent" or len(own) > 1 else []
     kind = ["--env"] if component == "env" and who else []
@@ -253,7 +253,7 @@ def _process(pods: Pods, component: str, own: Sequence[str]) -> Object:
 
 
 def _state(component: str, replicas: int) -> list[Object]:
-    """Where a pod's volume is in its run directory: no path can depend on a pod's number, so servers have all."""
+    """Volume mounts for a pod's state: no mount path can depend on a pod's number, so a server mounts all servers'."""
     servers = [ProcessId.server(server).folder for server in range(replicas)]
     folders = ["agents"] if component == "agent" else servers
     apart = len(folders) > 1
@@ -277,7 +277,7 @@ def _probe(command: Sequence[str], every: int, failures: int) -> Object:
 
 
 def _network_policies(cluster: Cluster, pods: Pods) -> list[Object]:
-    """Whom a process dials it may reach, and an agent names, too; who dials it may reach it."""
+    """A network policy for each process: out to those it dials, an agent to DNS too; in from those that dial it."""
     names: Object = {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}
     everyone = {"podSelector": {"matchLabels": _labels(pods, "agent")}}
     policies = []
@@ -295,7 +295,7 @@ def _network_policies(cluster: Cluster, pods: Pods) -> list[Object]:
 
 
 def _selectors(pods: Pods, processes: Sequence[ProcessId]) -> list[Object]:
-    """What selects the pod of each process."""
+    """The pod selector of each process."""
     labels = [{**_labels(pods), _POD_NAME: _pod(pods.name, process)} for process in processes]
     return [{"podSelector": {"matchLabels": one}} for one in labels]
 

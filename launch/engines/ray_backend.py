@@ -33,24 +33,24 @@ from matrpo.topology import CommunicationGraph
 
 _POLL = 0.25
 _LOOK_EVERY = 1.0
-"""Seconds between two looks at an actor."""
+"""Seconds between two polls of a Ray actor."""
 
 _ANSWER = 5.0
-"""Seconds that a Ray cluster has to take a connection."""
+"""Timeout of a connection to a Ray cluster, in seconds."""
 
 _PATIENCE = 120.0
-"""Seconds that Ray has to place all actors."""
+"""Timeout for Ray to place all actors, in seconds."""
 
 _LAST_WORDS = 15.0
-"""Seconds that actors have to end their processes and hand over the last files."""
+"""Timeout at the end for actors to end their processes and hand over the last files, in seconds."""
 
 _STRAGGLERS = 60.0
-"""Seconds after an environment server's end in which all others end by themselves."""
+"""Timeout for all other processes to end by themselves once an environment server has, in seconds."""
 
 
 @dataclass
 class _Actor:
-    """One process of the run.
+    """The launcher's record of one process of the run and the Ray actor that hosts it.
 
     Attributes:
         id: which process.
@@ -76,12 +76,12 @@ class _Actor:
 
     @property
     def name(self) -> str:
-        """What users call it."""
+        """The process's name in messages to the user."""
         return self.id.name
 
 
 class RayRun:
-    """The processes of one run in the Ray cluster that this process has joined.
+    """Supervisor of one run's processes in the Ray cluster that this process has joined.
 
     Args:
         run: the run directory, here.
@@ -121,7 +121,7 @@ class RayRun:
                 self._ray.shutdown()
 
     def _place_all(self) -> None:
-        """Have every process's actor placed, write down where, and start the processes."""
+        """Have Ray place every actor, write the endpoints into the cluster file, and start the processes."""
         run_id = secrets.token_hex(8)
         host = self._ray.remote(Host)
         options = {"max_restarts": -1, "num_cpus": 1, "scheduling_strategy": "SPREAD"}
@@ -144,7 +144,7 @@ class RayRun:
             self._start(actor)
 
     def _start(self, actor: _Actor) -> None:
-        """Start an actor's process, with its files as they are here if the actor does not have them."""
+        """Start an actor's process; a new actor first gets the process's files from the run directory here."""
         own = [self._cluster.config, self._cluster.file, key_path(self._cluster.file, actor.id)]
         if not actor.known:
             own += [path for path in self._run.directory(actor.id).path.rglob("*") if path.is_file()]
@@ -171,14 +171,14 @@ class RayRun:
         return EXIT_INTERRUPTED
 
     def _finish(self) -> int:
-        """The last word on a run that went to its end; the exit status."""
+        """Report the processes that a completed run has lost; the exit status."""
         lost = [actor.name for actor in self._actors if actor.status != 0]
         if lost:
             self._say(f"matrpo: error: the run is over, but without {', '.join(lost)}")
         return EXIT_FAILED if lost else 0
 
     def _look(self, actor: _Actor) -> None:
-        """Take in what a look has brought that is over, and begin the next."""
+        """Handle the result of an actor's finished poll, and begin the next poll when it is due."""
         if actor.looking is not None:
             done, _ = self._ray.wait([actor.looking], timeout=0)
             if not done:
@@ -211,7 +211,7 @@ class RayRun:
         actor.start_at = time.monotonic() + delay
 
     def _revive(self, actor: _Actor) -> None:
-        """Start the process of an actor that Ray has brought back, and tell those who dial it if it has moved."""
+        """Start the process of an actor that Ray has restarted, and restart those that dial it if it has moved."""
         before = self._cluster.endpoints[actor.id]
         actor.place, actor.known, actor.looking = None, {}, None
         try:
@@ -227,7 +227,7 @@ class RayRun:
         self._start(actor)
 
     def _move(self, process: ProcessId, endpoint: str) -> None:
-        """Write down that a process has moved, and start those again that dial it."""
+        """Write a process's new endpoint into the cluster file, and restart the processes that dial it."""
         self._cluster = dataclasses.replace(self._cluster, endpoints={**self._cluster.endpoints, process: endpoint})
         self._cluster.save(self._cluster.file)
         dialling = self._cluster.dialled_by(process)
@@ -236,7 +236,7 @@ class RayRun:
                 self._start(actor)
 
     def _mirror(self, actor: _Actor, view: View) -> None:
-        """Bring the run directory here up to date."""
+        """Apply the changes of an actor's files to the run directory here."""
         for change in view.changes:
             if Path(change.path).name not in ("config.yaml", FILE_NAME):
                 _write(self._run.path / change.path, change)
@@ -269,7 +269,7 @@ class RayRun:
 
 
 def load_ray() -> Any:
-    """The module.
+    """Import the module `ray`.
 
     Raises:
         ConfigError: it is not installed.
@@ -307,7 +307,7 @@ def join_ray(address: str | None, processes: int) -> None:
 
 
 def _knock(address: str | None) -> None:
-    """Check that somebody listens at HOST:PORT: Ray itself would try for many minutes."""
+    """Check that HOST:PORT accepts connections: Ray itself would retry for many minutes."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if not host:
         return

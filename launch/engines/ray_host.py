@@ -1,4 +1,4 @@
-"""What runs in a Ray actor: one process of a run in a folder of its own, and a window for the launcher to look through.
+"""The Ray actor: it runs one process of a run in a folder of its own, and reports status and files to the launcher.
 
 The process is a child of the actor and ends when that does, however it does. Ray carries its files, never its messages.
 """
@@ -20,14 +20,14 @@ from pathlib import Path
 from matrpo.runs.storage import write_crash_safely
 
 _GRACE = 10.0
-"""Seconds that the process has to save its state."""
+"""Grace period of the process to save its state, in seconds, before it is killed."""
 
 _PRIVATE = "keys/"
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where an actor is.
+    """The network address of a Ray actor.
 
     Attributes:
         life: differs from that of the actor's other lives.
@@ -42,7 +42,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Version:
-    """A file as it was: a larger one with the same number begins with the same bytes."""
+    """Inode number and size of a file: a larger one with the same number begins with the same bytes."""
 
     number: int
     size: int
@@ -50,7 +50,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Change:
-    """What is new in a file.
+    """The new content of a file since the last poll.
 
     Attributes:
         path: relative to the run directory.
@@ -67,7 +67,7 @@ class Change:
 
 @dataclass(frozen=True)
 class View:
-    """What the launcher sees of an actor.
+    """A Ray actor's answer to a poll by the launcher.
 
     Attributes:
         life: as of its `Place`.
@@ -83,7 +83,7 @@ class View:
 
 
 class Host:
-    """One process of a run."""
+    """The class of the Ray actor, which supervises one process of a run."""
 
     def __init__(self) -> None:
         self._life = secrets.token_hex(8)
@@ -91,7 +91,7 @@ class Host:
         self._process: subprocess.Popen[bytes] | None = None
 
     def place(self, port: int) -> Place:
-        """Where this is.
+        """The actor's node, and a free port on it.
 
         Args:
             port: the one to prefer; 0: any.
@@ -107,7 +107,7 @@ class Host:
         return self.place(0)
 
     def start(self, files: Mapping[str, bytes], arguments: Sequence[str], threads: int) -> None:
-        """End the process if it runs, and start it.
+        """Start the process, or restart it if it runs.
 
         Args:
             files: of its run directory, by relative path; others there stay.
@@ -130,7 +130,7 @@ class Host:
         )
 
     def look(self, known: Mapping[str, Version]) -> View:
-        """What is new since the launcher knew the files as `known`."""
+        """The process's status, and the changes to its files since the versions `known`."""
         status = None if self._process is None else self._process.poll()
         paths = {str(path.relative_to(self._folder)) for path in self._folder.rglob("[!.]*") if path.is_file()}
         shown = [path for path in paths if not path.startswith(_PRIVATE)]
@@ -150,7 +150,7 @@ class Host:
             self._process.wait()
 
     def forget(self) -> None:
-        """Remove the folder."""
+        """End the process and remove its folder."""
         self.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
 

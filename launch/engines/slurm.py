@@ -1,4 +1,4 @@
-"""A run as a Slurm job: a script for sbatch, whose steps are the environment servers, one each, and the agents."""
+"""Slurm batch script of a run, for sbatch: its steps are the environment servers, one each, and the agents."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OPTION = re.compile(r"-[^\n]+")
 
 
 def check_options(options: Sequence[str]) -> None:
-    """Check that texts can be options of sbatch.
+    """Check that these texts have the form of sbatch options.
 
     Raises:
         ConfigError: one cannot.

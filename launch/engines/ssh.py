@@ -1,4 +1,4 @@
-"""`matrpo launch --cluster FILE --ssh`: starts every process of a cluster on its machine, and follows what it says.
+"""`matrpo launch --cluster FILE --ssh`: starts every process of a cluster over ssh, and shows their output.
 
 A remote process ends when its standard input does, and that is the ssh connection: whatever becomes of this launcher,
 none is left behind.
@@ -22,14 +22,14 @@ from matrpo.runs.process_id import ProcessId
 
 _POLL = 0.1
 _GRACE = 10.0
-"""Seconds that remote processes have to save their state."""
+"""Grace period of remote processes to save their state, in seconds."""
 
 _SSH_FAILED = 255
 
 
 @dataclass(frozen=True)
 class Site:
-    """How to reach the machines, and what is there.
+    """The ssh command, and the paths of the run directory and of matrpo on every machine.
 
     Attributes:
         ssh: the ssh program and its options.
@@ -58,7 +58,7 @@ class _Remote:
     last_line: str = ""
 
     def follow(self, say: Callable[[str], None]) -> None:
-        """Pass on what the process says, from a thread."""
+        """Forward the process's output line by line, from a thread."""
 
         def read() -> None:
             assert self.process.stdout is not None
@@ -71,7 +71,7 @@ class _Remote:
 
 
 class RemoteRun:
-    """All processes of a cluster, each over an ssh connection of its own.
+    """Supervisor of all processes of a cluster, each started over an ssh connection of its own.
 
     Args:
         cluster: where they are.
@@ -122,7 +122,7 @@ class RemoteRun:
         self._remotes.append(remote)
 
     def _stop(self) -> None:
-        """End all standard inputs, and with them the remote processes; kill the connections of who is left."""
+        """Close all standard inputs, which ends the remote processes; kill the ssh connections that remain."""
         for remote in self._remotes:
             assert remote.process.stdin is not None
             with contextlib.suppress(OSError):
@@ -137,7 +137,7 @@ class RemoteRun:
             remote.reader.join(1.0)
 
     def _fail(self) -> int:
-        """Name the one that failed; the exit status."""
+        """Report the process that failed; the exit status."""
         culprit = next(remote for remote in self._remotes if remote.process.returncode)
         culprit.reader.join(1.0)
         code, where = culprit.process.returncode, f"{culprit.name} on {culprit.host}"

@@ -1,4 +1,4 @@
-"""All that an agent says and hears: its links and its channels to environment servers, whatever it is waiting for."""
+"""An agent's network side: its links to neighbours and its channels to environment servers, served by one poll loop."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _GOODBYES = 3
 
 
 class AgentNetwork:
-    """An agent's sockets. While it waits for one thing it goes on answering everyone.
+    """An agent's sockets, polled together: while it waits for one peer it goes on answering all others.
 
     Args:
         cluster: where the processes are.
@@ -73,11 +73,11 @@ class AgentNetwork:
             self._poller.register(socket, zmq.POLLIN)
 
     def want(self, iteration: int) -> None:
-        """Say from now on that this is the earliest iteration that the agent can act in."""
+        """Announce from now on, in every hello, the earliest iteration that the agent can act in."""
         self._channels.wanted = iteration
 
     def enter(self, iteration: int, phase: str) -> None:
-        """The agent begins a phase, `rollout` or `consensus`: fault scripts go by that."""
+        """Note that the agent begins a phase, `rollout` or `consensus`, which triggers faults of the fault script."""
         self._where = (iteration, phase)
         self._faults.move(*self._where, 0)
 
@@ -107,7 +107,7 @@ class AgentNetwork:
         return starts
 
     def meet_neighbours(self, seconds: float) -> None:
-        """Wait until all neighbours are connected, but not for ever."""
+        """Wait until all neighbours are connected, or the timeout of so many seconds."""
         until = time.monotonic() + seconds
         while self.links.unreached and time.monotonic() < until:
             self._pump(until)
@@ -117,7 +117,7 @@ class AgentNetwork:
         self._channels.act(server, action)
 
     def hear(self) -> dict[int, Observation]:
-        """Wait until a server has stepped: the observations that answer actions, by their server.
+        """Wait until a server has stepped, sending actions again while they are unanswered; the observations by server.
 
         There are none if the iteration is broken: `join` then has a newer start.
 
@@ -131,7 +131,7 @@ class AgentNetwork:
         return answers
 
     def agree(self) -> None:
-        """Wait until the consensus that has begun is over. A neighbour that cannot be reached now is lost.
+        """Serve the consensus phase until it is over. A neighbour that is not connected at its start is lost.
 
         Raises:
             StopRequested: the run ends early.
@@ -156,7 +156,7 @@ class AgentNetwork:
         _LOG.warning("the environment server does not answer a goodbye: finished without it")
 
     def _pump(self, until: float) -> dict[int, Observation]:
-        """Wait for messages, but not beyond a time; handle those of the links and return the servers' answers.
+        """Poll all sockets once, until a deadline; handle the neighbours' messages, return the servers' observations.
 
         Raises:
             StopRequested: a server says that the run ends early.
@@ -198,6 +198,6 @@ class AgentNetwork:
             _LOG.warning("%s is lost", what)
 
     def send_links(self) -> None:
-        """Send the neighbours all that the agent's side of the consensus has to say."""
+        """Send the neighbours all messages in the outbox of the agent's side of the consensus."""
         for neighbour, message in self._peer.take_outbox():
             self.links.send(neighbour, message)

@@ -1,4 +1,4 @@
-"""An agent's process: it acts, learns, and talks with its neighbours. Nobody tells it what to do."""
+"""An agent's process: rollout, update, and consensus with its neighbours in every iteration, without a coordinator."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from matrpo.spaces import TaskSpec
 
 _LOG = logging.getLogger(__name__)
 _MEETING = 10.0
-"""Seconds that neighbours have to connect when a run begins: over TCP they try again every five."""
+"""Timeout in seconds for neighbours to connect when a run begins: over TCP they retry every five."""
 
 
 class AgentProcess:
@@ -78,7 +78,7 @@ class AgentProcess:
             self._network.close()
 
     def _join(self) -> list[Observation]:
-        """Wait until the run lets this agent in; returns the start of its first iteration, from each server."""
+        """Wait until the servers admit this agent; returns the start of its first iteration, from each server."""
         network, wanted = self._network, self._newest + 1
         network.want(wanted)
         starts = network.join()
@@ -96,7 +96,7 @@ class AgentProcess:
         return starts
 
     def _iterate(self, starts: list[Observation]) -> list[Observation]:
-        """One iteration from its start; returns the start of the next, or of one that takes its place."""
+        """One iteration from its first observations; returns those of the next, or of one that replaces it."""
         iteration = starts[0].iteration
         self._network.want(iteration)
         self._network.enter(iteration, "rollout")
@@ -134,7 +134,7 @@ class AgentProcess:
                 return None
 
     def _choose(self, server: int, observation: Observation) -> Action:
-        """What the agent does in a server's environments."""
+        """The agent's actions in a server's environments."""
         iteration, t = observation.iteration, observation.t
         action = self._participant.agent.act(observation.step, first=server * self._config.envs_per_server)
         if not np.isfinite(action).all():
@@ -142,7 +142,7 @@ class AgentProcess:
         return Action(self._id, observation.attempt, iteration, t, action)
 
     def _begin_again(self, iteration: int) -> list[Observation]:
-        """Forget an iteration that goes on without this agent, or not at all; the start of what takes its place."""
+        """Abandon an iteration that goes on without this agent, or not at all; the start of its replacement."""
         self._participant.agent.discard_rollout()
         starts = self._network.join()
         later = starts[0].iteration
@@ -177,6 +177,6 @@ def learn(cluster: Cluster, agent: int) -> None:
 
 
 def child_main(cluster: Cluster, process: ProcessId, supervision: Supervision) -> None:
-    """The launcher's child process."""
+    """Main function of an agent as the launcher's child process."""
     directory = RunDirectory.open(cluster.config.parent).directory(process)
     run_supervised(f"matrpo {process.name}", directory, supervision, lambda: learn(cluster, process.number))

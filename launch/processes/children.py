@@ -8,7 +8,7 @@ from matrpo.runs.process_id import ProcessId
 
 
 def run_child(process: ProcessId, cluster: Cluster, supervision: Supervision) -> None:
-    """Be a process of the run."""
+    """Run an agent or an environment server in this child process."""
     if process.is_server:
         from matrpo.launch.processes import env_server
 

@@ -1,7 +1,7 @@
 """The environment server: it steps the shared environment in lock step with all agents that take part.
 
 It sends each agent what `AgentStep` holds and gets that agent's actions; it never sees a policy, a value or a ratio.
-The observation after the last step of an iteration is the first one of the next: tick (i, T) is tick (i+1, 0). To an
+The observation after the last step (T) of an iteration is the first of the next: tick (i, T) is tick (i+1, 0). To an
 agent that was in iteration i it is sent as (i, T), to one that joins as (i+1, 0).
 
 What happens when an agent's connection is lost is a setting: its actions are zeros from then on, or all wait for it, or
@@ -49,11 +49,11 @@ OnReady = Callable[[], dict[str, float]]
 
 _LOG = logging.getLogger(__name__)
 _PATIENCE = 5.0
-"""Seconds between two lines of the log about agents that are waited for."""
+"""Seconds between two log lines about agents that are waited for."""
 
 
 class _Broken(Exception):  # noqa: N818
-    """The running iteration cannot be finished: it begins again."""
+    """Raised when the running iteration cannot be finished: it begins again."""
 
 
 class EnvironmentServer:
@@ -129,7 +129,7 @@ class EnvironmentServer:
             self._shared.env.close()
 
     def _first_steps(self) -> list[AgentStep]:
-        """Where the environment goes on: exactly where it was, unless somebody has learnt since from what came then."""
+        """The first observations: of the checkpoint's episodes, or of new ones if the run has gone on since."""
         if self._newest == 0:
             return self._shared.reset()
         arrays, _ = self._directory.load_checkpoint(self._newest)
@@ -168,13 +168,13 @@ class EnvironmentServer:
             iteration += 1
 
     def _see_off(self) -> None:
-        """Wait until all agents have finished."""
+        """Wait until all agents have said goodbye."""
         self._serve_until(lambda: self._broken or not self._unfinished(), self._unfinished)
         if self._broken:
             raise _Broken
 
     def _begin_record(self, iteration: int) -> Recorder:
-        """Forget what an earlier life of the server wrote of `iteration` and later, which comes again."""
+        """Discard the metrics and checkpoints that an earlier process of the server wrote of `iteration` and later."""
         self._directory.rewind(iteration - 1)
         self._recorder = Recorder(self._run, self._directory, self._shared.spec, iteration - 1)
         return self._recorder
@@ -243,7 +243,7 @@ class EnvironmentServer:
         return time.perf_counter() - begin, absent
 
     def _joint_action(self) -> np.ndarray:
-        """What all agents do; zeros for those that take no part."""
+        """The joint action: every agent's actions, zeros for agents that take no part."""
         joint_action = self._noop.copy()
         for agent, action in self._actions.items():
             joint_action[:, self._shared.spec.action_slices[agent]] = action
@@ -263,7 +263,7 @@ class EnvironmentServer:
         return self._membership.connected - self._finished
 
     def _serve_until(self, satisfied: Callable[[], bool], waiting_for: Callable[[], set[int]]) -> None:
-        """Take in messages until a condition holds, and log who is waited for now and then."""
+        """Handle messages until a condition holds, and log periodically which agents are waited for."""
         report_at = time.monotonic() + _PATIENCE
         while not satisfied():
             iteration = self._label[0] if self._label else 0
@@ -298,7 +298,7 @@ class EnvironmentServer:
             self._actions[agent] = message.action
 
     def _is_behind(self, hello: Hello) -> bool:
-        """Whether an agent knows of something later than what this server runs, and so cannot finish that."""
+        """Whether an agent's hello names a later iteration or attempt than the running one, which must break off."""
         if self._label is None:
             return False
         running = self._label[0] + (not self._mid_rollout)
@@ -324,7 +324,7 @@ class EnvironmentServer:
             self._broken = True
 
     def _admit(self) -> None:
-        """Let everyone who waits for it take part from this start of an iteration on."""
+        """Admit all waiting agents to the membership, from this start of an iteration on."""
         assert self._label is not None
         iteration = self._label[0] + 1
         for agent in self._membership.admit(iteration):
@@ -333,7 +333,7 @@ class EnvironmentServer:
             self._send_observation(agent, (iteration, 0))
 
     def _lose(self, agent: int) -> None:
-        """An agent's connection is gone: do as the run's rule says."""
+        """Handle the loss of an agent's connection by the setting `on_agent_loss`."""
         self._membership.lose(agent, keep=self._config.on_agent_loss == "wait")
         if agent not in self._finished:
             self._on_loss(f"agent {agent} is lost")
@@ -363,7 +363,7 @@ def serve(cluster: Cluster, on_ready: OnReady = dict, server: int = 0) -> None:
 
 
 def child_main(cluster: Cluster, process: ProcessId, supervision: Supervision) -> None:
-    """The launcher's child process."""
+    """Main function of an environment server as the launcher's child process."""
 
     def on_ready() -> dict[str, float]:
         supervision.report.send_bytes(READY)

@@ -1,4 +1,4 @@
-"""An agent's channels to all environment servers: what it says to each, and says again until it is answered."""
+"""An agent's channels to all environment servers: each action is sent again until it is answered."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from matrpo.launch.wire.channels import AgentChannel
 from matrpo.launch.wire.environment_codec import EnvironmentCodec
 
 REPEAT = 5.0
-"""Seconds after which an unanswered message to an environment server is said again."""
+"""Retransmission timeout of an unanswered message to an environment server, in seconds."""
 
 _RETRY = 0.05
-"""Seconds after which what could not be sent is tried again."""
+"""Seconds until a failed send is retried."""
 
 
 class RunOver(Exception):  # noqa: N818
-    """All agents are done."""
+    """Raised when every environment server has reported that all agents are done."""
 
 
 class _Question:
-    """An action that its server has not answered.
+    """An action that is sent again until its server answers with the next observation.
 
     Attributes:
         action: the action.
@@ -42,7 +42,7 @@ class _Question:
 
 
 class EnvironmentChannels:
-    """An agent's ends of its channels.
+    """An agent's ends of its channels to all environment servers.
 
     Args:
         agent: its id.
@@ -76,7 +76,7 @@ class EnvironmentChannels:
 
     @property
     def sockets(self) -> list[zmq.Socket[bytes]]:
-        """All that can wake the agent up."""
+        """The sockets to poll: those of the channels and of their connection monitors."""
         return [socket for channel in self._channels for socket in (channel.socket, channel.monitor.socket)]
 
     @property
@@ -86,7 +86,7 @@ class EnvironmentChannels:
 
     @property
     def due_at(self) -> float:
-        """When something has to be said again."""
+        """The time of the next retransmission, by the monotonic clock."""
         return min((question.say_at for question in self._questions.values()), default=float("inf"))
 
     def agreed(self) -> list[Observation] | None:
@@ -107,7 +107,7 @@ class EnvironmentChannels:
         self.repeat()
 
     def repeat(self) -> None:
-        """Say what is due."""
+        """Send the actions that are due, for the first time or again."""
         now = time.monotonic()
         for server, question in self._questions.items():
             if now < question.say_at:
@@ -119,7 +119,7 @@ class EnvironmentChannels:
             question.say_at = now + (REPEAT if question.said or not channel.monitor.connected else _RETRY)
 
     def broken(self) -> bool:
-        """Whether the iteration of the unanswered actions cannot be finished; they are given up then."""
+        """Whether the iteration of the unanswered actions cannot be finished; if so, they are dropped."""
         actions = [question.action for question in self._questions.values()]
         broken = any(self._starts.outdate(action.iteration, action.attempt) for action in actions)
         if broken:
@@ -136,7 +136,7 @@ class EnvironmentChannels:
             channel.send(Bye(self._agent))
 
     def look(self) -> list[int]:
-        """Say hello to each server that can be reached again; returns those that were lost."""
+        """Say hello to each server that has connected since the last call; returns those that have disconnected."""
         lost = []
         for server, channel in enumerate(self._channels):
             for connected in channel.monitor.changes():
@@ -147,7 +147,7 @@ class EnvironmentChannels:
         return lost
 
     def receive(self) -> dict[int, Observation]:
-        """Take in what has arrived; the observations that answer actions, by their server.
+        """Handle all messages that have arrived; the observations that answer actions, by server.
 
         Raises:
             StopRequested: a server says that the run ends early.

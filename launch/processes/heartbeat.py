@@ -1,4 +1,4 @@
-"""A sign of life of a process: the file `beat` in its folder, whose age says how long the process has been still."""
+"""A process's heartbeat: the file `beat` in its folder, whose age says how long its main loop has not turned."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _EVERY = 1.0
 
 @dataclass(frozen=True)
 class Sign:
-    """What a heartbeat tells.
+    """The content of a heartbeat.
 
     Attributes:
         iteration: the iteration that the process is in; 0 until it takes part.
@@ -31,7 +31,7 @@ class Sign:
 
 
 class Heartbeat:
-    """Writes the heartbeats of one process. A disk that cannot be written to is not its business.
+    """Writes the heartbeats of one process. Write errors are ignored: a heartbeat must not end the process.
 
     Args:
         directory: the process's files.
@@ -43,7 +43,7 @@ class Heartbeat:
         self._next = 0.0
 
     def __call__(self, iteration: int) -> None:
-        """The process goes on; call it from its main loop, as often as you like.
+        """Write a heartbeat if one is due; call it from the main loop, as often as you like.
 
         Args:
             iteration: where it is; 0 until it takes part.

@@ -1,4 +1,4 @@
-"""Ctrl-C as the launcher takes it: counted, and acted on when it suits."""
+"""Deferred signals of the launcher: Ctrl-C, SIGTERM and SIGHUP are counted, and handled at a safe point."""
 
 from __future__ import annotations
 

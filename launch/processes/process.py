@@ -1,4 +1,4 @@
-"""What every long-lived process of a run does around its work: its name, its log, its end."""
+"""The life cycle of every long-lived process of a run: process title, log, stop signals, exit status."""
 
 from __future__ import annotations
 
@@ -31,30 +31,30 @@ EXIT_MISTAKE = 2
 EXIT_INTERRUPTED = 130
 
 READY = b"ready"
-"""The environment server's word to the launcher once every agent has said hello."""
+"""The environment server's message to the launcher: every agent has said hello."""
 
 _CHUNK = 4096
 _LAST_GRACE = 10.0
-"""Seconds that a process has to save its state."""
+"""Grace period in seconds, from the end of standard input, to save the state and exit."""
 
 _SET_SIGNAL_AT_PARENTS_DEATH = 1
 _WATCH = 1.0
-"""Seconds between two looks at whether this process has been orphaned."""
+"""Seconds between two checks whether this process has been orphaned."""
 
 _LOG = logging.getLogger(__name__)
 
 
 class StopRequested(BaseException):
-    """The user or the launcher wants this process to save its state and end."""
+    """Raised to make this process save its state and exit, at the request of the user or the launcher."""
 
 
 class RunAborted(RuntimeError):  # noqa: N818
-    """The run ends by its own rules. One line that says why."""
+    """The run ends by its own rule for lost agents. The text is one line that says why."""
 
 
 @dataclass(frozen=True)
 class Supervision:
-    """What ties a child to its launcher.
+    """A child's connection to the launcher that supervises it.
 
     Attributes:
         report: takes `READY`, and the reason why a child fails.
@@ -115,7 +115,7 @@ def run_alone(title: str, directory: ProcessDirectory, work: Callable[[], None],
 
 
 def _run(work: Callable[[], None], *stops: signal.Signals) -> tuple[int, str]:
-    """The exit status of some work that these signals stop, and the reason if it failed."""
+    """Run work that these signals stop; its exit status, and the reason if it failed."""
     try:
         stop_at(*stops)
         work()
@@ -145,7 +145,7 @@ def stop_at(*signals: signal.Signals) -> None:
 
 
 def stop_at_end_of_input() -> None:
-    """Stop this process like SIGTERM when its standard input ends; if it hangs then, end it."""
+    """Stop this process by SIGTERM when its standard input ends; exit at once if it hangs beyond the grace period."""
 
     def watch() -> None:
         with contextlib.suppress(OSError):
@@ -159,7 +159,7 @@ def stop_at_end_of_input() -> None:
 
 
 def ignore_stops() -> None:
-    """Let no further signal interrupt what must now be finished: saving the state."""
+    """Ignore further SIGTERM and SIGINT while the state is saved."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -1,4 +1,4 @@
-"""One process's share of a fault script, acted out and recorded: its messages pass a gate, itself it kills or stops."""
+"""Fault injection in one process, recorded: its messages pass a fault gate, and it kills or stops itself."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from matrpo.runs.storage import storing
 from matrpo.topology import CommunicationGraph
 
 FILE_NAME = "faults.yaml"
-"""The run's script, in the run directory."""
+"""The run's fault script, in the run directory."""
 
 RECORD_NAME = "faults.jsonl"
 """What happened, in a process's folder: one JSON object per line, when a fault begins and when it ceases."""
 
 
 class ProcessFaults:
-    """What a script does to one process.
+    """Injects the faults of a fault script that concern one process.
 
     A process that was started again goes on with its share where it was killed.
 
@@ -53,7 +53,7 @@ class ProcessFaults:
             self._activities.append(gate.activity)
 
     def move(self, iteration: int, phase: str, activation: int) -> None:
-        """Go on to a position; faults begin and cease there. It may be the process's last act."""
+        """Advance to a position, which triggers faults that begin or cease there. The process may kill itself here."""
         position = Position(iteration, phase, activation, time.monotonic() - self._began)
         for activity in self._activities:
             began, ceased = activity.move(position)
@@ -98,7 +98,7 @@ def was_killed_by_script(
 
 
 def script_of(run: RunDirectory, graph: CommunicationGraph) -> FaultScript:
-    """The script in a run directory; one without faults if there is none.
+    """Load the fault script of a run directory; one without faults if there is none.
 
     Raises:
         ConfigError: it is not valid.

@@ -1,4 +1,4 @@
-"""When a process that failed is started again, and when not any more."""
+"""Back-off and limit of the restarts of a process that fails."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _WINDOW = 60.0
 
 
 class BackOff:
-    """Half a second before the first restart, twice as long before each further one within a minute, five at most."""
+    """Exponential back-off: 0.5 s before the first restart, twice as long before each within a minute, five at most."""
 
     def __init__(self) -> None:
         self._times: deque[float] = deque()

@@ -1,4 +1,4 @@
-"""The launcher's side of a run: it starts the processes from one warm parent, watches them, and ends them."""
+"""The supervisor of a local run: it forks the processes from `warm_parent`, watches, restarts and ends them."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ from matrpo.topology import CommunicationGraph
 _WARM = "matrpo.launch.warm_parent"
 _POLL = 0.25
 _GRACE = 3.0
-"""Seconds that children have to save their state."""
+"""Grace period of children to save their state, in seconds, before they are killed."""
 
 _REMIND = 0.5
-"""Seconds between two requests to stop: one that met an unlucky moment is repeated."""
+"""Seconds between two SIGTERMs to a child that still runs: one at an unlucky moment has no effect."""
 
 _LOG_LINES = 3
 _LONGEST_FOLDER = 70
@@ -53,7 +53,7 @@ _LONGEST_FOLDER = 70
 
 @dataclass
 class Child:
-    """A process of the run.
+    """A supervised process of the run, over all its restarts.
 
     Attributes:
         id: which process.
@@ -77,12 +77,12 @@ class Child:
 
     @property
     def name(self) -> str:
-        """What users call it."""
+        """The process's name in messages to the user."""
         return self.id.name
 
     @property
     def runs(self) -> bool:
-        """Whether it has not ended, as far as that was looked at."""
+        """Whether the process still runs, as of the last look at its exit status."""
         return self.process.exitcode is None
 
     @property
@@ -93,7 +93,7 @@ class Child:
 
 
 class Supervisor:
-    """The processes of one run on this machine.
+    """Starts, watches, restarts and ends all processes of one run on this machine.
 
     Args:
         run: the run directory.
@@ -158,7 +158,7 @@ class Supervisor:
     def _spawn(
         self, who: ProcessId, started_at: float
     ) -> tuple[multiprocessing.process.BaseProcess, Connection[bytes, bytes]]:
-        """Start a process; returns it with the pipe that tells of it."""
+        """Start a process; returns it with the pipe of its reports."""
         context = multiprocessing.get_context("forkserver")
         report, remote = context.Pipe(duplex=False)
         supervision = Supervision(remote, self._sockets, started_at)
@@ -168,7 +168,7 @@ class Supervisor:
         return process, report
 
     def _start(self, child: Child) -> None:
-        """Give a child that has ended another life."""
+        """Restart a child that has ended."""
         child.started_at = time.time()
         child.report.close()
         child.process, child.report = self._spawn(child.id, child.started_at)
@@ -194,7 +194,7 @@ class Supervisor:
         return EXIT_INTERRUPTED
 
     def _goes_on_after(self, child: Child) -> bool:
-        """Deal with the end of a child; whether the run goes on. It must have begun with all its agents."""
+        """Handle the end of a child; whether the run goes on. It must have begun with all its agents."""
         child.over = True
         code = child.process.exitcode or 0
         serves = child.id.is_server
@@ -244,7 +244,7 @@ class Supervisor:
                 self._start(child)
 
     def _end_stragglers(self) -> None:
-        """When the environment server has finished, an agent that has not come back by then has nothing to come to."""
+        """End agents that have not come back when the environment server has finished: they cannot join any more."""
         if self._over_at is None or time.monotonic() < self._over_at + _GRACE:
             return
         patient = time.monotonic() < self._over_at + 2 * _GRACE
@@ -256,7 +256,7 @@ class Supervisor:
                 child.process.kill()
 
     def _finish(self) -> int:
-        """The last word on a run that went to its end; the exit status."""
+        """Report the processes that a completed run has lost; the exit status."""
         ended_badly = [process for process, child in self._children.items() if child.process.exitcode]
         lost = [process.name for process in ended_badly if process not in self._killed_for_good]
         if lost:
@@ -287,7 +287,7 @@ class Supervisor:
             child.process.join()
 
     def _listen(self) -> None:
-        """Take in what children say; of each, the last word counts."""
+        """Read the children's reports; of each child, the last one counts."""
         for child in self._children.values():
             with contextlib.suppress(EOFError, OSError):
                 while child.report.poll():
@@ -296,7 +296,7 @@ class Supervisor:
                         self._greet(child)
 
     def _greet(self, child: Child) -> None:
-        """A server has all its agents: once the last has, the run has begun."""
+        """Note that a server is ready, having heard from all agents; the run has begun once all servers are."""
         self._waited_for.discard(child.id)
         if not self._waited_for:
             self._ready = True
@@ -325,7 +325,7 @@ class Supervisor:
 
 
 def _start_warm_parent() -> None:
-    """Start the process that children are forked from, deaf to the terminal from its first instruction on."""
+    """Start multiprocessing's fork server, with the terminal's signals blocked from its first instruction on."""
     resource_tracker.ensure_running()  # here, since it ends by unblocking SIGINT
     terminal = {signal.SIGINT, signal.SIGHUP}
     signal.pthread_sigmask(signal.SIG_BLOCK, terminal)
@@ -336,7 +336,7 @@ def _start_warm_parent() -> None:
 
 
 def make_cluster(run: RunDirectory, graph: CommunicationGraph, sockets: Path) -> Cluster:
-    """Give every process of a local run its endpoint.
+    """The cluster of a local run: every process gets its endpoint.
 
     Args:
         run: the run directory.
@@ -379,7 +379,7 @@ def check_ports(ports: range) -> None:
 
 
 def _short_folder() -> str:
-    """Where to put sockets: their paths may have 107 characters at most."""
+    """Create a folder with a short path for sockets, whose paths may have 107 characters at most."""
     folder = tempfile.gettempdir()
     return folder if len(folder) <= _LONGEST_FOLDER else "/tmp"
 

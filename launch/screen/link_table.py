@@ -1,4 +1,4 @@
-"""What the agents' metrics say of each link, put together from the lines of its two ends."""
+"""The state and traffic of each link, merged from the metrics of the agents at its two ends."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 STATES = ("up", "suspect", "connecting", "down")
-"""From good to bad; a link is as bad as its worse end says."""
+"""The states of a link's connection, from good to bad; a link has the worse state of its two ends."""
 
 _SUMS = ("bytes_sent", "messages_sent", "resends", "skips", "give_ups", "quarantines", "unsent")
 

@@ -1,4 +1,4 @@
-"""A picture of the communication graph, for papers and for people."""
+"""Draws the communication graph as an image file."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _title(graph: CommunicationGraph) -> str:
 
 
 def _places(graph: CommunicationGraph) -> NDArray[np.float64]:
-    """Where each agent is drawn, shape (N, 2)."""
+    """The layout: each agent's position, shape (N, 2)."""
     n = graph.num_agents
     family = graph.name.partition(":")[0]
     if columns := _columns(graph):

@@ -1,4 +1,4 @@
-"""How far a run is, read from nothing but its metrics files."""
+"""The progress of a run: iterations, steps, returns and phase, read from its metrics files alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _RECENT = 5
 
 
 class Progress:
-    """What the metrics files of a run say, brought up to date by `poll`.
+    """The metrics of a run, read from its files by `poll`.
 
     Args:
         run: the run directory.
@@ -65,7 +65,7 @@ class Progress:
 
     @property
     def topology(self) -> str | None:
-        """The graph that the agents talk along, if they do."""
+        """The name of the communication graph; None if the algorithm has none."""
         config = self.run.config
         return config.topology if algorithm_names.entry(config.algo).graph else None
 
@@ -92,7 +92,7 @@ class Progress:
 
     @property
     def links(self) -> list[dict[str, Any]]:
-        """What happened on each link in the last iteration: see `link_table`."""
+        """The state and traffic of each link in the last iteration: see `link_table`."""
         return link_table(self.agents, self.absent)
 
     @property
@@ -118,13 +118,13 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """Until the last iteration ends, at the present speed."""
+        """Estimated seconds until the last iteration ends, at the present speed."""
         speed = self.steps_per_second
         return None if speed is None else (self.total_steps - self.steps) / speed
 
     @property
     def phase(self) -> str:
-        """What the run is doing."""
+        """The run's present phase, in words for the user."""
         sampled = self.environment.get("iteration", 0)
         if self.finished:
             return "finished"
@@ -176,7 +176,7 @@ class Progress:
 
 
 class _Lines:
-    """The lines of a metrics file that nobody has asked for yet.
+    """The unread lines of a metrics file.
 
     Attributes:
         newest: the iteration of the last line in the file; 0 without any.
@@ -188,7 +188,7 @@ class _Lines:
         self.newest = 0
 
     def take(self, last: float) -> Iterator[dict[str, Any]]:
-        """Those up to an iteration, each once."""
+        """Yield the unread lines up to an iteration, each once."""
         self._waiting.extend(self._tail.poll())
         if self._waiting:
             self.newest = int(self._waiting[-1]["iteration"])

@@ -122,7 +122,7 @@ def plain_line(progress: Progress) -> str:
 
 
 def link_trouble(progress: Progress) -> str:
-    """What is not as it should be on the links in the last iteration; "" if all is well."""
+    """The links' problems in the last iteration, such as lost connections, in words; "" if there are none."""
     links = progress.links
     states = [f"{count} {state}" for state, count in count_states(links).items() if state != "up"]
     totals = {name: sum(link[name] for link in links) for name in ("skips", "resends")}
@@ -144,7 +144,7 @@ def draw(progress: Progress, width: int, height: int) -> RenderableType:
 
 
 def draw_links(links: list[dict[str, Any]]) -> RenderableType:
-    """A table of links: what `link_table` says of the last iteration."""
+    """Draw the rows of `link_table` as a table."""
     table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
     for column in ("link", "state", "rtt ms", "sent", "messages", "commits", "skips", "resends", "rejected"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -242,7 +242,7 @@ def _central_facts(progress: Progress) -> list[str]:
 
 
 def _columns(progress: Progress) -> tuple[_Column, ...]:
-    """Of an algorithm that trains centrally, what the agents' lines have; nothing if that is the iteration alone."""
+    """Columns of the agents' table; of central training, those that the metrics have, none if only the iteration."""
     if not progress.is_central:
         return _COLUMNS
     columns = tuple(column for column in _CENTRAL_COLUMNS if any(column[1] in line for line in progress.agents))
@@ -340,10 +340,10 @@ _CENTRAL_COLUMNS: tuple[_Column, ...] = (
     ("Fisher", "fisher_products", _count),
     ("step", "step_fraction", _number),
 )
-"""The same where one process trains all agents, and algorithms differ in what they report."""
+"""The table of agents where one process trains all of them: algorithms differ in what they report."""
 
 _PLAIN = (("kl", "kl"), ("entropy", "entropy"), ("ratio", "ratio_max"))
-"""What the plain line says of the agents then: title and name in the metrics."""
+"""Agents' metrics in the plain line of central training: title and name in the metrics."""
 
 _TRAINER: tuple[_Column, ...] = (
     ("critic", "critic_loss", _number),
@@ -352,4 +352,4 @@ _TRAINER: tuple[_Column, ...] = (
     ("epsilon", "epsilon", _number),
     ("update", "seconds_update", _seconds),
 )
-"""What there is to say of the whole."""
+"""The trainer's own metrics, such as the critic's loss: title, name in the metrics, and how to show it."""

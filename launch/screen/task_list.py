@@ -1,4 +1,4 @@
-"""What `matrpo list tasks` says: each task with its default number of agents, and whether it can be run here."""
+"""The output of `matrpo list tasks`: each task, its default number of agents, and whether it can be run here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may talk to whom over TCP: CURVE on every socket, and an authenticator that lets in listed public keys alone.
+"""Encryption and authentication over TCP: CURVE on every socket, and an authenticator that admits listed keys alone.
 
 A process that dials knows the public key of the process it dials: nobody else can answer. A process that listens asks
 its authenticator about every key (ZeroMQ's RFC 27), and without one libzmq lets nobody in.
@@ -21,7 +21,7 @@ from matrpo.launch.wire.frames import WireError
 from matrpo.launch.wire.refusals import Refusals
 
 CURVE_OVERHEAD = 64
-"""Bytes, and some to spare, by which an encrypted frame exceeds what is in it."""
+"""Upper bound on the bytes that encryption adds to a frame."""
 
 _ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 _DOMAIN = b"matrpo"
@@ -38,7 +38,7 @@ _EVENTS = (
 
 
 def protect(socket: zmq.Socket[bytes], keyring: Keyring, server_key: str | None) -> None:
-    """Let a socket speak CURVE only, before it binds or connects.
+    """Configure a socket to speak CURVE only, before it binds or connects.
 
     Args:
         socket: any.
@@ -56,7 +56,7 @@ def protect(socket: zmq.Socket[bytes], keyring: Keyring, server_key: str | None)
 
 
 class Authenticator:
-    """Lets listed keys in through a listening socket, and counts everyone else. A thread of its own does both.
+    """Admits connections with listed keys to a listening socket, and counts all others, in a thread of its own.
 
     A process has one at most, made before the socket binds. When anything goes wrong in the thread, nobody is let in.
 
@@ -87,7 +87,7 @@ class Authenticator:
         self._thread: threading.Thread | None = None
 
     def guard(self, socket: zmq.Socket[bytes]) -> None:
-        """Start to answer for this socket, which is about to bind."""
+        """Start to authenticate connections to this socket, which is about to bind."""
         _allow_many_connections()
         # A monitor that is not read in time would block libzmq's I/O thread: hence a thread, which does nothing else.
         self._monitor = socket.get_monitor_socket(_EVENTS)
@@ -95,7 +95,7 @@ class Authenticator:
         self._thread.start()
 
     def close(self, socket: zmq.Socket[bytes]) -> None:
-        """Let nobody else in; call it before the socket is closed."""
+        """Stop admitting connections; call it before the socket is closed."""
         if self._thread is None:
             self._zap.close()
             return
@@ -122,7 +122,7 @@ class Authenticator:
             self._monitor.close(0)
 
     def _authenticate(self, request: list[bytes]) -> None:
-        """Answer one request of libzmq: may this key come in?"""
+        """Answer one authentication request of libzmq: is this key admitted?"""
         route, empty, version, number, _, address, _, mechanism, *credentials = request
         key = z85.encode(credentials[0]).decode() if mechanism == b"CURVE" and credentials else ""
         admitted = key in self._admitted
@@ -134,7 +134,7 @@ class Authenticator:
         self._zap.send_multipart([route, empty, version, number, *status, b""])
 
     def _note(self, message: list[bytes]) -> bool:
-        """Take in one event of the socket; False if there are no more.
+        """Handle one event of the socket's monitor; False if there are no more.
 
         Connections are told apart by their number, which some events lack: those are taken to be about the oldest.
         One that ends undecided, and for no reason that libzmq gives, did not speak ZeroMQ's protocol at all.

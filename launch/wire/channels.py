@@ -1,6 +1,6 @@
 """The channels between the agents and the environment server.
 
-Only an agent's end may hold a few messages for a server that is not there yet: on a socket that never does
+Only an agent's end may queue a few messages for a server that is not connected yet: on a socket that never does
 (IMMEDIATE), libzmq drops what has arrived, unread, with the connection, and so the server's last word.
 """
 
@@ -135,7 +135,7 @@ class ServerChannel:
         return messages
 
     def _welcome(self, hello: Hello, route: bytes) -> None:
-        """Note where an agent is; one that was started later has taken its place."""
+        """Note the route to an agent; refuse the hello of a process that a later start of the agent has replaced."""
         if hello.incarnation < self._incarnations.get(hello.sender, 0):
             raise WireError(f"agent {hello.sender} was started again since", "old incarnation")
         self._incarnations[hello.sender] = hello.incarnation

@@ -1,4 +1,4 @@
-"""Messages between the agents and an environment server, as frames."""
+"""Encodes and decodes the messages between the agents and an environment server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matrpo.spaces import Discrete, TaskSpec
 
 
 class EnvironmentCodec:
-    """Messages between the agents and the environment server.
+    """Codec of the messages between the agents and the environment server.
 
     Args:
         run_id: of the run; messages of another are refused.

@@ -39,7 +39,7 @@ class WireError(ValueError):
 
 @dataclass(frozen=True)
 class ArrayFormat:
-    """What an array on the wire must be."""
+    """The dtype and shape that an array on the wire must have."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -60,7 +60,7 @@ class ArrayFormat:
 
 
 class Header:
-    """Takes the values of a header one by one; `close` refuses what nobody asked for, and what was damaged."""
+    """Strict parser of a header: takes values one by one; `close` refuses unknown keys and a wrong checksum."""
 
     def __init__(self, values: dict[str, Any], payloads: Frames) -> None:
         self._values = values
@@ -99,7 +99,7 @@ class Header:
             raise WireError(f"header has {name} {value}, expected {list(expected)}")
 
     def close(self) -> None:
-        """All has been taken: refuse what is left, and a message whose checksum is wrong."""
+        """Finish parsing: refuse values that were not taken, and a message whose checksum is wrong."""
         if self._values:
             raise WireError(f"header has unknown keys {sorted(self._values)}")
         if not self._intact:

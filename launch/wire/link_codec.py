@@ -1,4 +1,4 @@
-"""Messages between neighbours, as frames."""
+"""Encodes and decodes the messages between neighbours."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LINK_KINDS = get_args(Kind)
 
 @dataclass(frozen=True)
 class Probe:
-    """Asks the other end of a link to send this back as a reply: is it there, and how far away?
+    """A ping over a link, which the other end sends back as a reply: a liveness check and round-trip measurement.
 
     The first one tells an end that was dialled where to answer. `stamp` is the asker's clock in microseconds.
     """
@@ -28,7 +28,7 @@ class Probe:
 
 
 class LinkCodec:
-    """Messages between neighbours.
+    """Codec of the messages between neighbours.
 
     Args:
         run_id: of the run; messages of another are refused.

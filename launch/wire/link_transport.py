@@ -40,14 +40,14 @@ _QUEUE = 16
 
 @dataclass(frozen=True)
 class Lost:
-    """The connection to a neighbour is gone."""
+    """Event: the connection to a neighbour is lost."""
 
     neighbour: int
 
 
 @dataclass
 class Traffic:
-    """What went through one link since the agent was started.
+    """Counts of messages and bytes over one link since the agent was started.
 
     Attributes:
         unsent: messages that met no connection, or a full queue.
@@ -144,7 +144,7 @@ class LinkTransport:
         return [other for other, watch in self._watches.items() if watch.state(0.0) in ("connecting", "down")]
 
     def connections(self) -> dict[int, Connection]:
-        """How each link's connection is doing, by neighbour; with the round-trip times since the last call."""
+        """The state of each link's connection, by neighbour, with the round-trip times since the last call."""
         now = time.monotonic()
         return {other: Connection(watch.state(now), watch.take_round_trips()) for other, watch in self._watches.items()}
 
@@ -153,7 +153,7 @@ class LinkTransport:
         return self._transmit(neighbour, self._codec.encode(message))
 
     def receive(self) -> list[LinkMessage | Lost]:
-        """What has happened, in order. A message that cannot be decoded, or comes from the wrong end, is dropped."""
+        """New messages and lost connections, in order. A malformed message, or one from the wrong end, is dropped."""
         # In this order: what a connection brought before it was lost must not look like a sign of life after that.
         changes = {other: monitor.changes() for other, monitor in self._monitors.items()}
         for other, dealer in self._dealers.items():
@@ -176,7 +176,7 @@ class LinkTransport:
         return events
 
     def _act_out(self, gate: FaultGate) -> None:
-        """Send what a fault has held back, and lose the neighbours that faults cut off."""
+        """Apply faults: send delayed messages that are due, and report neighbours that are cut off as lost."""
         now = time.monotonic()
         for other, frames in gate.due(now):
             self._put(other, frames)
@@ -192,7 +192,7 @@ class LinkTransport:
             dealer.close(GOODBYE_MS)
 
     def _accept(self, received: Received, dialled: int | None) -> None:
-        """Take in a message, from a neighbour that this agent dialled or else one that dialled it."""
+        """Handle a received message, from a neighbour that this agent dialled or else one that dialled it."""
         route, frames = (b"", received.frames) if dialled is not None else (received.frames[0], received.frames[1:])
         try:
             self._limits.check(received.user if dialled is None else str(dialled))
@@ -235,7 +235,7 @@ class LinkTransport:
             raise WireError(f"sender {sender} is not at the other end", "wrong sender")
 
     def _probe(self, neighbour: int) -> None:
-        """Ask a neighbour for an answer, if there is a way to it."""
+        """Send a probe to a neighbour, if it is connected."""
         if neighbour not in self._routes and not (neighbour in self._monitors and self._monitors[neighbour].connected):
             return
         stamp = self._watches[neighbour].ask(time.monotonic())
@@ -263,7 +263,7 @@ class LinkTransport:
         return all(sent)
 
     def _passing(self, neighbour: int, frames: Frames) -> list[Frames]:
-        """What leaves now in place of a message: the message, if no fault acts on it."""
+        """The messages to send now in place of one, after fault injection: itself if no fault acts on it."""
         return self._gate.take(neighbour, frames, time.monotonic()) if self._gate else [frames]
 
     def _put(self, neighbour: int, frames: Frames) -> bool:

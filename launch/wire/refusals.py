@@ -1,4 +1,4 @@
-"""What is turned away: counted by reason, named in the log without letting anyone flood it, and limited in rate."""
+"""Refused messages and connections: counted by reason and logged without flooding the log; and rate limits."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Refusals:
 
 
 class TokenBucket:
-    """So many messages at once, and so many a second on average.
+    """A token bucket, which limits the rate of messages: a burst at once, and so many a second on average.
 
     Args:
         rate: tokens that come back each second.

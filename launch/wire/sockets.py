@@ -17,20 +17,20 @@ from matrpo.launch.wire.frames import MAX_FRAMES
 from matrpo.launch.wire.refusals import Refusals
 
 GOODBYE_MS = 1000
-"""Milliseconds that a closed socket has to send what is left."""
+"""Linger time of a closed socket, in milliseconds, to send what is queued."""
 
 _BATCH = 256
 _LOG = logging.getLogger(__name__)
 
 _INBOX = 512
-"""Messages that wait to be read, from each peer. A full queue stops libzmq's heartbeats too, and so the connection:
+"""Receive high-water mark: queued messages per peer. A full queue stops libzmq's heartbeats too, and so the connection:
 it must hold what comes while its reader computes for minutes."""
 
 Socket = zmq.Socket[bytes]
 
 
 class Received(NamedTuple):
-    """A message as it came.
+    """A received message.
 
     Attributes:
         frames: what was sent; of too many, only so many as show that.
@@ -132,7 +132,7 @@ def shut(socket: Socket, authenticator: Authenticator | None) -> None:
 
 
 def _local(endpoint: str) -> str:
-    """Where to listen so that `endpoint` is reached: a name may mean any address of this machine."""
+    """The address to bind for `endpoint`: a host name may stand for any address of this machine."""
     host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
     if not endpoint.startswith("tcp:") or host.replace(".", "").isdecimal():
         return endpoint
@@ -146,12 +146,12 @@ def _reason(error: zmq.ZMQError) -> str:
 
 
 def try_send(socket: Socket, frames: Frames) -> bool:
-    """Send without waiting; False if nobody can take the message now."""
+    """Send without blocking; False if no peer can take the message now."""
     return _send(socket, frames) == 0
 
 
 def is_gone(socket: Socket, frames: Frames) -> bool:
-    """Send to a peer of a ROUTER without waiting; whether its connection is gone. A full queue is not that."""
+    """Send to a peer of a ROUTER without blocking; whether its connection is gone. A full queue is not that."""
     return _send(socket, frames) == zmq.EHOSTUNREACH
 
 

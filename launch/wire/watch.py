@@ -1,4 +1,4 @@
-"""Is the other side still there? What a socket that dials tells of its connection, and what is known of a neighbour."""
+"""Liveness of connections: a monitor of the socket that dials, and the state of the connection to each neighbour."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import zmq
 from matrpo.launch.wire.sockets import Socket
 
 PROBE_EVERY = 0.25
-"""Seconds between two looks at a connection that was dialled by the other side."""
+"""Seconds between two probes of a connection, by which the end that was dialled detects its loss."""
 
 _REDIAL_AFTER = 2.0
 """Seconds after a failed handshake until the next attempt."""
@@ -31,7 +31,7 @@ LinkState = Literal["connecting", "up", "suspect", "down"]
 
 @dataclass(frozen=True)
 class Connection:
-    """How the connection of a link is doing.
+    """The state and round-trip times of a link's connection.
 
     Attributes:
         state: `up`; `connecting`: never yet; `suspect`: there, but the neighbour does not answer; `down`: lost.
@@ -42,13 +42,13 @@ class Connection:
     round_trip: tuple[float, float] | None
 
     def metrics(self) -> dict[str, Any]:
-        """The same as an agent's metrics have it."""
+        """The state and round-trip times as entries of an agent's metrics."""
         smallest, median = self.round_trip or (None, None)
         return {"state": self.state, "rtt_ms_min": smallest, "rtt_ms_median": median}
 
 
 class DialMonitor:
-    """The one connection of a socket that dials.
+    """Monitor of the one connection of a socket that dials.
 
     libzmq's heartbeats end it when the other side dies, stops or is cut off. It gives up for good on a server that
     refuses this process, or is none: whoever took a port for a moment could silence a link for ever. So such a server
@@ -115,7 +115,7 @@ class DialMonitor:
 
 
 class NeighbourWatch:
-    """What an agent knows of the connection to one neighbour. Times are seconds of a monotonic clock."""
+    """State and round-trip times of the connection to one neighbour. Times are seconds of a monotonic clock."""
 
     def __init__(self) -> None:
         self._state: LinkState = "connecting"
@@ -125,31 +125,31 @@ class NeighbourWatch:
         self._summary: tuple[float, float] | None = None
 
     def state(self, now: float) -> LinkState:
-        """`suspect` is a neighbour that is connected and has not answered for a while."""
+        """The connection's state; `suspect` is a neighbour that is connected and has not answered for a while."""
         if self._state == "up" and self._asked_at is not None and now - self._asked_at > _UNANSWERED:
             return "suspect"
         return self._state
 
     def ask(self, now: float) -> int:
-        """Note that a probe leaves; returns its stamp."""
+        """Note that a probe is sent; returns its timestamp."""
         if self._asked_at is None:
             self._asked_at = now
         self._stamp = round(now * 1e6)
         return self._stamp
 
     def hear(self) -> None:
-        """Anything valid has come from the neighbour."""
+        """Note that a valid message has come from the neighbour."""
         self._state = "up"
         self._asked_at = None
 
     def answer(self, stamp: int, now: float) -> None:
-        """A probe has come back; only the last one counts."""
+        """Note that a probe has come back, and measure its round trip; only the last probe counts."""
         if stamp == self._stamp:
             self._round_trips.append(max(0.0, 1e3 * now - 1e-3 * stamp))
             self._stamp = -1
 
     def lose(self) -> bool:
-        """The connection is gone; whether that is news."""
+        """Note that the connection is lost; whether it was up until now."""
         news = self._state == "up"
         if news:
             self._state = "down"
@@ -165,7 +165,7 @@ class NeighbourWatch:
 
 
 class Timer:
-    """Says now and then that it is time.
+    """A periodic timer, to be polled.
 
     Args:
         seconds: between two times.
@@ -176,7 +176,7 @@ class Timer:
         self.next_at = 0.0
 
     def due(self) -> bool:
-        """Whether it is time; the next one is then so many seconds away."""
+        """Whether the period is over; if so, the next one begins now."""
         now = time.monotonic()
         if now < self.next_at:
             return False

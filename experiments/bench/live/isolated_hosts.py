@@ -1,4 +1,4 @@
-"""Machines that are none: network namespaces with addresses of their own, joined by a bridge. Linux, root, iproute2."""
+"""Simulated machines: network namespaces with addresses of their own, joined by a bridge. Linux, root, iproute2."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class HostsError(RuntimeError):
 
 
 class IsolatedHosts:
-    """As many machines as a `with` block asks for. Nothing of this machine's own network is touched.
+    """Network namespaces that stand for machines, within a `with` block. This machine's own network is not touched.
 
     Args:
         count: machines, 1 to 200.
@@ -29,7 +29,7 @@ class IsolatedHosts:
         self.addresses = [f"10.213.7.{host + 1}" for host in range(count)]
 
     def __enter__(self) -> IsolatedHosts:
-        """Make them."""
+        """Create the namespaces."""
         if shutil.which("ip") is None:
             raise HostsError("network namespaces need iproute2, which is not installed")
         try:
@@ -40,11 +40,11 @@ class IsolatedHosts:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        """Remove them."""
+        """Remove the namespaces."""
         self._remove()
 
     def pull_cable(self, host: int) -> None:
-        """From now on nothing reaches a machine or leaves it, and nobody is told."""
+        """Cut a machine off silently: from now on all packets to and from it are dropped."""
         _inside(self._switch, "link", "set", f"port{host}", "down")
 
     def put_cable_back(self, host: int) -> None:

@@ -1,4 +1,4 @@
-"""Real runs, watched from outside while they run: of `matrpo launch`, and of processes on machines of their own."""
+"""Real runs for benchmarks, observed through their files: by `matrpo launch`, or with a machine for each process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from matrpo.runs.run_directory import ProcessDirectory, RunDirectory
 _READY = "all agents are here"
 _POLL = 0.01
 _PATIENCE = 30.0
-"""Seconds that the run has to end when asked to."""
+"""Timeout in seconds for the run to end after it is asked to."""
 
 
 class LaunchedRun:
@@ -103,7 +103,7 @@ class LaunchedRun:
         return [by_name[f"matrpo agent {agent}"] for agent in range(self._agents)]
 
     def cpu_seconds(self) -> float:
-        """CPU time that all living processes of the run have used so far."""
+        """Total CPU seconds of all living processes of the run so far."""
         times = [process.cpu_times() for process in self.processes()]
         return sum(used.user + used.system for used in times)
 

@@ -1,4 +1,4 @@
-"""An agent dies, stands still or is cut off: when is that noticed, when is it back, what do the others lose?"""
+"""Failure detection and recovery: seconds until a dead, stopped or cut-off agent is noticed and back; others' loss."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LATEST_DETECTION = 3.0
 _LATEST_RETURN = 5.0
 _LEAST_RATE = 0.95
 _REST = 1.0
-"""Seconds in which a run goes on undisturbed after a trial."""
+"""Seconds without faults after each trial."""
 
 
 def run(agents: int, trials: int, quick: bool, say: Say) -> Report:
@@ -116,7 +116,7 @@ def _cut_off(hosts: IsolatedHosts, settings: dict[str, Any], trials: int, say: S
 
 
 def _detection(launched: LaunchedRun | ClusterRun, victim: int, agents: int, since: float) -> dict[str, float]:
-    """Seconds until each of those concerned has noticed."""
+    """Seconds until the victim's neighbours and the environment server have each logged the failure."""
     before, after = sorted(((victim - 1) % agents, (victim + 1) % agents))
     watchers = {
         "noticed by the first neighbour": (launched.agents[before], f"the connection to agent {victim} is lost"),
@@ -127,7 +127,7 @@ def _detection(launched: LaunchedRun | ClusterRun, victim: int, agents: int, sin
 
 
 def _logged(launched: LaunchedRun | ClusterRun, process: ProcessDirectory, pattern: str, since: float) -> float:
-    """The time of the first line of a log since then that begins with a pattern."""
+    """The time of the first log line since `since` whose message begins with a pattern."""
     found: list[float] = []
 
     def there() -> bool:
@@ -149,7 +149,7 @@ def _lives(launched: LaunchedRun, agent: int) -> bool:
 
 
 def _first_commit(launched: LaunchedRun | ClusterRun, agent: int, since: float) -> float:
-    """The end of the first iteration, of those that began since then, in which an agent exchanged ratios."""
+    """The end of the first new iteration since `since` in which an agent exchanged log ratios."""
     found: list[float] = []
     begun = max(line["iteration"] for line in launched.environment.read_metrics()[-3:])
 

@@ -1,4 +1,4 @@
-"""What an iteration costs as agents are added, in real launched runs, and what the cost model says of it.
+"""Cost of an iteration by the number of agents, measured in launched runs and predicted by the cost model.
 
 Constants are fitted to the runs of few agents (`cost_constants`), two for each number, of different shapes: so what a
 step, an activation and a sample cost are told apart. The others are predicted.
@@ -21,24 +21,24 @@ from matrpo.settings.config import DecentralizedConfig, RunConfig, resolve
 from matrpo.settings.graph_settings import build_graph, resolve_graph_settings
 
 _SHAPE = (100, 20)
-"""B and T of every run."""
+"""B environments and T steps of an iteration, in every run."""
 
 _OTHER_SHAPE = (20, 50)
-"""And of one more run for each of the numbers of agents that constants are fitted to, with half as many activations."""
+"""B and T of a second run, with half as many activations, for each number of agents that constants are fitted to."""
 
 _QUICK_SHAPES = ((4, 10), (2, 20))
 _PHASES = ("rollout", "prepare", "consensus", "finish")
 _EVERY = 0.25
-"""Seconds between two looks at a run and at the memory of one of its agents."""
+"""Seconds between two polls of a run's files and of the memory of one of its agents."""
 
 _MEMORY = 60.0
-"""Megabytes that an agent may have for its own at M = 2000."""
+"""Limit of an agent's unique memory (USS) in megabytes, at M = 2000 samples."""
 
 _GROWTH = 1.05
-"""What messages, and bytes per head, may grow to from the smallest run to the largest."""
+"""Largest factor by which messages, and bytes per head, may grow from the smallest run to the largest."""
 
 _ERROR = 25.0
-"""Percent by which a prediction may miss."""
+"""Largest error of a prediction, in percent."""
 
 _TITLES = (
     "processor seconds per iteration: an agent's (mean), and the environment server's",
@@ -98,7 +98,7 @@ def run(
 
 
 def compare(run: Measurement, constants: Constants) -> Row:
-    """What the model says of a measured run beside what was measured."""
+    """The cost model's prediction for a measured run, beside the measurement."""
     seen, foreseen = run.figures, foresee(run, constants)
     server = sum(foreseen.cpu[phase] for phase in SERVER_PHASES)
     agent = sum(foreseen.cpu.values()) - server
@@ -119,7 +119,7 @@ def compare(run: Measurement, constants: Constants) -> Row:
 
 
 def foresee(run: Measurement, constants: Constants) -> Prediction:
-    """What the model says of a measured run, all of which was on one machine."""
+    """Predict a measured run, all of whose processes were on one machine."""
     spec = task_spec(run.config.task, run.agents)
     return predict(run.config, spec, run.graph, constants, Placement(int(run.figures["cores"]), run.agents))
 
@@ -133,7 +133,7 @@ def _shape(run: Measurement) -> tuple[int, int]:
 
 
 def _growth_goals(runs: Sequence[Measurement]) -> list[Goal]:
-    """That nothing but the number of heads makes messages longer or more, and that an agent stays small."""
+    """Goals: messages grow with the number of heads alone, and an agent's memory stays below its limit."""
     first, last = runs[0], runs[-1]
     goals = [Goal(f"N={last.agents}: an agent's own memory, MB", last.figures["unique_MB"], _MEMORY, False)]
     for name, what in (("ratios", "messages with log ratios"), ("kB_per_head", "bytes per head")):
@@ -191,7 +191,7 @@ def _measure(settings: Mapping[str, Any], iterations: int) -> tuple[Row, Row, Ro
 
 
 def _sent(config: DecentralizedConfig, of_agents: Callable[[str], float]) -> Row:
-    """What an agent sends in an iteration; `of_agents` reads a metric."""
+    """Messages and bytes that an agent sends in an iteration; `of_agents` reads a metric."""
     graph = build_graph(config)
     messages = of_agents("commits") + of_agents("resends")
     megabytes = 1e-6 * of_agents("bytes_sent")

@@ -1,4 +1,4 @@
-"""What a second environment server brings: environment steps per second of launched runs with one and with two."""
+"""Speed-up by a second environment server: environment steps per second of launched runs with one and with two."""
 
 from __future__ import annotations
 

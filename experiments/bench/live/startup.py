@@ -1,4 +1,4 @@
-"""How soon all processes of a run are ready, against one bare import of torch, and what memory is an agent's own."""
+"""Start-up time of all processes of a run, against one bare import of torch, and an agent's own memory."""
 
 from __future__ import annotations
 
