@@ -54,6 +54,9 @@ def write_api() -> None:
             contents += [name, "-" * len(name), "", f".. automodule:: {name}", "   :no-index:", "   :no-members:", ""]
             contents += [".. toctree::", "   :maxdepth: 1", "", *_write_pages(init.parent), ""]
     _write(API / "index.rst", "\n".join(contents))
+    for page in API.glob("matrpo*.rst"):
+        if f"   {page.stem}" not in contents:  # of a module that has been moved since
+            page.unlink()
 
 
 def _write_pages(room: Path) -> list[str]:

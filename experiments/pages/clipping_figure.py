@@ -26,7 +26,6 @@ from matrpo.algorithms.shared.mirror import ClipDrift, Mirror, NoDrift, Objectiv
 from matrpo.build import state_sizes
 from matrpo.envs.build import build_environment
 from matrpo.envs.central import CentralEnvironment
-from matrpo.errors import ConfigError
 from matrpo.experiments.pages.plot import COLOURS, STYLES
 from matrpo.runs.storage import write_crash_safely
 from matrpo.settings.config import Config, resolve
@@ -98,21 +97,8 @@ class _Watched(MAPPO):
         return Mirror(NoDrift() if self._clip_range is None else ClipDrift(self._clip_range), self._watch)
 
 
-@click.command()
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("clipping.png"), show_default=True, help="Picture to write."
-)
-@click.option("--agents", type=click.IntRange(min=2), default=5, show_default=True, help="Of all panels but the third.")
-@click.option("--epochs", type=click.IntRange(min=1), default=100, show_default=True, help="Of the update.")
-@click.option("--samples", type=click.IntRange(min=100), default=2000, show_default=True, help="Of the rollout.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the runs.")
-def clipping_figure(out: Path, agents: int, epochs: int, samples: int, seed: int) -> None:
-    """Draw how far a clipped update goes, by clip range, epochs and number of agents.
-
-    The picture is written as .png and as .svg, its data beside it as .csv.
-    """
-    if out.suffix not in (".png", ".svg"):
-        raise ConfigError(f"--out {out}: expected a file name that ends in .png or .svg")
+def draw_clipping(out: Path, agents: int, epochs: int, samples: int, seed: int) -> None:
+    """Write the picture as .png and as .svg, and its data as .csv; arguments as of `first_update`."""
 
     def update(number: int, clip_range: float | None) -> Update:
         click.echo(f"{number} agents, clip range {clip_range or 'none'}", err=True)

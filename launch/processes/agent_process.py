@@ -1,4 +1,10 @@
-"""An agent's process: rollout, update, and consensus with its neighbours in every iteration, without a coordinator."""
+"""An agent's process: rollout, update, and consensus with its neighbours in every iteration, without a coordinator.
+
+When an agent returns: the supervisor starts it again (`--restart`), or somebody else does; it loads its newest
+checkpoint and says hello with a larger incarnation number (`AgentProcess._join`). The environment server, which goes
+on meanwhile as `on_agent_loss` says, lets it take part from the start of the next iteration (`Membership.admit`). It
+discards what it had sampled, sits the iterations out that it missed, and its links begin from state 0 (`link.py`).
+"""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class LinkMessage:
             `busy`: the sender is in another activation and cannot take part in k now.
         sender: agent id.
         incarnation: grows each time the sender's process is started.
-        iteration: the learning iteration, from 0.
+        iteration: the learning iteration, from 1 in a run.
         link: index of the link in the graph.
         k: number of the activation, from 1.
         tip: number of the sender's latest state when it opened k; 0 unless `ratios`.

@@ -1,4 +1,4 @@
-"""Driver of all agents in one process: direct calls replace the sockets to environment and neighbours."""
+"""Rollout and consensus of all agents in one process: direct calls in place of sockets."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class ProcessId:
 
     @property
     def arguments(self) -> list[str]:
-        """Command-line arguments of `matrpo` that start it; there are none for a trainer."""
+        """Command-line arguments of `matrpo` that start it, less `--cluster FILE`; no trainer is."""
         return [_COMMANDS[self.role], *(["--id", *self._numeral] if self._numeral else [])]
 
     @property

@@ -122,7 +122,7 @@ class ClipDrift:
 
     Attributes:
         clip_range: epsilon.
-        settings_read: what `clip_range` makes of the settings.
+        settings_read: the settings that the function `clip_range` reads.
     """
 
     settings_read: ClassVar[frozenset[str]] = frozenset({"clip_range", "clip_scaling"})

@@ -1,4 +1,4 @@
-"""Messages of the lock-step protocol between agents and environment servers."""
+"""Messages of the lock step: agents send Hello, Action and Bye, environment servers Observation, Stop and Ping."""
 
 from __future__ import annotations
 

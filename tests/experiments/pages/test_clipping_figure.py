@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from matrpo.errors import ConfigError
-from matrpo.experiments.pages.clipping_figure import Update, clipping_figure, first_update
+from matrpo.experiments.pages.clipping_command import clipping_figure
+from matrpo.experiments.pages.clipping_figure import Update, first_update
 
 
 @pytest.fixture(scope="module")

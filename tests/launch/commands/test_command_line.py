@@ -379,3 +379,10 @@ def test_neither_the_launcher_nor_the_environment_server_imports_torch() -> None
     imports = ", ".join(f"matrpo.launch.{name}" for name in modules)
     script = f"import sys, {imports}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_help_imports_no_torch() -> None:
+    help_page = "import contextlib, sys; from matrpo.launch import cli; sys.argv = ['matrpo', '--help']\n"
+    script = help_page + "with contextlib.suppress(SystemExit): cli.main()\nsys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], check=True, timeout=60, capture_output=True, text=True)
+    assert "clipping-figure" in done.stdout
