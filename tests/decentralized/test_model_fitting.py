@@ -21,7 +21,7 @@ def case(request):
     policy = make_policy(spec, OWN, seed=0, recurrent_layers=request.param)
     truth, generator = deepcopy(policy), torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for parameter in (*truth.network.output_layer.parameters(), *truth.free):
+        for parameter in (*truth.network.output_layer.parameters(), *truth.log_std):
             parameter += 0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
     sequences = None
     if request.param:
