@@ -1,5 +1,6 @@
 """What installing the project brings, read from its metadata."""
 
+import configparser
 import importlib.metadata
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-CONSTRAINTS = Path(__file__).parent.parent / "constraints.txt"
+ROOT = Path(__file__).parent.parent
+CONSTRAINTS = ROOT / "constraints.txt"
 HEAVY = {"jax", "jaxlib", "flax", "jaxmarl", "gymnax", "mujoco", "gymnasium-robotics", "smac", "pysc2"}
 
 
@@ -56,3 +58,19 @@ def test_the_tested_set_pins_what_is_required(extra: str) -> None:
             pinned = versions.get(canonicalize_name(requirement.name))
             assert pinned is not None, requirement.name
             assert requirement.specifier.contains(pinned), requirement.name
+
+
+def test_a_wheel_holds_every_package_and_every_file_that_is_no_module() -> None:
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    data = {name: patterns.split() for name, patterns in settings["options.package_data"].items()}
+    packages = {}
+    for top in ("topology", "matrpo", "launch", "experiments"):
+        for file in (ROOT / top).rglob("__init__.py"):
+            parts = file.parent.relative_to(ROOT).parts
+            packages[".".join(parts if top == "matrpo" else ("matrpo", *parts))] = file.parent
+    assert set(settings["options"]["packages"].split()) == set(packages)
+    shipped = {path for name, patterns in data.items() for each in patterns for path in packages[name].glob(each)}
+    loose = {path for folder in packages.values() for path in folder.rglob("*.*") if path.is_file()}
+    kept = {path for path in loose if path.suffix not in (".py", ".pyc", ".md") and "results" not in path.parts}
+    assert kept == {path for path in shipped if path.is_file()}
