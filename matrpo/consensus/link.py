@@ -6,12 +6,12 @@ last one (the two generals). So an end keeps two states: the *tip*, the latest t
 both ends are known to have. If one end committed what the other gave up, the next activation starts from the latest
 state that both have, and that one commit is undone. States are named by the activation that made them; 0 is the start.
 
-Normal: each end opens activation 1, sends its log ratios and says which states it has; with both in hand it commits.
+Normal: each end opens activation 1, sends its log ratios and says which states it has; with both in hand it commits::
 
     i: ratios 1, tip 0, base 0  ->                               j has both: base 0, tip 1
                                 <-  j: ratios 1, tip 0, base 0   i has both: base 0, tip 1
 
-A lost message: who lacks ratios asks. First it hears that they were sent, and if it asks again it gets them.
+A lost message: who lacks ratios asks. First it hears that they were sent, and if it asks again it gets them::
 
     i: ratios 2, tip 1, base 0  ->  lost
                                 <-  j: ratios 2, tip 1, base 0   i has both: base 1, tip 2
@@ -21,12 +21,12 @@ A lost message: who lacks ratios asks. First it hears that they were sent, and i
 If j's deadline passes first, j keeps base 0, tip 1. In activation 3 the ends name {2, 1} and {1, 0}: both go on from 1.
 
 A restart: j is back as incarnation 2 with no state but 0, and takes part from the next iteration on. i forgets what the
-old one said; had the new one come at once, i would skip the link all the same, if it has committed anything already.
+old one said; had the new one come at once, i would skip the link all the same, if it has committed anything already::
 
     i: ratios 3, tip 2, base 1  ->  lost
                                 <-  j: over 9, incarnation 2     9 is the last: i gives 3 up, and opens no more
 
-What a message does, by the activation that it names, against this end's latest, k:
+What a message does, by the activation that it names, against this end's latest, k::
 
     ratios   later: kept, and k's are asked for if k is open | k, open: commit | else: this end's ratios, or `over`
     ask      later: this end asks, too | k, or the last committed: `beat`, then the ratios | else: `over`
