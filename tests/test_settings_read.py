@@ -37,7 +37,6 @@ CONTINUOUS = {"task": "mpe2/simple_spread_v3-continuous", "agents": 3}
 OF_PROCESSES = {"on_agent_loss", "transport", "port", "insecure"}
 """Settings that only the processes of a run read."""
 
-
 MAY_BE_REFUSED = {"share_parameters", "recurrent_layers", "state_type", "clip_scaling"}
 """Settings that algorithms look at to say that they cannot do so."""
 

@@ -42,7 +42,6 @@ class Counts(click.ParamType[tuple[int, ...]]):
 _COUNT = click.IntRange(min=1)
 _RING = click.IntRange(min=3)
 
-
 _changes = click.option(
     "-o",
     "changes",

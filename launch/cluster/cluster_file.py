@@ -22,7 +22,6 @@ from matrpo.topology import CommunicationGraph, TopologyError
 
 FILE_NAME = "cluster.yaml"
 
-
 _KEYS = ("run_id", "config", "environment", "agents")
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
 _HOST = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")

@@ -29,5 +29,4 @@ class Plain:
 
 PLAIN: Final = Plain()
 
-
 Security = Keyring | Plain

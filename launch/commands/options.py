@@ -22,7 +22,6 @@ Layer = tuple[str, Mapping[str, Any]]
 _TYPED = ("command line", "-o")
 """Origins of settings that the user has typed: only these must all be of use to the algorithm."""
 
-
 PATH = click.Path(path_type=Path)
 """The type of an option that names a file or a folder."""
 

@@ -15,7 +15,6 @@ from matrpo.networks.sequences import Sequences
 CHUNK = 2048 * 128
 """Chunk size, in numbers of the widest layer linearised at a time: a chunk's layers stay in the processor's cache."""
 
-
 LinearizedNetwork = LinearizedMLP | LinearizedRecurrentNetwork
 
 

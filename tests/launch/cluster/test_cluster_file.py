@@ -29,7 +29,6 @@ CONTENT: dict[str, Any] = {
     },
 }
 
-
 KEYS = [KeyPair.make().public for _ in range(4)]
 
 
