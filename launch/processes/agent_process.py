@@ -1,9 +1,10 @@
 """An agent's process: rollout, update, and consensus with its neighbours in every iteration, without a coordinator.
 
-When an agent returns: the supervisor starts it again (`--restart`), or somebody else does; it loads its newest
-checkpoint and says hello with a larger incarnation number (`AgentProcess._join`). The environment server, which goes
-on meanwhile as `on_agent_loss` says, lets it take part from the start of the next iteration (`Membership.admit`). It
-discards what it had sampled, sits the iterations out that it missed, and its links begin from state 0 (`link.py`).
+When an agent returns: `supervisor.py` starts it again (`--restart`), or an engine does. It counts its incarnation up,
+loads its newest checkpoint (`AgentProcess.__init__`), and says hello to the environment servers (`_join`). Those go on
+meanwhile as `on_agent_loss` says, and let it take part from the start of an iteration (`env_server.py`, `Membership`).
+It forgets metrics and episodes that are not the run's any more, sits out the iterations that it missed, and its links
+begin from state 0 (`link.py`, "A restart").
 """
 
 from __future__ import annotations
