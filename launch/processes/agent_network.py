@@ -1,4 +1,7 @@
-"""An agent's network side: its links to neighbours and its channels to environment servers, served by one poll loop."""
+"""An agent's network side: its links to neighbours and its channels to environment servers, served by one poll loop.
+
+It only waits: what the servers say is taken from `channels`, what the neighbours say goes to the agent's `Peer`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ import zmq
 
 from matrpo.consensus.message import LinkMessage
 from matrpo.consensus.peer import Peer
-from matrpo.decentralized.lock_step.messages import Action, Observation
 from matrpo.faults.gate import FaultGate
 from matrpo.launch.cluster.cluster_file import Cluster
 from matrpo.launch.processes.environment_channels import REPEAT, EnvironmentChannels, RunOver
@@ -40,6 +42,7 @@ class AgentNetwork:
 
     Attributes:
         links: the sockets to the neighbours.
+        channels: the sockets to the environment servers, and what these have said.
         waited: seconds in which there was nothing to do but wait for others, so far.
 
     Raises:
@@ -67,14 +70,10 @@ class AgentNetwork:
         links = LinkCodec(cluster.run_id, spec.num_agents, len(graph.links), config.shared_samples, config.wire_dtype)
         environment = EnvironmentCodec(cluster.run_id, spec, config.envs_per_server, config.env_servers > 1)
         self.links = LinkTransport(agent, graph, cluster.agents, links, self._context, security, gate)
-        self._channels = EnvironmentChannels(agent, incarnation, cluster.servers, environment, self._context, security)
+        self.channels = EnvironmentChannels(agent, incarnation, cluster.servers, environment, self._context, security)
         self._poller = zmq.Poller()
-        for socket in (*self._channels.sockets, *self.links.sockets):
+        for socket in (*self.channels.sockets, *self.links.sockets):
             self._poller.register(socket, zmq.POLLIN)
-
-    def want(self, iteration: int) -> None:
-        """Announce from now on, in every hello, the earliest iteration that the agent can act in."""
-        self._channels.wanted = iteration
 
     def enter(self, iteration: int, phase: str) -> None:
         """Note that the agent begins a phase, `rollout` or `consensus`, which triggers faults of the fault script."""
@@ -84,27 +83,26 @@ class AgentNetwork:
     def close(self) -> None:
         """Close all sockets; what was sent has a second to leave."""
         self.links.close()
-        self._channels.close()
+        self.channels.close()
         self._context.term()
 
-    def join(self) -> list[Observation]:
-        """Wait for the start of an iteration from every environment server.
+    def join(self) -> None:
+        """Wait until all environment servers have begun an iteration: see `EnvironmentChannels.agreed`.
 
         Raises:
             StopRequested: the run ends early.
         """
         report_at, patience = time.monotonic() + REPEAT, REPEAT
-        while (starts := self._channels.agreed()) is None:
+        while not self.channels.agreed():
             late = time.monotonic() >= report_at
             if late:
-                absent = [self._servers[server] for server in self._channels.absent]
+                absent = [self._servers[server] for server in self.channels.absent]
                 reason = f"the environment server at {', '.join(absent)}" if absent else "the start of an iteration"
                 _LOG.info("waiting for %s", reason)
                 patience *= 2
                 report_at = time.monotonic() + patience
-            self._channels.ask_to_begin(again=late)
+            self.channels.ask_to_begin(again=late)
             self._pump(report_at)
-        return starts
 
     def meet_neighbours(self, seconds: float) -> None:
         """Wait until all neighbours are connected, or the timeout of so many seconds."""
@@ -112,23 +110,15 @@ class AgentNetwork:
         while self.links.unreached and time.monotonic() < until:
             self._pump(until)
 
-    def act(self, server: int, action: Action) -> None:
-        """Send an action to an environment server; `hear` has the answer."""
-        self._channels.act(server, action)
-
-    def hear(self) -> dict[int, Observation]:
-        """Wait until a server has stepped, sending actions again while they are unanswered; the observations by server.
-
-        There are none if the iteration is broken: `join` then has a newer start.
+    def await_step(self) -> None:
+        """Wait until a server has stepped, or the iteration is broken, sending actions again while unanswered.
 
         Raises:
             StopRequested: the run ends early.
         """
-        answers: dict[int, Observation] = {}
-        while not answers and not self._channels.broken():
-            self._channels.repeat()
-            answers = self._pump(self._channels.due_at)
-        return answers
+        while not (self.channels.answered or self.channels.broken()):
+            self.channels.repeat()
+            self._pump(self.channels.due_at)
 
     def agree(self) -> None:
         """Serve the consensus phase until it is over. A neighbour that is not connected at its start is lost.
@@ -147,7 +137,7 @@ class AgentNetwork:
         self._leaving = True
         try:
             for _ in range(_GOODBYES):
-                self._channels.say_goodbye()
+                self.channels.say_goodbye()
                 until = time.monotonic() + REPEAT
                 while time.monotonic() < until:
                     self._pump(until)
@@ -155,8 +145,8 @@ class AgentNetwork:
             return
         _LOG.warning("the environment server does not answer a goodbye: finished without it")
 
-    def _pump(self, until: float) -> dict[int, Observation]:
-        """Poll all sockets once, until a deadline; handle the neighbours' messages, return the servers' observations.
+    def _pump(self, until: float) -> None:
+        """Poll all sockets once, until a deadline, and handle what arrived.
 
         Raises:
             StopRequested: a server says that the run ends early.
@@ -179,9 +169,9 @@ class AgentNetwork:
             self.send_links()
         self._peer.tick(time.monotonic())
         self.send_links()
-        for server in self._channels.look():
+        for server in self.channels.look():
             self._note_loss(f"the environment server {server}" if server else "the environment server")
-        return self._channels.receive()
+        self.channels.receive()
 
     def _note_quarantine(self, message: LinkMessage) -> None:
         count = self._peer.link_counters[message.link].quarantines

@@ -87,8 +87,9 @@ class AgentProcess:
     def _join(self) -> list[Observation]:
         """Wait until the servers admit this agent; returns the start of its first iteration, from each server."""
         network, wanted = self._network, self._newest + 1
-        network.want(wanted)
-        starts = network.join()
+        network.channels.wanted = wanted
+        network.join()
+        starts = network.channels.agreed()
         iteration = starts[0].iteration
         if iteration > wanted:
             _LOG.warning("iterations %d to %d were without this agent", wanted, iteration - 1)
@@ -105,13 +106,13 @@ class AgentProcess:
     def _iterate(self, starts: list[Observation]) -> list[Observation]:
         """One iteration from its first observations; returns those of the next, or of one that replaces it."""
         iteration = starts[0].iteration
-        self._network.want(iteration)
+        self._network.channels.wanted = iteration
         self._network.enter(iteration, "rollout")
         with self._clock.phase("rollout"):
             last = self._roll_out(starts)
             if last is None:
                 return self._begin_again(iteration)
-        self._network.want(iteration + 1)
+        self._network.channels.wanted = iteration + 1
         with self._clock.phase("prepare"):
             self._participant.prepare(join_steps([observation.step for observation in last]))
             return_free_memory()
@@ -127,17 +128,18 @@ class AgentProcess:
 
     def _roll_out(self, starts: list[Observation]) -> list[Observation] | None:
         """Act in each server's environments as soon as they have stepped; the last observations, None if it breaks."""
-        config, news = self._config, dict(enumerate(starts))
+        config, network, news = self._config, self._network, dict(enumerate(starts))
         last: dict[int, Observation] = {}
         while True:
             for server, observation in sorted(news.items()):
                 if observation.t == config.rollout_length:
                     last[server] = observation
                 else:
-                    self._network.act(server, self._choose(server, observation))
+                    network.channels.act(server, self._choose(server, observation))
             if len(last) == len(starts):
                 return [last[server] for server in range(len(starts))]
-            if not (news := self._network.hear()):
+            network.await_step()
+            if not (news := network.channels.take_answers()):
                 return None
 
     def _choose(self, server: int, observation: Observation) -> Action:
@@ -151,7 +153,8 @@ class AgentProcess:
     def _begin_again(self, iteration: int) -> list[Observation]:
         """Abandon an iteration that goes on without this agent, or not at all; the start of its replacement."""
         self._participant.agent.discard_rollout()
-        starts = self._network.join()
+        self._network.join()
+        starts = self._network.channels.agreed()
         later = starts[0].iteration
         _LOG.warning("iteration %d is thrown away; the environment goes on with %d", iteration, later)
         if later > iteration:

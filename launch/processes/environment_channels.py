@@ -54,6 +54,7 @@ class EnvironmentChannels:
 
     Attributes:
         wanted: the earliest iteration that the agent can act in.
+        answered: the observations that answered actions and were not taken yet, by server.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class EnvironmentChannels:
         security: Security | None,
     ) -> None:
         self.wanted = 0
+        self.answered: dict[int, Observation] = {}
         self._agent = agent
         self._incarnation = incarnation
         self._channels = [AgentChannel(agent, endpoint, codec, context, security) for endpoint in endpoints]
@@ -89,8 +91,8 @@ class EnvironmentChannels:
         """The time of the next retransmission, by the monotonic clock."""
         return min((question.say_at for question in self._questions.values()), default=float("inf"))
 
-    def agreed(self) -> list[Observation] | None:
-        """The start of an iteration from each server, as soon as all have begun the same attempt at it."""
+    def agreed(self) -> list[Observation]:
+        """The start of an iteration from each server, as soon as all have begun the same attempt at it; none before."""
         return self._starts.agreed(self.wanted)
 
     def ask_to_begin(self, again: bool) -> None:
@@ -117,6 +119,11 @@ class EnvironmentChannels:
                 self.hello(server)
             question.said = channel.send(question.action)
             question.say_at = now + (REPEAT if question.said or not channel.monitor.connected else _RETRY)
+
+    def take_answers(self) -> dict[int, Observation]:
+        """The observations that answered actions since the last call, by server."""
+        answers, self.answered = self.answered, {}
+        return answers
 
     def broken(self) -> bool:
         """Whether the iteration of the unanswered actions cannot be finished; if so, they are dropped."""
@@ -146,14 +153,13 @@ class EnvironmentChannels:
                     lost.append(server)
         return lost
 
-    def receive(self) -> dict[int, Observation]:
-        """Handle all messages that have arrived; the observations that answer actions, by server.
+    def receive(self) -> None:
+        """Handle all messages that have arrived.
 
         Raises:
             StopRequested: a server says that the run ends early.
             RunOver: all servers say that all agents are done.
         """
-        answers = {}
         for server, channel in enumerate(self._channels):
             for message in channel.receive():
                 if isinstance(message, Stop):
@@ -162,8 +168,7 @@ class EnvironmentChannels:
                 if message.t == 0:
                     self._starts.hear(server, message)
                 if self._answers(server, message):
-                    answers[server] = message
-        return answers
+                    self.answered[server] = message
 
     def _answers(self, server: int, heard: Observation) -> bool:
         question = self._questions.get(server)

@@ -44,9 +44,9 @@ class Starts:
             k for k, start in enumerate(self._latest) if start is None or (start.iteration, start.attempt) != target
         ]
 
-    def agreed(self, wanted: int) -> list[Observation] | None:
-        """The target's start from each server, once all have announced it; None before."""
-        return None if self.behind(wanted) else self._known
+    def agreed(self, wanted: int) -> list[Observation]:
+        """The target's start from each server, once all have announced it; none before."""
+        return [] if self.behind(wanted) else self._known
 
     def outdate(self, iteration: int, attempt: int) -> bool:
         """Whether a server has started something later than this, which can then not be finished."""

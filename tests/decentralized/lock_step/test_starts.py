@@ -21,9 +21,9 @@ def start(iteration: int, attempt: int) -> Observation:
 
 def test_it_waits_for_the_same_start_from_all() -> None:
     starts = Starts(2)
-    assert (starts.agreed(1), starts.behind(1), starts.target(1)) == (None, [0, 1], (1, 0))
+    assert (starts.agreed(1), starts.behind(1), starts.target(1)) == ([], [0, 1], (1, 0))
     starts.hear(1, start(1, 1))
-    assert (starts.agreed(1), starts.behind(1), starts.target(1)) == (None, [0], (1, 1))
+    assert (starts.agreed(1), starts.behind(1), starts.target(1)) == ([], [0], (1, 1))
     starts.hear(0, start(1, 1))
     assert starts.agreed(1) == [start(1, 1)] * 2
     assert not starts.outdate(1, 1)
@@ -39,7 +39,7 @@ def test_a_later_attempt_or_iteration_of_one_server_outdates_the_others() -> Non
     assert starts.target(5) == (5, 2)
     assert starts.behind(5) == [0, 1]
     starts.hear(0, start(5, 2))
-    assert (starts.agreed(5), starts.behind(5)) == (None, [1])
+    assert (starts.agreed(5), starts.behind(5)) == ([], [1])
     starts.hear(1, start(5, 3))
     starts.hear(1, start(4, 2))
     assert starts.target(5) == (5, 3), "what comes late changes nothing"
