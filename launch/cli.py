@@ -24,6 +24,7 @@ _COMMANDS = {
     "probe": "matrpo.launch.commands.process:probe",
     "cluster": "matrpo.launch.commands.cluster:cluster",
     "keys": "matrpo.launch.commands.cluster:keys",
+    "check-task": "matrpo.launch.commands.check_task:check_task",
     "doctor": "matrpo.launch.commands.doctor:doctor",
     "eval": "matrpo.launch.commands.read:evaluate_run",
     "status": "matrpo.launch.commands.read:status",

@@ -72,6 +72,12 @@ def build_algorithm(env: VectorEnv, config: Config) -> Algorithm:
         return kind(env.spec, sizes, config)
 
 
+def agents_are_alike(config: Config) -> bool:
+    """Whether the algorithm's agents see and do the same things, and see their ids: see `AlikeAgents`."""
+    central = algorithm_names.is_central(config.algo)
+    return config.agent_id and central and "agent_id" in algorithm_class(config.algo).settings_read
+
+
 def _class_from_file(file: UserFile) -> type[Algorithm]:
     found = file.load("class")
     if not (isinstance(found, type) and issubclass(found, Algorithm)):

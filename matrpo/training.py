@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from matrpo.build import build_algorithm, build_participant
+from matrpo.build import agents_are_alike, build_algorithm, build_participant
 from matrpo.decentralized.in_process import agree, roll_out
 from matrpo.envs.build import build_environment
 from matrpo.envs.central import CentralEnvironment, CentralStep
@@ -48,7 +48,7 @@ class Training(ABC):
         self.config: RunConfig = config
         self.iteration = start
         self._stream = run.episode_stream(start)
-        self.environment = build_environment(config, self._stream)
+        self.environment = build_environment(config, self._stream, alike=agents_are_alike(config))
         spec = self.environment.spec
         self._recorders = [Recorder(run, run.agent(q), spec, start) for q in range(run.num_agents)]
         self._environment_recorder = Recorder(run, run.env, spec, start)

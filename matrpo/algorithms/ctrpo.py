@@ -34,7 +34,7 @@ class CTRPO(Simultaneous):
     """Maximises E[r A] within mean KL N `kl_step` of the old policy; r: the joint action's ratio, A: its advantage."""
 
     can_share = False
-    settings_read = (Simultaneous.settings_read | KLBall.settings_read) - {"share_parameters", "state_type"}
+    settings_read = (Simultaneous.settings_read | KLBall.settings_read) - {"share_parameters", "agent_id", "state_type"}
 
     def __init__(self, spec: TaskSpec, state_sizes: tuple[int, ...], config: Config) -> None:
         if len(state_sizes) > 1:

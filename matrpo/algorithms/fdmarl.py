@@ -29,7 +29,7 @@ class FDMARL(MAA2C):
 
     central_critic = False
     can_share = False
-    settings_read = (MAA2C.settings_read | {"topology"}) - {"share_parameters", "state_type"}
+    settings_read = (MAA2C.settings_read | {"topology"}) - {"share_parameters", "agent_id", "state_type"}
 
     def __init__(self, spec: TaskSpec, state_sizes: tuple[int, ...], config: Config) -> None:
         super().__init__(spec, state_sizes, config)

@@ -10,7 +10,7 @@ class HATRPO(HAML):
     """Agents in turn maximise E[r M] (M: compound advantage) within mean KL `kl_step` of the old: eqs. (7) and (8)."""
 
     can_share = False
-    settings_read = (HAML.settings_read | KLBall.settings_read) - {"share_parameters"}
+    settings_read = (HAML.settings_read | KLBall.settings_read) - {"share_parameters", "agent_id"}
 
     def mirror(self) -> Mirror:
         return Mirror(NoDrift(), KLBall())

@@ -11,7 +11,7 @@ class ITRPO(Simultaneous):
 
     central_critic = False
     can_share = False
-    settings_read = (Simultaneous.settings_read | KLBall.settings_read) - {"share_parameters", "state_type"}
+    settings_read = (Simultaneous.settings_read | KLBall.settings_read) - {"share_parameters", "agent_id", "state_type"}
 
     def mirror(self) -> Mirror:
         return Mirror(NoDrift(), KLBall())

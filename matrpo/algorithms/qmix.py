@@ -20,15 +20,20 @@ from matrpo.spaces import TaskSpec
 class QMIX(ValueBased):
     """Agents' utilities (action values) mixed monotonically into Q_tot: greedy actions of each maximise Q_tot.
 
-    With `share_parameters` one network, given the agent's index as a one-hot vector, computes every agent's utilities.
+    With `share_parameters` one network, given the agent's index as a one-hot vector, computes every agent's utilities;
+    with `agent_id` the index is in the observation already.
     """
 
-    settings_read = ValueBased.settings_read | {"share_parameters", "mixer_size"}
+    settings_read = ValueBased.settings_read | {"share_parameters", "agent_id", "mixer_size"}
 
     def __init__(self, spec: TaskSpec, state_sizes: tuple[int, ...], config: Config) -> None:
         super().__init__(spec, state_sizes, config)
+        if config.agent_id and not config.share_parameters:
+            raise ConfigError("agent_id: every agent has a network of its own: set share_parameters, or leave it out")
         if config.share_parameters and len(set(zip(spec.observation_sizes, self.num_actions, strict=True))) > 1:
-            raise ConfigError(f"share_parameters: the agents of {spec.name} differ in what they see or do")
+            raise ConfigError(
+                f"share_parameters: the agents of {spec.name} differ in what they see or do: set agent_id"
+            )
         networks = self._make_networks()
         copies = spec.num_agents // len(networks)
         self.actors = networks * copies
@@ -40,7 +45,7 @@ class QMIX(ValueBased):
         self.optimizers["critic"] = make_adam(parameters, lr=config.critic_lr, eps=1e-5)
 
     def utilities(self, networks: Sequence[nn.Module], observations: Sequence[Tensor]) -> list[Tensor]:
-        if not self.config.share_parameters:
+        if not self.config.share_parameters or self.config.agent_id:
             return [network(seen) for network, seen in zip(networks, observations, strict=True)]
         whose = torch.eye(len(observations)).expand(len(observations[0]), -1, -1)
         values: Tensor = networks[0](torch.cat([torch.stack(list(observations), dim=1), whose], dim=2))
@@ -76,9 +81,10 @@ class QMIX(ValueBased):
     def _make_networks(self) -> list[nn.Module]:
         """A utility network for each agent, or a shared one with the agent's one-hot index as additional input."""
         config, shared = self.config, self.config.share_parameters
+        ids = len(self.spec.agents) if shared and not config.agent_id else 0
         sizes = list(zip(self.spec.observation_sizes, self.num_actions, strict=True))
         return [
-            MLP((observation_size + shared * len(sizes), *config.hidden_sizes, count), config, self.generator, 0.01)
+            MLP((observation_size + ids, *config.hidden_sizes, count), config, self.generator, 0.01)
             for observation_size, count in (sizes[:1] if shared else sizes)
         ]
 

@@ -6,23 +6,46 @@ import os
 
 from matrpo.envs.registry import make_env, stream_seed
 from matrpo.envs.shared import SharedEnvironment
+from matrpo.envs.vector_env import VectorEnv
+from matrpo.envs.wrappers.alike import AlikeAgents
 from matrpo.settings.config import Config
 
 
-def build_environment(config: Config, stream: int = 0, server: int | None = None) -> SharedEnvironment:
+def build_environment(
+    config: Config, stream: int = 0, server: int | None = None, alike: bool = False
+) -> SharedEnvironment:
     """Build the environment that all agents share.
 
     Args:
         config: the run's settings.
         stream: which of the run's streams of episodes it draws from; no two have an episode in common.
         server: only the share of this environment server.
+        alike: with agents made alike (`AlikeAgents`).
 
     Raises:
-        ConfigError: the task's environments cannot be dealt out to several servers.
+        ConfigError: the task's environments cannot be dealt out to several servers, or its agents be made alike.
     """
-    num_envs, first, workers = config.num_envs, None, config.env_workers
+    num_envs, first = config.num_envs, None
     if server is not None and config.env_servers > 1:
         num_envs, first = config.envs_per_server, server * config.envs_per_server
-        workers = workers or max(1, len(os.sched_getaffinity(0)) // config.env_servers)
-    env = make_env(config.task, config.agents, num_envs, stream_seed(config.seed, stream), first, workers)
+    env = build_envs(config, num_envs, stream_seed(config.seed, stream), first, alike)
     return SharedEnvironment(env, config.gamma, config.reward_scaling, config.reward)
+
+
+def build_envs(config: Config, num_envs: int, seed: int, first: int | None = None, alike: bool = False) -> VectorEnv:
+    """Build environments of a run's task as its settings say, for training or for evaluation.
+
+    Args:
+        config: the run's settings.
+        num_envs: B.
+        seed: of everything random in them.
+        first: the number of the first of them in a larger batch, if they are a part of one.
+        alike: with agents made alike (`AlikeAgents`).
+
+    Raises:
+        ConfigError: the task cannot be dealt out to several servers or workers, or its agents be made alike.
+    """
+    env = make_env(config.task, config.agents, num_envs, seed, first, config.env_workers, config.episode_length)
+    if config.env_workers is None and config.env_servers > 1:
+        env.limit_workers(max(1, len(os.sched_getaffinity(0)) // config.env_servers))
+    return AlikeAgents(env) if alike else env

@@ -65,9 +65,13 @@ class SamplingSettings:
     num_envs: int = setting(100, "Environments simulated in a batch (B).", minimum=1)
     env_workers: int | None = setting(
         None,
-        "Processes that step MuJoCo's robots, for each server (default: its share of the cores).",
+        "Processes that step what is stepped in turn, for each server: MuJoCo's robots (default: its share of the "
+        "cores) and PettingZoo's environments (default: none but the server). Batched tasks need none.",
         minimum=1,
         resumable=True,
+    )
+    episode_length: int | None = setting(
+        None, "Steps after which an episode is cut off, as by a time limit (PettingZoo's environments).", minimum=1
     )
     rollout_length: int = setting(100, "Steps of each environment per iteration (T).", minimum=1)
     reward: str = setting(
@@ -103,6 +107,10 @@ class NetworkSettings:
     chunk_length: int = setting(10, "Steps that backpropagation through GRU layers goes back.", minimum=1)
     initial_log_std: float = setting(-0.5, "Initial log standard deviation of Gaussian policies.")
     share_parameters: bool = setting(False, "One policy for all agents (algorithms that train centrally).")
+    agent_id: bool = setting(
+        False,
+        "Tell a shared policy whose observation it is, by a one-hot agent id; agents that differ are padded.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

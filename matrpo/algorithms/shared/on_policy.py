@@ -44,7 +44,7 @@ class OnPolicy(Algorithm):
     can_share = True
     settings_read = Algorithm.settings_read | {
         *("hidden_sizes", "feature_normalization", "activation", "orthogonal_initialization"),
-        *("recurrent_layers", "chunk_length", "initial_log_std", "share_parameters"),
+        *("recurrent_layers", "chunk_length", "initial_log_std", "share_parameters", "agent_id"),
         *("gae_lambda", "critic_epochs", "critic_batch", "critic_lr", "huber_delta", "value_clip", "max_grad_norm"),
         *("state_type", "lr_decay"),
     }
@@ -198,12 +198,16 @@ class OnPolicy(Algorithm):
 
     def _make_learners(self) -> list[Learner]:
         spec, config = self.spec, self.config
+        if config.agent_id and not config.share_parameters:
+            raise ConfigError("agent_id: every agent has a policy of its own: set share_parameters, or leave it out")
         if not config.share_parameters:
             return [Learner(self.make_policy(q), config, self.generator) for q in range(spec.num_agents)]
         if not self.can_share:
             raise ConfigError(f"{config.algo}: every agent has a policy of its own: leave share_parameters out")
         if len(set(zip(spec.observation_sizes, spec.action_spaces, strict=True))) > 1:
-            raise ConfigError(f"share_parameters: the agents of {spec.name} differ in what they see or do")
+            raise ConfigError(
+                f"share_parameters: the agents of {spec.name} differ in what they see or do: set agent_id"
+            )
         return [Learner(self.make_policy(0), config, self.generator)]
 
     @torch.no_grad()

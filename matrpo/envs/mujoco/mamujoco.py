@@ -10,8 +10,8 @@ import numpy as np
 from matrpo.envs import counter_rng
 from matrpo.envs.family import Family, KnownTask, fixed_task, packages
 from matrpo.envs.mujoco.robots import PARTITIONS, Robot, mamujoco_spec
-from matrpo.envs.mujoco.worker import Worker
 from matrpo.envs.vector_env import VectorEnv, VectorStep
+from matrpo.envs.workers.worker import Worker
 
 
 class MamujocoEnv(VectorEnv):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from matrpo.envs.mujoco.mamujoco import Share
-from matrpo.envs.mujoco.worker import serve
+from matrpo.envs.workers.worker import serve
 
 
 def _build() -> dict[bytes, tuple[np.ndarray | None, Callable[[], np.ndarray | None]]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -15,6 +16,9 @@ from collections.abc import Callable
 from typing import IO
 
 import numpy as np
+
+DEADLINE = 300.0
+"""Timeout in seconds of an answer: a worker that is silent for longer is taken to hang."""
 
 _PATIENCE = 5.0
 """Timeout in seconds for a worker to end when asked to."""
@@ -24,14 +28,23 @@ class Worker:
     """The parent's handle of a worker process.
 
     Args:
+        label: what errors call it.
         module: run as `python -P -m module`, so that no file of the working directory is imported; its main is `serve`.
         arguments: on its command line.
+        memory: file descriptors that it inherits.
+        deadline: timeout in seconds of each of its answers.
     """
 
-    def __init__(self, module: str, arguments: list[str]) -> None:
-        self._label = " ".join([module.rpartition(".")[2], *arguments])
+    def __init__(
+        self, label: str, module: str, arguments: list[str], memory: tuple[int, ...] = (), deadline: float = DEADLINE
+    ) -> None:
+        self._label = label
+        self._deadline = deadline
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-P", "-m", module, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=memory,
         )
 
     def send(self, order: bytes, content: np.ndarray | None = None) -> None:
@@ -55,10 +68,15 @@ class Worker:
         """Wait for the answer to the oldest order and read it into `answer`, a C-contiguous array of its size.
 
         Raises:
-            RuntimeError: the worker failed, with its reason, or is gone. The text is one line.
+            RuntimeError: the worker failed, with its reason, is gone, or is silent. The text is one line.
         """
         stream = self._process.stdout
         assert stream is not None
+        answers = select.poll()
+        answers.register(stream, select.POLLIN)
+        if not answers.poll(1000 * self._deadline):
+            self._process.kill()
+            raise RuntimeError(f"{self._label} hangs: no answer in {self._deadline:g} s")
         status = stream.read(1)
         if status == b"e":
             size = int.from_bytes(stream.read(4), "little")
