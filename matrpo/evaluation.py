@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from matrpo import random_streams
 from matrpo.algorithms.shared.algorithm import JointActor
 from matrpo.build import build_agent, build_algorithm
 from matrpo.envs.registry import make_env
@@ -21,8 +22,6 @@ from matrpo.sampling.acting import Actors
 from matrpo.settings import algorithm_names
 from matrpo.settings.graph_settings import build_graph
 
-EVALUATION_SEED = 1_000_003
-"""Offset of the evaluation seed from the run's seed: evaluation never sees the episodes that training saw."""
 _MOST_ENVS = 100
 
 
@@ -59,7 +58,9 @@ def evaluate(
     Raises:
         ConfigError: there is no checkpoint, or it does not fit the task.
     """
-    env = make_env(run.config.task, run.num_agents, min(episodes, _MOST_ENVS), run.config.seed + EVALUATION_SEED)
+    env = make_env(
+        run.config.task, run.num_agents, min(episodes, _MOST_ENVS), random_streams.evaluation(run.config.seed)
+    )
     try:
         actor, iteration = load_actor(run, env, iteration)
         returns = np.concatenate(list(_episode_returns(env, actor, episodes, deterministic)))[:episodes]
@@ -87,7 +88,7 @@ def render_episode(run: RunDirectory, path: Path, *, deterministic: bool = True)
         ConfigError: there is no checkpoint, the task cannot be drawn, or the file cannot be written.
     """
     check_film_name(path)
-    env = make_env(run.config.task, run.num_agents, 1, run.config.seed + EVALUATION_SEED)
+    env = make_env(run.config.task, run.num_agents, 1, random_streams.evaluation(run.config.seed))
     try:
         actor, _ = load_actor(run, env, None)
         env.reset()
@@ -150,7 +151,7 @@ def _episode_returns(env: VectorEnv, actor: JointActor, episodes: int, determini
 
 def _steps(env: VectorEnv, actor: JointActor, deterministic: bool) -> Iterator[VectorStep]:
     observations = env.observe()
-    generator = torch.Generator().manual_seed(EVALUATION_SEED)
+    generator = torch.Generator().manual_seed(random_streams.evaluation(0))
     ended = np.zeros((env.num_envs, env.spec.num_agents), dtype=bool)
     while True:
         step = env.step(actor.act(env.actor_inputs(observations, ended), generator, deterministic))

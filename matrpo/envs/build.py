@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from matrpo.envs.registry import make_env, stream_seed
+from matrpo import random_streams
+from matrpo.envs.registry import make_env
 from matrpo.envs.shared import SharedEnvironment
 from matrpo.settings.config import Config
 
@@ -24,5 +25,5 @@ def build_environment(config: Config, stream: int = 0, server: int | None = None
     if server is not None and config.env_servers > 1:
         num_envs, first = config.envs_per_server, server * config.envs_per_server
         workers = workers or max(1, len(os.sched_getaffinity(0)) // config.env_servers)
-    env = make_env(config.task, config.agents, num_envs, stream_seed(config.seed, stream), first, workers)
+    env = make_env(config.task, config.agents, num_envs, random_streams.episodes(config.seed, stream), first, workers)
     return SharedEnvironment(env, config.gamma, config.reward_scaling, config.reward)
