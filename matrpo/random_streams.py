@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import numpy as np
 
+EVALUATED_ACTIONS = 1_000_003
+"""Seed of the actions that are sampled in an evaluation, of any run."""
+
 _EVALUATION = 1_000_003
 _SHARED_SAMPLES = 0x5A
 _EPISODES = 2
