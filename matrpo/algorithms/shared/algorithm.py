@@ -93,6 +93,10 @@ class Algorithm(ABC):
             StorageError: a file cannot be written.
         """
 
+    def remark(self) -> str | None:
+        """What a user should know of the run before training begins, in one line; None if there is nothing."""
+        return None
+
     def update_order(self) -> list[int]:
         """The order in which agents update one after another: a new random one each time, unless it is fixed."""
         if self.config.agent_order == "fixed":
