@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.special import stdtrit
 
+from matrpo import random_streams
 from matrpo.algorithms.shared.algorithm import JointActor
 from matrpo.build import build_agent, build_algorithm
 from matrpo.envs.registry import make_env
@@ -21,9 +23,8 @@ from matrpo.sampling.acting import Actors
 from matrpo.settings import algorithm_names
 from matrpo.settings.graph_settings import build_graph
 
-EVALUATION_SEED = 1_000_003
-"""Offset of the evaluation seed from the run's seed: evaluation never sees the episodes that training saw."""
-_MOST_ENVS = 100
+_COPIES = 100
+"""Most environments whose episodes an evaluation is made of."""
 
 
 @dataclass(frozen=True)
@@ -34,42 +35,66 @@ class EvaluationResult:
         iteration: the checkpoint that was evaluated.
         episodes: how many.
         return_mean: of the team.
-        return_ci95: normal 95% confidence interval of that mean.
+        return_ci95: Student's 95% confidence interval of that mean; None of one episode.
         per_agent: each agent's own mean return.
     """
 
     iteration: int
     episodes: int
     return_mean: float
-    return_ci95: tuple[float, float]
+    return_ci95: tuple[float, float] | None
     per_agent: dict[str, float]
 
 
 def evaluate(
-    run: RunDirectory, episodes: int = 100, *, deterministic: bool = True, iteration: int | None = None
+    run: RunDirectory,
+    episodes: int = 100,
+    *,
+    deterministic: bool = True,
+    iteration: int | None = None,
+    num_envs: int = _COPIES,
 ) -> EvaluationResult:
     """Evaluate the run's policies on fresh episodes and average their returns.
 
+    Which episodes count is decided beforehand, since those that end first are the short ones: each of B = min(episodes,
+    100) environments plays its first episodes // B, and the first episodes % B of them one more.
+
     Args:
         run: a run with a checkpoint.
-        episodes: exactly so many, however many environments they take.
+        episodes: exactly so many.
         deterministic: take the most probable action instead of a sampled one.
         iteration: which checkpoint; by default the latest that all agents have.
+        num_envs: most environments to step at once; the episodes that they play are the same.
 
     Raises:
         ConfigError: there is no checkpoint, or it does not fit the task.
     """
-    env = make_env(run.config.task, run.num_agents, min(episodes, _MOST_ENVS), run.config.seed + EVALUATION_SEED)
-    try:
-        actor, iteration = load_actor(run, env, iteration)
-        returns = np.concatenate(list(_episode_returns(env, actor, episodes, deterministic)))[:episodes]
-    finally:
-        env.close()
+    copies = min(episodes, _COPIES)
+    shares = (episodes + np.arange(copies)[::-1]) // copies
+    generator = torch.Generator().manual_seed(random_streams.EVALUATED_ACTIONS)
+    parts = []
+    for first in range(0, copies, num_envs):
+        share = shares[first : first + num_envs]
+        env = _make_env(run, len(share), first if len(share) < copies else None)
+        try:
+            actor, iteration = load_actor(run, env, iteration)
+            env.reset()
+            parts.append(_episode_returns(env, _steps(env, actor, generator, deterministic), share, shares[0]))
+        finally:
+            env.close()
+    returns = np.concatenate(parts, axis=1)[np.arange(shares[0])[:, np.newaxis] < shares]
     team = returns.sum(axis=1)
-    mean = float(team.mean())
-    half = 1.96 * float(team.std(ddof=1)) / math.sqrt(episodes) if episodes > 1 else math.inf
     per_agent = {name: float(returns[:, q].mean()) for q, name in enumerate(env.spec.agents)}
-    return EvaluationResult(iteration, episodes, mean, (mean - half, mean + half), per_agent)
+    return EvaluationResult(iteration, episodes, float(team.mean()), mean_interval(team), per_agent)
+
+
+def mean_interval(values: np.ndarray) -> tuple[float, float] | None:
+    """Student's 95% confidence interval of the mean of n values, mean +- t_{0.975, n - 1} s / sqrt(n); None of one."""
+    if len(values) < 2:
+        return None
+    mean, half = float(values.mean()), float(stdtrit(len(values) - 1, 0.975) * values.std(ddof=1))
+    half /= math.sqrt(len(values))
+    return mean - half, mean + half
 
 
 def render_episode(run: RunDirectory, path: Path, *, deterministic: bool = True) -> int:
@@ -87,19 +112,20 @@ def render_episode(run: RunDirectory, path: Path, *, deterministic: bool = True)
         ConfigError: there is no checkpoint, the task cannot be drawn, or the file cannot be written.
     """
     check_film_name(path)
-    env = make_env(run.config.task, run.num_agents, 1, run.config.seed + EVALUATION_SEED)
+    env = _make_env(run, 1)
     try:
         actor, _ = load_actor(run, env, None)
         env.reset()
-        return save_film(_frames(env, actor, deterministic), path)
+        generator = torch.Generator().manual_seed(random_streams.EVALUATED_ACTIONS)
+        return save_film(_frames(env, _steps(env, actor, generator, deterministic)), path)
     finally:
         env.close()
 
 
-def _frames(env: VectorEnv, actor: JointActor, deterministic: bool) -> Iterator[np.ndarray]:
+def _frames(env: VectorEnv, steps: Iterator[VectorStep]) -> Iterator[np.ndarray]:
     """Rendered frames of an episode that has just begun, without its last state, which the reset has replaced."""
     yield env.render()
-    for step in _steps(env, actor, deterministic):
+    for step in steps:
         if step.ended[0]:
             return
         yield env.render()
@@ -132,25 +158,27 @@ def load_actor(run: RunDirectory, env: VectorEnv, iteration: int | None) -> tupl
     return Actors([agent.policy for agent in agents], env.num_envs), iteration
 
 
-def _episode_returns(env: VectorEnv, actor: JointActor, episodes: int, deterministic: bool) -> Iterator[np.ndarray]:
-    """Per-agent returns, (episodes, N), of whole episodes, the same number from every environment."""
-    env.reset()
-    wanted = -(-episodes // env.num_envs)
+def _make_env(run: RunDirectory, num_envs: int, first: int | None = None) -> VectorEnv:
+    return make_env(run.config.task, run.num_agents, num_envs, random_streams.evaluation(run.config.seed), first)
+
+
+def _episode_returns(env: VectorEnv, steps: Iterator[VectorStep], shares: np.ndarray, most: int) -> np.ndarray:
+    """Per-agent returns, (most, B, N), of the first shares[b] episodes of each environment b."""
     finished = np.zeros(env.num_envs, dtype=np.int64)
     returns = np.zeros((env.num_envs, env.spec.num_agents))
-    for step in _steps(env, actor, deterministic):
+    kept = np.zeros((most, *returns.shape))
+    while (finished < shares).any():
+        step = next(steps)
         returns += step.rewards
-        counted = step.ended & (finished < wanted)
-        yield returns[counted]
+        counted = np.flatnonzero(step.ended & (finished < shares))
+        kept[finished[counted], counted] = returns[counted]
         returns[step.ended] = 0.0
         finished += step.ended
-        if (finished >= wanted).all():
-            return
+    return kept
 
 
-def _steps(env: VectorEnv, actor: JointActor, deterministic: bool) -> Iterator[VectorStep]:
+def _steps(env: VectorEnv, actor: JointActor, generator: torch.Generator, deterministic: bool) -> Iterator[VectorStep]:
     observations = env.observe()
-    generator = torch.Generator().manual_seed(EVALUATION_SEED)
     ended = np.zeros((env.num_envs, env.spec.num_agents), dtype=bool)
     while True:
         step = env.step(actor.act(env.actor_inputs(observations, ended), generator, deterministic))

@@ -71,6 +71,10 @@ class Training(ABC):
         if self.iteration < self.config.iterations:
             self.save()
 
+    def remark(self) -> str | None:
+        """As `Algorithm.remark`."""
+        return None
+
     def save(self) -> None:
         """Write checkpoints of the last state, where they are not on disk yet."""
         for recorder in (*self._recorders, self._environment_recorder):
@@ -122,6 +126,9 @@ class CentralTraining(Training):
         for recorder, metrics, tensors in zip(self._recorders, report.agents, state.agents, strict=True):
             recorder.record(self.iteration, metrics, (to_arrays(tensors), {}))
         self._trainer_recorder.record(self.iteration, report.trainer | timed, (to_arrays(state.trainer), {}))
+
+    def remark(self) -> str | None:
+        return self.algorithm.remark()
 
     def save(self) -> None:
         """Write checkpoints of the last state, where they are not on disk yet."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Estimate:
-    """A point estimate and its bootstrap 95% confidence interval; of one seed, both ends are the estimate."""
+    """A point estimate and its bootstrap 95% confidence interval; of one seed there is none, and both ends are NaN."""
 
     value: float
     low: float
@@ -40,7 +41,7 @@ def bootstrap(values: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray] 
     chosen = np.random.default_rng(_SEED).integers(len(values), size=(len(values), _RESAMPLES))
     centres = statistic(values)
     spread = statistic(values[chosen])
-    low, high = np.percentile(spread, (2.5, 97.5), axis=0)
+    low, high = np.percentile(spread, (2.5, 97.5), axis=0) if len(values) > 1 else np.full((2, len(centres)), math.nan)
     return [Estimate(*map(float, numbers)) for numbers in zip(centres, low, high, strict=True)]
 
 
@@ -65,5 +66,6 @@ def probability_of_improvement(better: np.ndarray, worse: np.ndarray) -> Estimat
     generator = np.random.default_rng(_SEED)
     first = better[generator.integers(len(better), size=(len(better), _RESAMPLES))]
     second = worse[generator.integers(len(worse), size=(len(worse), _RESAMPLES))]
-    low, high = np.percentile(share(first, second), (2.5, 97.5))
+    several = min(len(better), len(worse)) > 1
+    low, high = np.percentile(share(first, second), (2.5, 97.5)) if several else (math.nan, math.nan)
     return Estimate(float(share(better, worse)), float(low), float(high))

@@ -146,6 +146,8 @@ def _lines(runs: Sequence[PlannedRun]) -> dict[tuple[str, str], list[PlannedRun]
 def _text(estimate: Estimate, digits: int = 1) -> str:
     if math.isnan(estimate.value):
         return "-"
+    if math.isnan(estimate.low):
+        return f"{estimate.value:.{digits}f}"
     return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
 
 

@@ -240,8 +240,11 @@ def _continued(run: RunDirectory, layers: list[Layer], how: How) -> Prepared:
         from matrpo.envs.registry import task_spec
 
         run.check_checkpoints(start, task_spec(config.task, config.agents))
+    if start > config.iterations:
+        done = start * config.samples
+        raise ConfigError(f"bad value {config.steps} for 'steps': {run.path} has done {done}, expected at least that")
     run = RunDirectory(run.path, run_config(config))
-    if changed:
+    if changed and start < config.iterations:
         run.store_config(versions())
     run.rewind(start)
     return Prepared(run, graph, start, point.laggards)
@@ -283,6 +286,8 @@ def _train_in_process(run: RunDirectory, start: int, screen: Any) -> int:
     from matrpo.training import make_training
 
     training = make_training(run, start)
+    if remark := training.remark():
+        screen.say(remark)
     try:
         stop_at(signal.SIGINT, signal.SIGTERM)
         training.run(lambda: False, lambda _iteration: screen.tick())

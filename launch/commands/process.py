@@ -117,7 +117,13 @@ def _own(cluster: Cluster, role: Role, given: str) -> ProcessId:
 
 def _run(cluster: Cluster, process: ProcessId, work: Callable[[], None], until_eof: bool, managed: bool) -> int:
     """Run `work` as a process of the cluster in this process; the exit status."""
-    directory = RunDirectory.open(cluster.config.parent).directory(process)
+    run = RunDirectory.open(cluster.config.parent)
+    directory = run.directory(process)
+    if (done := max(directory.checkpoint_iterations(), default=0)) > run.config.iterations:
+        raise ConfigError(
+            f"bad value {run.config.steps} for 'steps' in {cluster.config}: {process.name} has a checkpoint of "
+            f"iteration {done}, expected at least {done * run.config.samples}"
+        )
     status = run_alone(f"matrpo {process.name}", directory, work, until_eof)
     return _stay(directory) if managed and not status else status
 

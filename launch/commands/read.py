@@ -41,8 +41,8 @@ def evaluate_run(run: Path, episodes: int, stochastic: bool, render: Path | None
     if as_json:
         _print_json(document)
         return
-    low, high = result.return_ci95
-    click.echo(f"return {result.return_mean:.2f}  (95% CI {low:.2f} to {high:.2f})")
+    interval = "  (95% CI {:.2f} to {:.2f})".format(*result.return_ci95) if result.return_ci95 else ""
+    click.echo(f"return {result.return_mean:.2f}{interval}")
     click.echo(f"{result.episodes} episodes at iteration {result.iteration} of {run}")
     for name, mean in result.per_agent.items():
         click.echo(f"  {name}  {mean:.2f}")

@@ -102,8 +102,8 @@ class Progress:
 
     @property
     def total_steps(self) -> int:
-        """Environment steps of the whole run."""
-        return self.run.config.iterations * self.run.config.samples
+        """Environment steps of the whole run; what is done, where its settings were changed to less by hand."""
+        return max(self.run.config.iterations * self.run.config.samples, self.steps)
 
     @property
     def finished(self) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from matrpo import random_streams
 from matrpo.decentralized.model_fitting import fit_models
 from matrpo.envs.shared import AgentStep
 from matrpo.errors import ConfigError
@@ -43,8 +44,7 @@ class Agent:
         self.agent_id = agent_id
         self.spec = spec
         self.config = config
-        seed = np.random.SeedSequence([config.seed, agent_id]).generate_state(1, np.uint64)[0]
-        self._generator = torch.Generator().manual_seed(int(seed >> np.uint64(1)))
+        self._generator = torch.Generator().manual_seed(random_streams.learner(config.seed, agent_id))
         self.policy = JointPolicy(agent_id, spec, config, self._generator)
         self.critic = Critic(spec.observation_sizes[agent_id], config, config, self._generator)
         self._actor = Actor(self.policy, config.num_envs)

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from matrpo import random_streams
 from matrpo.consensus.peer import Step
 from matrpo.settings.config import Config
-
-_PURPOSE = 0x5A
-"""Key of this random stream: keeps it apart from others of the same seed and iteration."""
 
 
 def shared_rows(config: Config, iteration: int) -> np.ndarray:
     """Indices of the samples that an iteration's consensus uses: (m,), ascending, the same for all agents."""
-    keys = np.random.SeedSequence([config.seed, iteration, _PURPOSE]).generate_state(config.samples, np.uint64)
+    keys = random_streams.shared_samples(config.seed, iteration).generate_state(config.samples, np.uint64)
     rows: np.ndarray = np.sort(np.argsort(keys, kind="stable")[: config.shared_samples])
     return rows
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from matrpo.envs.registry import make_env, stream_seed
+from matrpo import random_streams
+from matrpo.envs.registry import make_env
 from matrpo.envs.shared import SharedEnvironment
 from matrpo.envs.vector_env import VectorEnv
 from matrpo.envs.wrappers.alike import AlikeAgents
@@ -28,7 +29,7 @@ def build_environment(
     num_envs, first = config.num_envs, None
     if server is not None and config.env_servers > 1:
         num_envs, first = config.envs_per_server, server * config.envs_per_server
-    env = build_envs(config, num_envs, stream_seed(config.seed, stream), first, alike)
+    env = build_envs(config, num_envs, random_streams.episodes(config.seed, stream), first, alike)
     return SharedEnvironment(env, config.gamma, config.reward_scaling, config.reward)
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from importlib import import_module
 
-import numpy as np
-
 from matrpo.envs.family import Family, Task
 from matrpo.envs.vector_env import VectorEnv
 from matrpo.errors import ConfigError, closest
@@ -97,16 +95,6 @@ def make_env(
     if workers is not None:
         env.limit_workers(workers)
     return env
-
-
-def stream_seed(seed: int, stream: int) -> int:
-    """The seed of the environments in one random stream of a run; no two streams have an episode in common.
-
-    Args:
-        seed: the run's.
-        stream: 0 for the episodes of an undisturbed run.
-    """
-    return int(np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0]) if stream else seed
 
 
 def _find(name: str) -> tuple[Family, Task]:

@@ -13,6 +13,7 @@ from itertools import count
 
 import numpy as np
 
+from matrpo import random_streams
 from matrpo.consensus.message import Frames
 from matrpo.faults.fault import Fault, Position
 
@@ -83,7 +84,7 @@ class FaultGate:
         self._agent = agent
         self._neighbours = neighbours
         self._draws = {
-            (fault.number, other): np.random.default_rng([seed, fault.number, agent, other])
+            (fault.number, other): np.random.default_rng(random_streams.faults(seed, fault.number, agent, other))
             for fault in faults
             for other in neighbours
         }

@@ -185,7 +185,7 @@ class ReplaySettings:
     buffer_size: int = setting(1_000_000, "Transitions in the replay buffer, over all environments.", minimum=1)
     batch_size: int = setting(1000, "Transitions that an update learns from.", minimum=1)
     warmup_steps: int = setting(10_000, "First environment steps, which act at random and learn nothing.", minimum=0)
-    updates_per_step: float = setting(1.0, "Updates per step of all environments.", above=0.0)
+    updates_per_step: float = setting(1.0, "Updates per step of all environments; fractions add up.", above=0.0)
     n_step: int = setting(1, "Rewards that a target adds up before it bootstraps.", minimum=1)
     polyak: float = setting(0.005, "How far an update moves target networks.", above=0.0, maximum=1.0)
     policy_delay: int = setting(2, "Critic updates per policy update (hatd3, matd3).", minimum=1)

@@ -13,6 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+_LEAST, _MOST = 1e-24, 1e24
+"""Bounds of an inverse eigenvalue: products with vectors neither vanish nor overflow in float32."""
+
 
 class KroneckerPreconditioner:
     """Kronecker-factored preconditioner: applies (A (x) G + damping I)^{-1}, layer by layer.
@@ -25,10 +28,8 @@ class KroneckerPreconditioner:
     def __init__(self, factors: Sequence[tuple[Tensor, Tensor]], damping: float) -> None:
         self._layers = []
         for a, g in factors:
-            (a_values, a_vectors), (g_values, g_vectors) = torch.linalg.eigh(a), torch.linalg.eigh(g)
-            products = g_values.clamp_min(0.0).unsqueeze(1) * a_values.clamp_min(0.0)
-            floor = max(damping, float(products.max()) * torch.finfo(a.dtype).eps)
-            self._layers.append((a_vectors, g_vectors, 1.0 / (products + floor)))
+            (a_values, a_vectors), (g_values, g_vectors) = _eigen(a), _eigen(g)
+            self._layers.append((a_vectors, g_vectors, _damped_inverse(a_values, g_values, damping, a.dtype)))
 
     def __call__(self, vector: Tensor) -> Tensor:
         """The product with a vector of parameters, (D,); parameters beyond the layers' are left as they are."""
@@ -42,3 +43,32 @@ class KroneckerPreconditioner:
             pieces += [block[:, :inputs].reshape(-1), block[:, inputs]]
             start += outputs * (inputs + 1)
         return torch.cat([*pieces, vector[start:]])
+
+
+def _eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and eigenvectors of a symmetric matrix; of its diagonal alone, where LAPACK finds none.
+
+    Float32 drivers give up on positive semi-definite matrices with many equal eigenvalues, or return NaN without an
+    error, where float64 succeeds.
+
+    Returns:
+        Eigenvalues (n,), of float64 where float32 did not do, and eigenvectors (n, n) of the matrix's type.
+    """
+    for dtype in dict.fromkeys((matrix.dtype, torch.float64)):
+        try:
+            values, vectors = torch.linalg.eigh(matrix.to(dtype))
+        except torch.linalg.LinAlgError:
+            continue
+        if values.isfinite().all() and vectors.isfinite().all():
+            return values, vectors.to(matrix.dtype)
+    return matrix.diagonal().nan_to_num(), torch.eye(len(matrix), dtype=matrix.dtype)
+
+
+def _damped_inverse(a_values: Tensor, g_values: Tensor, damping: float, dtype: torch.dtype) -> Tensor:
+    """Eigenvalues of (A (x) G + damping I)^{-1}, positive and finite: (outputs, inputs + 1)."""
+    products = g_values.clamp_min(0.0).unsqueeze(1) * a_values.clamp_min(0.0)
+    floor = max(damping, float(products.max()) * torch.finfo(dtype).eps)
+    inverse = 1.0 / (products + floor)
+    if products.dtype != torch.float64 and not (inverse.min() >= _LEAST and inverse.max() <= _MOST):
+        return _damped_inverse(a_values.double(), g_values.double(), damping, dtype)
+    return inverse.clamp(_LEAST, _MOST).to(dtype)

@@ -9,6 +9,7 @@ keeps the H-conjugate directions it has found (with a preconditioner), so that m
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Callable
 from typing import Protocol
@@ -119,7 +120,7 @@ class RecycledSolver:
             product, ratios = self._model.fisher(direction)
             product += self._damping * direction
             curvature = float(direction @ product)
-            if not curvature > 0.0:
+            if not 0.0 < curvature < math.inf:
                 return
             residual = residual - (float(direction @ residual) / curvature) * product
             row = self._size
@@ -191,7 +192,8 @@ Solver = RecycledSolver | ConjugateGradientSolver
 def conjugate_gradients(product: Callable[[Tensor], Tensor], target: Tensor, iterations: int) -> Tensor:
     """Conjugate gradient: solve H x = target approximately for symmetric positive definite H, given by its product.
 
-    Stops before `iterations` where the squared residual falls under 1e-20 of the target's.
+    Stops before `iterations` where the squared residual falls under 1e-20 of the target's, and where rounding leaves a
+    direction without a positive and finite p^T H p.
     """
     solution = torch.zeros_like(target)
     residual = target.clone()
@@ -202,7 +204,10 @@ def conjugate_gradients(product: Callable[[Tensor], Tensor], target: Tensor, ite
         if square <= smallest:
             break
         image = product(direction)
-        length = square / float(direction @ image)
+        curvature = float(direction @ image)
+        if not 0.0 < curvature < math.inf:
+            break
+        length = square / curvature
         solution += length * direction
         residual -= length * image
         previous, square = square, float(residual @ residual)

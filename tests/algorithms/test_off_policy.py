@@ -1,6 +1,7 @@
 """The off-policy algorithms: targets and updates against the papers' formulas, resumption, evaluation, refusals."""
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -310,3 +311,53 @@ def test_what_an_algorithm_cannot_handle_is_refused_in_one_line(algo, task, chan
     with pytest.raises(ConfigError, match=message) as caught:
         build(algo, task, **changes)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rate", "first_ten"),
+    [
+        (0.01, [0, 0, 0, 1, 0, 0, 0, 1, 0, 0]),
+        (0.02, [0, 1] * 5),
+        (0.06, [1, 2] * 5),
+        (0.1, [2, 3] * 5),
+        (0.28, [7] * 10),
+        (1.0, [25] * 10),
+    ],
+)
+def test_fractions_of_updates_are_carried_over(rate, first_ten):
+    """After k iterations of 25 steps that count, floor(25 k rate) updates are made. The warm-up ends in the second."""
+    algorithm = build("haddpg", CONTINUOUS, updates_per_step=rate, warmup_steps=76, num_envs=3, rollout_length=25)
+    algorithm.learn = lambda _: {}
+    algorithm._replay = SimpleNamespace(sample=lambda *_: SimpleNamespace(rewards=torch.zeros(1)))
+    counts = []
+    for iteration in range(1, 12):
+        algorithm._steps += 75
+        counts.append(algorithm.update(iteration).trainer["updates"])
+    assert counts == [0, *first_ten]
+    assert algorithm.updates == sum(first_ten)
+
+
+def test_a_run_resumed_between_two_updates_makes_as_many(tmp_path):
+    whole, stopped = (create(tmp_path / name, "haddpg", CONTINUOUS, updates_per_step=0.05) for name in "ab")
+    train(whole)
+    train(stopped, stop_after=3)
+    train(stopped, start=3)
+    counts = [[line["updates"] for line in run.trainer.read_metrics()] for run in (whole, stopped)]
+    assert counts == [[1, 2, 1, 2]] * 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"warmup_steps": 361}, "first warmup_steps, 361, act at random"),
+        ({"updates_per_step": 0.001}, "updates_per_step is 0.001"),
+        ({"warmup_steps": 360}, None),
+        ({}, None),
+    ],
+)
+@pytest.mark.parametrize(("algo", "task"), [("qmix", DISCRETE), ("matd3", CONTINUOUS)])
+def test_a_run_that_will_learn_nothing_says_so(algo, task, changes, words):
+    remark = build(algo, task, **{**SETTINGS, **changes}).remark()
+    assert (
+        remark is None if words is None else words in remark and remark.startswith(f"{algo} will learn nothing in 360")
+    )

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from dense import MIXED, draw_samples, make_policy, make_spec
 from matrpo.networks.linearized_policy import LinearizedPolicy
@@ -68,3 +69,77 @@ def test_the_last_layer_keeps_heads_apart():
         outside[:, inside] = 0.0
         assert not outside.any()
         start += size
+
+
+KINDS = ("sparse", "one-hot", "low rank", "constant", "diagonal", "zero")
+SCALES = (1e-38, 1e-30, 1e-19, 1.0, 1e10, 1e19, 1e30, 1e38)
+
+
+def draw_second_moments(kind: str, size: int, scale: float, generator: torch.Generator) -> Tensor:
+    """The second moments of 60 samples of `size` numbers, float32, the largest of them about `scale`."""
+    samples = {
+        "sparse": (torch.rand(60, size, generator=generator) < 0.3).float()
+        * (torch.rand(size, generator=generator) < 0.2),
+        "one-hot": torch.eye(size)[torch.randint(size, (60,), generator=generator)],
+        "low rank": torch.randn(60, 2, generator=generator) @ torch.randn(2, size, generator=generator),
+        "constant": torch.randn(60, 1, generator=generator).expand(60, size),
+        "diagonal": (torch.rand(size, generator=generator) < 0.5).float().diag(),
+        "zero": torch.zeros(60, size),
+    }[kind]
+    moments = samples.double().T @ samples.double()
+    return (moments / moments.max().clamp_min(1e-12) * scale).float()
+
+
+def check_every_factor_works(count: int, most: int, seed: int) -> None:
+    """Any finite factors make a preconditioner that leaves vectors finite and is positive definite."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def pick(number: int) -> int:
+        return int(torch.randint(number, (), generator=generator))
+
+    for number in range(count):
+        kinds, scales = (KINDS[number % 6], KINDS[pick(6)]), (SCALES[number % 8], SCALES[pick(8)])
+        a, g = (
+            draw_second_moments(kind, 1 + pick(most), scale, generator)
+            for kind, scale in zip(kinds, scales, strict=True)
+        )
+        assert a.isfinite().all()
+        assert g.isfinite().all()
+        precondition = KroneckerPreconditioner([(a, g)], damping=(0.0, 0.1)[pick(2)])
+        vector = torch.randn(len(a) * len(g) + 3, generator=generator)
+        found = precondition(vector)
+        assert found.isfinite().all(), (kinds, scales, a.shape, g.shape)
+        assert float(vector.double() @ found.double()) > 0.0, (kinds, scales, a.shape, g.shape)
+
+
+def test_no_factor_is_beyond_it():
+    check_every_factor_works(count=240, most=100, seed=0)
+
+
+@pytest.mark.slow
+def test_no_factor_of_ten_thousand_is_beyond_it():
+    check_every_factor_works(count=10_000, most=150, seed=1)
+
+
+def test_a_sparse_factor_is_inverted_as_a_dense_one_is():
+    """Of observations that are mostly 0, as in grid worlds, on which float32 drivers of LAPACK give up."""
+    generator = torch.Generator().manual_seed(3)
+    for size in (90, 136, 150):
+        a, g = draw_second_moments("sparse", size, 1.0, generator), draw_second_moments("low rank", 2, 1.0, generator)
+        vector = torch.randn(2 * size, generator=generator)
+        block = torch.cat([vector[: 2 * (size - 1)].view(2, -1), vector[2 * (size - 1) :, None]], dim=1).double()
+        dense = torch.kron(g.double(), a.double()) + 0.1 * torch.eye(2 * size, dtype=torch.float64)
+        expected = torch.linalg.solve(dense, block.reshape(-1)).view(2, size)
+        found = KroneckerPreconditioner([(a, g)], 0.1)(vector).double()
+        torch.testing.assert_close(found[: 2 * (size - 1)].view(2, -1), expected[:, :-1], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(found[2 * (size - 1) :], expected[:, -1], rtol=1e-3, atol=1e-4)
+
+
+def test_where_no_eigenvectors_are_to_be_had_the_diagonal_does(monkeypatch):
+    def fails(_):
+        raise torch.linalg.LinAlgError("the algorithm failed to converge")
+
+    monkeypatch.setattr(torch.linalg, "eigh", fails)
+    a, g = torch.tensor([[2.0, 1.0], [1.0, 4.0]]), torch.tensor([[3.0]])
+    found = KroneckerPreconditioner([(a, g)], 0.5)(torch.ones(2))
+    torch.testing.assert_close(found, torch.tensor([1 / 6.5, 1 / 12.5]))

@@ -192,3 +192,37 @@ def test_conjugate_gradients_solve_a_linear_system():
     target = torch.randn(12, generator=generator, dtype=torch.float64)
     solution = conjugate_gradients(lambda v: matrix @ v, target, 60)
     torch.testing.assert_close(solution, torch.linalg.solve(matrix, target), rtol=1e-8, atol=1e-10)
+
+
+class Flat:
+    """A linear model of two samples whose gradient is not zero, and whose Fisher matrix is `curvature` I."""
+
+    num_samples = 2
+    num_agents = 1
+
+    def __init__(self, curvature: float) -> None:
+        self.parameters = torch.ones(2)
+        self._curvature = curvature
+
+    def jvp(self, direction: torch.Tensor) -> torch.Tensor:
+        return direction.unsqueeze(0)
+
+    def vjp(self, weights: torch.Tensor) -> torch.Tensor:
+        return weights[0] / 2
+
+    def fisher(self, direction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._curvature * direction, direction.unsqueeze(0)
+
+
+@pytest.mark.parametrize("curvature", [0.0, -1.0, math.inf, math.nan])
+@pytest.mark.parametrize("damping", [0.0, 1e-45])
+def test_a_fisher_matrix_that_is_not_positive_and_finite_gives_a_zero_step(curvature, damping):
+    """As of policies that are certain of actions that were not theirs, where nothing is added to it."""
+    settings = TrustRegionSettings(damping=damping if curvature else 0.0)
+    rule = StepRule(KL_STEP, 0.0)
+    for solver in (
+        RecycledSolver(Flat(curvature), rule, lambda v: v, settings),
+        ConjugateGradientSolver(Flat(curvature), rule, settings),
+    ):
+        assert torch.equal(solver.solve(torch.ones(1, 2)), torch.zeros(1, 2))
+        assert torch.equal(solver.x, torch.zeros(2))

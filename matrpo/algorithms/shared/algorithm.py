@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from matrpo import random_streams
 from matrpo.envs.central import CentralStep
 from matrpo.envs.vector_env import ActorInput
 from matrpo.networks.state import to_tensors
@@ -78,8 +79,7 @@ class Algorithm(ABC):
         self.spec = spec
         self.state_sizes = state_sizes
         self.config = config
-        seed = np.random.SeedSequence([config.seed, spec.num_agents]).generate_state(1, np.uint64)[0]
-        self.generator = torch.Generator().manual_seed(int(seed >> np.uint64(1)))
+        self.generator = torch.Generator().manual_seed(random_streams.learner(config.seed, spec.num_agents))
 
     def open_files(self, folder: Path, resume: bool) -> None:  # noqa: B027 (most have no files)
         """Open the files of what is too large for a checkpoint (a replay buffer), before training begins or resumes.
@@ -92,6 +92,10 @@ class Algorithm(ABC):
             ConfigError: what is there does not fit.
             StorageError: a file cannot be written.
         """
+
+    def remark(self) -> str | None:
+        """What a user should know of the run before training begins, in one line; None if there is nothing."""
+        return None
 
     def update_order(self) -> list[int]:
         """The order in which agents update one after another: a new random one each time, unless it is fixed."""

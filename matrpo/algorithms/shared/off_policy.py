@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -125,7 +127,8 @@ class OffPolicy(Algorithm):
         """Learn from minibatches of the replay buffer."""
         config = self.config
         self.set_learning_rates(iteration, self.optimizers.values())
-        count = round(config.updates_per_step * config.rollout_length) if self._steps >= config.warmup_steps else 0
+        done = self._steps // config.samples
+        count = self._updates_due(done) - self._updates_due(done - 1)
         reports = []
         for _ in range(count):
             self._updates += 1
@@ -134,6 +137,27 @@ class OffPolicy(Algorithm):
             reports.append(self.learn(batch))
         means = {name: float(np.mean([report[name] for report in reports])) for name in (reports or [{}])[0]}
         return UpdateReport({"updates": count, **means}, [{} for _ in self.actors])
+
+    def remark(self) -> str | None:
+        """That nothing will be learned, if the run is over before the first update is due."""
+        config = self.config
+        if self._updates_due(config.iterations):
+            return None
+        steps = config.iterations * config.samples
+        return (
+            f"{config.algo} will learn nothing in {steps} steps: the first warmup_steps, {config.warmup_steps}, act at "
+            f"random, and updates_per_step is {config.updates_per_step}"
+        )
+
+    def _updates_due(self, iterations: int) -> int:
+        """Updates due after so many iterations: fractions of one are carried over to the next.
+
+        The iteration in which the warm-up ends is the first whose steps count.
+        """
+        config = self.config
+        idle = max(0, math.ceil(Fraction(config.warmup_steps, config.samples)) - 1)
+        rate = Fraction(str(config.updates_per_step))
+        return math.floor(rate * config.rollout_length * max(0, iterations - idle))
 
     def descend(self, name: str, loss: Tensor) -> None:
         """One gradient descent step of an optimiser on a scalar loss, with respect to its own parameters alone."""

@@ -213,7 +213,7 @@ def test_lost_messages_change_no_result(compared):
     assert all(ring[key] == lossy[key] for key in ("evaluation", "steps", "returns", "training_return"))
     final = rows_of(compared / "final.csv")
     assert final["lossy"] == {**final["ring"], "line": "lossy"}
-    assert final["lossy"]["better than the first by"] == "0.0 [0.0, 0.0] %"
+    assert final["lossy"]["better than the first by"] == "0.0 %"
 
 
 def test_long_titles_and_names_of_lines_are_whole_in_the_picture(compared, tmp_path):
