@@ -181,6 +181,7 @@ def _steps(env: VectorEnv, actor: JointActor, generator: torch.Generator, determ
     observations = env.observe()
     ended = np.zeros((env.num_envs, env.spec.num_agents), dtype=bool)
     while True:
-        step = env.step(actor.act(env.actor_inputs(observations, ended), generator, deterministic))
+        joint_action = actor.act(env.actor_inputs(observations, ended), generator, deterministic)
+        step = env.step(env.spec.task_units(joint_action))
         observations, ended = step.observations, step.terminated | step.truncated
         yield step

@@ -11,9 +11,10 @@ from matrpo.networks.joint_policy import JointPolicy
 from matrpo.networks.mlp import flat_parameters
 from matrpo.networks.sequences import Sequences
 from matrpo.settings.sections import NetworkSettings
-from matrpo.spaces import ActionSpace, Box, Discrete, TaskSpec
+from matrpo.spaces import ActionSpace, Box, Discrete, MultiDiscrete, TaskSpec
 
 MIXED = (Discrete(3), Discrete(3), Box(2, -1.0, 1.0), Discrete(4), Box(1, -1.0, 1.0))
+FACTORS = (MultiDiscrete((3, 2)), MultiDiscrete((3, 2)), Box(1, -1.0, 1.0), MultiDiscrete((2, 2, 2)))
 
 
 def make_spec(spaces: tuple[ActionSpace, ...], observation_size: int) -> TaskSpec:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from matrpo.settings.config import Config
-from matrpo.spaces import Discrete, TaskSpec
+from matrpo.spaces import TaskSpec
 
 PHASES = {
     "act": ("step", "operation"),
@@ -76,7 +76,7 @@ class Sizes:
     @classmethod
     def of(cls, config: Config, spec: TaskSpec, num_links: int) -> Sizes:
         """The sizes of a run."""
-        outputs = sum(space.n if isinstance(space, Discrete) else space.size for space in spec.action_spaces)
+        outputs = sum(space.parameters for space in spec.action_spaces)
         observation = max(spec.observation_sizes)
         return cls(
             spec.num_agents,

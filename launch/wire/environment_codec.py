@@ -11,7 +11,7 @@ from matrpo.consensus.message import LARGEST_NUMBER, Frames
 from matrpo.decentralized.lock_step.messages import Action, Bye, Hello, Observation, Ping, Stop
 from matrpo.envs.shared import AgentStep
 from matrpo.launch.wire.frames import MAX_HEADER_BYTES, ArrayFormat, WireError, expect_frames, pack, raw_bytes, unpack
-from matrpo.spaces import Discrete, TaskSpec
+from matrpo.spaces import Box, TaskSpec
 
 
 class EnvironmentCodec:
@@ -30,7 +30,7 @@ class EnvironmentCodec:
         self._num_envs = num_envs
         self._partial = partial
         sizes = [4 * num_envs * max(size, spec.joint_action_width) for size in spec.observation_sizes]
-        masks = [num_envs * space.n for space in spec.action_spaces if isinstance(space, Discrete)]
+        masks = [num_envs * space.parameters for space in spec.action_spaces]
         self.max_bytes = max(MAX_HEADER_BYTES, *sizes, *masks, 24 * num_envs * partial)
 
     def encode(self, message: Hello | Action | Bye | Stop | Ping) -> list[bytes | memoryview]:
@@ -131,8 +131,8 @@ class EnvironmentCodec:
             "joint_action": ArrayFormat(number, (b, spec.joint_action_width)),
         }
         space = spec.action_spaces[agent]
-        if isinstance(space, Discrete):
-            arrays["action_mask"] = ArrayFormat(flag, (b, space.n))
+        if not isinstance(space, Box):
+            arrays["action_mask"] = ArrayFormat(flag, (b, space.parameters))
         if self._partial:
             arrays["moments"] = ArrayFormat(np.dtype(np.float64), (b, 3))
         return arrays

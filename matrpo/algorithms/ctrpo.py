@@ -27,7 +27,7 @@ from matrpo.networks.distributions import MASKED, Head
 from matrpo.networks.joint_policy import JointDistribution, JointPolicy
 from matrpo.networks.state import under
 from matrpo.settings.config import Config
-from matrpo.spaces import ActionSpace, Discrete, TaskSpec
+from matrpo.spaces import ActionSpace, TaskSpec
 
 
 class CTRPO(Simultaneous):
@@ -180,9 +180,8 @@ def _joint_mask(masks: Sequence[np.ndarray | None], spaces: Sequence[ActionSpace
     given = next((mask for mask in masks if mask is not None), None)
     if given is None:
         return None
-    widths = [space.n if isinstance(space, Discrete) else space.size for space in spaces]
     parts = [
-        np.ones((len(given), width), dtype=bool) if mask is None else mask
-        for mask, width in zip(masks, widths, strict=True)
+        np.ones((len(given), space.parameters), dtype=bool) if mask is None else mask
+        for mask, space in zip(masks, spaces, strict=True)
     ]
     return np.concatenate(parts, axis=1)

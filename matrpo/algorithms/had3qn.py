@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from matrpo.algorithms.shared.replay import Batch
-from matrpo.algorithms.shared.value_based import ValueBased, greedy, indices
+from matrpo.algorithms.shared.value_based import ValueBased, number
 from matrpo.errors import ConfigError
 from matrpo.networks.mlp import MLP
 from matrpo.networks.optimizer import make_adam
@@ -56,7 +56,7 @@ class HAD3QN(ValueBased):
 
     def learn(self, batch: Batch) -> dict[str, float]:
         """Update the critic, the agents' networks in a random order, the target networks: one pass of Algorithm 8."""
-        taken = indices(batch.actions)
+        taken = self.indices(batch.actions)
         values = self.critic(batch.now.state).gather(1, self.joint(taken)).squeeze(1)
         loss = self.loss(values, None, self.targets(batch))
         self.descend("critic", loss)
@@ -71,7 +71,7 @@ class HAD3QN(ValueBased):
         """n-step targets y = R + gamma^n Q^(s', a_*), Q^: target critic, a_* by the agents' target networks. (M,)."""
         later = batch.later
         pairs = zip(self.utilities(self.target_actors, later.observations), later.action_masks, strict=True)
-        best = self.joint([greedy(own, mask) for own, mask in pairs])
+        best = self.joint([self.greedy(agent, *pair) for agent, pair in enumerate(pairs)])
         values: Tensor = self.target_critic(later.state)
         return batch.rewards + batch.discounts * values.gather(1, best).squeeze(1)
 
@@ -90,14 +90,11 @@ class HAD3QN(ValueBased):
             values = self.actors[agent](batch.now.observations[agent]).gather(1, taken[agent]).squeeze(1)
             alive = batch.now.alive[:, agent]
             self.descend(f"policy.{agent}", ((values - target).square() * alive).sum() / alive.sum().clamp_min(1))
-            actions[agent] = greedy(own_values, batch.now.action_masks[agent])
+            actions[agent] = self.greedy(agent, own_values, batch.now.action_masks[agent])
 
     def joint(self, actions: Sequence[Tensor]) -> Tensor:
         """The critic's output index of joint actions, (M, 1); the last agent's action, (M, 1), changes fastest."""
-        index = torch.zeros_like(actions[0])
-        for count, action in zip(self.num_actions, actions, strict=True):
-            index = index * count + action
-        return index
+        return number(torch.cat(list(actions), dim=1), self.num_actions)
 
 
 def _values_of(joint_values: Tensor, actions: Sequence[Tensor], agent: int) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from matrpo.algorithms.shared.replay import Batch, JointObservation
-from matrpo.algorithms.shared.value_based import ValueBased, greedy, indices
+from matrpo.algorithms.shared.value_based import ValueBased
 from matrpo.errors import ConfigError
 from matrpo.networks.mlp import MLP
 from matrpo.networks.optimizer import make_adam
@@ -54,7 +54,7 @@ class QMIX(ValueBased):
     def learn(self, batch: Batch) -> dict[str, float]:
         """One step on the TD loss (y - Q_tot(s, a))^2, eqs. (6) and (7)."""
         utilities = self.utilities(self.actors, batch.now.observations)
-        joint = self._mixed(self.mixer, batch.now, utilities, indices(batch.actions))
+        joint = self._mixed(self.mixer, batch.now, utilities, self.indices(batch.actions))
         loss = self.loss(joint, None, self.targets(batch))
         self.descend("critic", loss)
         self.move_targets()
@@ -66,7 +66,7 @@ class QMIX(ValueBased):
         """Double Q-learning targets y = R + gamma^n Q_tot^(s', a_*): networks choose a_*, targets value it. (M,)."""
         later = batch.later
         pairs = zip(self.utilities(self.actors, later.observations), later.action_masks, strict=True)
-        best = [greedy(values, mask) for values, mask in pairs]
+        best = [self.greedy(agent, *pair) for agent, pair in enumerate(pairs)]
         utilities = self.utilities(self.target_actors, later.observations)
         return batch.rewards + batch.discounts * self._mixed(self.target_mixer, later, utilities, best)
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from matrpo.envs.vector_env import VectorEnv, VectorStep
 from matrpo.errors import ConfigError
-from matrpo.spaces import Discrete
+from matrpo.spaces import Box
 
 _STEPS = 2
 
@@ -53,10 +53,12 @@ def _try_out(env: VectorEnv) -> None:
 
 
 def _allowed_actions(env: VectorEnv) -> np.ndarray:
-    actions = env.spec.noop(env.num_envs)
+    """Each factor's first allowed action, and the middle of every `Box`."""
+    actions = env.spec.task_units(env.spec.noop(env.num_envs))
     for part, space, mask in zip(env.spec.action_slices, env.spec.action_spaces, env.action_masks(), strict=True):
-        if isinstance(space, Discrete) and mask is not None:
-            actions[:, part] = mask.argmax(axis=1)[:, None]
+        if not isinstance(space, Box) and mask is not None:
+            factors = np.split(mask, np.cumsum(space.sizes)[:-1], axis=1)
+            actions[:, part] = np.stack([allowed.argmax(axis=1) for allowed in factors], axis=1)
     return actions
 
 

@@ -29,7 +29,7 @@ class AgentStep:
         truncated: (B,) bool, a time limit, or a reset of all environments, cut this agent's episode.
         final_observation: if an episode ended, (B, O) float32: its last observation in those rows,
             `observation` in the others; else None.
-        joint_action: (B, W) float32, what all agents did in the step that led here.
+        joint_action: (B, W) float32, what all agents did in the step that led here, in policies' units.
         action_mask: (B, n) bool, the actions allowed next; None if all always are.
         moments: (B, 3) float64 at the end of an iteration, if these are a part of all environments: what the scale is
             made of (`RewardScale.moments`). It is then `scale_of` the moments of all parts, not `reward_scale`.
@@ -114,13 +114,13 @@ class SharedEnvironment:
         """Advance all environments.
 
         Args:
-            joint_action: (B, W) float32; it is copied.
+            joint_action: (B, W) float32 in policies' units (`TaskSpec.task_units`); it is copied.
 
         Returns:
             One `AgentStep` for each agent. The reward scale counts everything up to this step's rewards.
         """
         joint_action = np.array(joint_action, dtype=np.float32)
-        result = self.env.step(joint_action)
+        result = self.env.step(self.spec.task_units(joint_action))
         self.last = result
         ended = result.ended
         rewards = _paid_to_the_first(result.rewards) if self._reward == "one-agent" else result.rewards

@@ -1,6 +1,7 @@
 """The interface of every task: B vectorised environments of N agents, stepped together.
 
-Sizes: O_q of an observation of agent q, S of the state, W of the joint action; n: number of discrete actions."""
+Sizes: O_q of an observation of agent q, S of the state, W of the joint action; n: number of discrete actions,
+or the sum of its factors' in a `MultiDiscrete`, whose masks lie side by side."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from matrpo.errors import ConfigError
-from matrpo.spaces import Discrete, TaskSpec
+from matrpo.spaces import Box, TaskSpec
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,11 @@ class VectorEnv(ABC):
         """Advance every environment by one step.
 
         Args:
-            joint_action: (B, W) float32, laid out as `TaskSpec.action_slices` says.
+            joint_action: (B, W) float32, laid out as `TaskSpec.action_slices` says and in the task's own units
+                (`TaskSpec.task_units` makes them of a policy's); what is beyond the bounds of a `Box` is clipped.
 
         Raises:
-            ValueError: the array's shape is another, or an index lies outside its `Discrete` space.
+            ValueError: the array's shape is another, or an index lies outside its discrete space.
             RuntimeError: `reset` or `load_state_dict` was never called.
         """
 
@@ -177,6 +179,11 @@ class VectorEnv(ABC):
     def _index_columns(self) -> tuple[np.ndarray, np.ndarray]:
         """Columns of the joint action that hold indices, and the size of each one's space."""
         pairs = zip(self.spec.action_slices, self.spec.action_spaces, strict=True)
-        discrete = [(part.start, space.n) for part, space in pairs if isinstance(space, Discrete)]
+        discrete = [
+            (part.start + factor, size)
+            for part, space in pairs
+            if not isinstance(space, Box)
+            for factor, size in enumerate(space.sizes)
+        ]
         columns, sizes = np.array(discrete, dtype=np.intp).reshape(-1, 2).T
         return columns, sizes

@@ -3,13 +3,16 @@ Jacobian and the Fisher matrix that lie between a network's outputs and its log 
 
 A joint policy's heads that follow one another with equal action spaces form one *block*, handled in one call:
 its distribution parameters have shape (batch, heads, size). A Gaussian's log standard deviations do not depend on the
-observation: `log_std` has shape (heads, size), and (heads, 0) for a categorical block, which has none. Both kinds of
+observation: `log_std` has shape (heads, size), and (heads, 0) for a categorical block, which has none. All kinds of
 block have the same methods.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -87,6 +90,77 @@ class CategoricalBlock:
         return weighted.sub_(probs.mul_(weighted.sum(-1, keepdim=True))), self._no_log_std
 
 
+class FactoredBlock:
+    """Products of K independent categorical distributions, one product per head: the factors of a `MultiDiscrete`.
+
+    Args:
+        logits: (batch, heads, sum of sizes), the factors' side by side, unavailable choices at `MASKED`.
+        log_std: (heads, 0).
+        sizes: number of choices of each factor.
+    """
+
+    def __init__(self, logits: Tensor, log_std: Tensor, sizes: Sequence[int]) -> None:
+        self._sizes = list(sizes)
+        self.factors = [CategoricalBlock(part, log_std) for part in torch.split(logits, self._sizes, dim=-1)]
+
+    def select(self, rows: Tensor) -> FactoredBlock:
+        """The distributions of some samples alone."""
+        some = copy.copy(self)
+        some.factors = [factor.select(rows) for factor in self.factors]
+        return some
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """Sample every factor by inversion. Shape (batch, heads, K)."""
+        return torch.cat([factor.sample(generator) for factor in self.factors], dim=-1)
+
+    def mode(self) -> Tensor:
+        """Most probable actions. Shape (batch, heads, K)."""
+        return torch.cat([factor.mode() for factor in self.factors], dim=-1)
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Log probabilities of the factors' choices. Shapes (batch, heads, K) -> (batch, heads)."""
+        return _sum(factor.log_prob(choices) for factor, choices in self._with(actions))
+
+    def entropy(self) -> Tensor:
+        """Entropy of each head. Shape (batch, heads)."""
+        return _sum(factor.entropy() for factor in self.factors)
+
+    def kl_to(self, other: FactoredBlock) -> Tensor:
+        """D_KL(self || other) of each head. Shape (batch, heads)."""
+        return _sum(a.kl_to(b) for a, b in zip(self.factors, other.factors, strict=True))
+
+    def total_variation_to(self, other: FactoredBlock) -> Tensor:
+        """A bound on the total variation between self and other: the sum of the factors', at most 1."""
+        pairs = zip(self.factors, other.factors, strict=True)
+        return _sum(a.total_variation_to(b) for a, b in pairs).clamp(max=1.0)
+
+    def score(self, actions: Tensor, tangent: Tensor, log_std_tangent: Tensor) -> Tensor:
+        """Directional derivative of `log_prob(actions)` along a change of the logits. Shape (batch, heads)."""
+        tangents = torch.split(tangent, self._sizes, dim=-1)
+        parts = zip(self._with(actions), tangents, strict=True)
+        return _sum(factor.score(choices, part, log_std_tangent) for (factor, choices), part in parts)
+
+    def score_transpose(self, actions: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Transpose of `score`: (batch, heads) -> cotangents (batch, heads, sum of sizes) and (heads, 0)."""
+        return _side_by_side([factor.score_transpose(choices, weights) for factor, choices in self._with(actions)])
+
+    def fisher(self, tangent: Tensor, log_std_tangent: Tensor) -> tuple[Tensor, Tensor]:
+        """Fisher matrix of the logits, block-diagonal over factors, times a tangent; shapes as of `score_transpose`."""
+        parts = zip(self.factors, torch.split(tangent, self._sizes, dim=-1), strict=True)
+        return _side_by_side([factor.fisher(part, log_std_tangent) for factor, part in parts])
+
+    def _with(self, actions: Tensor) -> Iterator[tuple[CategoricalBlock, Tensor]]:
+        return zip(self.factors, torch.split(actions, 1, dim=-1), strict=True)
+
+
+def _sum(parts: Iterable[Tensor]) -> Tensor:
+    return functools.reduce(torch.add, parts)
+
+
+def _side_by_side(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    return torch.cat([cotangent for cotangent, _ in parts], dim=-1), parts[0][1]
+
+
 class GaussianBlock:
     """Diagonal Gaussians of `size` components, one per head; log_std does not depend on the observation.
 
@@ -155,7 +229,7 @@ class GaussianBlock:
         return tangent * self.precision, 2.0 * self.mean.shape[0] * log_std_tangent
 
 
-Block = CategoricalBlock | GaussianBlock
+Block = CategoricalBlock | FactoredBlock | GaussianBlock
 
 
 class Head(Protocol):

@@ -13,11 +13,11 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 
-from matrpo.networks.distributions import MASKED, Block, CategoricalBlock, GaussianBlock, Head
+from matrpo.networks.distributions import MASKED, Block, CategoricalBlock, FactoredBlock, GaussianBlock, Head
 from matrpo.networks.gru import make_network
 from matrpo.networks.sequences import Sequences
 from matrpo.settings.sections import NetworkSettings
-from matrpo.spaces import ActionSpace, Discrete, TaskSpec
+from matrpo.spaces import ActionSpace, Box, MultiDiscrete, TaskSpec
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,26 @@ class HeadGroup:
     @property
     def size(self) -> int:
         """Number of distribution parameters of one head that depend on the observation: logits or means."""
-        return self.space.n if isinstance(self.space, Discrete) else self.space.size
+        return self.space.parameters
+
+    @property
+    def independent(self) -> tuple[int, ...]:
+        """Numbers of these parameters that belong together: those of other parts are independent given the observation.
+
+        The parts are the factors of a discrete action, and all of a continuous one.
+        """
+        return (self.size,) if isinstance(self.space, Box) else self.space.sizes
 
     @property
     def log_std_size(self) -> int:
         """Number of distribution parameters of one head that do not: log standard deviations."""
-        return 0 if isinstance(self.space, Discrete) else self.space.size
+        return self.space.size if isinstance(self.space, Box) else 0
 
     def block(self, outputs: Tensor, log_std: Tensor) -> Block:
         """The distributions at the given parameters, (batch, count, size) and (count, log_std_size)."""
-        kind = CategoricalBlock if isinstance(self.space, Discrete) else GaussianBlock
+        if isinstance(self.space, MultiDiscrete):
+            return FactoredBlock(outputs, log_std, self.space.sizes)
+        kind = GaussianBlock if isinstance(self.space, Box) else CategoricalBlock
         return kind(outputs, log_std)
 
     def split_outputs(self, outputs: Tensor) -> Tensor:
@@ -60,8 +70,7 @@ def group_heads(spaces: Sequence[ActionSpace]) -> tuple[HeadGroup, ...]:
     first = output = action = 0
     for space, members in groupby(spaces):
         count = len(list(members))
-        size = space.n if isinstance(space, Discrete) else space.size
-        outputs = slice(output, output + count * size)
+        outputs = slice(output, output + count * space.parameters)
         actions = slice(action, action + count * space.width)
         groups.append(HeadGroup(first, count, space, outputs, actions))
         first, output, action = first + count, outputs.stop, actions.stop

@@ -94,7 +94,8 @@ class LinearizedPolicy:
     def kronecker_factors(self) -> list[tuple[Tensor, Tensor]]:
         """Kronecker factors (A, G) of each layer's block of the Fisher matrix, about A (x) G; see `preconditioner`.
 
-        Expectations over actions are estimated from the observed actions; heads are independent in the last layer.
+        Expectations over actions are estimated from the observed actions; heads, and factors of one, are independent in
+        the last layer.
         """
         self.jacobian_products += 1
         sums: list[tuple[Tensor, Tensor]] = []
@@ -103,11 +104,11 @@ class LinearizedPolicy:
             scores = [b.score_transpose(a, torch.ones(a.shape[:2], dtype=a.dtype))[0] for b, a in pairs]
             factors = network.kronecker_factors(torch.cat([score.flatten(1) for score in scores], dim=1))
             sums = [(a + c, g + h) for (a, g), (c, h) in zip(sums, factors, strict=True)] if sums else factors
-        sizes = torch.tensor([group.size for group in self._groups for _ in range(group.count)])
-        heads = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
-        within_heads = heads.unsqueeze(1) == heads
+        sizes = torch.tensor([size for group in self._groups for size in group.independent * group.count])
+        parts = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+        within_parts = parts.unsqueeze(1) == parts
         means = [(a / self.num_samples, g / self.num_samples) for a, g in sums]
-        means[-1] = (means[-1][0], means[-1][1] * within_heads)
+        means[-1] = (means[-1][0], means[-1][1] * within_parts)
         return means
 
     def _split(self, direction: Tensor) -> tuple[Tensor, list[Tensor]]:

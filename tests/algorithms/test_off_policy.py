@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from matrpo.algorithms.shared.deterministic import gumbel_softmax, noisy
+from matrpo.algorithms.shared.deterministic import Policy, encode, gumbel_softmax, noisy
 from matrpo.algorithms.shared.off_policy import random_actions
 from matrpo.algorithms.shared.replay import Batch, JointObservation
 from matrpo.build import build_algorithm
@@ -17,7 +17,8 @@ from matrpo.errors import ConfigError
 from matrpo.evaluation import evaluate
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings.config import resolve
-from matrpo.spaces import Box, Discrete
+from matrpo.settings.sections import NetworkSettings
+from matrpo.spaces import Box, Discrete, MultiDiscrete
 from matrpo.training import CentralTraining
 
 CONTINUOUS, DISCRETE = "mpe2/simple_spread_v3-continuous", "mpe2/simple_spread_v3"
@@ -101,9 +102,9 @@ def test_td3_targets_equal_a_computation_by_hand(algo):
     noise_source = torch.Generator().manual_seed(5)
     actions = []
     for network, observations in zip(algorithm.target_actors, batch.later.observations, strict=True):
-        mu = 0.5 + 0.5 * np.tanh(perceptron(network, observations.numpy()))
+        mu = np.tanh(perceptron(network, observations.numpy()))
         noise = np.clip(0.4 * torch.randn(40, 5, generator=noise_source).numpy(), -0.3, 0.3)
-        actions.append(np.clip(mu + 0.5 * noise, 0.0, 1.0))
+        actions.append(np.clip(mu + noise, -1.0, 1.0))
     joint = np.concatenate([batch.later.state.numpy(), *actions], axis=1)
     assert (np.concatenate(actions) == 1.0).any()
     values = [perceptron(network, joint)[:, 0] for network in algorithm.target_values]
@@ -116,7 +117,7 @@ def test_ddpg_targets_have_one_critic_and_no_noise():
     algorithm = build("haddpg", CONTINUOUS)
     batch = random_batch(algorithm)
     actions = [
-        0.5 + 0.5 * np.tanh(perceptron(network, seen.numpy()))
+        np.tanh(perceptron(network, seen.numpy()))
         for network, seen in zip(algorithm.target_actors, batch.later.observations, strict=True)
     ]
     joint = np.concatenate([batch.later.state.numpy(), *actions], axis=1)
@@ -227,14 +228,14 @@ def test_gumbel_softmax_gives_one_hot_draws_with_the_softmaxs_gradient():
 
 
 def test_noise_has_its_deviation_in_half_ranges_and_stays_within_bounds():
-    middle = torch.full((20_000, 1), 3.0)
+    middle = torch.zeros(20_000, 1)
     generator = torch.Generator().manual_seed(0)
-    actions = noisy(middle, Box(1, 1.0, 5.0), 0.1, np.inf, generator)
-    assert float(actions.std()) == pytest.approx(0.2, rel=0.03)
-    clipped = noisy(middle, Box(1, 1.0, 5.0), 10.0, 0.5, generator)
-    assert (float(clipped.min()), float(clipped.max())) == (2.0, 4.0)
-    bounded = noisy(middle, Box(1, 1.0, 5.0), 10.0, np.inf, generator)
-    assert (float(bounded.min()), float(bounded.max())) == (1.0, 5.0)
+    actions = noisy(middle, 0.1, np.inf, generator)
+    assert float(actions.std()) == pytest.approx(0.1, rel=0.03)
+    clipped = noisy(middle, 10.0, 0.5, generator)
+    assert (float(clipped.min()), float(clipped.max())) == (-0.5, 0.5)
+    bounded = noisy(middle, 10.0, np.inf, generator)
+    assert (float(bounded.min()), float(bounded.max())) == (-1.0, 1.0)
 
 
 def test_random_actions_are_allowed_ones():
@@ -242,9 +243,38 @@ def test_random_actions_are_allowed_ones():
     mask = torch.tensor([[False, True, False, True]]).repeat(400, 1)
     assert set(random_actions(Discrete(4), mask, 400, generator).unique().tolist()) == {1.0, 3.0}
     assert set(random_actions(Discrete(4), None, 400, generator).unique().tolist()) == {0.0, 1.0, 2.0, 3.0}
-    uniform = random_actions(Box(2, -1.0, 3.0), None, 4000, generator)
-    assert float(uniform.min()) == pytest.approx(-1.0, abs=0.01)
-    assert float(uniform.max()) == pytest.approx(3.0, abs=0.01)
+    uniform = random_actions(Box(2, (-1.0, 100.0), (3.0, 200.0)), None, 4000, generator)
+    assert uniform.amin(0).tolist() == pytest.approx([-1.0, -1.0], abs=0.01)
+    assert uniform.amax(0).tolist() == pytest.approx([1.0, 1.0], abs=0.01)
+    factors = random_actions(
+        MultiDiscrete((2, 3)), torch.tensor([[True, True, True, False, True]] * 400), 400, generator
+    )
+    assert set(map(tuple, factors.tolist())) == {(0.0, 0.0), (0.0, 2.0), (1.0, 0.0), (1.0, 2.0)}
+
+
+def test_choices_of_several_factors_are_one_hot_each_and_alike_for_policies_and_critics():
+    space, seen = MultiDiscrete((2, 4, 3)), torch.randn(50, 5, generator=torch.Generator().manual_seed(0))
+    policy = Policy(5, space, NetworkSettings(hidden_sizes=(8,)), torch.Generator().manual_seed(1))
+    for generator in (None, torch.Generator().manual_seed(2)):
+        actions = policy(seen, generator)
+        parts = torch.split(actions, [2, 4, 3], dim=1)
+        choices = torch.stack([part.argmax(1) for part in parts], dim=1)
+        torch.testing.assert_close(encode(space, choices.float()), actions.detach())
+    scores = torch.split(policy._network(seen), [2, 4, 3], dim=1)
+    drawn = torch.Generator().manual_seed(2)
+    torch.testing.assert_close(actions, torch.cat([gumbel_softmax(part, drawn) for part in scores], dim=1))
+
+
+def test_one_factor_is_a_discrete_action():
+    seen, networks = torch.randn(50, 5, generator=torch.Generator().manual_seed(0)), NetworkSettings(hidden_sizes=(8,))
+    spaces = (Discrete(4), MultiDiscrete((4,)))
+    one, other = (Policy(5, space, networks, torch.Generator().manual_seed(1)) for space in spaces)
+    assert torch.equal(one(seen), other(seen))
+    draws = [p(seen, torch.Generator().manual_seed(2)) for p in (one, other)]
+    assert torch.equal(*draws)
+    draws = [random_actions(space, None, 50, torch.Generator().manual_seed(2)) for space in spaces]
+    assert torch.equal(*draws)
+    assert torch.equal(*(encode(space, draws[0]) for space in spaces))
 
 
 def arrays_at(run, iteration):
@@ -299,7 +329,7 @@ def test_rewards_count_in_the_units_of_the_running_scale(tmp_path):
         ("had3qn", DISCRETE, {"agents": 7}, "one output for each of 78125 joint actions"),
         ("had3qn", DISCRETE, {"share_parameters": True}, "a network of its own"),
         ("had3qn", DISCRETE, {"hidden_sizes": []}, "set hidden_sizes"),
-        ("haddpg", "game/differentiable", {}, "its actions have no bounds"),
+        ("haddpg", "game/differentiable", {}, "component 0 of the actions of agent 'player_0', Box.*, has no bounds"),
         ("hatd3", CONTINUOUS, {"share_parameters": True}, "a policy of its own"),
         ("qmix", "mpe2/simple_speaker_listener_v4", {"share_parameters": True}, "differ in what they see or do"),
         *[(algo, DISCRETE, {"recurrent_layers": 1}, "leave recurrent_layers at 0") for algo in ("maddpg", "qmix")],

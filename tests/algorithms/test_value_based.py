@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from matrpo.algorithms.had3qn import DuelingNetwork
 from matrpo.algorithms.qmix import Mixer
 from matrpo.algorithms.shared.replay import Batch, JointObservation
+from matrpo.algorithms.shared.value_based import choices, combined, number
 from matrpo.build import build_algorithm
 from matrpo.envs.central import CentralEnvironment
 from matrpo.envs.shared import SharedEnvironment
 from matrpo.envs.vector_env import ActorInput, VectorEnv, VectorStep
 from matrpo.errors import ConfigError
 from matrpo.settings.config import resolve
-from matrpo.spaces import Discrete, TaskSpec
+from matrpo.spaces import Discrete, MultiDiscrete, TaskSpec
 
 
 class MaskedEnv(VectorEnv):
@@ -262,3 +263,91 @@ def test_exploration_strays_with_probability_epsilon():
 def test_tasks_with_action_masks_are_refused_where_there_is_no_way_to_heed_them(algo):
     with pytest.raises(ConfigError, match=f"{algo} cannot handle masked, which does not allow every action"):
         build(algo)
+
+
+sizes_of_factors = st.lists(st.integers(1, 4), min_size=1, max_size=4)
+
+
+@given(sizes_of_factors)
+def test_combinations_are_numbered_without_gaps(sizes):
+    numbers = torch.arange(int(np.prod(sizes))).unsqueeze(1)
+    found = choices(numbers, sizes)
+    assert found.shape == (len(numbers), len(sizes))
+    assert torch.equal(number(found, sizes), numbers)
+    assert (found < torch.tensor(sizes)).all()
+
+
+@given(sizes_of_factors, st.integers(0, 2**31))
+def test_a_combination_is_allowed_where_all_its_choices_are(sizes, seed):
+    mask = torch.rand(3, sum(sizes), generator=torch.Generator().manual_seed(seed)) < 0.6
+    allowed, parts = combined(mask, sizes), torch.split(mask, sizes, dim=1)
+    for index, row in enumerate(np.ndindex(*sizes)):
+        expected = torch.stack([part[:, chosen] for part, chosen in zip(parts, row, strict=True)]).all(0)
+        assert torch.equal(allowed[:, index], expected)
+
+
+class FactoredEnv(VectorEnv):
+    """An agent with a choice of three and of two, and one of two; episodes of a step. Some choices are ruled out.
+
+    Paid is 1 for each of the choices 2 and 1, and 1, that are made.
+    """
+
+    spec = TaskSpec("factored", ("pair", "single"), (1, 1), (MultiDiscrete((3, 2)), Discrete(2)))
+    masks = ((True, False, True, True, True), (True, True))
+
+    def __init__(self, num_envs):
+        self.num_envs = num_envs
+
+    def reset(self):
+        return self.observe()
+
+    def observe(self):
+        return [np.ones((self.num_envs, 1), np.float32)] * 2
+
+    def action_masks(self):
+        return [np.array([mask] * self.num_envs) for mask in self.masks]
+
+    def step(self, joint_action):
+        self._check_action(joint_action)
+        assert (joint_action[:, 0] != 1).all()
+        paid = (joint_action == (2, 1, 1)).astype(float)
+        rewards, ended = np.stack([paid[:, :2].sum(1), paid[:, 2]], axis=1), np.ones((self.num_envs, 2), dtype=bool)
+        return VectorStep(self.observe(), rewards, ended, ~ended, self.observe())
+
+
+@pytest.mark.parametrize("algo", ["qmix", "had3qn"])
+def test_the_best_of_all_allowed_combinations_is_learned(algo, tmp_path):
+    settings = {"algo": algo, "task": "navigation", "hidden_sizes": [16], "dueling_sizes": [8], "mixer_size": 4}
+    sizes = {"num_envs": 10, "rollout_length": 20, "share_parameters": False, "warmup_steps": 200, "batch_size": 50}
+    rates = {
+        "critic_lr": 0.01,
+        "updates_per_step": 4.0,
+        "epsilon_steps": 400,
+        "polyak": 0.05,
+        "feature_normalization": False,
+    }
+    rates |= {"actor_lr": 0.01} if algo == "had3qn" else {}
+    config = resolve(("test", {**settings, **sizes, **rates}))
+    env = FactoredEnv(config.num_envs)
+    algorithm = build_algorithm(env, config)
+    assert algorithm.num_actions == [6, 2]
+    algorithm.open_files(tmp_path, resume=False)
+    central = CentralEnvironment(SharedEnvironment(env, 0.9, reward_scaling=False), "ep")
+    step = central.reset()
+    for iteration in range(1, 5):
+        for _ in range(config.rollout_length):
+            step = central.step(algorithm.act(step))
+            algorithm.observe(step)
+        algorithm.update(iteration)
+    seen = env.actor_inputs(env.observe(), np.zeros((10, 2), dtype=bool))
+    acted = algorithm.actor(10).act(seen, algorithm.generator, deterministic=True)
+    assert acted.tolist() == [[2, 1, 1]] * 10
+
+
+def test_too_many_combinations_are_refused_in_one_line():
+    env = FactoredEnv(4)
+    env.spec = TaskSpec("factored", ("pair", "single"), (1, 1), (MultiDiscrete((8,) * 5), Discrete(2)))
+    config = resolve(("test", {"algo": "qmix", "task": "navigation"}))
+    with pytest.raises(ConfigError, match="each of the 32768 combinations of what agent 'pair'") as caught:
+        build_algorithm(env, config)
+    assert "\n" not in str(caught.value)

@@ -83,6 +83,18 @@ def test_each_agent_gets_its_own_part_and_the_joint_action() -> None:
     assert first.final_observation[:, 0].tolist() == [1, 1, 1]
 
 
+def test_the_task_is_stepped_in_its_own_units() -> None:
+    env, received = Countdown(2), []
+    env.spec = TaskSpec("countdown", ("first", "second"), (1, 2), (Discrete(3), Box(2, (0.0, 100.0), (4.0, 200.0))))
+    step = env.step
+    env.step = lambda joint_action: received.append(joint_action) or step(joint_action)  # type: ignore[method-assign]
+    shared = SharedEnvironment(env, gamma=0.9, reward_scaling=False)
+    shared.reset()
+    steps = shared.step(np.array([[2, -0.5, 0.5], [1, 0.0, -2.0]], dtype=np.float32))
+    assert received[0].tolist() == [[2, 1.0, 175.0], [1, 2.0, 50.0]]
+    assert steps[0].joint_action.tolist() == [[2, -0.5, 0.5], [1, 0.0, -2.0]]
+
+
 def test_metrics_count_the_episodes_since_the_last_call() -> None:
     shared = SharedEnvironment(Countdown(3), gamma=0.9, reward_scaling=False)
     shared.reset()

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from matrpo.networks.distributions import MASKED, CategoricalBlock, GaussianBlock
+from matrpo.networks.distributions import MASKED, CategoricalBlock, FactoredBlock, GaussianBlock
 
 
 def _random(*shape, seed=0):
@@ -88,3 +88,86 @@ def test_total_variation_is_exact_for_categoricals_and_bounded_for_gaussians():
         assert exact < float(here.total_variation_to(there)) < 1.4 * exact
     far = GaussianBlock(torch.full((1, 1, 1), 9.0), torch.zeros(1, 1))
     assert float(far.total_variation_to(here)) == 1.0
+
+
+SIZES = (3, 2, 4)
+
+
+def _factored(seed):
+    """Factors of 3, 2 and 4 choices in two heads, and the same distributions of their 24 combinations."""
+    logits = _random(6, 2, 9, seed=seed)
+    a, b, c = torch.split(logits, list(SIZES), dim=-1)
+    combined = (a[..., :, None, None] + b[..., None, :, None] + c[..., None, None, :]).flatten(-3)
+    free = torch.empty(2, 0, dtype=torch.float64)
+    return FactoredBlock(logits, free, SIZES), CategoricalBlock(combined, free), logits
+
+
+def test_factors_are_the_categorical_distribution_of_their_combinations():
+    (block, product, _), (other, other_product, _) = _factored(0), _factored(1)
+    for index in range(24):
+        choices = torch.stack(torch.unravel_index(torch.full((6, 2), index), SIZES), dim=-1).double()
+        combination = torch.full((6, 2, 1), float(index), dtype=torch.float64)
+        torch.testing.assert_close(block.log_prob(choices), product.log_prob(combination))
+    torch.testing.assert_close(block.entropy(), product.entropy())
+    torch.testing.assert_close(block.kl_to(other), product.kl_to(other_product))
+    exact = product.total_variation_to(other_product)
+    assert (exact <= block.total_variation_to(other)).all()
+    assert (block.total_variation_to(other) <= 1.0).all()
+    best = torch.stack(torch.unravel_index(product.mode()[..., 0].long(), SIZES), dim=-1).double()
+    assert torch.equal(block.mode(), best)
+    rows = torch.tensor([4, 1])
+    torch.testing.assert_close(block.select(rows).entropy(), block.entropy()[rows])
+
+
+def test_the_total_variation_is_exact_where_one_factor_changes():
+    logits = _random(6, 1, 5)
+    moved = logits.clone()
+    moved[..., :3] = _random(6, 1, 3, seed=1)
+    free = torch.empty(1, 0, dtype=torch.float64)
+    first, second = (FactoredBlock(values, free, (3, 2)) for values in (logits, moved))
+    alone, moved_alone = (CategoricalBlock(values[..., :3], free) for values in (logits, moved))
+    torch.testing.assert_close(first.total_variation_to(second), alone.total_variation_to(moved_alone))
+
+
+def test_scores_and_fisher_products_of_factors_are_autograds():
+    block, _, logits = _factored(0)
+    actions = block.sample(torch.Generator().manual_seed(2))
+    tangent, weights, free = _random(6, 2, 9, seed=3), _random(6, 2, seed=4), torch.empty(2, 0, dtype=torch.float64)
+
+    def log_prob(values):
+        return FactoredBlock(values, free, SIZES).log_prob(actions)
+
+    _, score = torch.autograd.functional.jvp(log_prob, logits, tangent)
+    torch.testing.assert_close(block.score(actions, tangent, free), score)
+    _, cotangent = torch.autograd.functional.vjp(log_prob, logits, weights)
+    torch.testing.assert_close(block.score_transpose(actions, weights)[0], cotangent)
+    _, product = torch.autograd.functional.hvp(
+        lambda values: block.kl_to(FactoredBlock(values, free, SIZES)).sum(), logits, tangent
+    )
+    torch.testing.assert_close(block.fisher(tangent, free)[0], product)
+
+
+def test_samples_of_factors_follow_their_probabilities_and_masks():
+    logits = torch.tensor([MASKED, 0.0, 1.0, 0.5, MASKED]).expand(50_000, 1, 5)
+    actions = FactoredBlock(logits, torch.empty(1, 0), (3, 2)).sample(torch.Generator().manual_seed(0))
+    assert actions.shape == (50_000, 1, 2)
+    first = torch.bincount(actions[:, 0, 0].long(), minlength=3) / len(actions)
+    expected = torch.tensor([0.0, 1.0, math.e]) / (1.0 + math.e)
+    torch.testing.assert_close(first, expected, rtol=0, atol=8e-3)
+    assert not actions[..., 1].any()
+
+
+def test_one_factor_is_a_categorical_distribution_to_the_bit():
+    free, tangent, weights = torch.empty(2, 0), torch.randn(6, 2, 4), torch.randn(6, 2)
+    one, other = _random(6, 2, 4).float(), _random(6, 2, 4, seed=1).float()
+    plain = [CategoricalBlock(values, free) for values in (one, other)]
+    factored = [FactoredBlock(values, free, (4,)) for values in (one, other)]
+    actions = [block[0].sample(torch.Generator().manual_seed(0)) for block in (plain, factored)]
+    assert torch.equal(*actions)
+    results = []
+    for (a, b), acted in zip((plain, factored), actions, strict=True):
+        found = [a.mode(), a.log_prob(acted), a.entropy(), a.kl_to(b), a.total_variation_to(b)]
+        found += [a.score(acted, tangent, free), *a.score_transpose(acted, weights), *a.fisher(tangent, free)]
+        results.append(found)
+    for value, wanted in zip(*results, strict=True):
+        assert torch.equal(value, wanted)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import matrpo.networks.linearized_policy
-from dense import MIXED, dense_hessian, dense_jacobian, draw_samples, make_policy, make_spec
+from dense import FACTORS, MIXED, dense_hessian, dense_jacobian, draw_samples, make_policy, make_spec
 from matrpo.networks.joint_policy import group_heads
 from matrpo.networks.linearized_policy import LinearizedPolicy
 from matrpo.networks.mlp import ACTIVATIONS
@@ -83,6 +83,27 @@ def test_a_mask_removes_actions_of_the_own_head_alone():
         0.0,
         1.0,
     }
+
+
+def test_a_mask_covers_every_factor_of_the_own_head_and_products_are_autograds():
+    spec = make_spec(FACTORS, 4)
+    policy = make_policy(spec, agent_id=1, seed=3)
+    observations, _ = draw_samples(spec, policy, samples=12, seed=5)
+    mask = torch.tensor([[True, False, True, True, False]] * 12)
+    head = policy.own_head(observations, mask)
+    drawn = {tuple(row) for _ in range(9) for row in head.sample(torch.Generator().manual_seed(0))[:, 0].tolist()}
+    assert drawn <= {(0.0, 0.0), (2.0, 0.0)}
+    generator = torch.Generator().manual_seed(0)
+    actions = torch.cat([b.sample(generator).flatten(1) for b in policy.distribution(observations, mask).blocks], dim=1)
+    model = LinearizedPolicy(policy, observations, actions, mask)
+    direction = _random(model.parameters.numel())
+    product, ratios = model.fisher(direction)
+    torch.testing.assert_close(product, dense_hessian(policy, observations, mask) @ direction, rtol=1e-9, atol=1e-10)
+    jacobian = dense_jacobian(policy, observations, actions, mask)
+    torch.testing.assert_close(ratios, jacobian @ direction)
+    torch.testing.assert_close(model.jvp(direction), ratios)
+    weights = _random(*jacobian.shape[:2])
+    torch.testing.assert_close(model.vjp(weights), torch.einsum("nmd,nm->d", jacobian, weights) / 12)
 
 
 def test_own_head_is_the_acting_agents_part_of_the_joint_model():

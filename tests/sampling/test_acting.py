@@ -8,10 +8,10 @@ from matrpo.envs.vector_env import ActorInput
 from matrpo.networks.joint_policy import JointPolicy
 from matrpo.sampling.acting import Actor, Actors, own_outputs
 from matrpo.settings.sections import NetworkSettings
-from matrpo.spaces import ActionSpace, Box, Discrete, TaskSpec
+from matrpo.spaces import ActionSpace, Box, Discrete, MultiDiscrete, TaskSpec
 
 B = 6
-MOVES, FORCE = Discrete(5), Box(2, -1.0, 1.0)
+MOVES, FORCE, BOTH = Discrete(5), Box(2, -1.0, 1.0), MultiDiscrete((5, 3))
 
 
 def policy(q: int, spec: TaskSpec, **changes) -> JointPolicy:
@@ -28,11 +28,18 @@ def team(sizes: tuple[int, ...], spaces: tuple[ActionSpace, ...], **changes) -> 
     return [policy(q, spec, **changes) for q in range(len(sizes))]
 
 
-SIZES = {"alike": (4, 4, 4), "of two kinds": (4, 7, 4, 7), "with other spaces": (4, 4, 4, 4), "with memories": (4, 4)}
+SIZES = {
+    "alike": (4, 4, 4),
+    "of two kinds": (4, 7, 4, 7),
+    "with other spaces": (4, 4, 4, 4),
+    "with memories": (4, 4),
+    "with factors": (4, 4),
+}
 TEAMS = {
     "alike": team(SIZES["alike"], (MOVES,) * 3, feature_normalization=True),
     "of two kinds": team(SIZES["of two kinds"], (MOVES,) * 4),
     "with other spaces": team(SIZES["with other spaces"], (MOVES, FORCE, MOVES, FORCE)),
+    "with factors": team(SIZES["with factors"], (BOTH,) * 2),
     "with memories": team(SIZES["with memories"], (MOVES,) * 2, recurrent_layers=1),
 }
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from dense import MIXED, draw_samples, make_policy, make_spec
+from dense import FACTORS, MIXED, draw_samples, make_policy, make_spec
 from matrpo.networks.linearized_policy import LinearizedPolicy
 from matrpo.networks.mlp import MLP, LinearizedMLP
 from matrpo.settings.sections import NetworkSettings
+from matrpo.spaces import Box
 from matrpo.trust_region.preconditioner import KroneckerPreconditioner
 
 
@@ -55,12 +56,13 @@ def test_it_is_symmetric_and_positive_definite(damping):
     assert float(torch.linalg.eigvalsh(matrix)[0]) > 0.0
 
 
-def test_the_last_layer_keeps_heads_apart():
-    spec = make_spec(MIXED, 3)
+@pytest.mark.parametrize("spaces", [MIXED, FACTORS])
+def test_the_last_layer_keeps_heads_and_their_factors_apart(spaces):
+    spec = make_spec(spaces, 3)
     policy = make_policy(spec, agent_id=0, seed=3)
     model = LinearizedPolicy(policy, *draw_samples(spec, policy, 40, seed=4))
     last = model.kronecker_factors()[-1][1]
-    sizes = [group.size for group in policy.groups for _ in range(group.count)]
+    sizes = [n for space in spaces for n in ([space.size] if isinstance(space, Box) else space.sizes)]
     start = 0
     for size in sizes:
         inside = slice(start, start + size)

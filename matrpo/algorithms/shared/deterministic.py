@@ -17,11 +17,11 @@ from matrpo.networks.mlp import MLP
 from matrpo.networks.optimizer import make_adam
 from matrpo.settings.config import Config
 from matrpo.settings.sections import NetworkSettings
-from matrpo.spaces import ActionSpace, Box, Discrete, TaskSpec
+from matrpo.spaces import ActionSpace, Box, TaskSpec
 
 
 class Policy(nn.Module):
-    """A deterministic policy mu(o): tanh scaled to the bounds of a `Box`, or a one-hot choice from a `Discrete`.
+    """A deterministic policy mu(o): tanh for a `Box`, whose bounds are at -1 and 1, else one-hot choices.
 
     Args:
         observation_size: length of an observation.
@@ -35,15 +35,16 @@ class Policy(nn.Module):
     ) -> None:
         super().__init__()
         self._space = space
-        sizes = (observation_size, *networks.hidden_sizes, encoded_size(space))
+        sizes = (observation_size, *networks.hidden_sizes, space.parameters)
         self._network = MLP(sizes, networks, generator, 0.01)
 
     def forward(self, observations: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Actions, (batch, encoded size); choices are drawn by Gumbel-softmax if there is a generator."""
         outputs: Tensor = self._network(observations)
         if isinstance(self._space, Box):
-            return (self._space.high + self._space.low) / 2.0 + half_range(self._space) * outputs.tanh()
-        return one_hot(outputs) if generator is None else gumbel_softmax(outputs, generator)
+            return outputs.tanh()
+        scores = torch.split(outputs, list(self._space.sizes), dim=1)
+        return torch.cat([one_hot(x) if generator is None else gumbel_softmax(x, generator) for x in scores], dim=1)
 
 
 class DeterministicGradient(OffPolicy):
@@ -62,14 +63,17 @@ class DeterministicGradient(OffPolicy):
     def __init__(self, spec: TaskSpec, state_sizes: tuple[int, ...], config: Config) -> None:
         if config.share_parameters:
             raise ConfigError(f"{config.algo}: every agent has a policy of its own: leave share_parameters out")
-        for space in spec.action_spaces:
-            if isinstance(space, Box) and not math.isfinite(space.high - space.low):
-                raise ConfigError(f"{config.algo} cannot handle {spec.name}: its actions have no bounds")
+        for name, space in zip(spec.agents, spec.action_spaces, strict=True):
+            if isinstance(space, Box) and not all(space.bounded):
+                raise ConfigError(
+                    f"{config.algo} cannot handle {spec.name}: component {space.bounded.index(False)} of the actions "
+                    f"of agent {name!r}, {space}, has no bounds"
+                )
         super().__init__(spec, state_sizes, config)
         pairs = list(zip(spec.observation_sizes, spec.action_spaces, strict=True))
         self.actors = [Policy(*pair, config, self.generator) for pair in pairs]
         self.target_actors = [self.make_target(f"policy.{q}", actor) for q, actor in enumerate(self.actors)]
-        sizes = (state_sizes[0] + sum(map(encoded_size, spec.action_spaces)), *config.hidden_sizes, 1)
+        sizes = (state_sizes[0] + sum(space.parameters for space in spec.action_spaces), *config.hidden_sizes, 1)
         self.value_networks = [MLP(sizes, config, self.generator) for _ in range(self.num_critics)]
         self.critics |= {f"critic.{j}": network for j, network in enumerate(self.value_networks)}
         self.target_values = [self.make_target(f"critic.{j}", network) for j, network in enumerate(self.value_networks)]
@@ -115,12 +119,7 @@ class DeterministicGradient(OffPolicy):
     def encoded(self, batch: Batch) -> list[Tensor]:
         """Every agent's action in the batch, encoded for the critics."""
         parts = zip(self.spec.action_slices, self.spec.action_spaces, strict=True)
-        return [
-            nn.functional.one_hot(batch.actions[:, part.start].long(), space.n).float()
-            if isinstance(space, Discrete)
-            else batch.actions[:, part]
-            for part, space in parts
-        ]
+        return [encode(space, batch.actions[:, part]) for part, space in parts]
 
     @torch.no_grad()
     def choose(self, seen: Sequence[ActorInput], generator: torch.Generator, explore: bool) -> list[Tensor]:
@@ -128,10 +127,11 @@ class DeterministicGradient(OffPolicy):
         chosen = []
         for space, actor, observation in zip(self.spec.action_spaces, self.actors, observations_of(seen), strict=True):
             actions = actor(observation, generator if explore else None)
-            if isinstance(space, Discrete):
-                actions = actions.argmax(-1, keepdim=True).float()
+            if not isinstance(space, Box):
+                choices = torch.split(actions, list(space.sizes), dim=1)
+                actions = torch.cat([choice.argmax(-1, keepdim=True) for choice in choices], dim=1).float()
             elif explore:
-                actions = noisy(actions, space, self.config.exploration_noise, math.inf, generator)
+                actions = noisy(actions, self.config.exploration_noise, math.inf, generator)
             chosen.append(actions)
         return chosen
 
@@ -154,24 +154,22 @@ class TwinDelayed(DeterministicGradient):
         return self.updates % self.config.policy_delay == 0
 
     def target_actions(self, later: JointObservation) -> list[Tensor]:
-        """Smoothed target actions: clip(mu^(o') + clip(noise, -c, c), low, high); Gumbel noise for discrete ones."""
+        """Smoothed target actions: clip(mu^(o') + clip(noise, -c, c), -1, 1); Gumbel noise for discrete ones."""
         config = self.config
         return [
-            noisy(actions, space, config.policy_noise, config.noise_clip, self.generator)
+            noisy(actions, config.policy_noise, config.noise_clip, self.generator)
             if isinstance(space, Box)
             else actions
             for space, actions in zip(self.spec.action_spaces, super().target_actions(later), strict=True)
         ]
 
 
-def encoded_size(space: ActionSpace) -> int:
-    """Length of an action encoded for the critics: one-hot if it is discrete."""
-    return space.n if isinstance(space, Discrete) else space.size
-
-
-def half_range(space: Box) -> float:
-    """Half the distance between the bounds."""
-    return (space.high - space.low) / 2.0
+def encode(space: ActionSpace, actions: Tensor) -> Tensor:
+    """Actions encoded for the critics: one-hot choices side by side if discrete. (M, width) -> (M, parameters)."""
+    if isinstance(space, Box):
+        return actions
+    choices = zip(actions.long().unbind(1), space.sizes, strict=True)
+    return torch.cat([nn.functional.one_hot(chosen, n) for chosen, n in choices], dim=1).float()
 
 
 def q_values(critic: nn.Module, states: Tensor, actions: Sequence[Tensor]) -> Tensor:
@@ -180,10 +178,10 @@ def q_values(critic: nn.Module, states: Tensor, actions: Sequence[Tensor]) -> Te
     return values.squeeze(1)
 
 
-def noisy(actions: Tensor, space: Box, deviation: float, limit: float, generator: torch.Generator) -> Tensor:
-    """Actions with clipped Gaussian noise, within bounds; deviation and limit in half ranges."""
+def noisy(actions: Tensor, deviation: float, limit: float, generator: torch.Generator) -> Tensor:
+    """Actions of a `Box` with clipped Gaussian noise, within bounds; all in half ranges."""
     noise = torch.randn(actions.shape, generator=generator) * deviation
-    return (actions + half_range(space) * noise.clamp(-limit, limit)).clamp(space.low, space.high)
+    return (actions + noise.clamp(-limit, limit)).clamp(-1.0, 1.0)
 
 
 def one_hot(scores: Tensor) -> Tensor:

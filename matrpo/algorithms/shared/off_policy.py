@@ -21,7 +21,7 @@ from matrpo.errors import ConfigError
 from matrpo.networks.critic import ValueLoss
 from matrpo.networks.state import load_module, load_optimizer, module_tensors, optimizer_tensors, under
 from matrpo.settings.config import Config
-from matrpo.spaces import ActionSpace, Discrete, TaskSpec
+from matrpo.spaces import ActionSpace, Box, TaskSpec
 
 
 class OffPolicy(Algorithm):
@@ -239,11 +239,12 @@ def masks_of(seen: Sequence[ActorInput]) -> list[Tensor | None]:
 
 
 def random_actions(space: ActionSpace, mask: Tensor | None, count: int, generator: torch.Generator) -> Tensor:
-    """Actions drawn uniformly, from those that are allowed. (count, width)."""
-    if isinstance(space, Discrete):
-        weights = torch.ones(count, space.n) if mask is None else mask.float()
-        return torch.multinomial(weights, 1, generator=generator).float()
-    return space.low + (space.high - space.low) * torch.rand(count, space.size, generator=generator)
+    """Actions drawn uniformly, from those that are allowed; of a `Box`, within its bounds. (count, width)."""
+    if isinstance(space, Box):
+        return -1.0 + 2.0 * torch.rand(count, space.size, generator=generator)
+    weights = torch.ones(count, space.parameters) if mask is None else mask.float()
+    factors = torch.split(weights, list(space.sizes), dim=1)
+    return torch.cat([torch.multinomial(allowed, 1, generator=generator) for allowed in factors], dim=1).float()
 
 
 def _joint(actions: Sequence[Tensor]) -> np.ndarray:

@@ -25,7 +25,7 @@ from torch import Tensor
 from matrpo.envs.central import CentralStep
 from matrpo.errors import ConfigError
 from matrpo.runs.storage import storing
-from matrpo.spaces import Discrete, TaskSpec
+from matrpo.spaces import TaskSpec
 
 _GOES_ON, _TERMINATED, _TRUNCATED, _NOTHING_DONE = range(4)
 """Outcome of an entry; the last: it has no action, or none yet."""
@@ -86,7 +86,7 @@ class Layout:
     def __init__(self, spec: TaskSpec, state_size: int, with_masks: bool) -> None:
         self._spec = spec
         spaces = spec.action_spaces if with_masks else ()
-        self._actions = [space.n for space in spaces if isinstance(space, Discrete)]
+        self._actions = [space.parameters for space in spaces]
         sizes = [state_size, *spec.observation_sizes, *self._actions, spec.num_agents, spec.joint_action_width]
         self._parts = [slice(a, b) for a, b in pairwise(accumulate(sizes, initial=0))]
         self.size = sum(sizes)

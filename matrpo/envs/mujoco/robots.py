@@ -124,7 +124,7 @@ class Robot:
         space = self.spec.action_spaces[0]
         assert isinstance(space, Box)
         action = np.empty(len(joint_action))
-        action[self._actuators] = np.clip(joint_action, space.low, space.high)
+        action[self._actuators] = np.clip(joint_action, space.low[0], space.high[0])
         state, reward, terminated, _, _ = self._env.step(action)
         self._elapsed += 1
         out_of_time = self._elapsed == self.spec.episode_length

@@ -11,7 +11,7 @@ from pettingzoo import ParallelEnv
 
 from matrpo.envs.registry import make_env, task_spec
 from matrpo.envs.vector_env import VectorEnv
-from matrpo.spaces import ActionSpace, Discrete
+from matrpo.spaces import ActionSpace, Box, Discrete, MultiDiscrete
 
 _Dicts = dict[str, Any]
 
@@ -20,7 +20,8 @@ class ParallelView(ParallelEnv[str, Any, Any]):  # type: ignore[misc]
     """One environment of a task, as a PettingZoo `ParallelEnv`.
 
     Observations are float32 vectors, or, for agents whose actions are masked, mappings of `observation` and
-    `action_mask`. An agent that terminates before the others leaves at once.
+    `action_mask` (of a `MultiDiscrete`, its factors' masks side by side). An agent that terminates before the others
+    leaves at once.
 
     Args:
         make: builds one environment (B = 1), given a seed.
@@ -84,9 +85,9 @@ class ParallelView(ParallelEnv[str, Any, Any]):  # type: ignore[misc]
         spec = self._env.spec
         vectors = spaces.Box(-np.inf, np.inf, (spec.observation_sizes[q],), np.float32)
         space = spec.action_spaces[q]
-        if not self._masked[q] or not isinstance(space, Discrete):
+        if not self._masked[q] or isinstance(space, Box):
             return vectors
-        return spaces.Dict({"observation": vectors, "action_mask": spaces.MultiBinary(space.n)})
+        return spaces.Dict({"observation": vectors, "action_mask": spaces.MultiBinary(space.parameters)})
 
     def _seen(self, agents: list[str], observations: list[np.ndarray]) -> _Dicts:
         masks = self._env.action_masks()
@@ -117,4 +118,7 @@ def parallel_env(task: str, num_agents: int | None = None, render_mode: str | No
 def _action_space(space: ActionSpace) -> Any:
     if isinstance(space, Discrete):
         return spaces.Discrete(space.n)
-    return spaces.Box(space.low, space.high, (space.size,), np.float32)
+    if isinstance(space, MultiDiscrete):
+        return spaces.MultiDiscrete(list(space.sizes))
+    low, high = (np.array(bounds, dtype=np.float32) for bounds in (space.low, space.high))
+    return spaces.Box(low, high, (space.size,), np.float32)

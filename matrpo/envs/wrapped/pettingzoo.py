@@ -9,8 +9,9 @@ import numpy as np
 
 from matrpo.envs import counter_rng
 from matrpo.envs.vector_env import VectorEnv, VectorStep
+from matrpo.envs.wrapped.gymnasium_actions import converter
 from matrpo.errors import ConfigError
-from matrpo.spaces import ActionSpace, Box, Discrete, TaskSpec
+from matrpo.spaces import TaskSpec
 
 ParallelEnv = Any
 """A `pettingzoo.ParallelEnv`; PettingZoo is imported only when one is made."""
@@ -43,13 +44,13 @@ class PettingZooEnv(VectorEnv):
         self._retired: list[ParallelEnv] = []
         first = self._copies[0]
         agents = tuple(first.possible_agents)
-        self._spaces = [first.action_space(agent) for agent in agents]
+        self._converters = [converter(name, agent, first.action_space(agent)) for agent in agents]
         self._flatteners = [_Flattener(name, agent, first.observation_space(agent)) for agent in agents]
         self.spec = TaskSpec(
             name=name,
             agents=tuple(str(agent) for agent in agents),
             observation_sizes=tuple(flattener.size for flattener in self._flatteners),
-            action_spaces=tuple(_action_space(name, a, s) for a, s in zip(agents, self._spaces, strict=True)),
+            action_spaces=tuple(converter.space for converter in self._converters),
             episode_length=getattr(first.unwrapped, "max_cycles", None),
         )
         self._agents = {agent: q for q, agent in enumerate(agents)}
@@ -72,7 +73,7 @@ class PettingZooEnv(VectorEnv):
         return self.observe()
 
     def step(self, joint_action: np.ndarray) -> VectorStep:
-        """Advance every copy by one step; `Box` actions are clipped to their bounds."""
+        """Advance every copy by one step; `Box` actions are clipped to their bounds, and rounded if of integers."""
         self._check_action(joint_action)
         if not self._observations:
             raise RuntimeError("reset the environment before stepping it")
@@ -154,16 +155,14 @@ class PettingZooEnv(VectorEnv):
             # An agent that has ended may hold an empty mask, and needs none.
             if allowed is None or self._terminated[b, q] or self._truncated[b, q]:
                 continue
+            allowed = self._converters[q].mask(allowed)
             mask = self._masks[q]
             if mask is None:
                 mask = self._masks[q] = np.ones((self.num_envs, len(allowed)), dtype=bool)
-            mask[b] = np.asarray(allowed, dtype=bool)
+            mask[b] = allowed
 
     def _action(self, q: int, joint_action: np.ndarray) -> Any:
-        space, part = self._spaces[q], joint_action[self.spec.action_slices[q]]
-        if isinstance(self.spec.action_spaces[q], Discrete):
-            return int(part[0]) + int(space.start)
-        return np.clip(part.reshape(space.shape), space.low, space.high).astype(space.dtype)
+        return self._converters[q].value(joint_action[self.spec.action_slices[q]])
 
     def _make_drawable(self) -> None:
         if "rgb_array" not in self._copies[0].metadata.get("render_modes", ()):
@@ -211,13 +210,3 @@ class _Flattener:
     def __call__(self, observation: Any) -> np.ndarray:
         inner = observation["observation"] if self.masked else observation
         return np.asarray(self._flatten(self._space, inner), dtype=np.float32)
-
-
-def _action_space(task: str, agent: Any, space: Any) -> ActionSpace:
-    from gymnasium import spaces
-
-    if isinstance(space, spaces.Discrete):
-        return Discrete(int(space.n))
-    if isinstance(space, spaces.Box):
-        return Box(int(np.prod(space.shape)), float(space.low.min()), float(space.high.max()))
-    raise ConfigError(f"task {task!r}: the action space of agent {agent!r} is {space}; expected Discrete or Box")

@@ -17,9 +17,9 @@ from matrpo.envs.shared import AgentStep
 from matrpo.launch.wire.environment_codec import EnvironmentCodec
 from matrpo.launch.wire.frames import MAX_FRAMES, MAX_HEADER_BYTES, WireError
 from matrpo.launch.wire.link_codec import LinkCodec, Probe
-from matrpo.spaces import Box, Discrete, TaskSpec
+from matrpo.spaces import Box, Discrete, MultiDiscrete, TaskSpec
 
-SPEC = TaskSpec("made-up", ("a", "b", "c"), (3, 7, 2), (Discrete(5), Box(2, -1, 1), Discrete(3)))
+SPEC = TaskSpec("made-up", ("a", "b", "c"), (3, 7, 2), (Discrete(5), Box(2, -1, 1), MultiDiscrete((3, 4))))
 B, M = 4, 6
 LINKS = LinkCodec("run", num_agents=3, num_links=2, samples=M, dtype="float32")
 ENVIRONMENT = EnvironmentCodec("run", SPEC, B)
@@ -63,7 +63,9 @@ def observations(draw: st.DrawFn) -> tuple[Observation, int]:
         truncated=array(B, dtype=np.bool_),
         final_observation=array(B, size) if draw(st.booleans()) else None,
         joint_action=array(B, SPEC.joint_action_width),
-        action_mask=array(B, space.n, dtype=np.bool_) if isinstance(space, Discrete) and draw(st.booleans()) else None,
+        action_mask=None
+        if isinstance(space, Box) or draw(st.booleans())
+        else array(B, space.parameters, dtype=np.bool_),
     )
     return Observation(draw(numbers), draw(numbers), draw(numbers), step), agent
 
@@ -76,7 +78,7 @@ def empty_step(moments: np.ndarray | None = None) -> AgentStep:
         terminated=np.zeros(B, bool),
         truncated=np.zeros(B, bool),
         final_observation=None,
-        joint_action=np.zeros((B, 4), np.float32),
+        joint_action=np.zeros((B, 5), np.float32),
         action_mask=None,
         moments=moments,
     )
