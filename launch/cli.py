@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import click
 
-from matrpo.errors import ConfigError
+from matrpo.errors import ConfigError, TaskError
 from matrpo.runs.storage import StorageError
 from matrpo.version import __version__
 
@@ -77,7 +77,7 @@ def _run() -> int:
         return _fail(str(error), 2)
     except (KeyboardInterrupt, click.exceptions.Abort):
         return 130
-    except StorageError as error:
+    except (StorageError, TaskError) as error:
         return _fail(str(error), 1)
     return status if isinstance(status, int) else 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
-from matrpo.algorithms.shared.algorithm import Algorithm
+from matrpo.algorithms.shared.algorithm import Algorithm, masks_refused
 from matrpo.consensus.peer import Peer
 from matrpo.decentralized.agent import Agent
 from matrpo.decentralized.iteration import Participant
@@ -65,9 +65,7 @@ def build_algorithm(env: VectorEnv, config: Config) -> Algorithm:
     kind, file = algorithm_class(config.algo), algorithm_names.user_file(config.algo)
     sizes = state_sizes(env, config.state_type)
     if not kind.handles_masks and any(mask is not None for mask in env.action_masks()):
-        raise ConfigError(
-            f"{config.algo} cannot handle {env.spec.name}, which does not allow every action at every step"
-        )
+        raise masks_refused(config.algo, env.spec.name)
     with file.blamed("its constructor") if file else nullcontext():
         return kind(env.spec, sizes, config)
 

@@ -10,6 +10,13 @@ class ConfigError(ValueError):
     """A user's mistake in a setting. Its text is one line that names the key, the allowed values and the origin."""
 
 
+class TaskError(RuntimeError):
+    """A task that fails, or gives what cannot be learned from. Its text is one line that names the task.
+
+    In the middle of a run it ends the run; before one it is a `ConfigError`.
+    """
+
+
 def closest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The known name that is most similar to a mistyped one; None if none is similar.
 

@@ -13,7 +13,7 @@ from typing import Any
 import click
 from setproctitle import setproctitle
 
-from matrpo.errors import ConfigError
+from matrpo.errors import ConfigError, TaskError
 from matrpo.faults.script import FaultScript, script_text
 from matrpo.launch.commands.options import (
     PATH,
@@ -295,4 +295,7 @@ def _train_in_process(run: RunDirectory, start: int, screen: Any) -> int:
         ignore_stops()
         training.save()
         return EXIT_INTERRUPTED
+    except TaskError:
+        training.save()
+        raise
     return 0

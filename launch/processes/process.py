@@ -22,7 +22,7 @@ from typing import TextIO
 
 from setproctitle import setproctitle
 
-from matrpo.errors import ConfigError
+from matrpo.errors import ConfigError, TaskError
 from matrpo.runs.process_directory import ProcessDirectory
 from matrpo.runs.storage import StorageError, storing
 
@@ -122,7 +122,7 @@ def _run(work: Callable[[], None], *stops: signal.Signals) -> tuple[int, str]:
     except StopRequested:
         _LOG.info("stopped")
         return EXIT_INTERRUPTED, ""
-    except (ConfigError, StorageError, RunAborted) as error:
+    except (ConfigError, StorageError, TaskError, RunAborted) as error:
         _LOG.error("%s", error)
         return EXIT_MISTAKE if isinstance(error, ConfigError) else EXIT_FAILED, str(error)
     except Exception as error:

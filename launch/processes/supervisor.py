@@ -319,7 +319,10 @@ class Supervisor:
         word = self._words.get(child.id, b"").decode(errors="replace")
         reason = f"killed by {signal.Signals(-code).name}" if code < 0 else word or "it was stopped"
         self._say(f"matrpo: error: {child.name} failed: {reason}")
-        for line in _tail(child.directory.log_path):
+        lines = _tail(child.directory.log_path)
+        if word and lines and lines[-1].endswith(f" ERROR {word}"):
+            lines = []  # the reason is all that it has to say
+        for line in lines:
             self._say(f"  {line}")
         self._say(f"  its log: {child.directory.log_path}")
 

@@ -9,9 +9,10 @@ import numpy as np
 
 from matrpo.consensus.message import LARGEST_NUMBER, Frames
 from matrpo.decentralized.lock_step.messages import Action, Bye, Hello, Observation, Ping, Stop
+from matrpo.envs.masks import mask_size
 from matrpo.envs.shared import AgentStep
 from matrpo.launch.wire.frames import MAX_HEADER_BYTES, ArrayFormat, WireError, expect_frames, pack, raw_bytes, unpack
-from matrpo.spaces import Box, TaskSpec
+from matrpo.spaces import TaskSpec
 
 
 class EnvironmentCodec:
@@ -30,7 +31,7 @@ class EnvironmentCodec:
         self._num_envs = num_envs
         self._partial = partial
         sizes = [4 * num_envs * max(size, spec.joint_action_width) for size in spec.observation_sizes]
-        masks = [num_envs * space.parameters for space in spec.action_spaces]
+        masks = [num_envs * mask_size(space) for space in spec.action_spaces]
         self.max_bytes = max(MAX_HEADER_BYTES, *sizes, *masks, 24 * num_envs * partial)
 
     def encode(self, message: Hello | Action | Bye | Stop | Ping) -> list[bytes | memoryview]:
@@ -106,7 +107,7 @@ class EnvironmentCodec:
 
     def _unpack_step(self, agent: int, names: list[str], payloads: Frames) -> AgentStep:
         expected = self._step_arrays(agent)
-        optional = {"final_observation", "action_mask", "moments"}
+        optional = {"final_observation", "action_mask", "moments", "begins"}
         if names != [name for name in expected if name in names or name not in optional]:
             raise WireError(f"arrays are {names}, expected {list(expected)} in this order")
         expect_frames(payloads, len(names))
@@ -130,9 +131,9 @@ class EnvironmentCodec:
             "final_observation": observation,
             "joint_action": ArrayFormat(number, (b, spec.joint_action_width)),
         }
-        space = spec.action_spaces[agent]
-        if not isinstance(space, Box):
-            arrays["action_mask"] = ArrayFormat(flag, (b, space.parameters))
+        if size := mask_size(spec.action_spaces[agent]):
+            arrays["action_mask"] = ArrayFormat(flag, (b, size))
         if self._partial:
             arrays["moments"] = ArrayFormat(np.dtype(np.float64), (b, 3))
+        arrays["begins"] = ArrayFormat(flag, (b,))
         return arrays

@@ -165,7 +165,8 @@ def _as_one(step: CentralStep, spaces: Sequence[ActionSpace]) -> CentralStep:
         joint_action=state.joint_action,
         action_mask=seen.action_mask,
     )
-    return CentralStep([team], step.states, np.any(step.alive, axis=1, keepdims=True))
+    alive, survived = (np.any(agents, axis=1, keepdims=True) for agents in (step.alive, step.survived))
+    return CentralStep([team], step.states, alive, survived)
 
 
 def _joint_input(seen: Sequence[ActorInput], spaces: Sequence[ActionSpace]) -> ActorInput:

@@ -73,7 +73,7 @@ class QMIX(ValueBased):
     def _mixed(
         self, mixer: nn.Module, seen: JointObservation, utilities: list[Tensor], actions: list[Tensor]
     ) -> Tensor:
-        """Q_tot of joint actions, (M,). Agents whose episode has ended have utilities of 0."""
+        """Q_tot of joint actions, (M,). Agents that are not there or cannot act have utilities of 0."""
         chosen = [values.gather(1, action) for values, action in zip(utilities, actions, strict=True)]
         joint: Tensor = mixer(torch.cat(chosen, dim=1) * seen.alive, seen.state)
         return joint

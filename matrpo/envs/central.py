@@ -19,12 +19,14 @@ class CentralStep:
         agents: what each agent receives.
         states: what centralised critics see, as if each were an agent: the state in the place of an observation, the
             sum of all rewards, and the end of the episode for everyone. One for all agents, or one for each.
-        alive: (B, N) booleans, agents that the episode is not over for: what the others do changes nothing.
+        alive: (B, N) booleans, agents that are in the episode and may act: what the others do changes nothing.
+        survived: (B, N) booleans, agents that were alive before and that the task did not end for with this step.
     """
 
     agents: list[AgentStep]
     states: list[AgentStep]
     alive: np.ndarray
+    survived: np.ndarray
 
 
 class CentralEnvironment:
@@ -39,12 +41,13 @@ class CentralEnvironment:
         self.shared = shared
         self.spec = shared.spec
         self._per_agent = state_type == "fp"
-        self._alive = np.ones((shared.env.num_envs, shared.spec.num_agents), dtype=bool)
+        self._present = np.ones((shared.env.num_envs, shared.spec.num_agents), dtype=bool)
 
     def reset(self) -> CentralStep:
         """Begin new episodes, as `SharedEnvironment.reset` does."""
-        self._alive[...] = True
-        return self._initial(self.shared.reset())
+        agents = self.shared.reset()
+        self._see_who_is_there(np.ones_like(self._present))
+        return self._initial(agents)
 
     def observe(self) -> CentralStep:
         """The current observations, where a resumed run begins, as `SharedEnvironment.observe`."""
@@ -52,13 +55,14 @@ class CentralEnvironment:
 
     def step(self, joint_action: np.ndarray) -> CentralStep:
         """Advance all environments; see `SharedEnvironment.step`."""
+        before = self._alive
         agents = self.shared.step(joint_action)
         last = self.shared.last
         assert last is not None
-        ended = last.ended
-        self._alive = ~last.terminated | ended[:, np.newaxis]
-        truncated = ended & last.truncated.any(axis=1)
-        final_observations = last.final_observations
+        ended, truncated = last.ended, last.cut
+        gone = last.terminated | last.truncated
+        self._see_who_is_there((self._present & ~gone) | ended[:, np.newaxis])
+        final_observations = last.final_observations if ended.any() else None
         final = last.final_state
         if final is None and final_observations is not None:
             final = np.concatenate(final_observations, axis=1)
@@ -70,16 +74,16 @@ class CentralEnvironment:
             AgentStep(view, reward, agents[0].reward_scale, ended & ~truncated, truncated, end, joint_action, None)
             for view, end in zip(self._states(last.observations), finals, strict=True)
         ]
-        return CentralStep(agents, states, self._alive)
+        return CentralStep(agents, states, self._alive, before & ~last.terminated)
 
     def state_dict(self) -> dict[str, np.ndarray] | None:
         """As `SharedEnvironment.state_dict`."""
         state = self.shared.state_dict()
-        return None if state is None else {**state, "alive": self._alive.copy()}
+        return None if state is None else {**state, "alive": self._present.copy()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
-        self._alive = state["alive"].copy()
+        self._present = state["alive"].copy()
         self.shared.load_state_dict({key: value for key, value in state.items() if key != "alive"})
 
     def _initial(self, agents: list[AgentStep]) -> CentralStep:
@@ -90,7 +94,18 @@ class CentralEnvironment:
             AgentStep(view, first.reward, first.reward_scale, none, first.truncated, None, first.joint_action, None)
             for view in views
         ]
-        return CentralStep(agents, states, self._alive)
+        return CentralStep(agents, states, self._alive, self._alive)
+
+    @property
+    def _alive(self) -> np.ndarray:
+        """Agents that are in the episode, but for those whose masks allow nothing now. (B, N)."""
+        alive: np.ndarray = self._present & ~self.shared.waiting
+        return alive
+
+    def _see_who_is_there(self, default: np.ndarray) -> None:
+        """Note which agents are in the episodes now; those of `default` if the task does not say."""
+        present = self.shared.env.present()
+        self._present = default if present is None else present
 
     def _states(self, observations: list[np.ndarray]) -> list[np.ndarray]:
         return self._views(self.shared.env.state(), observations)

@@ -1,81 +1,132 @@
-"""Checks third-party environments against the interface of `VectorEnv`, by stepping them a little."""
+"""Checks what third-party environments hand over against the interface of `VectorEnv`."""
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
+
 import numpy as np
 
+import matrpo
+from matrpo.envs.masks import mask_size
 from matrpo.envs.vector_env import VectorEnv, VectorStep
-from matrpo.errors import ConfigError
-from matrpo.spaces import Box
+from matrpo.errors import in_words
 
-_STEPS = 2
+_OWN = Path(matrpo.__file__).parent
 
 
-def check_env(env: VectorEnv, name: str) -> None:
-    """Reset the environment, step it twice with actions that it allows, and check the arrays.
+class Wrong(Exception):  # noqa: N818
+    """A violation of the interface, in one line.
 
-    Args:
-        env: fresh.
-        name: what errors call it.
+    Attributes:
+        env: the number of the environment that did it, if it is known.
+    """
+
+    def __init__(self, text: str, env: int | None = None) -> None:
+        super().__init__(text)
+        self.env = env
+
+    @classmethod
+    def found(cls, where: str, found: str, expected: str, env: int | None = None) -> Wrong:
+        """What an environment handed over is not what was expected."""
+        return cls(f"{where} is {found}; expected {expected}", env)
+
+    @classmethod
+    def raised(cls, call: str, error: BaseException, env: int | None = None) -> Wrong:
+        """A call of an environment raised an exception."""
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        path = Path(last.filename)
+        line = "" if path.is_relative_to(_OWN) else f" ({path.name}, line {last.lineno})"
+        return cls(f"{call} raised {in_words(error)}{line}", env)
+
+
+def check_outcome(env: VectorEnv, step: VectorStep) -> None:
+    """Check all that a step says of the action that was done; its observations are of what follows.
 
     Raises:
-        ConfigError: one has not the shape or type that `VectorEnv` and `VectorStep` say.
-        Exception: whatever the environment raises.
+        Wrong: an array has another shape or type, or a number in it is not finite.
     """
-    try:
-        _try_out(env)
-    except _Wrong as error:
-        raise ConfigError(f"task {name!r}: {error}") from None
+    if not isinstance(step, VectorStep):
+        raise Wrong.found("step()", kind_of(step), "a VectorStep")
+    shape = (env.num_envs, env.spec.num_agents)
+    _check_array("step().rewards", step.rewards, shape, None)
+    _check_array("step().terminated", step.terminated, shape, np.bool_)
+    _check_array("step().truncated", step.truncated, shape, np.bool_)
+    if step.alive is not None:
+        _check_array("step().alive", step.alive, shape, np.bool_)
+    _check_finite("the reward", step.rewards, env.spec.agents)
+    if step.final_observations is not None:
+        check_observations(env, "step().final_observations", step.final_observations)
+    elif step.ended.any():
+        raise Wrong.found("step().final_observations", "None", "the last observations, since an episode ended")
+    if step.final_state is not None:
+        _check_finite("the final state", step.final_state)
 
 
-class _Wrong(Exception):  # noqa: N818
-    """A violation of the interface: what the environment returned, and what was expected."""
+def check_observations(env: VectorEnv, where: str, observations: object) -> None:
+    """Check each agent's observations.
 
-    def __init__(self, where: str, found: str, expected: str) -> None:
-        super().__init__(f"{where} gives {found}; expected {expected}")
+    Args:
+        env: whose they are.
+        where: what gave them, for errors.
+        observations: of all agents.
 
-
-def _try_out(env: VectorEnv) -> None:
-    _check_observations(env, "reset()", env.reset())
-    for _ in range(_STEPS):
-        step = env.step(_allowed_actions(env))
-        if not isinstance(step, VectorStep):
-            raise _Wrong("step()", kind_of(step), "a VectorStep")
-        _check_observations(env, "step().observations", step.observations)
-        shape = (env.num_envs, env.spec.num_agents)
-        _check_array("step().rewards", step.rewards, shape, None)
-        _check_array("step().terminated", step.terminated, shape, np.bool_)
-        _check_array("step().truncated", step.truncated, shape, np.bool_)
-        if step.final_observations is not None:
-            _check_observations(env, "step().final_observations", step.final_observations)
-        elif step.ended.any():
-            raise _Wrong("step().final_observations", "None", "the last observations, since an episode ended")
-
-
-def _allowed_actions(env: VectorEnv) -> np.ndarray:
-    """Each factor's first allowed action, and the middle of every `Box`."""
-    actions = env.spec.task_units(env.spec.noop(env.num_envs))
-    for part, space, mask in zip(env.spec.action_slices, env.spec.action_spaces, env.action_masks(), strict=True):
-        if not isinstance(space, Box) and mask is not None:
-            factors = np.split(mask, np.cumsum(space.sizes)[:-1], axis=1)
-            actions[:, part] = np.stack([allowed.argmax(axis=1) for allowed in factors], axis=1)
-    return actions
-
-
-def _check_observations(env: VectorEnv, where: str, observations: object) -> None:
+    Raises:
+        Wrong: one has another shape or type, or a number in it is not finite.
+    """
     sizes, names = env.spec.observation_sizes, env.spec.agents
     if not isinstance(observations, list) or len(observations) != len(sizes):
-        raise _Wrong(where, kind_of(observations), f"a list of {len(sizes)} arrays, one for each agent")
+        raise Wrong.found(where, kind_of(observations), f"a list of {len(sizes)} arrays, one for each agent")
     for name, size, observation in zip(names, sizes, observations, strict=True):
         _check_array(f"{where} of {name}", observation, (env.num_envs, size), np.float32)
+        _check_finite(f"the observation of agent {name!r}", observation)
+
+
+def check_state(env: VectorEnv, state: object) -> None:
+    """Check the global state.
+
+    Raises:
+        Wrong: it is no array of a row for each environment, or a number in it is not finite.
+    """
+    if not isinstance(state, np.ndarray) or state.ndim != 2 or len(state) != env.num_envs:
+        found = f"shape {state.shape}" if isinstance(state, np.ndarray) else kind_of(state)
+        raise Wrong.found("state()", found, f"an array with a row for each of {env.num_envs} environments")
+    _check_finite("the state", state)
+
+
+def check_masks(env: VectorEnv, masks: object) -> None:
+    """Check each agent's action mask.
+
+    Raises:
+        Wrong: one has another shape or type, or its agent has an action space without masks.
+    """
+    spaces = env.spec.action_spaces
+    if not isinstance(masks, list) or len(masks) != len(spaces):
+        raise Wrong.found("action_masks()", kind_of(masks), f"a list of {len(spaces)} arrays, one for each agent")
+    for name, space, mask in zip(env.spec.agents, spaces, masks, strict=True):
+        if mask is None:
+            continue
+        where = f"action_masks() of {name}"
+        if not mask_size(space):
+            raise Wrong.found(where, kind_of(mask), f"None, for actions of {space}")
+        _check_array(where, mask, (env.num_envs, mask_size(space)), np.bool_)
 
 
 def _check_array(where: str, array: object, shape: tuple[int, int], dtype: type | None) -> None:
     expected = f"an array of shape {shape}" + (f" and type {dtype.__name__}" if dtype else "")
     if not isinstance(array, np.ndarray):
-        raise _Wrong(where, kind_of(array), expected)
-    if array.shape != shape or (dtype and array.dtype != dtype):
-        raise _Wrong(where, f"shape {array.shape} and type {array.dtype}", expected)
+        raise Wrong.found(where, kind_of(array), expected)
+    if array.shape != shape or (array.dtype != dtype if dtype else array.dtype.kind not in "biuf"):
+        raise Wrong.found(where, f"shape {array.shape} and type {array.dtype}", expected)
+
+
+def _check_finite(where: str, array: np.ndarray, columns: tuple[str, ...] = ()) -> None:
+    """Check that all numbers are finite; arrays have a row for each environment, and maybe columns for agents."""
+    if np.isfinite(array).all():
+        return
+    env, column = (int(index) for index in np.argwhere(~np.isfinite(array))[0])
+    of = f" of agent {columns[column]!r}" if columns else ""
+    raise Wrong.found(f"{where}{of}", f"{array[env, column]:g}", "a finite number", env)
 
 
 def kind_of(value: object) -> str:

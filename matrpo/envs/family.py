@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from matrpo.envs.check import check_env
+from matrpo.envs.check import Wrong
+from matrpo.envs.guarded import check_env
 from matrpo.envs.vector_env import VectorEnv
-from matrpo.errors import ConfigError, in_words
+from matrpo.errors import ConfigError
 from matrpo.spaces import TaskSpec
 
 
@@ -180,16 +181,17 @@ class ForeignTask(Task):
         env = self.make(num_agents, num_envs=1, seed=0)
         try:
             check_env(env, self.name)
-        except ConfigError:
-            raise
-        except Exception as error:
-            raise ConfigError(f"task {self.name!r}: trying it out raised {in_words(error)}") from error
         finally:
             env.close()
         return env.spec
 
     def make(self, num_agents: int | None, num_envs: int, seed: int) -> VectorEnv:
-        env = self.build(num_agents, num_envs, seed)
+        try:
+            env = self.build(num_agents, num_envs, seed)
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"task {self.name!r}: {Wrong.raised('making it', error)}") from error
         if num_agents not in (None, env.spec.num_agents):
             env.close()
             raise wrong_agents(self.name, num_agents, f"exactly {env.spec.num_agents}")

@@ -118,6 +118,8 @@ class GameEnv(VectorEnv):
         num_envs: B.
     """
 
+    trusted = True
+
     def __init__(self, game: Game, spec: TaskSpec, num_envs: int) -> None:
         self.spec = spec
         self.num_envs = num_envs

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from importlib import import_module
 
-from matrpo.envs.family import Family, Task
+from matrpo.envs.family import Family, ForeignTask, Task
+from matrpo.envs.guarded import GuardedEnv
 from matrpo.envs.vector_env import VectorEnv
 from matrpo.errors import ConfigError, closest
 from matrpo.spaces import TaskSpec
@@ -89,7 +90,10 @@ def make_env(
             installed.
     """
     check_installed(task)
-    env = _find(task)[1].make(num_agents, num_envs, seed)
+    found = _find(task)[1]
+    env = found.make(num_agents, num_envs, seed)
+    if isinstance(found, ForeignTask) or not env.trusted:
+        env = GuardedEnv(env, found.name)
     if first is not None:
         env.number_from(first)
     if workers is not None:

@@ -36,6 +36,7 @@ def join_steps(steps: Sequence[AgentStep]) -> AgentStep:
         final_observation=None if all(step.final_observation is None for step in steps) else np.concatenate(finals),
         joint_action=np.concatenate([step.joint_action for step in steps]),
         action_mask=_join_masks([step.action_mask for step in steps], [len(step.reward) for step in steps]),
+        begins=None if all(step.begins is None for step in steps) else np.concatenate([step.ended for step in steps]),
     )
 
 

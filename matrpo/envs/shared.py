@@ -6,11 +6,12 @@ Steps by agent, the common reward scale, statistics of episodes. N: agents; O, W
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from matrpo.envs.masks import playable
 from matrpo.envs.reward_scale import RewardScale
 from matrpo.envs.vector_env import ActorInput, VectorEnv, VectorStep
 
@@ -25,14 +26,15 @@ class AgentStep:
         reward_scale: (1,) float32, what all agents divide their rewards by: a property of the task that includes this
             step and nothing later. An agent applies the latest one to a whole iteration, so that the scale does not
             change between its samples.
-        terminated: (B,) bool, the task ended for this agent.
-        truncated: (B,) bool, a time limit, or a reset of all environments, cut this agent's episode.
+        terminated: (B,) bool, the task ended for this agent or, where the reward is the team's, for the team.
+        truncated: (B,) bool, a time limit, or a reset of all environments, cut that episode.
         final_observation: if an episode ended, (B, O) float32: its last observation in those rows,
             `observation` in the others; else None.
         joint_action: (B, W) float32, what all agents did in the step that led here, in policies' units.
         action_mask: (B, n) bool, the actions allowed next; None if all always are.
         moments: (B, 3) float64 at the end of an iteration, if these are a part of all environments: what the scale is
             made of (`RewardScale.moments`). It is then `scale_of` the moments of all parts, not `reward_scale`.
+        begins: (B,) bool, where the agent's own part in an episode has ended, if that is not where the team's has.
     """
 
     observation: np.ndarray
@@ -44,11 +46,12 @@ class AgentStep:
     joint_action: np.ndarray
     action_mask: np.ndarray | None
     moments: np.ndarray | None = None
+    begins: np.ndarray | None = None
 
     @property
     def ended(self) -> np.ndarray:
         """(B,) bool, the agent's episode before `observation` terminated or was truncated: reset its memory."""
-        ended: np.ndarray = self.terminated | self.truncated
+        ended: np.ndarray = self.terminated | self.truncated if self.begins is None else self.begins
         return ended
 
     @property
@@ -70,6 +73,7 @@ class SharedEnvironment:
 
     Attributes:
         last: the latest step, as the task made it.
+        waiting: (B, N) bool, agents that their masks allow nothing now.
     """
 
     def __init__(self, env: VectorEnv, gamma: float, reward_scaling: bool, reward: str = "own") -> None:
@@ -78,6 +82,7 @@ class SharedEnvironment:
         self._scale = RewardScale(gamma, env.num_envs) if reward_scaling else None
         self._reward = reward
         self.last: VectorStep | None = None
+        self.waiting = np.zeros((env.num_envs, env.spec.num_agents), dtype=bool)
         self._returns = np.zeros((env.num_envs, env.spec.num_agents))
         self._lengths = np.zeros(env.num_envs, dtype=np.int64)
         self._finished: list[np.ndarray] = []
@@ -129,13 +134,16 @@ class SharedEnvironment:
         self._count(rewards, ended, result.statistics)
         if self._reward == "shared":
             rewards = np.repeat(rewards.sum(axis=1, keepdims=True), rewards.shape[1], axis=1)
-        return self._split(
+        steps = self._split(
             result.observations,
             rewards.astype(np.float32),
             result.terminated,
             result.truncated,
             result.final_observations,
             joint_action,
+        )
+        return (
+            steps if self._reward == "own" else [_of_the_team(step, ended & ~result.cut, result.cut) for step in steps]
         )
 
     def take_metrics(self) -> dict[str, Any]:
@@ -214,6 +222,8 @@ class SharedEnvironment:
         joint_action: np.ndarray,
     ) -> list[AgentStep]:
         masks = self.env.action_masks()
+        for q, mask in enumerate(masks):
+            self.waiting[:, q] = False if mask is None else ~mask.any(axis=1)
         scale = np.array([self.reward_scale], dtype=np.float32)
         return [
             AgentStep(
@@ -224,7 +234,7 @@ class SharedEnvironment:
                 truncated=truncated[:, q].copy(),
                 final_observation=final_observations[q] if final_observations else None,
                 joint_action=joint_action,
-                action_mask=masks[q],
+                action_mask=playable(masks[q], self.spec.action_spaces[q]),
             )
             for q in range(self.spec.num_agents)
         ]
@@ -259,6 +269,12 @@ def episode_metrics(
         **{name: _statistic(np.mean, own[:, k]) for k, name in enumerate(statistics)},
         "reward_scale": reward_scale,
     }
+
+
+def _of_the_team(step: AgentStep, terminated: np.ndarray, truncated: np.ndarray) -> AgentStep:
+    """An agent's step where the reward is the team's: what it is paid for ends with the team's episode, not its own."""
+    begins = None if np.array_equal(step.ended, terminated | truncated) else step.ended
+    return replace(step, terminated=terminated, truncated=truncated, begins=begins)
 
 
 def _paid_to_the_first(rewards: np.ndarray) -> np.ndarray:

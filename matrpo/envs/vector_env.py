@@ -8,9 +8,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
+from matrpo.envs.masks import playable
 from matrpo.errors import ConfigError
 from matrpo.spaces import Box, TaskSpec
 
@@ -40,11 +42,14 @@ class VectorStep:
         terminated: (B, N) bool, true from the step at which the task ended for the agent to the episode's last.
         truncated: (B, N) bool, true where a time limit cut the agent's episode.
         final_observations: None if no episode ended, else for each agent (B, O_q) float32: the last
-            observation of the episodes that ended, and `observations` in the other rows.
+            observation of the episodes that ended, and `observations` in the other rows. An agent that is cut off
+            before the others may have one too.
         final_state: (B, S) float32, `VectorEnv.state` of the episodes that ended at their last step, in the other rows
             that of now. None if no episode ended, or if the task's state is its observations side by side.
         statistics: (B, K) float64, the numbers that `VectorEnv.statistics` names, of the episodes that ended; the
             other rows mean nothing. None if there are no such numbers or no episode ended.
+        alive: (B, N) bool, agents that are in the episode after this step, those that it brought included; None if
+            these are all that it did not end for.
     """
 
     observations: list[np.ndarray]
@@ -54,12 +59,20 @@ class VectorStep:
     final_observations: list[np.ndarray] | None
     final_state: np.ndarray | None = None
     statistics: np.ndarray | None = None
+    alive: np.ndarray | None = None
 
     @property
     def ended(self) -> np.ndarray:
-        """Environments whose episode ended with this step: every agent terminated or truncated. (B,) bool."""
-        ended: np.ndarray = (self.terminated | self.truncated).all(axis=1)
+        """Environments whose episode ended with this step: no agent is in it any more. (B,) bool."""
+        gone: np.ndarray = self.terminated | self.truncated if self.alive is None else ~self.alive
+        ended: np.ndarray = gone.all(axis=1)
         return ended
+
+    @property
+    def cut(self) -> np.ndarray:
+        """Environments whose episode ended with this step by a time limit. (B,) bool."""
+        cut: np.ndarray = self.ended & self.truncated.any(axis=1)
+        return cut
 
 
 class VectorEnv(ABC):
@@ -69,11 +82,13 @@ class VectorEnv(ABC):
         spec: the agents and their spaces.
         num_envs: B.
         statistics: names of what the task says of an episode besides its return and length; metrics show their means.
+        trusted: whether it is matrpo's own, so that nobody needs to check at every step what it hands over.
     """
 
     spec: TaskSpec
     num_envs: int
     statistics: tuple[str, ...] = ()
+    trusted: ClassVar[bool] = False
 
     @abstractmethod
     def reset(self) -> list[np.ndarray]:
@@ -126,8 +141,15 @@ class VectorEnv(ABC):
         return [state] * len(observations)
 
     def action_masks(self) -> list[np.ndarray | None]:
-        """For each agent its allowed actions in the current state, (B, n) bool; None if all always are."""
+        """For each agent its allowed actions in the current state, (B, n) bool; None if all always are.
+
+        Where none is allowed, the agent can only wait: it does nothing, which is written as action 0.
+        """
         return [None] * self.spec.num_agents
+
+    def present(self) -> np.ndarray | None:
+        """Agents that are in the current episodes, (B, N) bool; None if all are from the first step until they end."""
+        return None
 
     def actor_inputs(self, observations: list[np.ndarray], ended: np.ndarray) -> list[ActorInput]:
         """The current input of each agent's policy.
@@ -137,7 +159,9 @@ class VectorEnv(ABC):
             ended: (B, N) booleans, agents whose episode before is over.
         """
         columns = np.ascontiguousarray(ended.T)
-        return [ActorInput(*parts) for parts in zip(observations, self.action_masks(), columns, strict=True)]
+        pairs = zip(self.action_masks(), self.spec.action_spaces, strict=True)
+        masks = [playable(mask, space) for mask, space in pairs]
+        return [ActorInput(*parts) for parts in zip(observations, masks, columns, strict=True)]
 
     def state_dict(self) -> dict[str, np.ndarray] | None:
         """All that the future depends on besides the constructor's arguments; None if it cannot be saved."""

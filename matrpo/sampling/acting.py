@@ -106,9 +106,11 @@ class Actors:
     ) -> dict[int, np.ndarray]:
         policies = [self._policies[q] for q in team]
         outputs = own_outputs(policies, torch.from_numpy(np.stack([seen[q].observation for q in team])))
-        masks = [mask for q in team if (mask := seen[q].action_mask) is not None]
-        if masks:
-            outputs = outputs.masked_fill(~torch.from_numpy(np.stack(masks)), MASKED)
+        masks = [seen[q].action_mask for q in team]
+        if any(mask is not None for mask in masks):
+            every = np.ones(outputs.shape[1:], dtype=bool)
+            allowed = np.stack([every if mask is None else mask for mask in masks])
+            outputs = outputs.masked_fill(~torch.from_numpy(allowed), MASKED)
         group = policies[0].groups[policies[0].own_group]
         heads = group.block(outputs.transpose(0, 1), torch.cat([policy.own_log_std for policy in policies]))
         actions = (heads.mode() if deterministic else heads.sample(generator)).numpy()

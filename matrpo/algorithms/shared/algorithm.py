@@ -15,6 +15,7 @@ from torch import Tensor
 from matrpo import random_streams
 from matrpo.envs.central import CentralStep
 from matrpo.envs.vector_env import ActorInput
+from matrpo.errors import ConfigError
 from matrpo.networks.state import to_tensors
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings import algorithm_names
@@ -53,6 +54,11 @@ class LearnerState:
 
     trainer: dict[str, Tensor]
     agents: list[dict[str, Tensor]]
+
+
+def masks_refused(algo: str, task: str) -> ConfigError:
+    """The error that an algorithm without `handles_masks` cannot train on a task that gives masks."""
+    return ConfigError(f"{algo} cannot handle {task}, which does not allow every action at every step")
 
 
 class Algorithm(ABC):

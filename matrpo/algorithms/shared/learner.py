@@ -23,7 +23,7 @@ class Samples:
         observations: (M, O).
         actions: (M, W), what the policy's owner did.
         action_masks: (M, n), or None where every action is always available.
-        alive: (M,) booleans: whether what the owner did could matter.
+        alive: (M,) booleans: whether the owner was in the episode and could do anything.
         sequences: how the samples follow one another, for a policy with a memory.
     """
 
@@ -59,7 +59,7 @@ def merge(parts: Sequence[Samples], length: int) -> Samples:
         parts: each agent's.
         length: T.
     """
-    masks = [part.action_masks for part in parts if part.action_masks is not None]
+    masks = _whole([part.action_masks for part in parts])
     sequences = [part.sequences for part in parts if part.sequences is not None]
     return Samples(
         side_by_side([part.observations for part in parts], length),
@@ -68,6 +68,12 @@ def merge(parts: Sequence[Samples], length: int) -> Samples:
         side_by_side([part.alive for part in parts], length),
         Sequences.merge(sequences) if sequences else None,
     )
+
+
+def _whole(masks: Sequence[Tensor | None]) -> list[Tensor]:
+    """The agents' action masks, those of agents without any allowing everything; none at all if nobody has any."""
+    given = next((mask for mask in masks if mask is not None), None)
+    return [] if given is None else [torch.ones_like(given) if mask is None else mask for mask in masks]
 
 
 class Learner:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from matrpo.algorithms.shared.algorithm import Algorithm, LearnerState, UpdateReport
+from matrpo.algorithms.shared.algorithm import Algorithm, LearnerState, UpdateReport, masks_refused
 from matrpo.algorithms.shared.replay import Batch, Layout, Replay
 from matrpo.envs.central import CentralStep
 from matrpo.envs.vector_env import ActorInput
@@ -108,6 +108,8 @@ class OffPolicy(Algorithm):
         if first and step.states[0].truncated.all():  # the environment was reset; otherwise a run goes on
             self.replay.begin(self._layout.joint_observations(step))
         self._before = step
+        if not self.handles_masks and any(agent.action_mask is not None for agent in step.agents):
+            raise masks_refused(self.config.algo, self.spec.name)
         seen = [agent.seen for agent in step.agents]
         if self._steps < self.config.warmup_steps:
             count, pairs = len(seen[0].observation), zip(self.spec.action_spaces, masks_of(seen), strict=True)

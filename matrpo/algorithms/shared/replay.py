@@ -42,7 +42,7 @@ class JointObservation:
         state: (M, S).
         observations: for each agent, (M, O_q).
         action_masks: for each agent its allowed actions, (M, n) booleans; empty if the algorithm knows no masks.
-        alive: (M, N) booleans, agents that the episode is not over for.
+        alive: (M, N) booleans, agents that are in the episode and may act.
     """
 
     state: Tensor
@@ -106,8 +106,7 @@ class Layout:
         observations = [seen.final_observation for seen in step.agents]
         if state is None:
             return None
-        alive = ~np.stack([seen.terminated for seen in step.agents], axis=1)
-        return self._joined(state, [seen for seen in observations if seen is not None], before, alive)
+        return self._joined(state, [seen for seen in observations if seen is not None], before, step.survived)
 
     def split(self, entries: Tensor) -> tuple[JointObservation, Tensor]:
         """The joint observations and joint actions of entries, (M, size)."""

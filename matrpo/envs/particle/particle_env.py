@@ -34,6 +34,8 @@ class ParticleEnv(VectorEnv):
         draws: random numbers that the beginning of an episode takes.
     """
 
+    trusted = True
+
     def __init__(self, spec: TaskSpec, world: ParticleWorld, seed: int, draws: int) -> None:
         self.spec = spec
         self.num_envs = world.num_envs

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
+import pkgutil
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -62,10 +64,28 @@ def _constructor(task: str) -> Callable[..., Any]:
     try:
         found: Callable[..., Any] | None = getattr(importlib.import_module(module), name, None)
     except Exception as error:
-        raise ConfigError(f"task {task!r}: importing {module} raised {in_words(error)}") from error
+        newer = _other_versions(module)
+        hint = f"; did you mean {_PREFIX}{newer[-1]}:{name}?" if newer else ""
+        raise ConfigError(f"task {task!r}: importing {module} raised {in_words(error)}{hint}") from error
     if not callable(found):
         raise ConfigError(f"task {task!r}: module {module} has no constructor {name!r}")
     return found
+
+
+def _other_versions(module: str) -> list[str]:
+    """The modules of the same package and name but another version, in the order of their versions."""
+    package, _, own = module.rpartition(".")
+    base, version, _ = own.rpartition("_v")
+    if not package or not version:
+        return []
+    try:
+        folders = importlib.import_module(package).__path__
+    except Exception:
+        return []
+    pattern = re.compile(rf"{re.escape(base)}_v(\d+)")
+    versions = [found for _, other, _ in pkgutil.iter_modules(folders) if (found := pattern.fullmatch(other))]
+    in_order = sorted(versions, key=lambda found: int(found[1]))
+    return [f"{package}.{found[0]}" for found in in_order if found[0] != own]
 
 
 FAMILY = Family(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from matrpo.envs import counter_rng
+from matrpo.envs.check import Wrong, kind_of
+from matrpo.envs.masks import mask_size
 from matrpo.envs.vector_env import VectorEnv, VectorStep
 from matrpo.envs.wrapped.gymnasium_actions import converter
+from matrpo.envs.wrapped.observations import ObservationReader, one_number
 from matrpo.errors import ConfigError
 from matrpo.spaces import TaskSpec
 
@@ -21,9 +25,10 @@ class PettingZooEnv(VectorEnv):
     """B copies of a PettingZoo parallel environment.
 
     Observations are flattened to float32. Copy b's episode e is reset with a seed that depends on (seed, b, e)
-    alone. An agent that leaves before its episode ends receives zero observations and rewards from the next step
-    on and keeps its flag until the end. Action masks are taken from `info["action_mask"]`, or from observations
-    that are mappings of `observation` and `action_mask`. State cannot be saved: `state_dict` is None.
+    alone. An agent that is not in the episode, since it left before or comes later, is terminated, and receives zero
+    observations and rewards. The step with which it leaves has its own flags; the one that brings it, its first
+    observation and mask. Action masks are taken from an `action_mask` in its info or its observation. State cannot be
+    saved: `state_dict` is None.
 
     Args:
         name: the task's name.
@@ -44,20 +49,28 @@ class PettingZooEnv(VectorEnv):
         self._retired: list[ParallelEnv] = []
         first = self._copies[0]
         agents = tuple(first.possible_agents)
-        self._converters = [converter(name, agent, first.action_space(agent)) for agent in agents]
-        self._flatteners = [_Flattener(name, agent, first.observation_space(agent)) for agent in agents]
+        self._converters = [converter(name, agent, _asked(name, first.action_space, agent)) for agent in agents]
+        action_spaces = tuple(converter.space for converter in self._converters)
+        self._readers = [
+            ObservationReader(name, agent, _asked(name, first.observation_space, agent), actions)
+            for agent, actions in zip(agents, self._converters, strict=True)
+        ]
         self.spec = TaskSpec(
             name=name,
             agents=tuple(str(agent) for agent in agents),
-            observation_sizes=tuple(flattener.size for flattener in self._flatteners),
-            action_spaces=tuple(converter.space for converter in self._converters),
-            episode_length=getattr(first.unwrapped, "max_cycles", None),
+            observation_sizes=tuple(reader.size for reader in self._readers),
+            action_spaces=action_spaces,
+            episode_length=_time_limit(first),
         )
         self._agents = {agent: q for q, agent in enumerate(agents)}
         self._episodes = np.full(num_envs, -1, dtype=np.int64)
         self._terminated = np.zeros((num_envs, len(agents)), dtype=bool)
         self._truncated = np.zeros((num_envs, len(agents)), dtype=bool)
-        self._masks: list[np.ndarray | None] = [None] * len(agents)
+        self._present = np.zeros((num_envs, len(agents)), dtype=bool)
+        self._masks: list[np.ndarray | None] = [
+            np.ones((num_envs, mask_size(actions)), dtype=bool) if reader.masked else None
+            for reader, actions in zip(self._readers, action_spaces, strict=True)
+        ]
         self._observations: list[np.ndarray] = []
         self._history: list[dict[Any, Any]] = []
         self._drawable = False
@@ -83,10 +96,13 @@ class PettingZooEnv(VectorEnv):
         for b in range(self.num_envs):
             self._step_copy(b, joint_action[b], rewards[b])
         terminated, truncated = self._terminated.copy(), self._truncated.copy()
-        result = VectorStep(self._observations, rewards, terminated, truncated, None)
-        if result.ended.any():
+        result = VectorStep(self._observations, rewards, terminated, truncated, None, alive=self._present.copy())
+        cut = truncated & ~self._present
+        if result.ended.any() or cut.any():
             result.final_observations = self._observations
             self._observations = [array.copy() for array in self._observations]
+            for q, array in enumerate(self._observations):
+                array[cut[:, q]] = 0.0
             for ended in np.flatnonzero(result.ended):
                 self._reset_copy(int(ended))
         result.observations = self.observe()
@@ -98,6 +114,9 @@ class PettingZooEnv(VectorEnv):
     def action_masks(self) -> list[np.ndarray | None]:
         """Each agent's allowed actions, (B, n) bool; None for agents that were never given a mask."""
         return [None if mask is None else mask.copy() for mask in self._masks]
+
+    def present(self) -> np.ndarray:
+        return self._present.copy()
 
     def render(self) -> np.ndarray:
         """The task's own picture of copy 0: (H, W, 3) uint8.
@@ -118,18 +137,26 @@ class PettingZooEnv(VectorEnv):
 
     def _step_copy(self, b: int, joint_action: np.ndarray, rewards: np.ndarray) -> None:
         copy = self._copies[b]
-        actions = {agent: self._action(self._agents[agent], joint_action) for agent in copy.agents}
+        acting = list(copy.agents)
+        actions = {agent: self._action(self._agents[agent], joint_action) for agent in acting}
         if b == 0 and not self._drawable:
             self._history.append(actions)
-        observations, rewarded, terminations, truncations, infos = copy.step(actions)
-        for agent in actions:
-            q = self._agents[agent]
-            rewards[q] = rewarded[agent]
-            self._terminated[b, q] = terminations[agent]
-            self._truncated[b, q] = truncations[agent]
-        if not copy.agents:
-            self._terminated[b] |= ~self._truncated[b]
-        self._receive(b, {agent: observations[agent] for agent in actions if agent in observations}, infos)
+        with _blamed(b):
+            observations, rewarded, terminations, truncations, infos = _dicts("step()", copy.step, 5, actions)
+            there = self._listed(copy)
+            self._terminated[b], self._truncated[b] = True, False
+            for agent in acting:
+                q = self._agents[agent]
+                rewards[q] = one_number(*_of(agent, "the reward", rewarded))
+                truncated = bool(one_number(*_of(agent, "the truncation", truncations)))
+                terminated = bool(one_number(*_of(agent, "the termination", terminations)))
+                self._truncated[b, q] = truncated
+                self._terminated[b, q] = terminated or (agent not in there and not truncated)
+            arrived = [agent for agent in there if agent not in actions]
+            goes_on = ~(self._terminated[b] | self._truncated[b])
+            for agent, q in self._agents.items():
+                self._present[b, q] = agent in arrived or (agent in there and goes_on[q])
+            self._receive(b, [*acting, *arrived], observations, infos)
 
     def _reset_copy(self, b: int) -> None:
         self._episodes[b] += 1
@@ -142,20 +169,37 @@ class PettingZooEnv(VectorEnv):
                 mask[b] = True
         if b == 0:
             self._history = []
-        observations, infos = self._copies[b].reset(seed=self._episode_seed(b))
-        self._receive(b, observations, infos)
+        copy = self._copies[b]
+        with _blamed(b):
+            observations, infos = _dicts("reset(seed)", copy.reset, 2, seed=self._episode_seed(b))
+            there = self._listed(copy)
+            if not there:
+                raise Wrong.found("`agents` after reset()", "empty", "whoever is there at first")
+            for agent, q in self._agents.items():
+                self._present[b, q] = agent in there
+            self._receive(b, there, observations, infos)
 
-    def _receive(self, b: int, observations: dict[Any, Any], infos: dict[Any, Any]) -> None:
-        for agent, observation in observations.items():
+    def _listed(self, copy: ParallelEnv) -> dict[Any, None]:
+        """The agents that a copy says are there, in their order."""
+        for agent in copy.agents:
+            if agent not in self._agents:
+                expected = f"one of possible_agents, {', '.join(map(repr, self._agents))}"
+                raise Wrong.found("a name in `agents`", f"{agent!r}", expected)
+        return dict.fromkeys(copy.agents)
+
+    def _receive(self, b: int, agents: Iterable[Any], observations: dict[Any, Any], infos: dict[Any, Any]) -> None:
+        """Take in what is said to agents: those that are there, and those that have just left."""
+        for agent in agents:
             q = self._agents[agent]
-            self._observations[q][b] = self._flatteners[q](observation)
-            allowed = infos.get(agent, {}).get("action_mask")
-            if allowed is None and self._flatteners[q].masked:
-                allowed = observation["action_mask"]
-            # An agent that has ended may hold an empty mask, and needs none.
-            if allowed is None or self._terminated[b, q] or self._truncated[b, q]:
+            if agent not in observations and self._terminated[b, q] and not self._present[b, q]:
+                continue  # what an agent sees after its own end counts for nothing
+            observation, _ = _of(agent, "the observation", observations)
+            self._observations[q][b] = self._readers[q].flat(observation)
+            if not self._present[b, q]:
+                continue  # an agent that has ended may hold an empty mask, and needs none
+            allowed = self._readers[q].mask(observation, infos.get(agent) or {})
+            if allowed is None:
                 continue
-            allowed = self._converters[q].mask(allowed)
             mask = self._masks[q]
             if mask is None:
                 mask = self._masks[q] = np.ones((self.num_envs, len(allowed)), dtype=bool)
@@ -189,24 +233,49 @@ class PettingZooEnv(VectorEnv):
         return [None if mask is None else np.ones_like(mask) for mask in self._masks]
 
 
-class _Flattener:
-    """Turns one agent's observations into float32 vectors of `size` numbers.
+@contextmanager
+def _blamed(b: int) -> Iterator[None]:
+    """Name the copy in what is wrong inside the block."""
+    try:
+        yield
+    except Wrong as error:
+        error.env = b
+        raise
 
-    `masked`: they are mappings of `observation` and `action_mask`.
-    """
 
-    def __init__(self, task: str, agent: Any, space: Any) -> None:
-        from gymnasium import spaces
+def _dicts(name: str, call: Callable[..., Any], count: int, *values: Any, **options: Any) -> list[dict[Any, Any]]:
+    """The dictionaries by agent that a call returns, the last of which, the infos, may be missing."""
+    try:
+        returned = call(*values, **options)
+    except (Exception, SystemExit) as error:
+        raise Wrong.raised(name, error) from error
+    if not isinstance(returned, tuple) or len(returned) != count:
+        found = f"a tuple of {len(returned)}" if isinstance(returned, tuple) else kind_of(returned)
+        raise Wrong.found(f"what {name} returns", found, f"{count} dictionaries")
+    parts = [*returned[:-1], {} if returned[-1] is None else returned[-1]]
+    for part in parts:
+        if not isinstance(part, Mapping):
+            raise Wrong.found(f"a part of what {name} returns", kind_of(part), "a dictionary by agent")
+    return parts
 
-        self.masked = isinstance(space, spaces.Dict) and set(space.spaces) == {"observation", "action_mask"}
-        self._space = space["observation"] if self.masked else space
-        if not self._space.is_np_flattenable:
-            raise ConfigError(
-                f"task {task!r}: the observations of agent {agent!r}, {self._space}, have no fixed length"
-            )
-        self.size = spaces.flatdim(self._space)
-        self._flatten = spaces.flatten
 
-    def __call__(self, observation: Any) -> np.ndarray:
-        inner = observation["observation"] if self.masked else observation
-        return np.asarray(self._flatten(self._space, inner), dtype=np.float32)
+def _of(agent: Any, what: str, values: dict[Any, Any]) -> tuple[Any, str]:
+    """An agent's value, and what to call it in errors."""
+    where = f"{what} of agent {agent!r}"
+    if agent not in values:
+        raise Wrong.found(where, "missing", "one for each agent that is there")
+    return values[agent], where
+
+
+def _asked(task: str, space: Callable[[Any], Any], agent: Any) -> Any:
+    """An agent's action or observation space."""
+    try:
+        return space(agent)
+    except Exception as error:
+        raise ConfigError(f"task {task!r}: {Wrong.raised(f'{space.__name__}({agent!r})', error)}") from error
+
+
+def _time_limit(copy: ParallelEnv) -> int | None:
+    """Steps after which an episode ends at the latest, of environments that say so."""
+    limit = getattr(copy.unwrapped, "max_cycles", None)
+    return int(limit) if isinstance(limit, int | np.integer) and limit > 0 else None

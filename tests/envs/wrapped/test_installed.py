@@ -26,7 +26,7 @@ def test_it_steps_as_the_original_does() -> None:
     env = make_env(PURSUIT, None, num_envs=2, seed=3)
     originals = [importlib.import_module("pettingzoo.sisl.pursuit_v5").parallel_env() for _ in range(2)]
     observations = env.reset()
-    expected = [original.reset(seed=env._episode_seed(b))[0] for b, original in enumerate(originals)]  # type: ignore[attr-defined]
+    expected = [original.reset(seed=env.inner._episode_seed(b))[0] for b, original in enumerate(originals)]  # type: ignore[attr-defined]
     rng = np.random.default_rng(0)
     for _ in range(10):
         for b in range(2):
