@@ -13,8 +13,8 @@ from scipy.special import stdtrit
 
 from matrpo import random_streams
 from matrpo.algorithms.shared.algorithm import JointActor
-from matrpo.build import build_agent, build_algorithm
-from matrpo.envs.registry import make_env
+from matrpo.build import agents_are_alike, build_agent, build_algorithm
+from matrpo.envs.build import build_envs
 from matrpo.envs.vector_env import VectorEnv, VectorStep
 from matrpo.errors import ConfigError
 from matrpo.film import check_film_name, save_film
@@ -22,6 +22,9 @@ from matrpo.runs.run_directory import RunDirectory
 from matrpo.sampling.acting import Actors
 from matrpo.settings import algorithm_names
 from matrpo.settings.graph_settings import build_graph
+
+_ENDLESS = 10_000
+"""Steps after which an episode counts as endless, where the task does not say how long its episodes are."""
 
 _COPIES = 100
 """Most environments whose episodes an evaluation is made of."""
@@ -146,6 +149,7 @@ def load_actor(run: RunDirectory, env: VectorEnv, iteration: int | None) -> tupl
     if not iteration:
         raise ConfigError(f"{run.path} has no checkpoint yet: nothing to evaluate")
     run.check_checkpoints(iteration, env.spec)
+    torch.set_num_threads(run.config.torch_threads)
     if algorithm_names.is_central(run.config.algo):
         algorithm = build_algorithm(env, run.config)
         algorithm.load_checkpoint(run, iteration)
@@ -159,7 +163,8 @@ def load_actor(run: RunDirectory, env: VectorEnv, iteration: int | None) -> tupl
 
 
 def _make_env(run: RunDirectory, num_envs: int, first: int | None = None) -> VectorEnv:
-    return make_env(run.config.task, run.num_agents, num_envs, random_streams.evaluation(run.config.seed), first)
+    seed = random_streams.evaluation(run.config.seed)
+    return build_envs(run.config, num_envs, seed, first, alike=agents_are_alike(run.config))
 
 
 def _episode_returns(env: VectorEnv, steps: Iterator[VectorStep], shares: np.ndarray, most: int) -> np.ndarray:
@@ -180,8 +185,13 @@ def _episode_returns(env: VectorEnv, steps: Iterator[VectorStep], shares: np.nda
 def _steps(env: VectorEnv, actor: JointActor, generator: torch.Generator, deterministic: bool) -> Iterator[VectorStep]:
     observations = env.observe()
     ended = np.zeros((env.num_envs, env.spec.num_agents), dtype=bool)
-    while True:
+    lengths = np.zeros(env.num_envs, dtype=np.int64)
+    while env.spec.episode_length is not None or lengths.max() < _ENDLESS:
         joint_action = actor.act(env.actor_inputs(observations, ended), generator, deterministic)
         step = env.step(env.spec.task_units(joint_action))
         observations, ended = step.observations, step.terminated | step.truncated
+        lengths = np.where(step.ended, 0, lengths + 1)
         yield step
+    raise ConfigError(
+        f"an episode of {env.spec.name} goes on after {_ENDLESS:,} steps: --episode-length cuts episodes off"
+    )

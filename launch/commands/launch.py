@@ -198,6 +198,7 @@ def _checked(config: RunConfig, how: How) -> CommunicationGraph | None:
     from matrpo.launch.processes.supervisor import check_ports, local_ports
 
     check_installed(config.task)
+    _check_envs(config)
     if algorithm_names.is_central(config.algo):
         _check_central(config)
         return None
@@ -211,12 +212,23 @@ def _checked(config: RunConfig, how: How) -> CommunicationGraph | None:
     return graph
 
 
-def _check_central(config: RunConfig) -> None:
-    """Build a centrally trained algorithm once and discard it, so that it refuses settings that it cannot handle."""
-    from matrpo.build import build_algorithm
+def _check_envs(config: RunConfig) -> None:
+    """Build an environment once and discard it, if settings ask for what some tasks cannot do."""
     from matrpo.envs.registry import make_env
 
-    env = make_env(config.task, config.agents, 1, 0)
+    split = config.env_servers > 1 or config.env_workers is not None
+    if split or config.episode_length is not None:
+        first = 0 if split else None
+        make_env(config.task, config.agents, 1, 0, first, episode_length=config.episode_length).close()
+
+
+def _check_central(config: RunConfig) -> None:
+    """Build a centrally trained algorithm once and discard it, so that it refuses settings that it cannot handle."""
+    from matrpo.build import agents_are_alike, build_algorithm
+    from matrpo.envs.build import build_envs
+
+    alone = dataclasses.replace(config, env_workers=None)
+    env = build_envs(alone, 1, 0, alike=agents_are_alike(config))
     try:
         build_algorithm(env, config)
     finally:

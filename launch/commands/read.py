@@ -26,10 +26,15 @@ _PICTURES = (".png", ".svg")
 @click.option("--episodes", type=click.IntRange(min=1), default=100, show_default=True, help="New episodes to play.")
 @click.option("--stochastic", is_flag=True, help="Draw actions, as in training, instead of the most probable.")
 @click.option("--render", type=_PATH, metavar="FILE", help="Save one episode as a film, .gif or .mp4.")
+@click.option("--episode-length", type=click.IntRange(min=1), metavar="N", help="Cut episodes off after so many steps.")
 @_JSON
-def evaluate_run(run: Path, episodes: int, stochastic: bool, render: Path | None, as_json: bool) -> None:
+def evaluate_run(
+    run: Path, episodes: int, stochastic: bool, render: Path | None, episode_length: int | None, as_json: bool
+) -> None:
     """Play new episodes with a run's latest checkpoint: mean team return and its 95% confidence interval."""
     directory = RunDirectory.open(run)
+    if episode_length is not None:
+        directory.config = dataclasses.replace(directory.config, episode_length=episode_length)
     from matrpo.evaluation import evaluate, render_episode
 
     if render:

@@ -18,6 +18,8 @@ from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings import algorithm_names
 
 _RECENT = 5
+_ENDLESS = 1000
+"""Steps of each environment after which an episode that has not ended is worth a word."""
 
 
 class Progress:
@@ -140,6 +142,14 @@ class Progress:
     def latest_return(self) -> float | None:
         """Mean team return of the last iteration in which an episode ended."""
         return next((value for value in reversed(self.returns.values()) if value is not None), None)
+
+    @property
+    def endless(self) -> str:
+        """A hint, if no episode has ended in many steps; "" otherwise."""
+        steps = self.iteration * self.run.config.rollout_length
+        if self.latest_return is not None or steps < _ENDLESS:
+            return ""
+        return f"no episode has ended in {steps:,} steps of each environment: --episode-length cuts episodes off"
 
     @property
     def best_return(self) -> float | None:

@@ -54,6 +54,7 @@ class PlainScreen:
         self._progress = Progress(run)
         self._progress.poll()
         self._shown = self._progress.iteration
+        self._hinted = False
 
     def __enter__(self) -> PlainScreen:
         return self
@@ -67,6 +68,9 @@ class PlainScreen:
         while self._progress.iteration > self._shown:
             self._shown = self._progress.iteration
             self.say(plain_line(self._progress))
+            if self._progress.endless and not self._hinted:
+                self._hinted = True
+                self.say(self._progress.endless)
             self._progress.poll(self._shown + 1)
 
     def say(self, line: str) -> None:
@@ -205,6 +209,7 @@ def _returns(progress: Progress, width: int) -> RenderableType:
     line.append(f"{_number(progress.latest_return):>8}", "bold cyan")
     line.append(f"  best {_number(progress.best_return):>8}  ")
     line.append(sparkline(values, max(8, width - line.cell_len - 1)), "cyan")
+    line.append(progress.endless, "yellow")
     return line
 
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from matrpo.envs.check import Wrong
-from matrpo.envs.guarded import check_env
+from matrpo.envs.conformance.check import Wrong
+from matrpo.envs.conformance.guarded import check_env
 from matrpo.envs.vector_env import VectorEnv
 from matrpo.errors import ConfigError
 from matrpo.spaces import TaskSpec
@@ -55,9 +55,11 @@ class Task(ABC):
 
     Attributes:
         name: as `--task` gives it, in full.
+        in_turn: whether its environments are stepped one after the other, so that `WorkerEnv` can deal them out.
     """
 
     name: str
+    in_turn: bool
 
     @abstractmethod
     def spec(self, num_agents: int | None) -> TaskSpec:
@@ -87,6 +89,7 @@ class KnownTask(Task):
         fixed: whether the task has exactly that many agents.
         describe: the spec for N agents; a `ConfigError` if there can be no such number.
         build: the environments, given N, B and the seed.
+        in_turn: whether they are stepped one after the other.
     """
 
     name: str
@@ -95,6 +98,7 @@ class KnownTask(Task):
     fixed: bool
     describe: Callable[[int], TaskSpec]
     build: Callable[[int, int, int], VectorEnv]
+    in_turn: bool = False
 
     def spec(self, num_agents: int | None) -> TaskSpec:
         return self.describe(self._resolve(num_agents))
@@ -143,11 +147,12 @@ def both_actions(
     fixed: bool,
     describe: Callable[[int, bool], TaskSpec],
     build: Callable[[int, int, int, bool], VectorEnv],
+    in_turn: bool = False,
 ) -> tuple[KnownTask, KnownTask]:
     """A task with discrete actions and, its name ending in `-continuous`, with continuous ones.
 
     Args:
-        name, description, default_agents, fixed: as of a `KnownTask`.
+        name, description, default_agents, fixed, in_turn: as of a `KnownTask`.
         describe: the spec, under its `variant_name`, for N and whether actions are continuous.
         build: the environments, given N, B, the seed and whether actions are continuous.
     """
@@ -160,6 +165,7 @@ def both_actions(
             fixed,
             describe=lambda num_agents: describe(num_agents, continuous),
             build=lambda num_agents, num_envs, seed: build(num_agents, num_envs, seed, continuous),
+            in_turn=in_turn,
         )
 
     return one(False), one(True)
@@ -176,6 +182,7 @@ class ForeignTask(Task):
 
     name: str
     build: Callable[[int | None, int, int], VectorEnv]
+    in_turn = True
 
     def spec(self, num_agents: int | None) -> TaskSpec:
         env = self.make(num_agents, num_envs=1, seed=0)

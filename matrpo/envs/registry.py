@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from importlib import import_module
 
+from matrpo.envs.conformance.guarded import GuardedEnv
 from matrpo.envs.family import Family, ForeignTask, Task
-from matrpo.envs.guarded import GuardedEnv
 from matrpo.envs.vector_env import VectorEnv
+from matrpo.envs.workers.worker_env import WorkerEnv
 from matrpo.errors import ConfigError, closest
 from matrpo.spaces import TaskSpec
 
@@ -72,7 +73,13 @@ def check_installed(task: str) -> None:
 
 
 def make_env(
-    task: str, num_agents: int | None, num_envs: int, seed: int, first: int | None = None, workers: int | None = None
+    task: str,
+    num_agents: int | None,
+    num_envs: int,
+    seed: int,
+    first: int | None = None,
+    workers: int | None = None,
+    episode_length: int | None = None,
 ) -> VectorEnv:
     """Build `num_envs` environments of a task.
 
@@ -83,21 +90,28 @@ def make_env(
         seed: of everything random in them.
         first: if they are a part of a larger batch, the number of their first one in it: their episodes are the same
             as in the whole.
-        workers: most processes that they are stepped in, where a task has such; None leaves it to the task.
+        workers: most processes that they are stepped in, where they are stepped in turn; None leaves it to the task.
+        episode_length: steps after which an episode is cut off; None leaves that to the task.
 
     Raises:
-        ConfigError: the task is unknown, cannot have so many agents or be a part of a batch, or needs what is not
-            installed.
+        ConfigError: the task is unknown, cannot have so many agents, be a part of a batch or end its episodes so, or
+            needs what is not installed.
     """
     check_installed(task)
     found = _find(task)[1]
-    env = found.make(num_agents, num_envs, seed)
-    if isinstance(found, ForeignTask) or not env.trusted:
-        env = GuardedEnv(env, found.name)
+    env: VectorEnv
+    if workers is not None and found.in_turn:
+        env = WorkerEnv(found.spec(num_agents), num_envs, seed, workers)
+    else:
+        env = found.make(num_agents, num_envs, seed)
+        if isinstance(found, ForeignTask) or not env.trusted:
+            env = GuardedEnv(env, found.name)
     if first is not None:
         env.number_from(first)
     if workers is not None:
         env.limit_workers(workers)
+    if episode_length is not None:
+        env.limit_episodes(episode_length)
     return env
 
 

@@ -115,10 +115,20 @@ class VectorEnv(ABC):
         Raises:
             ConfigError: this task's episodes are not a function of the environment's number.
         """
-        raise ConfigError(f"task {self.spec.name!r} cannot be split: expected 1 for 'env_servers'")
+        raise ConfigError(
+            f"task {self.spec.name!r} cannot be split: expected 1 for 'env_servers', and no 'env_workers'"
+        )
 
     def limit_workers(self, most: int) -> None:  # noqa: B027 (most tasks have none)
         """Limit the number of worker processes that step the environments; it is called before `reset`."""
+
+    def limit_episodes(self, steps: int) -> None:  # noqa: ARG002
+        """Cut episodes off, by truncation, after so many steps; it is called before `reset`.
+
+        Raises:
+            ConfigError: this task's episodes end by themselves.
+        """
+        raise ConfigError(f"task {self.spec.name!r} ends its episodes itself: leave 'episode_length' out")
 
     @abstractmethod
     def observe(self) -> list[np.ndarray]:

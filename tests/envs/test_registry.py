@@ -4,8 +4,8 @@ import sys
 import numpy as np
 import pytest
 
+from matrpo.envs.conformance.guarded import check_env
 from matrpo.envs.family import KnownTask, packages
-from matrpo.envs.guarded import check_env
 from matrpo.envs.mujoco.robots import PARTITIONS
 from matrpo.envs.registry import canonical_name, families, make_env, resolve_num_agents, task_spec
 from matrpo.envs.starcraft import smac, smax

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +15,7 @@ from matrpo.spaces import ActionSpace, Box
 
 @dataclass
 class Record:
-    """Random steps of one environment of N agents.
+    """Random steps of the first environment of a batch, of N agents.
 
     Attributes:
         seconds: what the steps took.
@@ -49,14 +50,14 @@ class Record:
         """Note what is handed over at a reset or step."""
         digest = hashlib.blake2b(rewards.tobytes(), digest_size=16)
         for q, (observation, mask) in enumerate(zip(observations, env.action_masks(), strict=True)):
-            digest.update(observation.tobytes())
+            digest.update(observation[0].tobytes())
             if there[q] and observation.size:
-                self.low = min(self.low, float(observation.min()))
-                self.high = max(self.high, float(observation.max()))
+                self.low = min(self.low, float(observation[0].min()))
+                self.high = max(self.high, float(observation[0].max()))
             if mask is not None:
-                digest.update(mask.tobytes())
+                digest.update(mask[0].tobytes())
                 if there[q]:
-                    self.allowed.append(float(mask.mean()))
+                    self.allowed.append(float(mask[0].mean()))
         self.digests.append(digest.digest())
 
     def add(self, step: VectorStep, before: np.ndarray) -> None:
@@ -70,50 +71,53 @@ class Record:
 
 
 def record_steps(env: VectorEnv, steps: int, seed: int) -> Record:
-    """Step one environment (B = 1) from its first reset on, by random actions that its masks allow.
+    """Step environments from their first reset on, by random actions that their masks allow.
 
     Args:
         env: fresh.
         steps: how many.
-        seed: of the actions.
+        seed: of the actions; those of the first environment do not depend on how many there are.
 
     Raises:
         TaskError: the environment raises, or hands over what is no use.
     """
-    random, record = np.random.default_rng(seed), Record()
+    generators, record = [np.random.default_rng([seed, b]) for b in range(env.num_envs)], Record()
     observations = env.reset()
     there = _present(env, np.ones(env.spec.num_agents, dtype=bool))
     record.see(env, observations, there, np.empty(0))
     for _ in range(steps):
-        action = random_action(env, random)
+        actions = _random_actions(env, generators)
         began = time.perf_counter()
-        step = env.step(action)
+        step = env.step(actions)
         record.seconds += time.perf_counter() - began
         record.add(step, there)
         there = _present(env, _alive(step) | step.ended[0])
-        record.see(env, step.observations, there, step.rewards)
+        record.see(env, step.observations, there, step.rewards[0])
     return record
 
 
-def random_action(env: VectorEnv, random: np.random.Generator) -> np.ndarray:
-    """A random joint action that the masks allow, (1, W) float32: choices are equally probable, boxes uniform."""
-    pairs = zip(env.spec.action_spaces, env.action_masks(), strict=True)
-    parts = [_random_part(space, mask, random) for space, mask in pairs]
-    return np.concatenate(parts).astype(np.float32)[np.newaxis]
+def _random_actions(env: VectorEnv, generators: Sequence[np.random.Generator]) -> np.ndarray:
+    """Random actions that the masks allow, (B, W) float32: choices are equally probable, boxes uniform."""
+    pairs = list(zip(env.spec.action_spaces, env.action_masks(), strict=True))
+    rows = [
+        np.concatenate([_random_part(space, None if mask is None else mask[b], random) for space, mask in pairs])
+        for b, random in enumerate(generators)
+    ]
+    return np.stack(rows).astype(np.float32)
 
 
 def _random_part(space: ActionSpace, mask: np.ndarray | None, random: np.random.Generator) -> np.ndarray:
     if isinstance(space, Box):
         units = [random.uniform(-1.0, 1.0) for _ in range(space.size)]
         return np.array([middle + half * unit for unit, (middle, half) in zip(units, space.scales, strict=True)])
-    allowed = np.ones(sum(space.sizes), dtype=bool) if mask is None else mask[0]
+    allowed = np.ones(sum(space.sizes), dtype=bool) if mask is None else mask
     factors = np.split(allowed, np.cumsum(space.sizes)[:-1])
     return np.array([random.choice(np.flatnonzero(factor)) if factor.any() else 0 for factor in factors])
 
 
 def _alive(step: VectorStep) -> np.ndarray:
-    alive: np.ndarray = ~(step.terminated | step.truncated) if step.alive is None else step.alive
-    return alive[0]
+    alive: np.ndarray = (~(step.terminated | step.truncated) if step.alive is None else step.alive)[0]
+    return alive
 
 
 def _present(env: VectorEnv, otherwise: np.ndarray) -> np.ndarray:

@@ -8,10 +8,12 @@ from itertools import groupby
 import numpy as np
 
 from matrpo.envs.conformance.finding import Finding
+from matrpo.envs.conformance.guarded import GuardedEnv
 from matrpo.envs.conformance.record import Record, record_steps
 from matrpo.envs.conformance.witness import Witness
 from matrpo.envs.registry import make_env, task_spec
 from matrpo.envs.vector_env import VectorEnv
+from matrpo.envs.wrapped.pettingzoo import ParallelEnv, PettingZooEnv
 from matrpo.errors import ConfigError, TaskError
 from matrpo.spaces import TaskSpec
 
@@ -44,15 +46,24 @@ def survey(task: str, num_agents: int | None, steps: int = STEPS) -> Iterator[Fi
             yield from _of_abilities(env)
         finally:
             env.close()
-        yield _of_repetition(task, num_agents, min(steps, _REPEATED))
+        yield from _of_repetition(task, num_agents, min(steps, _REPEATED))
     except (ConfigError, TaskError) as error:
         yield Finding("bad", str(error))
 
 
 def _watch(env: VectorEnv) -> Witness | None:
     """A witness of the first copy, where the copies are PettingZoo's."""
-    inner = getattr(env, "inner", env)
-    return inner.watch(Witness) if hasattr(inner, "watch") else None
+    inner = env.inner if isinstance(env, GuardedEnv) else env
+    if not isinstance(inner, PettingZooEnv):
+        return None
+    witnesses: list[Witness] = []
+
+    def witness(copy: ParallelEnv) -> Witness:
+        witnesses.append(Witness(copy))
+        return witnesses[-1]
+
+    inner.watch(witness)
+    return witnesses[0]
 
 
 def _of_spaces(spec: TaskSpec) -> Iterator[Finding]:
@@ -71,8 +82,6 @@ def _of_steps(spec: TaskSpec, record: Record, witness: Witness | None) -> Iterat
     yield from _of_presence(record)
     yield from _of_ends(spec, record)
     yield from _of_rewards(spec, record, witness)
-    rate = len(record.ended) / max(record.seconds, 1e-9)
-    yield Finding("ok", f"one environment takes {rate:,.0f} steps a second here")
 
 
 def _of_observations(record: Record, witness: Witness | None) -> Iterator[Finding]:
@@ -131,7 +140,8 @@ def _of_ends(spec: TaskSpec, record: Record) -> Iterator[Finding]:
         "ok", f"{len(lengths)} episodes of {span} steps: {len(lengths) - cut} ended by termination, {cut} by truncation"
     )
     longest = max(lengths)
-    limit = spec.episode_length == longest or (len(lengths) > 2 and lengths.count(longest) == len(lengths))
+    always = len(lengths) > 2 and lengths.count(longest) == len(lengths)
+    limit = longest > 1 and (spec.episode_length == longest or always)
     if limit and cut < lengths.count(longest):
         yield Finding(
             "warn",
@@ -141,12 +151,13 @@ def _of_ends(spec: TaskSpec, record: Record) -> Iterator[Finding]:
 
 
 def _of_rewards(spec: TaskSpec, record: Record, witness: Witness | None) -> Iterator[Finding]:
-    rewards = np.array(record.rewards)
+    rewards, there = np.array(record.rewards), np.array(record.before)
     alike = len(spec.agents) > 1 and bool((rewards == rewards[:, :1]).all())
+    rewards = rewards[there]
     yield Finding("ok", f"rewards from {rewards.min():g} to {rewards.max():g}{', the same for all' if alike else ''}")
     if not rewards.any():
         yield Finding(
-            "warn", f"no reward but 0 in {len(rewards):,} random steps: there is nothing to learn from at first"
+            "warn", f"no reward but 0 in {len(record.rewards):,} random steps: there is nothing to learn from at first"
         )
     if witness and witness.paid_absent:
         yield Finding(
@@ -165,22 +176,36 @@ def _of_abilities(env: VectorEnv) -> Iterator[Finding]:
         yield Finding("ok", "it cannot be split: env_servers must be 1")
 
 
-def _of_repetition(task: str, num_agents: int | None, steps: int) -> Finding:
-    """Whether the same seed and actions give the same, and other seeds something else."""
-    first, again, other = (_digests(task, num_agents, steps, seed) for seed in (0, 0, 1))
-    if first != again:
-        step = next(t for t, (a, b) in enumerate(zip(first, again, strict=True)) if a != b)
-        return Finding(
+def _of_repetition(task: str, num_agents: int | None, steps: int) -> Iterator[Finding]:
+    """Whether the same seed and actions give the same, also beside another environment; and how fast it is."""
+    first, again, other = (_record(task, num_agents, 1, steps, seed) for seed in (0, 0, 1))
+    beside = _record(task, num_agents, 2, steps, seed=0)
+    if (step := _difference(first, again)) is not None:
+        yield Finding(
             "warn", f"the same seed and actions give something else from step {step} on: no run of it can be repeated"
         )
-    if first == other:
-        return Finding("ok", "the same seed gives the same episodes, and so does another seed")
-    return Finding("ok", "the same seed gives the same episodes")
+    elif (step := _difference(first, beside)) is not None:
+        yield Finding(
+            "warn",
+            f"beside a second environment the first does something else from step {step} on: they share what is random "
+            "in them, so that num_envs, env_workers and env_servers change every episode",
+        )
+    else:
+        also = ", and so does another seed" if _difference(first, other) is None else ""
+        yield Finding("ok", f"the same seed gives the same episodes{also}")
+    rate = steps / max(min(first.seconds, again.seconds), 1e-9)
+    yield Finding("ok", f"one environment takes {rate:,.0f} steps a second on this machine")
 
 
-def _digests(task: str, num_agents: int | None, steps: int, seed: int) -> list[bytes]:
-    env = make_env(task, num_agents, 1, seed)
+def _difference(one: Record, other: Record) -> int | None:
+    """The first step at which two records differ; None if none is."""
+    pairs = enumerate(zip(one.digests, other.digests, strict=True))
+    return next((step for step, (a, b) in pairs if a != b), None)
+
+
+def _record(task: str, num_agents: int | None, num_envs: int, steps: int, seed: int) -> Record:
+    env = make_env(task, num_agents, num_envs, seed)
     try:
-        return record_steps(env, steps, seed=0).digests
+        return record_steps(env, steps, seed=0)
     finally:
         env.close()

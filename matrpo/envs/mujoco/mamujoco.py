@@ -139,8 +139,10 @@ class MamujocoEnv(VectorEnv):
         bounds = np.linspace(0, self.num_envs, min(self.num_envs, self._most_workers) + 1).astype(int)
         self._shares = [slice(a, b) for a, b in itertools.pairwise(bounds)]
         for share in self._shares:
-            numbers = (str(self._first + share.start), str(self._first + share.stop), str(self._seed))
-            self._workers.append(Worker("matrpo.envs.mujoco.mamujoco_worker", [self.spec.name, *numbers]))
+            first, stop, name = self._first + share.start, self._first + share.stop, self.spec.name
+            label = f"the worker of environments {first} to {stop - 1} of {name}"
+            arguments = [name, str(first), str(stop), str(self._seed)]
+            self._workers.append(Worker(label, "matrpo.envs.mujoco.mamujoco_worker", arguments))
         self._receive(np.empty((self.num_envs, 0)))
 
     def _send(self, letter: bytes, content: np.ndarray | None = None) -> None:

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from matrpo.envs.masks import mask_size
 from matrpo.envs.vector_env import VectorEnv, VectorStep
-from matrpo.spaces import Box, TaskSpec
+from matrpo.spaces import TaskSpec
 
 _ALIGNMENT = 64
+_OF_A_STEP = ("rewards", "terminated", "truncated", "alive")
 _Layout = dict[str, tuple[Any, tuple[int, ...]]]
 
 
@@ -49,7 +51,8 @@ class SharedBatch:
 
     def put(self, worker: int, rows: slice, env: VectorEnv, step: VectorStep | None) -> None:
         """Store what there is to see in a worker's environments, and the step that led there, if one did."""
-        arrays, observations = self._arrays, env.observe()
+        arrays, observations, present = self._arrays, env.observe(), env.present()
+        arrays["present"][rows] = True if present is None else present
         finals = step.final_observations if step else None
         arrays["has_finals"][worker] = finals is not None
         for q, mask in enumerate(env.action_masks()):
@@ -58,24 +61,27 @@ class SharedBatch:
             arrays[f"mask.{q}"][rows] = True if mask is None else mask
             arrays["has_mask"][worker, q] = mask is not None
         if step:
-            arrays["rewards"][rows] = step.rewards
-            arrays["terminated"][rows] = step.terminated
-            arrays["truncated"][rows] = step.truncated
-            arrays["alive"][rows] = step.alive
+            alive = ~(step.terminated | step.truncated) if step.alive is None else step.alive
+            for name in _OF_A_STEP:
+                arrays[name][rows] = alive if name == "alive" else getattr(step, name)
 
     def step(self) -> VectorStep:
         """A copy of the step that the workers have stored."""
         finals = self._copies("final") if self._arrays["has_finals"].any() else None
-        flags = (self._arrays[name].copy() for name in ("rewards", "terminated", "truncated"))
-        return VectorStep(self.observations(), *flags, finals, alive=self._arrays["alive"].copy())
+        copies = {name: self._arrays[name].copy() for name in _OF_A_STEP}
+        return VectorStep(observations=self.observations(), final_observations=finals, **copies)
 
     def observations(self) -> list[np.ndarray]:
         """A copy of each agent's observations, (B, O_q) float32."""
         return self._copies("observation")
 
+    def present(self) -> np.ndarray:
+        """A copy of the agents that are in the current episodes, (B, N) bool."""
+        return self._arrays["present"].copy()
+
     def masks(self) -> list[np.ndarray | None]:
         """A copy of each agent's action mask, (B, n) bool; None for those that were given none."""
-        given = self._arrays["has_mask"].any(axis=0)
+        given = self._arrays["has_mask"].any(axis=0).tolist()
         return [mask if has else None for mask, has in zip(self._copies("mask"), given, strict=True)]
 
     def close(self) -> None:
@@ -98,16 +104,16 @@ def _layout(spec: TaskSpec, num_envs: int, workers: int) -> _Layout:
     """Type and shape of each array, in their order in the file."""
     b, n = num_envs, spec.num_agents
     layout: _Layout = {"joint_action": (np.float32, (b, spec.joint_action_width)), "rewards": (np.float64, (b, n))}
-    layout |= dict.fromkeys(("terminated", "truncated", "alive"), (np.bool_, (b, n)))
+    layout |= dict.fromkeys(("terminated", "truncated", "alive", "present"), (np.bool_, (b, n)))
     layout |= {"has_finals": (np.bool_, (workers,)), "has_mask": (np.bool_, (workers, n))}
     for q, (size, space) in enumerate(zip(spec.observation_sizes, spec.action_spaces, strict=True)):
         layout |= {f"{name}.{q}": (np.float32, (b, size)) for name in ("observation", "final")}
-        layout[f"mask.{q}"] = (np.bool_, (b, 0 if isinstance(space, Box) else space.parameters))
+        layout[f"mask.{q}"] = (np.bool_, (b, mask_size(space)))
     return layout
 
 
 def _room(entry: tuple[Any, tuple[int, ...]]) -> int:
     """Bytes that an array takes in the file."""
     dtype, shape = entry
-    size = np.dtype(dtype).itemsize * int(np.prod(shape))
+    size = int(np.dtype(dtype).itemsize * np.prod(shape))
     return -(-size // _ALIGNMENT) * _ALIGNMENT

@@ -17,6 +17,8 @@ from typing import IO
 
 import numpy as np
 
+from matrpo.errors import ConfigError, TaskError, in_words
+
 DEADLINE = 300.0
 """Timeout in seconds of an answer: a worker that is silent for longer is taken to hang."""
 
@@ -120,7 +122,8 @@ def serve(build: Callable[[], dict[bytes, tuple[np.ndarray | None, Callable[[], 
     except BrokenPipeError:
         os._exit(1)
     except Exception as error:
-        text = " ".join(f"{type(error).__name__}: {error}".split()).encode()
+        known = isinstance(error, ConfigError | TaskError)
+        text = (str(error) if known else in_words(error)).encode()
         answers.write(b"e" + len(text).to_bytes(4, "little") + text)
         answers.flush()
 

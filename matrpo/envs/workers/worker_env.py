@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from matrpo.envs.vector_env import VectorEnv, VectorStep
 from matrpo.envs.workers.shared_batch import SharedBatch
 from matrpo.envs.workers.worker import DEADLINE, Worker
+from matrpo.errors import TaskError
 from matrpo.spaces import TaskSpec
 
 
@@ -26,7 +28,7 @@ class WorkerEnv(VectorEnv):
         deadline: timeout in seconds of a step or reset of a worker's copies.
 
     Raises:
-        RuntimeError: a worker failed, is gone or hangs, from `reset` and `step`; the text is one line.
+        TaskError: a worker failed, is gone or hangs, from `reset` and `step`.
     """
 
     def __init__(self, spec: TaskSpec, num_envs: int, seed: int, workers: int, deadline: float = DEADLINE) -> None:
@@ -46,11 +48,12 @@ class WorkerEnv(VectorEnv):
 
     def limit_episodes(self, steps: int) -> None:
         self._length = steps
+        self.spec = dataclasses.replace(self.spec, episode_length=steps)
 
     def reset(self) -> list[np.ndarray]:
         if not self._workers:
             self._workers = [self._start(*share, worker) for worker, share in enumerate(self._shares)]
-            self._await_all()
+            self._order(None)
         self._order(b"r")
         return self.observe()
 
@@ -70,6 +73,9 @@ class WorkerEnv(VectorEnv):
         """Each agent's allowed actions, (B, n) bool; None for agents that were never given a mask."""
         return self._batch.masks()
 
+    def present(self) -> np.ndarray:
+        return self._batch.present()
+
     def close(self) -> None:
         for worker in self._workers:
             worker.close()
@@ -80,16 +86,18 @@ class WorkerEnv(VectorEnv):
         """A process for copies `first` to `stop` - 1."""
         numbers = (self.spec.num_agents, self.num_envs, len(self._shares), worker, first, stop)
         place = (self._seed, self._first, self._length or 0, self._batch.descriptor)
-        label = f"the worker of environments {self._first + first} to {self._first + stop - 1} of {self.spec.name}"
+        label = f"the worker of environments {self._first + first} to {self._first + stop - 1}"
         arguments = [self.spec.name, *map(str, numbers + place)]
         module = "matrpo.envs.workers.worker_process"
         return Worker(label, module, arguments, (self._batch.descriptor,), self._deadline)
 
-    def _order(self, letter: bytes) -> None:
-        for worker in self._workers:
-            worker.send(letter)
-        self._await_all()
-
-    def _await_all(self) -> None:
-        for worker in self._workers:
-            worker.receive(np.empty(0))
+    def _order(self, letter: bytes | None) -> None:
+        """Give all workers an order, and wait until all have carried it out; None: wait until they are built."""
+        try:
+            if letter:
+                for worker in self._workers:
+                    worker.send(letter)
+            for worker in self._workers:
+                worker.receive(np.empty(0))
+        except RuntimeError as error:
+            raise TaskError(f"task {self.spec.name!r}: {error}") from None

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from matrpo.envs.check import kind_of
+from matrpo.envs.conformance.check import kind_of
 from matrpo.envs.family import NOTHING, Family, ForeignTask
 from matrpo.envs.vector_env import VectorEnv
 from matrpo.envs.wrapped.pettingzoo import PettingZooEnv

@@ -73,7 +73,7 @@ class _Environment:
     def tasks(self) -> tuple[KnownTask, KnownTask]:
         """The task with discrete and with continuous actions."""
         name, fixed = f"mpe2/{self.module}", self.options is None
-        return both_actions(name, self.description, self.default_agents, fixed, self._spec, self._make)
+        return both_actions(name, self.description, self.default_agents, fixed, self._spec, self._make, in_turn=True)
 
     def _name(self, continuous: bool) -> str:
         return variant_name(f"mpe2/{self.module}", continuous)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from matrpo.envs.check import Wrong, kind_of
+from matrpo.envs.conformance.check import Wrong, kind_of
 from matrpo.envs.masks import mask_size
 from matrpo.envs.wrapped.gymnasium_actions import Converter
 from matrpo.errors import ConfigError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from matrpo.envs import counter_rng
-from matrpo.envs.check import Wrong, kind_of
+from matrpo.envs.conformance.check import Wrong, kind_of
 from matrpo.envs.masks import mask_size
 from matrpo.envs.vector_env import VectorEnv, VectorStep
 from matrpo.envs.wrapped.gymnasium_actions import converter
@@ -74,9 +75,19 @@ class PettingZooEnv(VectorEnv):
         self._observations: list[np.ndarray] = []
         self._history: list[dict[Any, Any]] = []
         self._drawable = False
+        self._lengths = np.zeros(num_envs, dtype=np.int64)
+        self._limit: int | None = None
 
     def number_from(self, first: int) -> None:
         self._first = first
+
+    def limit_episodes(self, steps: int) -> None:
+        self._limit = steps
+        self.spec = dataclasses.replace(self.spec, episode_length=min(steps, self.spec.episode_length or steps))
+
+    def watch(self, witness: Callable[[ParallelEnv], ParallelEnv]) -> None:
+        """Replace each copy by a witness of it, which behaves as the copy does."""
+        self._copies = [witness(copy) for copy in self._copies]
 
     def reset(self) -> list[np.ndarray]:
         self._observations = self._blank_observations()
@@ -157,9 +168,14 @@ class PettingZooEnv(VectorEnv):
             for agent, q in self._agents.items():
                 self._present[b, q] = agent in arrived or (agent in there and goes_on[q])
             self._receive(b, [*acting, *arrived], observations, infos)
+        self._lengths[b] += 1
+        if self._lengths[b] == self._limit:
+            self._truncated[b] |= self._present[b] & ~self._terminated[b]
+            self._present[b] = False
 
     def _reset_copy(self, b: int) -> None:
         self._episodes[b] += 1
+        self._lengths[b] = 0
         self._terminated[b] = False
         self._truncated[b] = False
         for array in self._observations:

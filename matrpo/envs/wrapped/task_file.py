@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from matrpo.envs.check import kind_of
+from matrpo.envs.conformance.check import kind_of
 from matrpo.envs.family import NOTHING, Family, ForeignTask
 from matrpo.envs.vector_env import VectorEnv
 from matrpo.envs.wrapped.installed import wrap_parallel

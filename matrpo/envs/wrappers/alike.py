@@ -48,10 +48,6 @@ class AlikeAgents(VectorEnv):
     def number_from(self, first: int) -> None:
         self._env.number_from(first)
 
-    def limit_workers(self, most: int) -> None:
-        """Limit the worker processes of the environment within."""
-        self._env.limit_workers(most)
-
     def reset(self) -> list[np.ndarray]:
         return self._seen(self._env.reset())
 
@@ -85,6 +81,9 @@ class AlikeAgents(VectorEnv):
         """Each agent's allowed actions, (B, n) bool: none of those that it only has for the sake of others."""
         masks = zip(self._env.action_masks(), self._padded, self._env.spec.action_spaces, strict=True)
         return [self._widened(mask, own) if padded else mask for mask, padded, own in masks]
+
+    def present(self) -> np.ndarray | None:
+        return self._env.present()
 
     def state_dict(self) -> dict[str, np.ndarray] | None:
         """As of the environment within."""

@@ -226,7 +226,9 @@ def test_a_workers_failure_is_one_line() -> None:
     env = make_mamujoco("mamujoco/Hopper-3x1", num_envs=1, seed=0)
     env.reset()
     env._workers[0].send(b"?")
-    with pytest.raises(RuntimeError, match=r"^mamujoco_worker mamujoco/Hopper-3x1 0 1 0 failed: KeyError") as caught:
+    with pytest.raises(
+        RuntimeError, match=r"^the worker of environments 0 to 0 of mamujoco/Hopper-3x1 failed: KeyError"
+    ) as caught:
         env.reset()
     assert "\n" not in str(caught.value)
     env.close()

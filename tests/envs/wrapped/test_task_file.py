@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from matrpo.envs.guarded import GuardedEnv
+from matrpo.envs.conformance.guarded import GuardedEnv
 from matrpo.envs.registry import canonical_name, make_env, resolve_num_agents, task_spec
 from matrpo.envs.wrapped.pettingzoo import PettingZooEnv
 from matrpo.errors import ConfigError

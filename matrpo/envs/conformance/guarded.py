@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from matrpo.envs.check import Wrong, check_masks, check_observations, check_outcome, check_state
+from matrpo.envs.conformance.check import Wrong, check_masks, check_observations, check_outcome, check_state
 from matrpo.envs.masks import factors
 from matrpo.envs.vector_env import VectorEnv, VectorStep
 from matrpo.errors import ConfigError, TaskError
@@ -44,6 +44,10 @@ class GuardedEnv(VectorEnv):
 
     def limit_workers(self, most: int) -> None:
         self.inner.limit_workers(most)
+
+    def limit_episodes(self, steps: int) -> None:
+        self.inner.limit_episodes(steps)
+        self.spec = self.inner.spec
 
     def reset(self) -> list[np.ndarray]:
         self._steps = np.zeros(self.num_envs, dtype=np.int64)
