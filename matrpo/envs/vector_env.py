@@ -69,8 +69,8 @@ class VectorStep:
 
     @property
     def cut(self) -> np.ndarray:
-        """Environments whose episode ended with this step by a time limit. (B,) bool."""
-        cut: np.ndarray = self.ended & self.truncated.any(axis=1)
+        """Environments whose episode ended with this step, for one agent at least by a time limit alone. (B,) bool."""
+        cut: np.ndarray = self.ended & (self.truncated & ~self.terminated).any(axis=1)
         return cut
 
 
