@@ -64,6 +64,7 @@ def observations(draw: st.DrawFn) -> tuple[Observation, int]:
         final_observation=array(B, size) if draw(st.booleans()) else None,
         joint_action=array(B, SPEC.joint_action_width),
         action_mask=array(B, space.n, dtype=np.bool_) if isinstance(space, Discrete) and draw(st.booleans()) else None,
+        begins=array(B, dtype=np.bool_) if draw(st.booleans()) else None,
     )
     return Observation(draw(numbers), draw(numbers), draw(numbers), step), agent
 
