@@ -64,14 +64,14 @@ class VectorStep:
     @property
     def ended(self) -> np.ndarray:
         """Environments whose episode ended with this step: no agent is in it any more. (B,) bool."""
-        gone: np.ndarray = self.terminated | self.truncated if self.alive is None else ~self.alive
+        gone = np.logical_or(self.terminated, self.truncated) if self.alive is None else ~self.alive
         ended: np.ndarray = gone.all(axis=1)
         return ended
 
     @property
     def cut(self) -> np.ndarray:
-        """Environments whose episode ended with this step by a time limit. (B,) bool."""
-        cut: np.ndarray = self.ended & self.truncated.any(axis=1)
+        """Environments whose episode ended with this step, for one agent at least by a time limit alone. (B,) bool."""
+        cut: np.ndarray = self.ended & (self.truncated & ~self.terminated).any(axis=1)
         return cut
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -113,6 +114,10 @@ def test_a_mask_that_one_part_has_allows_all_in_the_other() -> None:
     assert mask is not None
     assert mask.tolist() == [[True, True]] * B + [[False, False]] * B
     assert join_steps([step, step]).final_observation is None
+    assert join_steps([step, step]).begins is None
+    begins = join_steps([step, dataclasses.replace(step, begins=np.full(B, True))]).begins
+    assert begins is not None
+    assert begins.tolist() == [*step.ended, *[True] * B]
 
 
 def test_a_task_whose_episodes_are_no_function_of_their_number_cannot_be_split(tmp_path) -> None:

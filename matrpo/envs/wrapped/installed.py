@@ -90,7 +90,7 @@ def _other_versions(module: str) -> list[str]:
 
 FAMILY = Family(
     pattern=f"{_PREFIX}<module>:<name>",
-    description="any PettingZoo parallel environment that is installed",
+    description="any PettingZoo parallel environment that is installed; pixels (uint8, 0 to 255) are divided by 255",
     needs=NOTHING,
     search=lambda name: ForeignTask(name, partial(_make, name)),
 )

@@ -108,7 +108,7 @@ class PettingZooEnv(VectorEnv):
             self._step_copy(b, joint_action[b], rewards[b])
         terminated, truncated = self._terminated.copy(), self._truncated.copy()
         result = VectorStep(self._observations, rewards, terminated, truncated, None, alive=self._present.copy())
-        cut = truncated & ~self._present
+        cut = truncated & ~terminated & ~self._present
         if result.ended.any() or cut.any():
             result.final_observations = self._observations
             self._observations = [array.copy() for array in self._observations]

@@ -41,5 +41,8 @@ def _check(task: str, env: VectorEnv, num_envs: int) -> None:
 
 
 FAMILY = Family(
-    pattern="path/to/file.py:factory", description="a task of your own: docs/own-task.md", needs=NOTHING, search=_search
+    pattern="path/to/file.py:factory",
+    description="a task of your own: docs/own-task.md; pixels of a PettingZoo environment are divided by 255",
+    needs=NOTHING,
+    search=_search,
 )

@@ -50,6 +50,7 @@ def test_its_number_of_agents_is_its_own() -> None:
     [
         ("pettingzoo/no_such_module:env", "importing no_such_module raised ModuleNotFoundError"),
         ("pettingzoo/pettingzoo.mpe.simple_v3:env", "importing pettingzoo.mpe.simple_v3 raised ImportError"),
+        ("pettingzoo/pettingzoo.sisl.pursuit_v4:env", "did you mean pettingzoo/pettingzoo.sisl.pursuit_v5:env?"),
         ("pettingzoo/mpe2.simple_v3:nothing", "module mpe2.simple_v3 has no constructor 'nothing'"),
         ("pettingzoo/mpe2.simple_v3:__name__", "has no constructor '__name__'"),
         ("pettingzoo/mpe2.simple_v3:env", "act in turn (AEC) are not supported"),

@@ -66,6 +66,7 @@ def observations(draw: st.DrawFn) -> tuple[Observation, int]:
         action_mask=None
         if isinstance(space, Box) or draw(st.booleans())
         else array(B, space.parameters, dtype=np.bool_),
+        begins=array(B, dtype=np.bool_) if draw(st.booleans()) else None,
     )
     return Observation(draw(numbers), draw(numbers), draw(numbers), step), agent
 
