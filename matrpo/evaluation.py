@@ -159,7 +159,10 @@ def load_actor(run: RunDirectory, env: VectorEnv, iteration: int | None) -> tupl
 
 
 def _make_env(run: RunDirectory, num_envs: int, first: int | None = None) -> VectorEnv:
-    return make_env(run.config.task, run.num_agents, num_envs, random_streams.evaluation(run.config.seed), first)
+    """The run's task, for an evaluation in this process alone."""
+    seed = random_streams.evaluation(run.config.seed)
+    random_streams.seed_globals(seed, first or 0, built=False)
+    return make_env(run.config.task, run.num_agents, num_envs, seed, first)
 
 
 def _episode_returns(env: VectorEnv, steps: Iterator[VectorStep], shares: np.ndarray, most: int) -> np.ndarray:

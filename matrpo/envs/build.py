@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from matrpo import random_streams
 from matrpo.envs.registry import make_env
@@ -25,5 +26,10 @@ def build_environment(config: Config, stream: int = 0, server: int | None = None
     if server is not None and config.env_servers > 1:
         num_envs, first = config.envs_per_server, server * config.envs_per_server
         workers = workers or max(1, len(os.sched_getaffinity(0)) // config.env_servers)
-    env = make_env(config.task, config.agents, num_envs, random_streams.episodes(config.seed, stream), first, workers)
-    return SharedEnvironment(env, config.gamma, config.reward_scaling, config.reward)
+    seed = random_streams.episodes(config.seed, stream)
+    seed_globals = partial(random_streams.seed_globals, seed, first or 0)
+    seed_globals(built=False)
+    env = make_env(config.task, config.agents, num_envs, seed, first, workers)
+    return SharedEnvironment(
+        env, config.gamma, config.reward_scaling, config.reward, before_reset=partial(seed_globals, built=True)
+    )

@@ -67,13 +67,22 @@ class SharedEnvironment:
         reward: `own`, each agent receives what the task pays it; `shared`, every agent receives the sum of that; or
             `one-agent`, the first agent receives the sum and the others nothing, as the MATRPO paper has it in its
             section VI.C. Team returns are the same.
+        before_reset: called before every reset; it seeds what is random in this process besides `env`.
 
     Attributes:
         last: the latest step, as the task made it.
     """
 
-    def __init__(self, env: VectorEnv, gamma: float, reward_scaling: bool, reward: str = "own") -> None:
+    def __init__(
+        self,
+        env: VectorEnv,
+        gamma: float,
+        reward_scaling: bool,
+        reward: str = "own",
+        before_reset: Callable[[], None] = lambda: None,
+    ) -> None:
         self.env = env
+        self._before_reset = before_reset
         self.spec = env.spec
         self._scale = RewardScale(gamma, env.num_envs) if reward_scaling else None
         self._reward = reward
@@ -99,6 +108,7 @@ class SharedEnvironment:
         Returns:
             One `AgentStep` for each agent, with zero reward and joint action: the episodes before are truncated.
         """
+        self._before_reset()
         observations = self.env.reset()
         self._returns[...] = 0.0
         self._lengths[...] = 0
