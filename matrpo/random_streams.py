@@ -9,6 +9,9 @@ which the last is never 0.
 
 from __future__ import annotations
 
+import random
+import sys
+
 import numpy as np
 
 EVALUATED_ACTIONS = 1_000_003
@@ -18,6 +21,7 @@ _EVALUATION = 1_000_003
 _SHARED_SAMPLES = 0x5A
 _EPISODES = 2
 _FAULTS = 3
+_GLOBALS = 4
 
 
 def learner(seed: int, number: int) -> int:
@@ -53,6 +57,23 @@ def shared_samples(seed: int, iteration: int) -> np.random.SeedSequence:
 def faults(seed: int, fault: int, agent: int, neighbour: int) -> np.random.SeedSequence:
     """The key of what a fault of a script does to an agent's messages to a neighbour."""
     return _key(seed, _FAULTS, fault, agent, neighbour)
+
+
+def seed_globals(seed: int, first: int, built: bool) -> None:
+    """Seed the generators that are global in this process, of `random`, NumPy, and torch if it is loaded.
+
+    Nothing of matrpo draws from them, but a task may.
+
+    Args:
+        seed: of this process's environments.
+        first: the number of the first of them.
+        built: whether they are built, and their episodes begin.
+    """
+    words = _key(seed, _GLOBALS, first, int(built)).generate_state(4)
+    random.seed(words.tobytes())
+    np.random.seed(words)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(int(words[0]))
 
 
 def _key(seed: int, *words: int) -> np.random.SeedSequence:

@@ -33,6 +33,7 @@ def test_no_two_purposes_share_a_key(keys, seed):
         schedule.seeded_sequence(3, 5, seed, number)
         for other in set(numbers):
             schedule.PoissonClock(other, seed, number, 1.0)
+            random_streams.seed_globals(seed, number, built=bool(other)) if other in (0, 1) else None
             for agent in (0, 1, 90):
                 random_streams.faults(seed, number, agent, other)
     make_graph("random-regular:3", 12, seed)

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from matrpo.envs.build import build_environment
 from matrpo.envs.games import GameEnv
 from matrpo.errors import ConfigError
 from matrpo.evaluation import evaluate, render_episode
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings.config import resolve
-from matrpo.training import InProcessTraining
+from matrpo.training import InProcessTraining, make_training
 
 SETTINGS = {
     "agents": 3,
@@ -166,3 +167,63 @@ def test_a_checkpoint_of_another_task_is_refused(finished, tmp_path):
 def test_settings_are_stored_as_they_were_resolved(finished):
     assert RunDirectory.open(finished.path).config == finished.config
     assert json.loads((finished.agent(0).path / "checkpoint-000004.json").read_text())["iteration"] == 4
+
+
+UNSEEDED = """
+import random
+import numpy as np
+import torch
+from matrpo.envs.vector_env import VectorEnv, VectorStep
+from matrpo.spaces import Discrete, TaskSpec
+
+class Unseeded(VectorEnv):
+    spec = TaskSpec("unseeded", ("a", "b"), (4, 4), (Discrete(2), Discrete(2)))
+    def __init__(self, num_envs):
+        self.num_envs, self.map = num_envs, np.random.random()
+    def number_from(self, first):
+        pass
+    def reset(self):
+        return self.observe()
+    def observe(self):
+        drawn = [self.map, random.random(), np.random.random(), float(torch.rand(()))]
+        return [np.full((self.num_envs, 4), drawn, dtype=np.float32)] * 2
+    def step(self, joint_action):
+        ended = np.ones((self.num_envs, 2), dtype=bool)
+        rewards = np.random.random((self.num_envs, 2))
+        return VectorStep(self.observe(), rewards, ended, ~ended, self.observe())
+
+def make(num_agents, num_envs, seed):
+    return Unseeded(num_envs)
+"""
+
+
+@pytest.fixture
+def unseeded(tmp_path):
+    """A task that draws from the generators that everything in a process shares."""
+    (tmp_path / "unseeded.py").write_text(UNSEEDED)
+    return {"task": f"{tmp_path}/unseeded.py:make", "agents": 2, "topology": "line", "steps": 400}
+
+
+@pytest.mark.parametrize("algo", ["matrpo", "mappo"])
+def test_tasks_that_draw_from_global_generators_repeat(tmp_path, unseeded, algo):
+    """However much of them was drawn before, and by another seed they differ."""
+    if algo == "mappo":
+        del unseeded["topology"]
+    for name, seed in (("one", 0), ("same", 0), ("other", 1)):
+        run = create(tmp_path / name, algo=algo, seed=seed, **unseeded)
+        make_training(run).run(lambda: False, lambda _: None)
+    one, same, other = (RunDirectory.open(tmp_path / name) for name in ("one", "same", "other"))
+    assert_same_states(arrays_at(one, 2), arrays_at(same, 2))
+    returns = [[line["team_return_mean"] for line in run.env.read_metrics()] for run in (one, same, other)]
+    assert returns[0] == returns[1] != returns[2]
+    assert evaluate(one, episodes=7) == evaluate(same, episodes=7)
+
+
+def test_each_server_s_global_generators_have_a_seed_of_their_own(unseeded):
+    config = resolve(("test", {**SETTINGS, **unseeded, "env_servers": 2}))
+    parts = [build_environment(config, server=server).reset() for server in (0, 1, 0, 1)]
+    first, second, again, again_second = (part[0].observation for part in parts)
+    assert not np.isin(first[0], second[0]).any()
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(second, again_second)
+    assert len(np.unique(first[0])) == 4

@@ -51,7 +51,7 @@ class Curve:
         runs: the group's runs, at least one.
 
     Raises:
-        ConfigError: a run has no metrics yet.
+        ConfigError: no episode of a run has ended yet, or they ended at different steps.
     """
 
     def __init__(self, label: str, runs: list[RunDirectory]) -> None:
@@ -60,7 +60,7 @@ class Curve:
         points = [_points(run) for run in runs]
         self.steps = sorted(set.intersection(*(set(p) for p in points)))
         if not self.steps:
-            raise ConfigError(f"{label}: the runs have no steps in common")
+            raise ConfigError(f"{label}: the runs have no steps in common at which episodes had ended")
         self.returns = np.array([[p[step] for step in self.steps] for p in points])
 
 
@@ -107,7 +107,11 @@ def _parse(group: str) -> Curve:
 
 def _points(run: RunDirectory) -> dict[int, float]:
     lines = run.environment_metrics()
-    return {line["steps"]: line["team_return_mean"] for line in lines if line.get("team_return_mean") is not None}
+    points = {line["steps"]: line["team_return_mean"] for line in lines if line.get("team_return_mean") is not None}
+    if not points:
+        steps = lines[-1]["steps"] if lines else 0
+        raise ConfigError(f"{run.path}: no episode has ended in its {steps} steps, so there is no return to plot")
+    return points
 
 
 def _csv(curves: list[Curve]) -> str:

@@ -112,6 +112,8 @@ def _facts(run: RunDirectory) -> dict[str, str]:
         if returns:
             facts["last return"] = f"{returns[-1]:.4g}"
             facts["best return"] = f"{max(returns):.4g}"
+        else:
+            facts["return"] = "none: no episode has ended"
     if evaluations := sorted((run.path / "evaluation").glob("*.json")):
         result = json.loads(evaluations[-1].read_text())
         facts["evaluated"] = f"{result['return_mean']:.4g} over {result['episodes']} episodes"

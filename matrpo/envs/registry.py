@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from importlib import import_module
 
+from matrpo import random_streams
 from matrpo.envs.conformance.guarded import GuardedEnv
 from matrpo.envs.family import Family, ForeignTask, Task
 from matrpo.envs.vector_env import VectorEnv
@@ -103,9 +104,12 @@ def make_env(
     if workers is not None and found.in_turn:
         env = WorkerEnv(found.spec(num_agents), num_envs, seed, workers)
     else:
+        foreign = isinstance(found, ForeignTask)
+        if foreign:
+            random_streams.seed_globals(seed, first or 0, built=False)
         env = found.make(num_agents, num_envs, seed)
-        if isinstance(found, ForeignTask) or not env.trusted:
-            env = GuardedEnv(env, found.name)
+        if foreign or not env.trusted:
+            env = GuardedEnv(env, found.name, seed)
     if first is not None:
         env.number_from(first)
     if workers is not None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from matrpo import random_streams
 from matrpo.envs.conformance.check import Wrong, check_masks, check_observations, check_outcome, check_state
 from matrpo.envs.masks import factors
 from matrpo.envs.vector_env import VectorEnv, VectorStep
@@ -19,18 +20,20 @@ class GuardedEnv(VectorEnv):
     """A third-party `VectorEnv`, of which every array is checked: its shape, its type, and that it is finite.
 
     Whatever it raises, but `ConfigError`, and whatever is wrong becomes a `TaskError`, which names task, environment
-    and step.
+    and step. Each reset seeds the generators that are global in this process.
 
     Args:
         env: the environments.
         task: what errors call them.
+        seed: of everything random in them.
 
     Attributes:
         inner: the environments.
     """
 
-    def __init__(self, env: VectorEnv, task: str) -> None:
+    def __init__(self, env: VectorEnv, task: str, seed: int = 0) -> None:
         self.inner = env
+        self._seed = seed
         self._task = task
         self.spec = env.spec
         self.num_envs = env.num_envs
@@ -51,6 +54,7 @@ class GuardedEnv(VectorEnv):
 
     def reset(self) -> list[np.ndarray]:
         self._steps = np.zeros(self.num_envs, dtype=np.int64)
+        random_streams.seed_globals(self._seed, self._first, built=True)
         with self._blamed("reset()"):
             observations = self.inner.reset()
             check_observations(self, "reset()", observations)

@@ -8,8 +8,10 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from matrpo.errors import ConfigError
 from matrpo.experiments.matrpo_command import MATRPO
-from matrpo.experiments.pages.plot import draw_curve
+from matrpo.experiments.pages.plot import Curve, draw_curve
+from matrpo.experiments.pages.report_page import report_page
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings.config import resolve
 from matrpo.training import make_training
@@ -59,6 +61,26 @@ def test_mistakes_on_the_plot_command_are_one_line(arguments, message):
     assert finished.returncode == 2
     assert message in finished.stderr
     assert len(finished.stderr.splitlines()) == 1
+
+
+def test_runs_whose_episodes_have_not_ended_are_named(tmp_path):
+    """As of a task that never ends one: there is nothing to plot, and the page of the run says so."""
+    names = ("new", "endless", "one", "two")
+    runs = [RunDirectory.create(tmp_path / name, resolve(("test", TINY)), {}) for name in names]
+    for run, returns in zip(runs, ([], [None, None], [None, -1.0], [-1.0, None]), strict=True):
+        for number, mean in enumerate(returns, 1):
+            run.env.log_metrics({"iteration": number, "steps": 200 * number, "time": 0.0, "team_return_mean": mean})
+    new, endless, one, two = runs
+    with pytest.raises(ConfigError, match=r"new: no episode has ended in its 0 steps, so there is no return to plot$"):
+        Curve("a", [one, new])
+    with pytest.raises(ConfigError, match=r"endless: no episode has ended in its 400 steps, so there is no return"):
+        Curve("a", [endless])
+    with pytest.raises(ConfigError, match="a: the runs have no steps in common at which episodes had ended"):
+        Curve("a", [one, two])
+    assert Curve("a", [one]).returns.tolist() == [[-1.0]]
+    tables = {"faults": [], "links": []}
+    assert "none: no episode has ended" in report_page([(endless, tables)])
+    assert "none: no episode has ended" not in report_page([(one, tables)])
 
 
 @pytest.mark.parametrize("points", [1, 2])
