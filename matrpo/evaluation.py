@@ -75,12 +75,12 @@ def evaluate(
     copies = min(episodes, _COPIES)
     shares = (episodes + np.arange(copies)[::-1]) // copies
     generator = torch.Generator().manual_seed(random_streams.EVALUATED_ACTIONS)
-    parts = []
+    parts, played = [], 0
     for first in range(0, copies, num_envs):
         share = shares[first : first + num_envs]
         env = _make_env(run, len(share), first if len(share) < copies else None)
         try:
-            actor, iteration = load_actor(run, env, iteration)
+            actor, played = load_actor(run, env, played or iteration)
             env.reset()
             parts.append(_episode_returns(env, _steps(env, actor, generator, deterministic), share, shares[0]))
         finally:
@@ -88,7 +88,7 @@ def evaluate(
     returns = np.concatenate(parts, axis=1)[np.arange(shares[0])[:, np.newaxis] < shares]
     team = returns.sum(axis=1)
     per_agent = {name: float(returns[:, q].mean()) for q, name in enumerate(env.spec.agents)}
-    return EvaluationResult(iteration, episodes, float(team.mean()), mean_interval(team), per_agent)
+    return EvaluationResult(played, episodes, float(team.mean()), mean_interval(team), per_agent)
 
 
 def mean_interval(values: np.ndarray) -> tuple[float, float] | None:

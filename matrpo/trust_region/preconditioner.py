@@ -57,7 +57,7 @@ def _eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
     for dtype in dict.fromkeys((matrix.dtype, torch.float64)):
         try:
             values, vectors = torch.linalg.eigh(matrix.to(dtype))
-        except torch.linalg.LinAlgError:
+        except RuntimeError:
             continue
         if values.isfinite().all() and vectors.isfinite().all():
             return values, vectors.to(matrix.dtype)
