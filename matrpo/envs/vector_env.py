@@ -64,8 +64,10 @@ class VectorStep:
     @property
     def ended(self) -> np.ndarray:
         """Environments whose episode ended with this step: no agent is in it any more. (B,) bool."""
-        gone = np.logical_or(self.terminated, self.truncated) if self.alive is None else ~self.alive
-        ended: np.ndarray = gone.all(axis=1)
+        if self.alive is None:
+            ended: np.ndarray = (self.terminated | self.truncated).all(axis=1)
+        else:
+            ended = ~np.any(self.alive, axis=1)
         return ended
 
     @property
