@@ -105,7 +105,7 @@ class NetworkSettings:
         0, "GRU layers after the hidden ones, in policy and critic; 0: feedforward networks.", minimum=0
     )
     chunk_length: int = setting(10, "Steps that backpropagation through GRU layers goes back.", minimum=1)
-    initial_log_std: float = setting(-0.5, "Initial log standard deviation of Gaussian policies.")
+    initial_log_std: float = setting(-0.5, "Initial log standard deviation of Gaussian policies, in half ranges.")
     share_parameters: bool = setting(False, "One policy for all agents (algorithms that train centrally).")
     agent_id: bool = setting(
         False,

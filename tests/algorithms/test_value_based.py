@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from matrpo.algorithms.had3qn import DuelingNetwork
@@ -268,6 +268,7 @@ def test_tasks_with_action_masks_are_refused_where_there_is_no_way_to_heed_them(
 sizes_of_factors = st.lists(st.integers(1, 4), min_size=1, max_size=4)
 
 
+@settings(max_examples=40)
 @given(sizes_of_factors)
 def test_combinations_are_numbered_without_gaps(sizes):
     numbers = torch.arange(int(np.prod(sizes))).unsqueeze(1)
@@ -277,6 +278,7 @@ def test_combinations_are_numbered_without_gaps(sizes):
     assert (found < torch.tensor(sizes)).all()
 
 
+@settings(max_examples=40)
 @given(sizes_of_factors, st.integers(0, 2**31))
 def test_a_combination_is_allowed_where_all_its_choices_are(sizes, seed):
     mask = torch.rand(3, sum(sizes), generator=torch.Generator().manual_seed(seed)) < 0.6
@@ -315,33 +317,54 @@ class FactoredEnv(VectorEnv):
         return VectorStep(self.observe(), rewards, ended, ~ended, self.observe())
 
 
+def test_targets_take_the_best_combination_that_is_allowed():
+    env = FactoredEnv(4)
+    settings = {"algo": "had3qn", "task": "navigation", "hidden_sizes": [8], "dueling_sizes": [4], "num_envs": 4}
+    algorithm = build_algorithm(env, resolve(("test", {**settings, "share_parameters": False})))
+    assert algorithm.num_actions == [6, 2]
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for network in (*algorithm.target_actors, algorithm.target_critic):
+            for parameter in network.parameters():
+                parameter.add_(0.5 * torch.randn(parameter.shape, generator=generator))
+    masks = [torch.tensor([mask] * 30) for mask in env.masks]
+    alive = torch.ones(30, 2, dtype=torch.bool)
+    observations = [torch.randn(30, 1, generator=generator) for _ in range(2)]
+    later = JointObservation(torch.randn(30, 2, generator=generator), observations, masks, alive)
+    actions = torch.tensor([[2.0, 1.0, 0.0]] * 30)
+    batch = Batch(later, actions, torch.zeros(30), torch.ones(30), later)
+    expected = []
+    for m in range(30):
+        pair = algorithm.target_actors[0](observations[0][m]).tolist()
+        best = max((2 * a + b for a in (0, 2) for b in (0, 1)), key=pair.__getitem__)
+        single = int(algorithm.target_actors[1](observations[1][m]).argmax())
+        expected.append(algorithm.target_critic(later.state[m])[2 * best + single].detach())
+    torch.testing.assert_close(algorithm.targets(batch), torch.stack(expected))
+    assert [index[0].item() for index in algorithm.indices(actions)] == [5, 0]
+
+
 @pytest.mark.parametrize("algo", ["qmix", "had3qn"])
-def test_the_best_of_all_allowed_combinations_is_learned(algo, tmp_path):
-    settings = {"algo": algo, "task": "navigation", "hidden_sizes": [16], "dueling_sizes": [8], "mixer_size": 4}
-    sizes = {"num_envs": 10, "rollout_length": 20, "share_parameters": False, "warmup_steps": 200, "batch_size": 50}
-    rates = {
-        "critic_lr": 0.01,
-        "updates_per_step": 4.0,
-        "epsilon_steps": 400,
-        "polyak": 0.05,
-        "feature_normalization": False,
-    }
-    rates |= {"actor_lr": 0.01} if algo == "had3qn" else {}
-    config = resolve(("test", {**settings, **sizes, **rates}))
+def test_combinations_that_are_not_allowed_are_never_done(algo, tmp_path):
+    """The task raises if one is."""
+    settings = {"algo": algo, "task": "navigation", "hidden_sizes": [8], "dueling_sizes": [4], "mixer_size": 4}
+    sizes = {"num_envs": 10, "rollout_length": 10, "share_parameters": False, "warmup_steps": 50, "batch_size": 20}
+    config = resolve(("test", {**settings, **sizes, "updates_per_step": 0.2, "epsilon_steps": 100}))
     env = FactoredEnv(config.num_envs)
     algorithm = build_algorithm(env, config)
-    assert algorithm.num_actions == [6, 2]
     algorithm.open_files(tmp_path, resume=False)
     central = CentralEnvironment(SharedEnvironment(env, 0.9, reward_scaling=False), "ep")
-    step = central.reset()
-    for iteration in range(1, 5):
+    step, done = central.reset(), set()
+    for iteration in range(1, 4):
         for _ in range(config.rollout_length):
-            step = central.step(algorithm.act(step))
+            acted = algorithm.act(step)
+            done |= set(map(tuple, acted.tolist()))
+            step = central.step(acted)
             algorithm.observe(step)
         algorithm.update(iteration)
-    seen = env.actor_inputs(env.observe(), np.zeros((10, 2), dtype=bool))
-    acted = algorithm.actor(10).act(seen, algorithm.generator, deterministic=True)
-    assert acted.tolist() == [[2, 1, 1]] * 10
+    assert len(done) == 2 * 2 * 2
+    acted = algorithm.actor(10).act([agent.seen for agent in step.agents], algorithm.generator, deterministic=True)
+    assert acted.shape == (10, 3)
+    central.step(acted)
 
 
 def test_too_many_combinations_are_refused_in_one_line():

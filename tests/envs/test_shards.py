@@ -26,7 +26,8 @@ B, STEPS = 4, 120
 
 
 def make_shares(task: str, agents: int | None, servers: int, **changes: object) -> list[SharedEnvironment]:
-    config = Config(task=task, agents=agents, num_envs=B, env_servers=servers, env_workers=1, seed=3, **changes)  # type: ignore[arg-type]
+    workers = 1 if task.startswith("mamujoco") else None
+    config = Config(task=task, agents=agents, num_envs=B, env_servers=servers, env_workers=workers, seed=3, **changes)  # type: ignore[arg-type]
     return [build_environment(config, server=server) for server in range(servers)]
 
 

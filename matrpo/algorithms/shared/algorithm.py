@@ -119,7 +119,11 @@ class Algorithm(ABC):
 
     @abstractmethod
     def act(self, step: CentralStep) -> np.ndarray:
-        """Choose the next joint action, (B, W) float32, and record the observations that it was chosen on."""
+        """Choose the next joint action and record the observations that it was chosen on.
+
+        Returns:
+            (B, W) float32; components of a `Box` in half ranges (`TaskSpec.task_units`).
+        """
 
     @abstractmethod
     def observe(self, step: CentralStep) -> None:

@@ -198,7 +198,7 @@ class OnPolicy(Algorithm):
 
     def _make_learners(self) -> list[Learner]:
         spec, config = self.spec, self.config
-        if config.agent_id and not config.share_parameters:
+        if config.agent_id and self.can_share and not config.share_parameters:
             raise ConfigError("agent_id: every agent has a policy of its own: set share_parameters, or leave it out")
         if not config.share_parameters:
             return [Learner(self.make_policy(q), config, self.generator) for q in range(spec.num_agents)]

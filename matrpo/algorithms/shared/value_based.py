@@ -96,8 +96,11 @@ def number(choices: Tensor, sizes: Sequence[int]) -> Tensor:
 
 def choices(numbers: Tensor, sizes: Sequence[int]) -> Tensor:
     """The choices whose combinations have these numbers, the inverse of `number`. (M, 1) -> (M, K)."""
-    found: Tensor = torch.stack(torch.unravel_index(numbers.squeeze(1), tuple(sizes)), dim=1)
-    return found
+    found = []
+    for size in reversed(sizes):
+        found.append(numbers % size)
+        numbers = numbers // size
+    return torch.cat(found[::-1], dim=1)
 
 
 def combined(mask: Tensor, sizes: Sequence[int]) -> Tensor:

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 from gymnasium import spaces
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from matrpo.envs.wrapped.gymnasium_actions import converter
@@ -39,6 +39,7 @@ def has(space, action):
         return space.contains(action)
 
 
+@settings(max_examples=40)
 @given(nested, st.randoms(use_true_random=False))
 def test_every_choice_is_an_element_of_the_space_and_of_its_own(space, random):
     made = converter("task", "agent", space)
@@ -50,6 +51,7 @@ def test_every_choice_is_an_element_of_the_space_and_of_its_own(space, random):
     assert len(set(map(tuple, flat))) == len(set(map(tuple, indices)))
 
 
+@settings(max_examples=40)
 @given(nested, st.integers(0, 2**32 - 1))
 def test_masks_are_those_that_sample_takes(space, seed):
     made = converter("task", "agent", space)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from matrpo.envs.conformance.check import Wrong
+from matrpo.envs.wrapped.gymnasium_actions import converter
 from matrpo.envs.wrapped.observations import ObservationReader, one_number
 from matrpo.errors import ConfigError
 from matrpo.spaces import Box, Discrete
@@ -21,7 +22,8 @@ PIXELS = spaces.Box(0, 255, (2, 2), np.uint8)
 
 
 def reader(space: Any, actions: Any = Discrete(3)) -> ObservationReader:  # noqa: B008
-    return ObservationReader("task", "scout", space, actions)
+    kinds = {Discrete: lambda own: spaces.Discrete(own.n), Box: lambda own: spaces.Box(-1.0, 1.0, (own.size,))}
+    return ObservationReader("task", "scout", space, converter("task", "scout", kinds[type(actions)](actions)))
 
 
 def leaves() -> st.SearchStrategy[Any]:

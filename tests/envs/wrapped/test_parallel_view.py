@@ -4,15 +4,17 @@ import warnings
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 from pettingzoo.test import parallel_api_test
 
+from matrpo.envs.check import check_env
 from matrpo.envs.family import KnownTask
 from matrpo.envs.registry import families, make_env
 from matrpo.envs.vector_env import VectorEnv, VectorStep
 from matrpo.envs.wrapped.parallel_view import ParallelView, parallel_env
 from matrpo.envs.wrapped.pettingzoo import PettingZooEnv
 from matrpo.errors import ConfigError
-from matrpo.spaces import Discrete, TaskSpec
+from matrpo.spaces import Box, Discrete, MultiDiscrete, TaskSpec
 
 OURS = [
     task
@@ -98,6 +100,47 @@ def test_masks_are_part_of_the_observation_of_agents_that_have_them() -> None:
     assert observations["early"]["action_mask"].tolist() == [0, 1]
     assert view.observation_space("early").contains(observations["early"])
     assert view.observation_space("late").contains(observations["late"])
+
+
+class Several(Leaver):
+    """`early` chooses two numbers, the first may not be 0 and the second must be 2; `late` has bounds of its own."""
+
+    spec = TaskSpec("several", ("early", "late"), (1, 1), (MultiDiscrete((3, 4)), Box(2, (0.0, 100.0), (1.0, 200.0))))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.received: list[list[float]] = []
+
+    def step(self, joint_action: np.ndarray) -> VectorStep:
+        self._check_action(joint_action)
+        self.received += joint_action.tolist()
+        assert joint_action[0, 0] > 0
+        assert joint_action[0, 1] == 2
+        return super().step(joint_action)
+
+    def action_masks(self) -> list[np.ndarray | None]:
+        return [np.array([[False, True, True, False, False, True, False]]), None]
+
+
+def test_factors_and_bounds_are_shown_as_they_are() -> None:
+    env = Several()
+    view = ParallelView(lambda _seed: env)
+    assert view.action_space("early") == spaces.MultiDiscrete([3, 4])
+    assert view.action_space("late") == spaces.Box(np.float32([0, 100]), np.float32([1, 200]))
+    observations, _ = view.reset()
+    assert view.observation_space("early").contains(observations["early"])
+    assert observations["early"]["action_mask"].tolist() == [0, 1, 1, 0, 0, 1, 0]
+    view.step({"early": np.array([2, 2]), "late": np.array([0.25, 160.0], np.float32)})
+    assert env.received[-1] == [2, 2, 0.25, 160.0]
+
+
+def test_a_task_is_tried_out_with_allowed_choices_and_the_middle_of_its_bounds() -> None:
+    env = Several()
+    check_env(env, "several")
+    assert env.received == [[1, 2, 0.5, 150.0]] * 2
+    for wrong in ([3, 2, 0, 0], [1, 4, 0, 0], [1, -1, 0, 0], [1, np.nan, 0, 0]):
+        with pytest.raises(ValueError, match="outside"):
+            env._check_action(np.array([wrong], np.float32))
 
 
 def test_a_view_draws_what_its_task_can_draw() -> None:

@@ -7,7 +7,7 @@ from gymnasium import spaces
 from matrpo.envs.wrapped.mpe2 import make_mpe2
 from matrpo.envs.wrapped.pettingzoo import PettingZooEnv
 from matrpo.errors import ConfigError
-from matrpo.spaces import Box, Discrete
+from matrpo.spaces import Box, Discrete, MultiDiscrete
 
 SPREAD = "mpe2/simple_spread_v3"
 SPEAKER = "mpe2/simple_speaker_listener_v4"
@@ -234,6 +234,36 @@ def test_actions_are_clipped_shaped_and_shifted() -> None:
     assert received["steered"].tolist() == [[-1.0], [0.5]]
     with pytest.raises(ValueError, match="outside"):
         env.step(np.array([[3, 0, 0.0, 0.0]], dtype=np.float32))
+
+
+def test_choices_of_several_factors_reach_the_task_in_its_own_form_and_so_do_masks() -> None:
+    class Factors(Relay):
+        mask = (np.array([1, 0], np.int8), np.array([0, 1, 1], np.int8))
+
+        def action_space(self, agent: str) -> spaces.Space[Any]:
+            if agent == "short":
+                return spaces.MultiDiscrete([2, 3], start=[1, -1])
+            return (
+                spaces.Tuple((spaces.Discrete(3), spaces.MultiBinary(2))) if agent == "steered" else spaces.Discrete(3)
+            )
+
+        def reset(self, seed: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+            observations, infos = super().reset(seed)
+            return observations, infos | {"short": {"action_mask": self.mask}}
+
+    env = PettingZooEnv("factors", lambda: Factors(), 1, seed=0)
+    assert env.spec.action_spaces == (MultiDiscrete((2, 3)), Discrete(3), MultiDiscrete((3, 2, 2)))
+    env.reset()
+    assert [None if mask is None else mask.tolist() for mask in env.action_masks()][::2] == [
+        [[True, False, False, True, True]],
+        None,
+    ]
+    env.step(np.array([[1, 0, 2, 2, 1, 0]], dtype=np.float32))
+    (received,) = env._copies[0].received
+    assert all(Factors().action_space(agent).contains(action) for agent, action in received.items())
+    assert received["short"].tolist() == [2, -1]
+    assert received["steered"][0] == 2
+    assert received["steered"][1].tolist() == [1, 0]
 
 
 def test_returned_arrays_are_never_written_again() -> None:
