@@ -60,7 +60,7 @@ def lengths(seed: int, numbers: np.ndarray, episodes: np.ndarray) -> np.ndarray:
 def run(tmp_path, monkeypatch):
     for module in (matrpo.envs.build, matrpo.evaluation):
         monkeypatch.setattr(
-            module, "build_envs", lambda _config, num_envs, seed, first=None, **_: UnevenEnv(num_envs, seed, first)
+            module, "build_envs", lambda _config, num_envs, seed, first=None, *_, **__: UnevenEnv(num_envs, seed, first)
         )
     run = RunDirectory.create(tmp_path / "run", resolve(("test", {**SETTINGS, "tensorboard": False})), {})
     InProcessTraining(run).run(lambda: False, lambda _: None)

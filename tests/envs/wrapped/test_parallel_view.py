@@ -7,7 +7,7 @@ import pytest
 from gymnasium import spaces
 from pettingzoo.test import parallel_api_test
 
-from matrpo.envs.check import check_env
+from matrpo.envs.conformance.guarded import check_env
 from matrpo.envs.family import KnownTask
 from matrpo.envs.registry import families, make_env
 from matrpo.envs.vector_env import VectorEnv, VectorStep

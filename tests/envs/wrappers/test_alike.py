@@ -54,7 +54,8 @@ def test_smaller_discrete_spaces_are_masked() -> None:
     env = AlikeAgents(Echo(Discrete(2), Discrete(4), Discrete(3), masks=[allowed, None, None]))
     assert set(env.spec.action_spaces) == {Discrete(4)}
     first, second, third = env.action_masks()
-    assert first is not None and third is not None
+    assert first is not None
+    assert third is not None
     assert first.tolist() == [[True, False, False, False], [True, True, False, False]]
     assert second is None
     assert third.tolist() == [[True, True, True, False]] * 2
@@ -64,7 +65,8 @@ def test_factors_that_an_agent_lacks_have_one_choice() -> None:
     env = AlikeAgents(Echo(MultiDiscrete((2, 3)), Discrete(4)))
     assert set(env.spec.action_spaces) == {MultiDiscrete((4, 3))}
     first, second = env.action_masks()
-    assert first is not None and second is not None
+    assert first is not None
+    assert second is not None
     assert first[0].tolist() == [True, True, False, False, True, True, True]
     assert second[0].tolist() == [True, True, True, True, True, False, False]
     inner = env._env
