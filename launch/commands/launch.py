@@ -13,6 +13,7 @@ from typing import Any
 import click
 from setproctitle import setproctitle
 
+from matrpo.envs.vector_env import VectorEnv
 from matrpo.errors import ConfigError, TaskError
 from matrpo.faults.script import FaultScript, script_text
 from matrpo.launch.commands.options import (
@@ -34,6 +35,7 @@ from matrpo.runs.storage import write_crash_safely
 from matrpo.settings import algorithm_names
 from matrpo.settings.config import FIELDS, RunConfig, to_dict
 from matrpo.settings.graph_settings import build_graph
+from matrpo.spaces import TaskSpec
 from matrpo.topology import CommunicationGraph
 
 SSH_COMMAND = "ssh -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=5 -o ServerAliveCountMax=3"
@@ -224,15 +226,32 @@ def _check_envs(config: RunConfig) -> None:
 
 def _check_central(config: RunConfig) -> None:
     """Build a centrally trained algorithm once and discard it, so that it refuses settings that it cannot handle."""
-    from matrpo.build import agents_are_alike, build_algorithm
-    from matrpo.envs.build import build_envs
+    from matrpo.build import build_algorithm
 
-    alone = dataclasses.replace(config, env_workers=None)
-    env = build_envs(alone, 1, 0, alike=agents_are_alike(config))
+    env = _one_environment(config)
     try:
         build_algorithm(env, config)
     finally:
         env.close()
+
+
+def _one_environment(config: RunConfig) -> VectorEnv:
+    """One environment in this process, as the run's algorithm, which trains centrally, has them."""
+    from matrpo.build import agents_are_alike
+    from matrpo.envs.build import build_envs
+
+    return build_envs(dataclasses.replace(config, env_workers=None), 1, 0, alike=agents_are_alike(config))
+
+
+def _spec(config: RunConfig) -> TaskSpec:
+    """The run's agents and spaces, as its algorithm has them."""
+    from matrpo.envs.registry import task_spec
+
+    if not (config.agent_id and algorithm_names.is_central(config.algo)):
+        return task_spec(config.task, config.agents)
+    env = _one_environment(config)
+    env.close()
+    return env.spec
 
 
 def _continued(run: RunDirectory, layers: list[Layer], how: How) -> Prepared:
@@ -249,9 +268,7 @@ def _continued(run: RunDirectory, layers: list[Layer], how: How) -> Prepared:
     point = run.resume_point()
     start = point.iteration
     if start:
-        from matrpo.envs.registry import task_spec
-
-        run.check_checkpoints(start, task_spec(config.task, config.agents))
+        run.check_checkpoints(start, _spec(config))
     if start > config.iterations:
         done = start * config.samples
         raise ConfigError(f"bad value {config.steps} for 'steps': {run.path} has done {done}, expected at least that")
