@@ -9,6 +9,7 @@ from click.testing import CliRunner
 import matrpo.evaluation
 from matrpo.envs import counter_rng
 from matrpo.envs.vector_env import VectorEnv, VectorStep
+from matrpo.errors import ConfigError
 from matrpo.evaluation import evaluate, mean_interval
 from matrpo.launch.commands.read import evaluate_run
 from matrpo.runs.run_directory import RunDirectory
@@ -117,3 +118,9 @@ def test_one_episode_has_no_interval(run):
     assert printed[0] in ("return 1.50", "return 30.00")
     document = CliRunner().invoke(evaluate_run, [str(run.path), "--episodes", "1", "--json"]).output
     assert json.loads(document)["return_ci95"] is None
+
+
+def test_an_evaluation_of_episodes_that_never_end_ends(run, monkeypatch):
+    monkeypatch.setattr(matrpo.evaluation, "_ENDLESS", 15)
+    with pytest.raises(ConfigError, match=r"goes on after 15 steps: --episode-length cuts episodes off"):
+        evaluate(run, 50)

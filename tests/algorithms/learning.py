@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from matrpo.algorithms.shared.algorithm import Algorithm, UpdateReport
-from matrpo.build import algorithm_class, state_sizes
+from matrpo.build import agents_are_alike, algorithm_class, state_sizes
 from matrpo.envs.build import build_environment
 from matrpo.envs.central import CentralEnvironment
 from matrpo.envs.shared import SharedEnvironment
@@ -40,7 +40,7 @@ class Learning:
         named = {"task": task} if isinstance(task, str) else {"agents": task.spec.num_agents}
         self.config = resolve(("test", {**TINY, "algo": name, **named, **settings}))
         if isinstance(task, str):
-            shared = build_environment(self.config)
+            shared = build_environment(self.config, alike=agents_are_alike(self.config))
         else:
             shared = SharedEnvironment(task, self.config.gamma, self.config.reward_scaling, self.config.reward)
         sizes = state_sizes(shared.env, self.config.state_type)

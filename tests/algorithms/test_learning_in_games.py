@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from learning import Learning, probabilities, start_at
 
@@ -46,6 +47,15 @@ def test_trust_region_steps_at_once_lower_the_return_and_in_turn_raise_it(algo, 
 
 
 OPPOSITE = {"num_envs": 256, "rollout_length": 1, "policy_epochs": 5, "actor_lr": 0.1, "policy_batch": 256}
+
+
+@pytest.mark.parametrize("algo", ["mappo", "ippo"])
+def test_a_shared_policy_that_is_told_whose_turn_it_is_earns_all(algo):
+    settings = {**GAME, **OPPOSITE, "share_parameters": True, "agent_id": True}
+    learning = Learning(algo, "game/opposite-halves", agents=4, **settings)
+    for _ in range(25):
+        learning.iterate()
+    assert np.mean([step.agents[0].reward.mean() for step in learning.steps[1:]]) > 0.95
 
 
 @pytest.mark.parametrize(("algo", "shared"), [("mappo", True), ("mappo", False), ("happo", False)])

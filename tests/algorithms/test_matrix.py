@@ -105,9 +105,12 @@ def test_an_algorithm_with_a_memory_resumes(algo, tmp_path):
     assert_same_checkpoints(whole, stopped, 3)
 
 
-@pytest.mark.parametrize("algo", ["mappo", "ippo", "jrppo", "happo", "maa2c"])
-def test_an_algorithm_with_a_shared_policy_resumes(algo, tmp_path):
-    settings = {"share_parameters": True}
+@pytest.mark.parametrize(
+    ("algo", "agent_id"),
+    [("mappo", False), ("mappo", True), ("ippo", False), ("jrppo", True), ("happo", False), ("maa2c", False)],
+)
+def test_an_algorithm_with_a_shared_policy_resumes(algo, agent_id, tmp_path):
+    settings = {"share_parameters": True, "agent_id": agent_id}
     whole, stopped = (create(tmp_path / name, algo, "discrete", **settings) for name in ("whole", "stopped"))
     train(whole)
     train(stopped, stop_after=2)

@@ -117,7 +117,7 @@ def test_a_task_without_peculiarities_is_described(file: Path) -> None:
     ("name", "verdict", "words"),
     [
         ("masked", "ok", "action masks in info rule out 87% of the choices: none of these is done"),
-        ("masked", "ok", "masks that allow nothing (60%): the agent does action 0, and that sample is not learnt from"),
+        ("masked", "ok", "masks that allow nothing (61%): the agent does action 0, and that sample is not learnt from"),
         ("dies", "ok", "agents leave before the others, 12 times: they see zeros and are paid nothing then"),
         ("dies", "warn", "rewards are paid to agents that are not in the episode, 36 times: they are dropped"),
         ("terminates", "warn", "episodes of 5 steps end by termination: if that is a time limit, it should be a"),

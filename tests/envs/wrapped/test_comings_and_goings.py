@@ -209,3 +209,27 @@ def test_an_agent_that_nobody_knows_is_named() -> None:
     env.reset()
     with pytest.raises(Exception, match=r"'?7'?; expected one of possible_agents, 0"):
         env.step(env.spec.noop(1))
+
+
+@SOME
+@given(scripts(), st.integers(1, 6))
+def test_a_limit_cuts_episodes_as_a_truncation_of_all_who_are_there_does(stays: Script, limit: int) -> None:
+    cut = [
+        [
+            Stay(stay.first, min(stay.last, limit), stay.truncated or stay.last > limit)
+            for stay in own
+            if stay.first < limit
+        ]
+        for own in stays
+    ]
+    limited, expected = make(stays, 2), make(cut, 2)
+    limited.limit_episodes(limit)
+    assert limited.spec.episode_length == limit
+    np.testing.assert_array_equal(limited.reset(), expected.reset())
+    for _ in range(2 * limit + 1):
+        masks = [np.zeros((2, 1)) if mask is None else mask.argmax(axis=1)[:, None] for mask in limited.action_masks()]
+        actions = np.concatenate(masks, axis=1).astype(np.float32)
+        one, other = limited.step(actions), expected.step(actions)
+        for name in ("observations", "rewards", "terminated", "truncated", "alive", "ended"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+        np.testing.assert_array_equal(limited.present(), expected.present())

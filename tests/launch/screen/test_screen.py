@@ -189,6 +189,24 @@ def test_plain_lines_go_on_without_an_agent_that_misses_iterations(
     assert shown == [f"{iteration}/10" for iteration in range(1, 7)]
 
 
+def test_a_task_whose_episodes_never_end_is_hinted_at_once(
+    run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hint = "no episode has ended in 1,000 steps of each environment: --episode-length cuts episodes off"
+    screen = PlainScreen(run)
+    for iteration in range(1, 13):
+        run.env.log_metrics({"iteration": iteration, "time": 1.0 * iteration, "team_return_mean": None})
+        for agent in range(12):
+            run.agent(agent).log_metrics({"iteration": iteration, "time": 1.0 * iteration, **AGENT})
+        screen.tick()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines.index(hint) == 10
+    assert len(lines) == 13
+    progress = Progress(run)
+    progress.poll()
+    assert "no episode has ended" in "".join(drawn(progress, 120, 24))
+
+
 def test_the_live_screen_survives_words_and_ticks(run: RunDirectory) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, highlight=False, width=80, height=24)
     with LiveScreen(run, console) as screen:
