@@ -6,7 +6,6 @@ import torch
 from recall import RecallEnv
 
 import matrpo.envs.build
-import matrpo.evaluation
 from matrpo.decentralized.agent import Agent
 from matrpo.envs.shared import SharedEnvironment
 from matrpo.errors import ConfigError
@@ -34,8 +33,11 @@ SHORT = {"num_envs": 4, "steps": 4 * 140, "checkpoint_every": 1}
 @pytest.fixture(autouse=True)
 def recall(monkeypatch):
     """Every task is the recall task."""
-    for module in (matrpo.envs.build, matrpo.evaluation):
-        monkeypatch.setattr(module, "make_env", lambda task, agents, num_envs, seed, *_: RecallEnv(num_envs, seed))  # noqa: ARG005
+    monkeypatch.setattr(
+        matrpo.envs.build,
+        "make_env",
+        lambda task, agents, num_envs, seed, *_: RecallEnv(num_envs, seed),  # noqa: ARG005
+    )
 
 
 def create(path, **changes):
