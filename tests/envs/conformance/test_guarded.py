@@ -83,6 +83,11 @@ def test_a_reward_that_is_not_finite_is_named(value: float) -> None:
     assert failure(set_reward(value), 5, first=4) == f"{expected} is {value:g}; expected a finite number"
 
 
+def test_a_reward_whose_sums_float32_cannot_hold_is_named() -> None:
+    text = failure(set_reward(-1e31), 3)
+    assert text.endswith("step 3 of its episode: the reward of agent 'first' is -1e+31; expected at most 1e+30 in size")
+
+
 def spoil_observation(_env: Clock, step: VectorStep) -> None:
     step.observations[1][0, 1] = np.nan
 
