@@ -249,9 +249,12 @@ def _continued(run: RunDirectory, layers: list[Layer], how: How) -> Prepared:
     point = run.resume_point()
     start = point.iteration
     if start:
+        from matrpo.build import agents_are_alike
         from matrpo.envs.registry import task_spec
+        from matrpo.envs.wrappers.alike import made_alike
 
-        run.check_checkpoints(start, task_spec(config.task, config.agents))
+        spec = task_spec(config.task, config.agents)
+        run.check_checkpoints(start, made_alike(spec) if agents_are_alike(config) else spec)
     if start > config.iterations:
         done = start * config.samples
         raise ConfigError(f"bad value {config.steps} for 'steps': {run.path} has done {done}, expected at least that")
