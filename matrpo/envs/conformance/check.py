@@ -56,7 +56,7 @@ def check_outcome(env: VectorEnv, step: VectorStep) -> None:
     _check_array("step().truncated", step.truncated, shape, np.bool_)
     if step.alive is not None:
         _check_array("step().alive", step.alive, shape, np.bool_)
-    _check_finite("the reward", step.rewards, env.spec.agents, _LARGEST_REWARD)
+    _check_finite("the reward", step.rewards.astype(np.float64), env.spec.agents, _LARGEST_REWARD)
     if step.final_observations is not None:
         check_observations(env, "step().final_observations", step.final_observations)
     elif step.ended.any():
@@ -112,6 +112,15 @@ def check_masks(env: VectorEnv, masks: object) -> None:
         if not mask_size(space):
             raise Wrong.found(where, kind_of(mask), f"None, for actions of {space}")
         _check_array(where, mask, (env.num_envs, mask_size(space)), np.bool_)
+
+
+def check_present(env: VectorEnv, present: object) -> None:
+    """Check who is said to be in the current episodes.
+
+    Raises:
+        Wrong: it is no boolean for each environment and agent.
+    """
+    _check_array("present()", present, (env.num_envs, env.spec.num_agents), np.bool_)
 
 
 def _check_array(where: str, array: object, shape: tuple[int, int], dtype: type | None) -> None:
