@@ -17,6 +17,20 @@ class TaskError(RuntimeError):
     """
 
 
+def diverged(task: str, what: str, iteration: int) -> TaskError:
+    """The error that what is learned has left the finite numbers.
+
+    Args:
+        task: its name.
+        what: is not finite any more, and whose.
+        iteration: in which.
+    """
+    return TaskError(
+        f"task {task!r}: learning has diverged in iteration {iteration}: {what} is not finite; scale observations or "
+        "rewards that are much larger than 1, or lower the learning rates"
+    )
+
+
 def closest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The known name that is most similar to a mistyped one; None if none is similar.
 

@@ -17,13 +17,23 @@ import numpy as np
 from matrpo.errors import ConfigError
 
 _LARGEST = float(np.finfo(np.float32).max)
+_MOST_CHOICES = 2**24
+"""float32 holds every index below this exactly."""
 
 
 @dataclass(frozen=True)
 class Discrete:
-    """Discrete action space: `n` actions, numbered from 0."""
+    """Discrete action space: `n` actions, numbered from 0.
+
+    Raises:
+        ConfigError: there is no action, or one whose number float32 cannot hold.
+    """
 
     n: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n <= _MOST_CHOICES:
+            raise ConfigError(f"a Discrete has {self.n} actions: expected 1 to {_MOST_CHOICES}")
 
     def __str__(self) -> str:
         return f"Discrete({self.n})"
@@ -51,16 +61,16 @@ class MultiDiscrete:
     An action mask has `sum(sizes)` columns, the factors' side by side. `sizes` may be any sequence of integers.
 
     Raises:
-        ConfigError: there is no factor, or one without a choice.
+        ConfigError: there is no factor, or one without a choice, or with more than float32 can number.
     """
 
     sizes: tuple[int, ...]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sizes", tuple(int(n) for n in self.sizes))
-        if not self.sizes or min(self.sizes) < 1:
+        if not self.sizes or min(self.sizes) < 1 or max(self.sizes) > _MOST_CHOICES:
             raise ConfigError(
-                f"the factors of a MultiDiscrete have sizes {self.sizes}: expected one or more, from 1 on"
+                f"the factors of a MultiDiscrete have sizes {self.sizes}: expected one or more, of 1 to {_MOST_CHOICES}"
             )
 
     def __str__(self) -> str:

@@ -37,6 +37,9 @@ def test_names_are_short_where_components_are_alike():
         (lambda: Box(1, float("nan"), 1.0), "expected low <= high"),
         (lambda: MultiDiscrete(()), r"sizes \(\)"),
         (lambda: MultiDiscrete((3, 0)), r"sizes \(3, 0\)"),
+        (lambda: MultiDiscrete((3, 2**24 + 1)), r"sizes \(3, 16777217\)"),
+        (lambda: Discrete(0), "a Discrete has 0 actions: expected 1 to 16777216"),
+        (lambda: Discrete(2**24 + 1), "a Discrete has 16777217 actions"),
     ],
 )
 def test_a_space_that_cannot_be_is_refused(make, message):

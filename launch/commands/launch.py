@@ -13,7 +13,6 @@ from typing import Any
 import click
 from setproctitle import setproctitle
 
-from matrpo.envs.vector_env import VectorEnv
 from matrpo.errors import ConfigError, TaskError
 from matrpo.faults.script import FaultScript, script_text
 from matrpo.launch.commands.options import (
@@ -226,32 +225,27 @@ def _check_envs(config: RunConfig) -> None:
 
 def _check_central(config: RunConfig) -> None:
     """Build a centrally trained algorithm once and discard it, so that it refuses settings that it cannot handle."""
-    from matrpo.build import build_algorithm
+    from matrpo.build import agents_are_alike, build_algorithm
+    from matrpo.envs.build import build_envs
 
-    env = _one_environment(config)
+    env = build_envs(dataclasses.replace(config, env_workers=None), 1, 0, alike=agents_are_alike(config))
     try:
         build_algorithm(env, config)
     finally:
         env.close()
 
 
-def _one_environment(config: RunConfig) -> VectorEnv:
-    """One environment in this process, as the run's algorithm, which trains centrally, has them."""
-    from matrpo.build import agents_are_alike
-    from matrpo.envs.build import build_envs
-
-    return build_envs(dataclasses.replace(config, env_workers=None), 1, 0, alike=agents_are_alike(config))
-
-
 def _spec(config: RunConfig) -> TaskSpec:
     """The run's agents and spaces, as its algorithm has them."""
     from matrpo.envs.registry import task_spec
 
-    if not (config.agent_id and algorithm_names.is_central(config.algo)):
-        return task_spec(config.task, config.agents)
-    env = _one_environment(config)
-    env.close()
-    return env.spec
+    spec = task_spec(config.task, config.agents)
+    if algorithm_names.is_central(config.algo):
+        from matrpo.build import agents_are_alike
+        from matrpo.envs.wrappers.alike import made_alike
+
+        return made_alike(spec) if agents_are_alike(config) else spec
+    return spec
 
 
 def _continued(run: RunDirectory, layers: list[Layer], how: How) -> Prepared:

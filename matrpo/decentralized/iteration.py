@@ -12,10 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from matrpo.consensus.peer import Peer
 from matrpo.decentralized.agent import Agent
 from matrpo.decentralized.shared_samples import on_shared_samples
 from matrpo.envs.shared import AgentStep
+from matrpo.errors import diverged
 from matrpo.runs.metrics import agent_metrics
 from matrpo.runs.phase_clock import PhaseClock
 
@@ -43,10 +46,20 @@ class Participant:
             self.agent.prepare_update(step)
 
     def begin(self, iteration: int, now: float) -> None:
-        """Start the iteration's consensus, later than all before. It is over when `peer.done`."""
-        config, num_agents = self.agent.config, self.agent.spec.num_agents
-        local_step = self.clock.phase("consensus")(self.agent.step)
-        shape = (num_agents, config.shared_samples)
+        """Start the iteration's consensus, later than all before. It is over when `peer.done`.
+
+        A local step that is not finite, which no neighbour would take, raises a `TaskError` from where it is made.
+        """
+        agent, config = self.agent, self.agent.config
+
+        def local_step(term: np.ndarray) -> np.ndarray:
+            with self.clock.phase("consensus"):
+                ratios = agent.step(term)
+            if not np.isfinite(ratios).all():
+                raise diverged(config.task, f"the step of agent {agent.spec.agents[agent.agent_id]!r}", iteration)
+            return ratios
+
+        shape = (agent.spec.num_agents, config.shared_samples)
         self.peer.begin(iteration, on_shared_samples(local_step, config, iteration), shape, now)
 
     def finish(self) -> dict[str, float]:

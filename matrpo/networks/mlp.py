@@ -128,7 +128,7 @@ class MLP(nn.Module):
             if networks.orthogonal_initialization:
                 nn.init.orthogonal_(layer.weight, gain, generator)
             else:
-                nn.init.normal_(layer.weight, std=gain / math.sqrt(layer.in_features), generator=generator)
+                nn.init.normal_(layer.weight, std=gain / math.sqrt(max(layer.in_features, 1)), generator=generator)
             nn.init.zeros_(layer.bias)
 
     @property

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from matrpo.errors import diverged
 from matrpo.runs.event_file import EventFile
 from matrpo.runs.process_directory import ProcessDirectory
 from matrpo.runs.run_directory import RunDirectory, identity
@@ -55,6 +56,8 @@ class Recorder:
     def __init__(self, run: RunDirectory, process: ProcessDirectory, spec: TaskSpec, start: int = 0) -> None:
         self._config = run.config
         self._process = process
+        name = process.path.name
+        self._who = f"agent {spec.agents[int(name)]!r}" if name.isdigit() else name
         self._belongs_to = identity(spec, run.config)
         self._snapshots: list[_Snapshot] = []
         self._events: EventFile | None = None
@@ -70,13 +73,16 @@ class Recorder:
             state: this process's state now; it is copied.
 
         Raises:
+            TaskError: what was learned is not finite; nothing of the iteration is written then.
             StorageError: the disk is full or read-only.
         """
         config, steps = self._config, iteration * self._config.samples
+        arrays, meta = state
+        if (name := _not_finite(metrics, arrays)) is not None:
+            raise diverged(self._config.task, f"{name} of {self._who}", iteration)
         self._process.log_metrics({"iteration": iteration, "steps": steps, "time": time.time(), **metrics})
         if self._events:
             self._events.add(steps, _scalars(metrics))
-        arrays, meta = state
         copies = {name: np.array(array) for name, array in arrays.items()}
         snapshot = _Snapshot(iteration, copies, {"belongs_to": self._belongs_to, **meta})
         self._snapshots = [*self._snapshots[-1:], snapshot]
@@ -96,6 +102,15 @@ class Recorder:
     def _write(self, snapshot: _Snapshot) -> None:
         if snapshot.iteration not in self._process.checkpoint_iterations():
             self._process.save_checkpoint(snapshot.iteration, snapshot.arrays, snapshot.meta)
+
+
+def _not_finite(metrics: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str | None:
+    """The name of what a process has learned that is not finite; None if all is. A task's own state may be anything."""
+    learned = {name: array for name, array in arrays.items() if not name.startswith("env.")}
+    for name, value in ({"critic_loss": metrics.get("critic_loss") or 0.0} | learned).items():
+        if not np.isfinite(value).all():
+            return name
+    return None
 
 
 def _scalars(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -38,3 +38,9 @@ def test_flat_parameters_round_trip():
     set_flat_parameters(parameters, 2.0 * flat)
     assert torch.equal(flat_parameters(parameters), 2.0 * flat)
     assert flat.shape == (3 * 4 + 4 + 4 * 2 + 2,)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_what_sees_nothing_has_outputs_that_are_the_same_for_all():
+    network = MLP((0, 4, 2), NetworkSettings(), torch.Generator().manual_seed(0))
+    assert network(torch.zeros(3, 0)).tolist() == [[0.0, 0.0]] * 3

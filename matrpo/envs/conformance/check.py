@@ -13,6 +13,8 @@ from matrpo.envs.vector_env import VectorEnv, VectorStep
 from matrpo.errors import in_words
 
 _OWN = Path(matrpo.__file__).parent
+_LARGEST_REWARD = 1e30
+"""A larger one is taken for a mistake: float32 holds the sums of smaller ones over any episode and team."""
 
 
 class Wrong(Exception):  # noqa: N818
@@ -54,7 +56,7 @@ def check_outcome(env: VectorEnv, step: VectorStep) -> None:
     _check_array("step().truncated", step.truncated, shape, np.bool_)
     if step.alive is not None:
         _check_array("step().alive", step.alive, shape, np.bool_)
-    _check_finite("the reward", step.rewards, env.spec.agents)
+    _check_finite("the reward", step.rewards.astype(np.float64), env.spec.agents, _LARGEST_REWARD)
     if step.final_observations is not None:
         check_observations(env, "step().final_observations", step.final_observations)
     elif step.ended.any():
@@ -112,6 +114,15 @@ def check_masks(env: VectorEnv, masks: object) -> None:
         _check_array(where, mask, (env.num_envs, mask_size(space)), np.bool_)
 
 
+def check_present(env: VectorEnv, present: object) -> None:
+    """Check who is said to be in the current episodes.
+
+    Raises:
+        Wrong: it is no boolean for each environment and agent.
+    """
+    _check_array("present()", present, (env.num_envs, env.spec.num_agents), np.bool_)
+
+
 def _check_array(where: str, array: object, shape: tuple[int, int], dtype: type | None) -> None:
     expected = f"an array of shape {shape}" + (f" and type {dtype.__name__}" if dtype else "")
     if not isinstance(array, np.ndarray):
@@ -120,13 +131,18 @@ def _check_array(where: str, array: object, shape: tuple[int, int], dtype: type 
         raise Wrong.found(where, f"shape {array.shape} and type {array.dtype}", expected)
 
 
-def _check_finite(where: str, array: np.ndarray, columns: tuple[str, ...] = ()) -> None:
-    """Check that all numbers are finite; arrays have a row for each environment, and maybe columns for agents."""
-    if np.isfinite(array).all():
+def _check_finite(where: str, array: np.ndarray, columns: tuple[str, ...] = (), most: float = np.inf) -> None:
+    """Check that all numbers are finite, and at most `most` in size.
+
+    Arrays have a row for each environment, and maybe columns for agents.
+    """
+    wrong = ~np.isfinite(array) | (np.abs(array) > most)
+    if not wrong.any():
         return
-    env, column = (int(index) for index in np.argwhere(~np.isfinite(array))[0])
+    env, column = (int(index) for index in np.argwhere(wrong)[0])
     of = f" of agent {columns[column]!r}" if columns else ""
-    raise Wrong.found(f"{where}{of}", f"{array[env, column]:g}", "a finite number", env)
+    expected = f"at most {most:g} in size" if np.isfinite(array[env, column]) else "a finite number"
+    raise Wrong.found(f"{where}{of}", f"{array[env, column]:g}", expected, env)
 
 
 def kind_of(value: object) -> str:

@@ -8,7 +8,14 @@ from contextlib import contextmanager
 import numpy as np
 
 from matrpo import random_streams
-from matrpo.envs.conformance.check import Wrong, check_masks, check_observations, check_outcome, check_state
+from matrpo.envs.conformance.check import (
+    Wrong,
+    check_masks,
+    check_observations,
+    check_outcome,
+    check_present,
+    check_state,
+)
 from matrpo.envs.masks import factors
 from matrpo.envs.vector_env import VectorEnv, VectorStep
 from matrpo.errors import ConfigError, TaskError
@@ -20,7 +27,8 @@ class GuardedEnv(VectorEnv):
     """A third-party `VectorEnv`, of which every array is checked: its shape, its type, and that it is finite.
 
     Whatever it raises, but `ConfigError`, and whatever is wrong becomes a `TaskError`, which names task, environment
-    and step. Each reset seeds the generators that are global in this process.
+    and step. Rewards become float64; the actions that it is given are its own copy. Each reset seeds the generators
+    that are global in this process.
 
     Args:
         env: the environments.
@@ -65,8 +73,9 @@ class GuardedEnv(VectorEnv):
         if self._steps is not None:
             self._steps += 1
         with self._blamed("step()"):
-            step = self.inner.step(joint_action)
+            step = self.inner.step(joint_action.copy())
             check_outcome(self, step)
+            step.rewards = step.rewards.astype(np.float64)
             if self._steps is not None:
                 self._steps[step.ended] = 0
             check_observations(self, "step().observations", step.observations)
@@ -94,7 +103,10 @@ class GuardedEnv(VectorEnv):
 
     def present(self) -> np.ndarray | None:
         with self._blamed("present()"):
-            return self.inner.present()
+            present = self.inner.present()
+            if present is not None:
+                check_present(self, present)
+        return present
 
     def state_dict(self) -> dict[str, np.ndarray] | None:
         return self.inner.state_dict()
@@ -143,9 +155,13 @@ def check_env(env: VectorEnv, task: str) -> None:
     """
     guarded = GuardedEnv(env, task)
     try:
-        guarded.reset()
+        handed = guarded.reset()
         for _ in range(_STEPS):
-            guarded.step(_allowed_actions(guarded))
+            kept = [array.copy() for array in handed]
+            step = guarded.step(_allowed_actions(guarded))
+            if not all(map(np.array_equal, handed, kept)):
+                raise TaskError(f"task {task!r}: step() wrote to arrays that it had handed over; expected fresh ones")
+            handed = [*step.observations, *(step.final_observations or ()), step.rewards, step.terminated]
     except TaskError as error:
         raise ConfigError(str(error)) from error
 

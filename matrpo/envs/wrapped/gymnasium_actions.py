@@ -111,19 +111,18 @@ def converter(task: str, agent: Any, space: Any) -> Converter:
     """What converts the actions of one agent's Gymnasium space.
 
     Raises:
-        ConfigError: it is of another kind than `Discrete`, `MultiDiscrete`, `MultiBinary`, `Box` and `Tuple`, or a
-            `Tuple` has other members than the first three and `Tuple`.
+        ConfigError: it is of another kind than `Discrete`, `MultiDiscrete`, `MultiBinary`, `Box` and `Tuple`, a
+            `Tuple` has other members than the first three and `Tuple`, or `matrpo.spaces` has none like it.
     """
     from gymnasium import spaces
 
-    if isinstance(space, spaces.Box):
-        return _Vector(space)
-    found = _discrete(space)
+    where = f"task {task!r}: the action space of agent {agent!r} is {space}"
+    try:
+        found = _Vector(space) if isinstance(space, spaces.Box) else _discrete(space)
+    except ConfigError as error:
+        raise ConfigError(f"{' '.join(where.split())}; {error}") from None
     if found is None:
-        raise ConfigError(
-            f"task {task!r}: the action space of agent {agent!r} is {space}; "
-            "expected Discrete, MultiDiscrete, MultiBinary, a Tuple of these, or Box"
-        )
+        raise ConfigError(f"{where}; expected Discrete, MultiDiscrete, MultiBinary, a Tuple of these, or Box")
     return found
 
 

@@ -150,7 +150,7 @@ def _converter(space: Any) -> tuple[Callable[[Any, str], np.ndarray], int]:
         counts = np.ravel(space.n if isinstance(space, spaces.Discrete) else space.nvec).astype(np.int64)
         starts = np.broadcast_to(np.ravel(space.start), counts.shape)
         return (lambda value, where: _one_hot(value, where, counts, starts)), int(counts.sum())
-    return (lambda value, _: np.asarray(spaces.flatten(space, value), dtype=np.float32)), spaces.flatdim(space)
+    return (lambda value, where: _flattened(space, value, where)), spaces.flatdim(space)
 
 
 def _has_bounds(space: Any, low: float, high: float) -> bool:
@@ -178,6 +178,15 @@ def _one_hot(value: Any, where: str, counts: np.ndarray, starts: np.ndarray) -> 
     vector = np.zeros(counts.sum(), dtype=np.float32)
     vector[np.cumsum(counts) - counts + places.astype(np.int64)] = 1.0
     return vector
+
+
+def _flattened(space: Any, value: Any, where: str) -> np.ndarray:
+    """A value of a space of another kind, as Gymnasium flattens it."""
+    from gymnasium import spaces
+
+    if not space.contains(value):
+        raise Wrong.found(where, _described(value), f"an element of {space}")
+    return np.asarray(spaces.flatten(space, value), dtype=np.float32)
 
 
 def _as_numbers(value: Any, where: str) -> np.ndarray:

@@ -38,7 +38,7 @@ class PettingZooEnv(VectorEnv):
         seed: of the copies' resets.
 
     Raises:
-        ConfigError: an agent's action or observation space cannot be used.
+        ConfigError: an agent's action or observation space cannot be used, or two agents have one name.
     """
 
     def __init__(self, name: str, make: Callable[..., ParallelEnv], num_envs: int, seed: int) -> None:
@@ -50,6 +50,8 @@ class PettingZooEnv(VectorEnv):
         self._retired: list[ParallelEnv] = []
         first = self._copies[0]
         agents = tuple(first.possible_agents)
+        if len(set(map(str, agents))) < len(agents):
+            raise ConfigError(f"task {name!r}: its possible_agents are {agents}: expected a name of its own for each")
         self._converters = [converter(name, agent, _asked(name, first.action_space, agent)) for agent in agents]
         action_spaces = tuple(converter.space for converter in self._converters)
         self._readers = [

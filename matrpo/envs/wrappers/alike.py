@@ -34,14 +34,10 @@ class AlikeAgents(VectorEnv):
         self.statistics = env.statistics
         self._ids = np.eye(inner.num_agents, dtype=np.float32)
         self._longest = max(inner.observation_sizes)
-        space = _common_space(inner)
+        self.spec = made_alike(inner)
+        space = self.spec.action_spaces[0]
         self._in_half_ranges = isinstance(space, Box) and len(set(inner.action_spaces)) > 1
         self._padded = [_is_padded(own, space) for own in inner.action_spaces]
-        self.spec = dataclasses.replace(
-            inner,
-            observation_sizes=(self._longest + inner.num_agents,) * inner.num_agents,
-            action_spaces=(space,) * inner.num_agents,
-        )
         widths = [own.width for own in inner.action_spaces]
         self._columns = np.concatenate([q * space.width + np.arange(width) for q, width in enumerate(widths)])
 
@@ -121,6 +117,17 @@ class AlikeAgents(VectorEnv):
             wide[:, begin] |= mine == 0
             start, begin = start + mine, begin + size
         return wide
+
+
+def made_alike(spec: TaskSpec) -> TaskSpec:
+    """The spec of a task whose agents are made alike.
+
+    Raises:
+        ConfigError: some agents have discrete actions, and others continuous ones.
+    """
+    n, size = spec.num_agents, max(spec.observation_sizes)
+    sizes, spaces = (size + n,) * n, (_common_space(spec),) * n
+    return dataclasses.replace(spec, observation_sizes=sizes, action_spaces=spaces)
 
 
 def _is_padded(own: ActionSpace, common: ActionSpace) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from matrpo.envs.conformance.guarded import GuardedEnv, check_env
+from matrpo.envs.shared import SharedEnvironment
 from matrpo.envs.vector_env import VectorEnv, VectorStep
 from matrpo.errors import ConfigError, TaskError
 from matrpo.spaces import Box, Discrete, TaskSpec
@@ -81,6 +82,11 @@ def set_reward(value: float) -> Any:
 def test_a_reward_that_is_not_finite_is_named(value: float) -> None:
     expected = "task 'their/clock', environment 5, step 2 of its episode: the reward of agent 'first'"
     assert failure(set_reward(value), 5, first=4) == f"{expected} is {value:g}; expected a finite number"
+
+
+def test_a_reward_whose_sums_float32_cannot_hold_is_named() -> None:
+    text = failure(set_reward(-1e31), 3)
+    assert text.endswith("step 3 of its episode: the reward of agent 'first' is -1e+31; expected at most 1e+30 in size")
 
 
 def spoil_observation(_env: Clock, step: VectorStep) -> None:
@@ -177,3 +183,46 @@ def test_before_a_run_it_is_the_user_s_mistake() -> None:
     with pytest.raises(ConfigError, match="environment 1, step 1 of its episode: the reward"):
         check_env(Clock(set_reward(np.nan)), "their/clock")
     check_env(Clock(), "their/clock")
+
+
+@pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.int8, np.float16])
+def test_rewards_of_any_type_add_up_as_float64(dtype: Any) -> None:
+    rewards = np.array([[100, 100], [0, 1]]).astype(dtype)
+    env = GuardedEnv(Clock(change(rewards=rewards)), "their/clock")
+    shared = SharedEnvironment(env, 0.9, reward_scaling=False, reward="one-agent")
+    shared.reset()
+    first, second = shared.step(env.spec.noop(2))
+    assert first.reward.tolist() == rewards.astype(float).sum(axis=1).tolist()
+    assert second.reward.tolist() == [0.0, 0.0]
+
+
+def test_actions_that_it_writes_to_are_a_copy() -> None:
+    class Clipping(Clock):
+        def step(self, joint_action: np.ndarray) -> VectorStep:
+            np.clip(joint_action, 0.0, 0.5, out=joint_action)
+            return super().step(joint_action)
+
+    shared = SharedEnvironment(GuardedEnv(Clipping(), "their/clock"), 0.9, reward_scaling=False)
+    shared.reset()
+    done = np.array([[2.0, -3.0], [1.0, 0.25]], np.float32)
+    for step in shared.step(done):
+        assert step.joint_action.tolist() == done.tolist()
+
+
+def test_who_is_there_is_checked() -> None:
+    env = Clock()
+    env.present = lambda: np.ones((2, 1), bool)  # type: ignore[method-assign]
+    with pytest.raises(TaskError, match=r"present\(\) is shape \(2, 1\) and type bool; expected an array of shape"):
+        GuardedEnv(env, "their/clock").present()
+
+
+def test_arrays_that_a_later_step_writes_to_are_refused_before_a_run() -> None:
+    class Reusing(Clock):
+        buffers = (np.ones((2, 1), np.float32), np.ones((2, 2), np.float32))
+
+        def observe(self) -> list[np.ndarray]:
+            self.buffers[1][...] = self.total
+            return list(self.buffers)
+
+    with pytest.raises(ConfigError, match=r"^task 'their/clock': step\(\) wrote to arrays that it had handed over;"):
+        check_env(Reusing(), "their/clock")

@@ -121,6 +121,26 @@ def test_a_space_that_cannot_be_had_is_one_line(space: str) -> None:
         PettingZooEnv("their/task", kind, 1, seed=0)
 
 
+def test_an_action_space_that_float32_cannot_number_is_one_line() -> None:
+    kind = type("Vast", (Task,), {"action_space": lambda _self, _agent: spaces.Discrete(2**24 + 1)})
+    with pytest.raises(ConfigError) as caught:
+        PettingZooEnv("their/task", kind, 1, seed=0)
+    assert str(caught.value) == (
+        "task 'their/task': the action space of agent 0 is Discrete(16777217); "
+        "a Discrete has 16777217 actions: expected 1 to 16777216"
+    )
+
+
+def test_two_agents_of_one_name_are_refused() -> None:
+    class Twins(Task):
+        def __init__(self) -> None:
+            super().__init__()
+            self.possible_agents = [1, "1"]
+
+    with pytest.raises(ConfigError, match=r"^task 'their/task': its possible_agents are \(1, '1'\): expected"):
+        PettingZooEnv("their/task", Twins, 1, seed=0)
+
+
 def test_the_environment_is_named_by_its_number_in_the_whole_batch() -> None:
     made: list[Task] = []
 

@@ -123,6 +123,13 @@ def test_what_looks_like_a_mask_has_to_be_called_one() -> None:
     assert reader(PART).mask(None, {"legal_moves": [0, 2, 1], "mask": np.ones((3, 2))}) is None
 
 
+def test_a_text_that_is_none_is_one_line() -> None:
+    text = reader(spaces.Text(4))
+    assert text.size == 4
+    with pytest.raises(Wrong, match=r"^the observation of agent 'scout' is an array of shape \(2,\); expected"):
+        text.flat(np.zeros(2))
+
+
 def test_pixels_are_divided_by_255_and_nothing_else_is() -> None:
     picture = np.array([[0, 51], [102, 255]], np.uint8)
     whole = [0.0, 0.2, 0.4, 1.0]
