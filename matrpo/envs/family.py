@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from matrpo.envs.conformance.check import Wrong
-from matrpo.envs.conformance.guarded import check_env
+from matrpo.envs.conformance.guarded import GuardedEnv, check_env
 from matrpo.envs.vector_env import VectorEnv
 from matrpo.errors import ConfigError
 from matrpo.spaces import TaskSpec
@@ -189,7 +189,7 @@ class ForeignTask(Task):
         try:
             check_env(env, self.name)
         finally:
-            env.close()
+            GuardedEnv(env, self.name).close()
         return env.spec
 
     def make(self, num_agents: int | None, num_envs: int, seed: int) -> VectorEnv:

@@ -15,6 +15,9 @@ from matrpo.networks.sequences import Sequences
 CHUNK = 2048 * 128
 """Chunk size, in numbers of the widest layer linearised at a time: a chunk's layers stay in the processor's cache."""
 
+FEWEST = 64
+"""Samples of a chunk at least: each chunk takes a pass over all parameters, which a layer of images has more of."""
+
 LinearizedNetwork = LinearizedMLP | LinearizedRecurrentNetwork
 
 
@@ -46,7 +49,7 @@ class LinearizedPolicy:
         self._groups = policy.groups
         self._chunks = []
         last = policy.network.output_layer
-        limit = max(1, CHUNK // max(observations.shape[1], last.in_features, last.out_features))
+        limit = max(FEWEST, CHUNK // max(observations.shape[1], last.in_features, last.out_features))
         for rows, network in policy.network.linearize(observations, limit, sequences):
             mask = None if action_mask is None else action_mask[rows]
             with torch.no_grad():

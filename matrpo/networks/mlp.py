@@ -18,6 +18,10 @@ from torch import Tensor, nn
 from matrpo.networks.sequences import Sequences
 from matrpo.settings.sections import NetworkSettings
 
+WIDEST = 4096
+"""Inputs of a layer beyond which their second moments are their diagonal alone: a matrix grows with the square, and
+its eigenvectors with the cube."""
+
 _SELU_SCALE = 1.0507009873554805
 _SELU_SLOPE = _SELU_SCALE * 1.6732632423543772
 
@@ -224,13 +228,14 @@ class LinearizedMLP:
             cotangent: (batch, outputs).
 
         Returns:
-            For each layer, that of its inputs with a 1 for the bias, (inputs + 1, inputs + 1), and that of the
-            cotangents at its outputs, (outputs, outputs).
+            For each layer, that of its inputs with a 1 for the bias, (inputs + 1, inputs + 1), or its diagonal alone,
+            (inputs + 1,), of more inputs than `WIDEST`, and that of the cotangents at its outputs, (outputs, outputs).
         """
         factors = []
         for layer in reversed(range(len(self._weights))):
             inputs = nn.functional.pad(self._inputs[layer], (0, 1), value=1.0)
-            factors.append((inputs.T @ inputs, cotangent.T @ cotangent))
+            moments = inputs.T @ inputs if inputs.shape[1] <= WIDEST else inputs.square().sum(0)
+            factors.append((moments, cotangent.T @ cotangent))
             if layer:
                 cotangent = self._slopes[layer - 1].vjp(cotangent @ self._weights[layer])
         return factors[::-1]

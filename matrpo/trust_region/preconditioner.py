@@ -21,14 +21,15 @@ class KroneckerPreconditioner:
     """Kronecker-factored preconditioner: applies (A (x) G + damping I)^{-1}, layer by layer.
 
     Args:
-        factors: (A, G) of each layer, (inputs + 1, inputs + 1) and (outputs, outputs).
+        factors: (A, G) of each layer, (inputs + 1, inputs + 1), or its diagonal, (inputs + 1,), and (outputs, outputs).
         damping: multiple of the identity added to the Fisher matrix.
     """
 
     def __init__(self, factors: Sequence[tuple[Tensor, Tensor]], damping: float) -> None:
         self._layers = []
         for a, g in factors:
-            (a_values, a_vectors), (g_values, g_vectors) = _eigen(a), _eigen(g)
+            a_values, a_vectors = _eigen(a) if a.ndim == 2 else (a.nan_to_num(), None)
+            g_values, g_vectors = _eigen(g)
             self._layers.append((a_vectors, g_vectors, _damped_inverse(a_values, g_values, damping, a.dtype)))
 
     def __call__(self, vector: Tensor) -> Tensor:
@@ -38,8 +39,11 @@ class KroneckerPreconditioner:
             outputs, inputs = inverse.shape[0], inverse.shape[1] - 1
             weight = vector[start : start + outputs * inputs].view(outputs, inputs)
             bias = vector[start + outputs * inputs : start + outputs * (inputs + 1)].unsqueeze(1)
-            block = g_vectors.T @ torch.cat([weight, bias], dim=1) @ a_vectors
-            block = g_vectors @ (block * inverse) @ a_vectors.T
+            block = g_vectors.T @ torch.cat([weight, bias], dim=1)
+            if a_vectors is None:
+                block = g_vectors @ (block * inverse)
+            else:
+                block = g_vectors @ (block @ a_vectors * inverse) @ a_vectors.T
             pieces += [block[:, :inputs].reshape(-1), block[:, inputs]]
             start += outputs * (inputs + 1)
         return torch.cat([*pieces, vector[start:]])

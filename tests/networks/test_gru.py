@@ -54,6 +54,7 @@ class Case:
 def case(request, monkeypatch):
     *network, limit = request.param
     monkeypatch.setattr(matrpo.networks.linearized_policy, "CHUNK", limit)
+    monkeypatch.setattr(matrpo.networks.linearized_policy, "FEWEST", 1)
     return Case(*network)
 
 

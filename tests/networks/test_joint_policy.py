@@ -20,6 +20,7 @@ def hidden_function(request):
 def linearised(request, hidden_function, monkeypatch):
     """A linearisation over several chunks, with its dense J (N, M, D) and H (D, D)."""
     monkeypatch.setattr(matrpo.networks.linearized_policy, "CHUNK", 56)
+    monkeypatch.setattr(matrpo.networks.linearized_policy, "FEWEST", 1)
     spec = make_spec(request.param, 4)
     policy = make_policy(spec, agent_id=1, seed=3, activation=hidden_function[0], normalize=hidden_function[1])
     observations, actions = draw_samples(spec, policy, samples=17, seed=5)

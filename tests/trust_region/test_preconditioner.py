@@ -29,6 +29,23 @@ def test_it_applies_the_damped_inverse_of_the_kronecker_product():
     torch.testing.assert_close(found, torch.cat([expected[:, :4].reshape(-1), expected[:, 4]]))
 
 
+def test_of_a_wide_layer_the_second_moments_are_a_diagonal():
+    """An image's would not fit into memory."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(5, 70_000, generator=generator)
+    cotangents = torch.randn(5, 2, generator=generator, dtype=torch.float32)
+    network = MLP((70_000, 2), NetworkSettings(), generator)
+    ((a, g),) = LinearizedMLP(network, inputs).kronecker_factors(cotangents)
+    torch.testing.assert_close(a, torch.cat([inputs.square().sum(0), torch.tensor([5.0])]))
+    vector = torch.randn(2 * 70_001, generator=generator)
+    found = KroneckerPreconditioner([(a, g)], 0.3)(vector)
+    columns = torch.cat([vector[:140_000].view(2, 70_000), vector[140_000:, None]], dim=1)
+    expected = [torch.linalg.solve(float(a[n]) * g + 0.3 * torch.eye(2), columns[:, n]) for n in (0, 777, 70_000)]
+    torch.testing.assert_close(found[[0, 70_000]], expected[0])
+    torch.testing.assert_close(found[[777, 70_777]], expected[1])
+    torch.testing.assert_close(found[140_000:], expected[2])
+
+
 def test_factors_are_the_fisher_matrix_of_a_layer_whose_inputs_do_not_vary():
     """With one observation, drawn actions enough, and one layer, A (x) G is the Fisher matrix itself."""
     generator = torch.Generator().manual_seed(1)

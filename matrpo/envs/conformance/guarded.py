@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 
@@ -121,7 +121,9 @@ class GuardedEnv(VectorEnv):
             return self.inner.render()
 
     def close(self) -> None:
-        self.inner.close()
+        """Close the environments; what they raise then changes nothing that was learned, and is not passed on."""
+        with suppress(Exception):
+            self.inner.close()
 
     @contextmanager
     def _blamed(self, call: str) -> Iterator[None]:

@@ -17,6 +17,8 @@ from matrpo.envs.wrapped.pettingzoo import PettingZooEnv
 from matrpo.errors import ConfigError, in_words
 
 _PREFIX = "pettingzoo/"
+_METHODS = ("reset", "step", "observation_space", "action_space")
+"""What makes an environment a parallel one, whatever it inherits from."""
 
 
 def wrap_parallel(task: str, constructor: Callable[..., Any], num_envs: int, seed: int) -> VectorEnv:
@@ -35,16 +37,16 @@ def wrap_parallel(task: str, constructor: Callable[..., Any], num_envs: int, see
 
 
 def _copy(task: str, constructor: Callable[..., Any], **options: Any) -> Any:
-    from pettingzoo import ParallelEnv
-
     try:
         env = constructor(**options)
     except Exception as error:
         raise ConfigError(f"task {task!r}: its constructor raised {in_words(error)}") from error
-    if not isinstance(env, ParallelEnv):
-        turns = "; agents that act in turn (AEC) are not supported" if hasattr(env, "agent_iter") else ""
+    in_turn = hasattr(type(env), "agent_iter")
+    lacking = [f"{name}()" for name in _METHODS if not callable(getattr(env, name, None))]
+    if in_turn or lacking:
+        why = "; agents that act in turn (AEC) are not supported" if in_turn else f" without {', '.join(lacking)}"
         raise ConfigError(
-            f"task {task!r}: expected a PettingZoo ParallelEnv, its constructor makes {kind_of(env)}{turns}"
+            f"task {task!r}: expected a PettingZoo ParallelEnv, its constructor makes {kind_of(env)}{why}"
         )
     if not getattr(env, "possible_agents", None):
         raise ConfigError(f"task {task!r}: the environment has no possible_agents, so nobody knows who could take part")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from matrpo.errors import ConfigError
 from matrpo.spaces import TaskSpec
 
 ParallelEnv = Any
-"""A `pettingzoo.ParallelEnv`; PettingZoo is imported only when one is made."""
+"""A `pettingzoo.ParallelEnv`, or what has its methods and `possible_agents`; PettingZoo itself is not needed."""
 
 
 class PettingZooEnv(VectorEnv):
@@ -145,7 +145,8 @@ class PettingZooEnv(VectorEnv):
 
     def close(self) -> None:
         for copy in self._copies + self._retired:
-            copy.close()
+            with suppress(Exception):  # it may have no such method, and nothing is lost where it fails
+                copy.close()
         self._copies, self._retired = [], []
 
     def _step_copy(self, b: int, joint_action: np.ndarray, rewards: np.ndarray) -> None:
@@ -199,11 +200,14 @@ class PettingZooEnv(VectorEnv):
 
     def _listed(self, copy: ParallelEnv) -> dict[Any, None]:
         """The agents that a copy says are there, in their order."""
-        for agent in copy.agents:
+        agents = getattr(copy, "agents", None)
+        if not isinstance(agents, Iterable) or isinstance(agents, str):
+            raise Wrong.found("`agents`", kind_of(agents), "a list of those that are there")
+        for agent in agents:
             if agent not in self._agents:
                 expected = f"one of possible_agents, {', '.join(map(repr, self._agents))}"
                 raise Wrong.found("a name in `agents`", f"{agent!r}", expected)
-        return dict.fromkeys(copy.agents)
+        return dict.fromkeys(agents)
 
     def _receive(self, b: int, agents: Iterable[Any], observations: dict[Any, Any], infos: dict[Any, Any]) -> None:
         """Take in what is said to agents: those that are there, and those that have just left."""
@@ -227,7 +231,8 @@ class PettingZooEnv(VectorEnv):
         return self._converters[q].value(joint_action[self.spec.action_slices[q]])
 
     def _make_drawable(self) -> None:
-        if "rgb_array" not in self._copies[0].metadata.get("render_modes", ()):
+        metadata = getattr(self._copies[0], "metadata", None) or {}
+        if "rgb_array" not in metadata.get("render_modes", ()):
             raise ConfigError(f"task {self.spec.name!r} has no render mode 'rgb_array' to make pictures with")
         drawable = self._make(render_mode="rgb_array")
         if self._episodes[0] >= 0:
@@ -295,5 +300,5 @@ def _asked(task: str, space: Callable[[Any], Any], agent: Any) -> Any:
 
 def _time_limit(copy: ParallelEnv) -> int | None:
     """Steps after which an episode ends at the latest, of environments that say so."""
-    limit = getattr(copy.unwrapped, "max_cycles", None)
+    limit = getattr(getattr(copy, "unwrapped", copy), "max_cycles", None)
     return int(limit) if isinstance(limit, int | np.integer) and limit > 0 else None

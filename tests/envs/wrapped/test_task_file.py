@@ -1,12 +1,17 @@
 """A user's own task: the examples of docs/own-task.md as they stand there, and every way to break one."""
 
 import re
+import runpy
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from matrpo.envs.conformance.guarded import GuardedEnv
 from matrpo.envs.registry import canonical_name, make_env, resolve_num_agents, task_spec
@@ -158,3 +163,45 @@ def test_another_number_of_agents_than_asked_for_is_refused(tmp_path: Path) -> N
     task = write(tmp_path, MINIMAL)
     with pytest.raises(ConfigError, match=r"bad value 5 for 'agents'.*exactly 2"):
         resolve_num_agents(task, 5)
+
+
+class Tuples(gymnasium.Env):  # type: ignore[type-arg]
+    """Two agents in tuples; an episode is over in step 4 or, if both do 1, at once: a termination, either way."""
+
+    observation_space = spaces.Tuple((spaces.Box(0.0, 9.0, (1,)), spaces.Box(0.0, 9.0, (2,))))
+    action_space = spaces.Tuple((spaces.Discrete(2), spaces.Discrete(3)))
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:  # noqa: ARG002
+        self._time = 0
+        return self._seen(), {}
+
+    def step(self, action: Any) -> Any:
+        self._time += 1
+        return self._seen(), list(action), self._time == 4 or list(action) == [1, 1], False, {}
+
+    def _seen(self) -> Any:
+        return tuple(np.full(space.shape, self._time, np.float32) for space in self.observation_space)
+
+
+def test_the_guide_s_tuples_end_by_truncation_at_their_time_limit_alone(tmp_path: Path) -> None:
+    gymnasium.register("Tuples-v0", entry_point=Tuples)
+    try:
+        kind = runpy.run_path(example("joint", tmp_path).removesuffix(":make"))["Joint"]
+        env = PettingZooEnv("tuples", partial(kind, "Tuples-v0", 4), 1, seed=0)
+        assert env.spec.action_spaces == (Discrete(2), Discrete(3))
+        env.reset()
+        steps = [([0, 2], 1, 0, 0), ([1, 1], 2, 1, 0), *(([0, 2], t, 0, int(t == 4)) for t in (1, 2, 3, 4))]
+        for actions, time, over, cut in steps:
+            step = env.step(np.array([actions], np.float32))
+            assert step.rewards.tolist() == [actions]
+            assert step.terminated.tolist() == [[over] * 2]
+            assert step.truncated.tolist() == [[cut] * 2]
+            last = step.final_observations if over or cut else step.observations
+            assert last is not None
+            assert [part.tolist() for part in last] == [[[time]], [[time, time]]]
+        env.close()
+    finally:
+        del gymnasium.registry["Tuples-v0"]
