@@ -1,5 +1,6 @@
 """Evaluation: which episodes count, whatever their lengths, and how sure one can be of their mean."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ from click.testing import CliRunner
 import matrpo.evaluation
 from matrpo.envs import counter_rng
 from matrpo.envs.vector_env import VectorEnv, VectorStep
+from matrpo.errors import ConfigError
 from matrpo.evaluation import evaluate, mean_interval
 from matrpo.launch.commands.read import evaluate_run
 from matrpo.runs.run_directory import RunDirectory
@@ -117,3 +119,12 @@ def test_one_episode_has_no_interval(run):
     assert printed[0] in ("return 1.50", "return 30.00")
     document = CliRunner().invoke(evaluate_run, [str(run.path), "--episodes", "1", "--json"]).output
     assert json.loads(document)["return_ci95"] is None
+
+
+def test_an_episode_that_outlasts_what_the_task_says_ends_the_evaluation(run, monkeypatch):
+    monkeypatch.setattr(matrpo.evaluation, "_ENDLESS", 25)
+    monkeypatch.setattr(UnevenEnv, "_begin", lambda self, _which: setattr(self, "_left", np.full(self.num_envs, 99)))
+    for length, steps in ((None, 25), (20, 25), (40, 40)):
+        monkeypatch.setattr(UnevenEnv, "spec", dataclasses.replace(UnevenEnv.spec, episode_length=length))
+        with pytest.raises(ConfigError, match=rf"^an episode of uneven goes on after {steps} steps: --episode-length"):
+            evaluate(run, 2)
