@@ -121,7 +121,8 @@ class GuardedEnv(VectorEnv):
             return self.inner.render()
 
     def close(self) -> None:
-        self.inner.close()
+        with self._blamed("close()"):
+            self.inner.close()
 
     @contextmanager
     def _blamed(self, call: str) -> Iterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -144,8 +144,10 @@ class PettingZooEnv(VectorEnv):
         return np.asarray(self._copies[0].render(), dtype=np.uint8)
 
     def close(self) -> None:
+        """Close all copies; what one raises then changes nothing that was learned, and keeps no other open."""
         for copy in self._copies + self._retired:
-            copy.close()
+            with suppress(Exception):
+                copy.close()
         self._copies, self._retired = [], []
 
     def _step_copy(self, b: int, joint_action: np.ndarray, rewards: np.ndarray) -> None:
