@@ -81,7 +81,7 @@ class SharedBatch:
 
     def masks(self) -> list[np.ndarray | None]:
         """A copy of each agent's action mask, (B, n) bool; None for those that were given none."""
-        given: list[bool] = self._arrays["has_mask"].any(axis=0).tolist()
+        given = self._arrays["has_mask"].any(axis=0)
         return [mask if has else None for mask, has in zip(self._copies("mask"), given, strict=True)]
 
     def close(self) -> None:
