@@ -24,7 +24,7 @@ from matrpo.settings import algorithm_names
 from matrpo.settings.graph_settings import build_graph
 
 _ENDLESS = 10_000
-"""Steps after which an episode counts as endless, where the task does not say how long its episodes are."""
+"""Steps after which an episode counts as endless, unless the task says that its episodes may be longer."""
 
 _COPIES = 100
 """Most environments whose episodes an evaluation is made of."""
@@ -186,12 +186,13 @@ def _steps(env: VectorEnv, actor: JointActor, generator: torch.Generator, determ
     observations = env.observe()
     ended = np.zeros((env.num_envs, env.spec.num_agents), dtype=bool)
     lengths = np.zeros(env.num_envs, dtype=np.int64)
-    while env.spec.episode_length is not None or lengths.max() < _ENDLESS:
+    longest = max(_ENDLESS, env.spec.episode_length or 0)
+    while lengths.max() < longest:
         joint_action = actor.act(env.actor_inputs(observations, ended), generator, deterministic)
         step = env.step(env.spec.task_units(joint_action))
         observations, ended = step.observations, step.terminated | step.truncated
         lengths = np.where(step.ended, 0, lengths + 1)
         yield step
     raise ConfigError(
-        f"an episode of {env.spec.name} goes on after {_ENDLESS:,} steps: --episode-length cuts episodes off"
+        f"an episode of {env.spec.name} goes on after {longest:,} steps: --episode-length cuts episodes off"
     )

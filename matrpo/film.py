@@ -43,14 +43,18 @@ def save_film(frames: Iterator[np.ndarray], path: Path) -> int:
         The number of frames.
 
     Raises:
-        ConfigError: the file cannot be written.
+        ConfigError: the file cannot be written, or pictures differ in size.
     """
     number = 0
+    size: tuple[int, ...] | None = None
 
     def counted() -> Iterator[np.ndarray]:
-        nonlocal number
+        nonlocal number, size
         for frame in frames:
-            number += 1
+            number, size = number + 1, size or frame.shape
+            if frame.shape != size:
+                found = f"picture {number} has shape {frame.shape}"
+                raise ConfigError(f"cannot write {path}: {found}, the first {size}; expected one size")
             yield frame
 
     try:

@@ -1,5 +1,6 @@
 """Evaluation: which episodes count, whatever their lengths, and how sure one can be of their mean."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -120,7 +121,10 @@ def test_one_episode_has_no_interval(run):
     assert json.loads(document)["return_ci95"] is None
 
 
-def test_an_evaluation_of_episodes_that_never_end_ends(run, monkeypatch):
-    monkeypatch.setattr(matrpo.evaluation, "_ENDLESS", 15)
-    with pytest.raises(ConfigError, match=r"goes on after 15 steps: --episode-length cuts episodes off"):
-        evaluate(run, 50)
+def test_an_episode_that_outlasts_what_the_task_says_ends_the_evaluation(run, monkeypatch):
+    monkeypatch.setattr(matrpo.evaluation, "_ENDLESS", 25)
+    monkeypatch.setattr(UnevenEnv, "_begin", lambda self, _which: setattr(self, "_left", np.full(self.num_envs, 99)))
+    for length, steps in ((None, 25), (20, 25), (40, 40)):
+        monkeypatch.setattr(UnevenEnv, "spec", dataclasses.replace(UnevenEnv.spec, episode_length=length))
+        with pytest.raises(ConfigError, match=rf"^an episode of uneven goes on after {steps} steps: --episode-length"):
+            evaluate(run, 2)

@@ -72,3 +72,13 @@ def test_other_endings_are_refused_before_anything_is_drawn(monkeypatch: pytest.
     check_film_name(Path("film.gif"))
     with pytest.raises(ConfigError, match=r"pip install 'matrpo\[render\]', or name a \.gif"):
         check_film_name(Path("film.mp4"))
+
+
+@pytest.mark.parametrize("name", ["film.gif", "film.mp4"])
+def test_pictures_of_different_sizes_are_refused(tmp_path: Path, name: str) -> None:
+    sizes = ((4, 6, 3), (4, 6, 3), (4, 8, 3))
+    with pytest.raises(
+        ConfigError, match=r"picture 3 has shape \(4, 8, 3\), the first \(4, 6, 3\); expected one size$"
+    ):
+        save_film((np.zeros(size, np.uint8) for size in sizes), tmp_path / name)
+    assert list(tmp_path.iterdir()) == []

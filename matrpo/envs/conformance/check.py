@@ -123,6 +123,19 @@ def check_present(env: VectorEnv, present: object) -> None:
     _check_array("present()", present, (env.num_envs, env.spec.num_agents), np.bool_)
 
 
+def check_picture(picture: object) -> None:
+    """Check a picture.
+
+    Raises:
+        Wrong: it is none of H rows of W pixels of three uint8.
+    """
+    expected = "an array of shape (H, W, 3) and type uint8"
+    if not isinstance(picture, np.ndarray):
+        raise Wrong.found("what render() returns", kind_of(picture), expected)
+    if picture.dtype != np.uint8 or picture.shape[2:] != (3,):
+        raise Wrong.found("what render() returns", f"shape {picture.shape} and type {picture.dtype}", expected)
+
+
 def _check_array(where: str, array: object, shape: tuple[int, int], dtype: type | None) -> None:
     expected = f"an array of shape {shape}" + (f" and type {dtype.__name__}" if dtype else "")
     if not isinstance(array, np.ndarray):

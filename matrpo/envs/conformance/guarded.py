@@ -13,6 +13,7 @@ from matrpo.envs.conformance.check import (
     check_masks,
     check_observations,
     check_outcome,
+    check_picture,
     check_present,
     check_state,
 )
@@ -118,7 +119,9 @@ class GuardedEnv(VectorEnv):
 
     def render(self) -> np.ndarray:
         with self._blamed("render()"):
-            return self.inner.render()
+            picture = self.inner.render()
+            check_picture(picture)
+        return picture
 
     def close(self) -> None:
         """Close the environments; what they raise then changes nothing that was learned, and is not passed on."""

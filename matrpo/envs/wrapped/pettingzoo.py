@@ -141,9 +141,11 @@ class PettingZooEnv(VectorEnv):
         """
         if not self._drawable:
             self._make_drawable()
-        return np.asarray(self._copies[0].render(), dtype=np.uint8)
+        picture = np.asarray(self._copies[0].render())
+        return picture.astype(np.uint8) if picture.dtype.kind in "iu" else picture
 
     def close(self) -> None:
+        """Close all copies; what one raises then changes nothing that was learned, and keeps no other open."""
         for copy in self._copies + self._retired:
             with suppress(Exception):  # it may have no such method, and nothing is lost where it fails
                 copy.close()

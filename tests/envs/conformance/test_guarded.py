@@ -226,3 +226,11 @@ def test_arrays_that_a_later_step_writes_to_are_refused_before_a_run() -> None:
 
     with pytest.raises(ConfigError, match=r"^task 'their/clock': step\(\) wrote to arrays that it had handed over;"):
         check_env(Reusing(), "their/clock")
+
+
+@pytest.mark.parametrize("picture", [None, np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.array(None)])
+def test_what_is_no_picture_is_one_line(picture: Any) -> None:
+    env = Clock()
+    env.render = lambda: picture  # type: ignore[method-assign]
+    with pytest.raises(TaskError, match=r"what render\(\) returns is .*; expected an array of shape \(H, W, 3\) and"):
+        GuardedEnv(env, "their/clock").render()

@@ -141,6 +141,18 @@ def test_two_agents_of_one_name_are_refused() -> None:
         PettingZooEnv("their/task", Twins, 1, seed=0)
 
 
+def test_a_copy_that_cannot_be_closed_keeps_no_other_open() -> None:
+    closed: list[Task] = []
+
+    class Stuck(Task):
+        def close(self) -> None:
+            closed.append(self)
+            raise RuntimeError("the window is gone")
+
+    PettingZooEnv("their/task", Stuck, 3, seed=0).close()
+    assert len(set(map(id, closed))) == 3
+
+
 def test_the_environment_is_named_by_its_number_in_the_whole_batch() -> None:
     made: list[Task] = []
 
