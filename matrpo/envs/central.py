@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from matrpo.envs.shared import AgentStep, SharedEnvironment
+from matrpo.envs.shared import AgentStep, SharedEnvironment, team_rewards
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class CentralEnvironment:
         finals: Sequence[np.ndarray | None] = [None] * len(self._states(last.observations))
         if final is not None and final_observations is not None:
             finals = self._views(final, final_observations)
-        reward = last.rewards.sum(axis=1).astype(np.float32)
+        reward = team_rewards(last.rewards).astype(np.float32)
         states = [
             AgentStep(view, reward, agents[0].reward_scale, ended & ~truncated, truncated, end, joint_action, None)
             for view, end in zip(self._states(last.observations), finals, strict=True)

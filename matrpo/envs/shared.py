@@ -130,10 +130,10 @@ class SharedEnvironment:
         ended = result.ended
         rewards = _paid_to_the_first(result.rewards) if self._reward == "one-agent" else result.rewards
         if self._scale:
-            self._scale.update(rewards.sum(axis=1), ended)
+            self._scale.update(team_rewards(rewards), ended)
         self._count(rewards, ended, result.statistics)
         if self._reward == "shared":
-            rewards = np.repeat(rewards.sum(axis=1, keepdims=True), rewards.shape[1], axis=1)
+            rewards = np.repeat(team_rewards(rewards)[:, np.newaxis], rewards.shape[1], axis=1)
         steps = self._split(
             result.observations,
             rewards.astype(np.float32),
@@ -277,9 +277,15 @@ def _of_the_team(step: AgentStep, terminated: np.ndarray, truncated: np.ndarray)
     return replace(step, terminated=terminated, truncated=truncated, begins=begins)
 
 
+def team_rewards(rewards: np.ndarray) -> np.ndarray:
+    """Sum of all agents' rewards, (B, N) -> (B,), in the order of their ids: to the bit the same for any B."""
+    summed: np.ndarray = np.add.accumulate(rewards, axis=1)[:, -1]
+    return summed
+
+
 def _paid_to_the_first(rewards: np.ndarray) -> np.ndarray:
     paid = np.zeros_like(rewards)
-    paid[:, 0] = rewards.sum(axis=1)
+    paid[:, 0] = team_rewards(rewards)
     return paid
 
 

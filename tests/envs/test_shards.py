@@ -17,6 +17,7 @@ from matrpo.settings.config import Config
 TASKS = [
     ("navigation", 3),
     ("treasure", 4),
+    ("navigation", 9),
     ("game/opposite-halves", 4),
     ("mpe2/simple_speaker_listener_v4", None),
     ("mpe2/simple_tag_v3", None),

@@ -59,9 +59,9 @@ class CoverageEnv(ParticleEnv):
         pairs[:, n:] = others.transpose(1, 2, 0, 3)
 
     def _uncovered(self) -> np.ndarray:
-        """Distance of each landmark from its nearest agent, summed over the landmarks: (B,)."""
+        """Distance of each landmark from its nearest agent, summed over the landmarks in order: (B,)."""
         distances = np.sqrt(self._world.squared[:, self.spec.num_agents :].min(axis=0))
-        uncovered: np.ndarray = distances.sum(axis=0)
+        uncovered: np.ndarray = np.add.accumulate(distances)[-1]
         return uncovered
 
 
