@@ -128,6 +128,9 @@ def _of_presence(record: Record) -> Iterator[Finding]:
 
 def _of_ends(spec: TaskSpec, record: Record) -> Iterator[Finding]:
     lengths, steps = record.lengths, len(record.ended)
+    if not lengths and spec.episode_length is not None and steps < spec.episode_length:
+        yield Finding("ok", f"no episode ended in {steps:,} random steps: they may take {spec.episode_length:,}")
+        return
     if not lengths:
         yield Finding(
             "warn", f"no episode ended in {steps:,} random steps: set episode_length, or returns are never known"
