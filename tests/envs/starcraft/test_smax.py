@@ -266,6 +266,7 @@ def test_without_the_extra_it_says_what_to_install(module: str, monkeypatch: pyt
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_nothing_is_printed_and_compiled_code_is_kept_in_the_users_cache(tmp_path: Path) -> None:
     program = (
         "import sys; from matrpo.envs.starcraft.smax import make_smax, smax_spec;"

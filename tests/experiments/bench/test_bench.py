@@ -127,6 +127,7 @@ def test_startup(tmp_path: Path) -> None:
     assert all(row["unique_MB_median"] > 1 for row in memory)
 
 
+@pytest.mark.slow
 def test_shards(tmp_path: Path) -> None:
     document, _ = run("shards", "--task", "mamujoco/HalfCheetah-2x3", path=tmp_path / "bench.json")
     check_document(document, "shards", tables=1)
@@ -136,6 +137,7 @@ def test_shards(tmp_path: Path) -> None:
     assert row["one server"] > 0
 
 
+@pytest.mark.slow
 def test_scaling(tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
     document, printed = run("scaling", "--agents", "3", "--iterations", "1", path=path)

@@ -39,6 +39,7 @@ def test_it_is_a_command_of_matrpo() -> None:
     assert "--wire-dtype" in result.output
 
 
+@pytest.mark.slow
 def test_a_plan_for_a_thousand_agents() -> None:
     printed = run(*LARGE)
     assert "1,000 agents on random-regular:4 (2,000 links)" in printed

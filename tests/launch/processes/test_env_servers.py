@@ -64,9 +64,8 @@ def test_several_servers_equal_one_process_bit_for_bit(folder: Path, single: Pat
     assert all("finished" in log and "WARNING" not in log for log in logs)
 
 
-@pytest.mark.parametrize(
-    "task", [pytest.param(TREASURE, id="treasure"), pytest.param(CHEETAH, id="cheetah", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("task", [pytest.param(TREASURE, id="treasure"), pytest.param(CHEETAH, id="cheetah")])
 def test_a_resumed_run_of_two_servers_equals_one_process_bit_for_bit(folder: Path, task: tuple[str, ...]) -> None:
     run = train(folder / f"{task[1][:5]}-2", *task, "--env-servers", "2", "--steps", "200")
     train(run, "--resume", "--steps", "480")

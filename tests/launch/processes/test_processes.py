@@ -88,6 +88,7 @@ def test_many_processes_on_a_ring_equal_one_process_bit_for_bit(folder: Path, ri
     assert metrics(single, without=TRAFFIC) == metrics(ring, without=TRAFFIC)
 
 
+@pytest.mark.slow
 def test_many_processes_on_a_random_graph_equal_one_process_bit_for_bit(folder: Path) -> None:
     many = train(folder / "random", *RANDOM)
     single = train(folder / "random-single", *RANDOM, "--in-process")
@@ -95,6 +96,7 @@ def test_many_processes_on_a_random_graph_equal_one_process_bit_for_bit(folder: 
     assert metrics(single, without=TRAFFIC) == metrics(many, without=TRAFFIC)
 
 
+@pytest.mark.slow
 def test_thin_links_and_fitted_models_are_the_same_in_many_processes_as_in_one(folder: Path, ring: Path) -> None:
     thin = ("-o", "consensus_samples=10", "-o", "model_epochs=1")
     many, single = train(folder / "thin", *RING, *thin), train(folder / "thin-single", *RING, *thin, "--in-process")
