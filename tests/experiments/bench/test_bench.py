@@ -119,6 +119,7 @@ def test_wire(tmp_path: Path) -> None:
     assert all(row["round_trip_ms"] > 0 for row in trips)
 
 
+@pytest.mark.slow
 def test_startup(tmp_path: Path) -> None:
     document, _ = run("startup", "--agents", "3", "--repeats", "1", path=tmp_path / "bench.json")
     check_document(document, "startup", tables=2)

@@ -110,6 +110,7 @@ def test_thin_links_and_fitted_models_are_the_same_in_many_processes_as_in_one(f
     assert payload(many) < 0.5 * payload(ring)
 
 
+@pytest.mark.slow
 def test_recurrent_networks_are_the_same_in_many_processes_resumed_as_in_one(folder: Path) -> None:
     """It stops in the middle of episodes: the memory goes through the checkpoint."""
     recurrent = ("--agents", "3", "--recurrent-layers", "1", "--chunk-length", "5", *FEW)
