@@ -18,6 +18,7 @@ TASKS = [
     ("navigation", 3),
     ("treasure", 4),
     ("navigation", 9),
+    ("mpe2/collect_treasure_v1", 12),
     ("game/opposite-halves", 4),
     ("mpe2/simple_speaker_listener_v4", None),
     ("mpe2/simple_tag_v3", None),

@@ -65,7 +65,8 @@ class CollectTreasureEnv(TreasureHuntEnv):
         squared = world.squared[collectors : collectors + self._num_banks, :collectors]
         carriers = self._holding == self._bank_ids
         to_carrier = np.sqrt(np.where(carriers, squared, np.inf).min(axis=1))
-        centre = world.positions[:, :collectors].mean(axis=1, keepdims=True)
+        # Added up in order: `mean` rounds otherwise where there is one environment.
+        centre = np.add.accumulate(world.positions[:, :collectors], axis=1)[:, -1:] / collectors
         to_centre = np.hypot(*(centre - world.positions[:, collectors : self.spec.num_agents]))
         rewards: np.ndarray = -0.1 * np.where(np.isinf(to_carrier), to_centre, to_carrier)
         return rewards

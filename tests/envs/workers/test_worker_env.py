@@ -10,7 +10,7 @@ import pytest
 from matrpo.envs.registry import make_env, task_spec
 from matrpo.envs.vector_env import VectorEnv
 from matrpo.envs.workers.worker_env import WorkerEnv
-from matrpo.errors import ConfigError, TaskError
+from matrpo.errors import TaskError
 
 SOURCE = '''
 import os
@@ -160,18 +160,3 @@ def test_a_worker_that_hangs_is_named_and_ended(task: str) -> None:
         env.step(env.spec.noop(2))
     env.close()
     assert process.returncode == -9
-
-
-def test_a_batch_that_cannot_be_split_has_no_workers(tmp_path: Path) -> None:
-    (tmp_path / "batch.py").write_text(
-        "import numpy as np\n"
-        "from matrpo.envs.games import *\n"
-        "from matrpo.envs.registry import make_env\n"
-        "from matrpo.envs.vector_env import VectorEnv\n"
-        "def make(num_agents, num_envs, seed):\n"
-        "    env = make_env('game/miscoordination', None, num_envs, seed)\n"
-        "    env.number_from = lambda first: VectorEnv.number_from(env, first)\n"
-        "    return env\n"
-    )
-    with pytest.raises(ConfigError, match="cannot be split"):
-        make_env(f"{tmp_path / 'batch.py'}:make", None, 1, 0, first=0)
