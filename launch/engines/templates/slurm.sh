@@ -32,7 +32,9 @@ attached() {
     exec {input}> >(exec "$@")
     child=$!
     trap 'kill -TERM $child 2>/dev/null' TERM
-    while kill -0 $child 2>/dev/null; do wait $child; status=$?; done
+    while wait $child; kill -0 $child 2>/dev/null; do :; done  # a signal ends a wait before the command
+    wait $child
+    status=$?
     exec {input}>&-
     return $status
 }

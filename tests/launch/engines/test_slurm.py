@@ -133,6 +133,8 @@ def test_an_attached_command_tells_its_status_and_hears_of_a_stop(render):
     assert bash(f"{script}\nattached bash -c 'exit 7'").returncode == 7
     stopped = bash(f"{script}\n(sleep 0.5; kill -TERM $$) &\nattached bash -c 'trap \"exit 130\" TERM; read line'")
     assert stopped.returncode == 130
+    late = f'{script}\ntrap() {{ sleep 0.5; builtin trap "$@"; }}'
+    assert bash(f"{late}\nattached bash -c 'exit 7'").returncode == 7
 
 
 def test_an_attached_command_ends_when_its_shell_is_killed(render, tmp_path):
