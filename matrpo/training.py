@@ -81,8 +81,8 @@ class Training(ABC):
             recorder.save()
 
     def _environment_state(self) -> dict[str, np.ndarray]:
-        """The environment's part of a checkpoint; empty for a task whose state cannot be saved."""
-        return self.environment.state_dict() or {}
+        """The environment's part of a checkpoint."""
+        return self.environment.state_dict()
 
     def _record_environment(self, rollout: float) -> None:
         now = time.perf_counter()
@@ -136,15 +136,12 @@ class CentralTraining(Training):
         self._trainer_recorder.save()
 
     def _environment_state(self) -> dict[str, np.ndarray]:
-        return self._central.state_dict() or {}
+        return self._central.state_dict()
 
     def _restore(self, run: RunDirectory, iteration: int) -> CentralStep:
         self.algorithm.load_checkpoint(run, iteration)
         arrays, _ = run.env.load_checkpoint(iteration)
-        if not arrays:
-            return self._central.reset()
-        self._central.load_state_dict(arrays)
-        return self._central.observe()
+        return self._central.resume(arrays)
 
 
 class InProcessTraining(Training):
@@ -182,7 +179,4 @@ class InProcessTraining(Training):
             if newest < iteration:
                 participant.agent.discard_rollout()
         arrays, _ = run.env.load_checkpoint(iteration)
-        if not arrays:
-            return self.environment.reset()
-        self.environment.load_state_dict(arrays)
-        return self.environment.observe()
+        return self.environment.resume(arrays)

@@ -181,7 +181,7 @@ def test_a_discarded_rollout_takes_what_was_remembered_along(monkeypatch):
         assert not arrays["memory.policy"].any()
         assert not arrays["memory.critic"].any()
         fresh.agents[q].load_state_dict(arrays, meta)
-    fresh.environment.load_state_dict(team.environment.state_dict())
+    fresh.environment.resume(team.environment.state_dict())
     fresh.steps = team.steps
     team.iterate()
     fresh.iterate()

@@ -29,7 +29,7 @@ class Snapshot:
     """A checkpoint between two iterations: the states of all agents, and of their environment if it has one."""
 
     agents: Sequence[tuple[dict[str, np.ndarray], dict[str, Any]]]
-    environment: dict[str, np.ndarray] | None
+    environment: dict[str, np.ndarray]
 
 
 def train(config: Config, iterations: int) -> list[Snapshot]:
@@ -74,9 +74,7 @@ class Problem:
         self.peers = [participant.peer for participant in self.participants]
         for participant, state in zip(self.participants, snapshot.agents, strict=True):
             participant.agent.load_state_dict(*state)
-        if snapshot.environment:
-            environment.load_state_dict(snapshot.environment)
-        steps = environment.observe() if snapshot.environment else environment.reset()
+        steps = environment.resume(snapshot.environment)
         steps = roll_out(self.participants, environment, steps, config.rollout_length)
         for participant, step in zip(self.participants, steps, strict=True):
             participant.prepare(step)

@@ -137,11 +137,7 @@ class EnvironmentServer:
             self._shared.load_reward_scale(arrays)
             _LOG.warning("the server is back in a run that went on: new episodes begin")
             return self._shared.reset()
-        if not arrays:
-            _LOG.warning("the state of %s cannot be saved: new episodes begin", self._shared.spec.name)
-            return self._shared.reset()
-        self._shared.load_state_dict(arrays)
-        return self._shared.observe()
+        return self._shared.resume(arrays)
 
     def _serve(self) -> None:
         iteration = self._gather(self._newest + 1, self._returns)
@@ -162,7 +158,7 @@ class EnvironmentServer:
             episodes = take_share(self._shared) if self._is_partial else self._shared.take_metrics()
             samples = self._config.rollout_length * self._config.envs_per_server
             metrics = environment_metrics(episodes, samples, now - ended, rollout, absent, self._substituted)
-            state = self._shared.state_dict() or {}, {"stream": self._stream}
+            state = self._shared.state_dict(), {"stream": self._stream}
             recorder.record(iteration, metrics | costs | extra, state)
             ended, used, extra = now, used_now, {}
             iteration += 1

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from matrpo.envs.shared import AgentStep, SharedEnvironment, team_rewards
+from matrpo.envs.shared import AgentStep, SharedEnvironment, holds_episodes, team_rewards
 
 
 @dataclass(frozen=True)
@@ -49,10 +48,6 @@ class CentralEnvironment:
         self._see_who_is_there(np.ones_like(self._present))
         return self._initial(agents)
 
-    def observe(self) -> CentralStep:
-        """The current observations, where a resumed run begins, as `SharedEnvironment.observe`."""
-        return self._initial(self.shared.observe())
-
     def step(self, joint_action: np.ndarray) -> CentralStep:
         """Advance all environments; see `SharedEnvironment.step`."""
         before = self._alive
@@ -76,15 +71,18 @@ class CentralEnvironment:
         ]
         return CentralStep(agents, states, self._alive, before & ~last.terminated)
 
-    def state_dict(self) -> dict[str, np.ndarray] | None:
+    def state_dict(self) -> dict[str, np.ndarray]:
         """As `SharedEnvironment.state_dict`."""
-        state = self.shared.state_dict()
-        return None if state is None else {**state, "alive": self._present.copy()}
+        return {**self.shared.state_dict(), "alive": self._present.copy()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
-        self._present = state["alive"].copy()
-        self.shared.load_state_dict({key: value for key, value in state.items() if key != "alive"})
+    def resume(self, state: dict[str, np.ndarray]) -> CentralStep:
+        """Continue where `state_dict` was taken, as `SharedEnvironment.resume` does."""
+        agents = self.shared.resume(state)
+        if holds_episodes(state):
+            self._present = state["alive"].copy()
+        else:
+            self._see_who_is_there(np.ones_like(self._present))
+        return self._initial(agents)
 
     def _initial(self, agents: list[AgentStep]) -> CentralStep:
         first = agents[0]

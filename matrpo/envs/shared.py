@@ -5,6 +5,7 @@ Steps by agent, the common reward scale, statistics of episodes. N: agents; O, W
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,8 @@ import numpy as np
 from matrpo.envs.masks import playable
 from matrpo.envs.reward_scale import RewardScale
 from matrpo.envs.vector_env import ActorInput, VectorEnv, VectorStep
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass
@@ -111,10 +114,6 @@ class SharedEnvironment:
             self._scale.forget_episodes()
         return self._initial(observations, truncated=True)
 
-    def observe(self) -> list[AgentStep]:
-        """The current observations with no step taken and all episodes going on: where a resumed run begins."""
-        return self._initial(self.env.observe(), truncated=False)
-
     def step(self, joint_action: np.ndarray) -> list[AgentStep]:
         """Advance all environments.
 
@@ -156,25 +155,28 @@ class SharedEnvironment:
         self._finished, self._steps = [], 0
         return episodes
 
-    def state_dict(self) -> dict[str, np.ndarray] | None:
-        """Everything that later steps and metrics depend on; None if the task's state cannot be saved."""
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Everything that later steps and metrics depend on; of a task whose state cannot be saved, its scale alone."""
+        state = {f"scale.{key}": value for key, value in self._scale.state_dict().items()} if self._scale else {}
         env_state = self.env.state_dict()
         if env_state is None:
-            return None
-        state = {f"env.{key}": value for key, value in env_state.items()}
-        if self._scale:
-            state |= {f"scale.{key}": value for key, value in self._scale.state_dict().items()}
+            return state
+        state |= {f"env.{key}": value for key, value in env_state.items()}
         state["returns"] = self._returns.copy()
         state["lengths"] = self._lengths.copy()
         state["episodes"] = self._episodes()
         return state
 
-    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-        """Continue exactly where `state_dict` was taken.
+    def resume(self, state: dict[str, np.ndarray]) -> list[AgentStep]:
+        """Continue exactly where `state_dict` was taken; with new episodes if the task's state cannot be saved.
 
         Raises:
             ValueError: the state belongs to another task, size or setting of `reward_scaling`.
         """
+        if not holds_episodes(state):
+            _LOG.warning("the state of %s cannot be saved: new episodes begin", self.spec.name)
+            self.load_reward_scale(state)
+            return self.reset()
         if any(key.startswith("scale.") for key in state) != (self._scale is not None):
             raise ValueError("the saved state was taken with another setting of reward_scaling")
         self.env.load_state_dict(_part(state, "env."))
@@ -184,6 +186,7 @@ class SharedEnvironment:
         self._lengths = state["lengths"].copy()
         if "episodes" in state:  # else of a version that saved them otherwise, but never had any to save
             self._finished = [state["episodes"].copy()]
+        return self._initial(self.env.observe(), truncated=False)
 
     def load_reward_scale(self, state: dict[str, np.ndarray]) -> None:
         """Restore the reward scale's statistics from `state_dict`, and nothing else."""
@@ -238,6 +241,11 @@ class SharedEnvironment:
             )
             for q in range(self.spec.num_agents)
         ]
+
+
+def holds_episodes(state: dict[str, np.ndarray]) -> bool:
+    """Whether `SharedEnvironment.state_dict` has running episodes in it, not only the reward scale."""
+    return "returns" in state
 
 
 def episode_metrics(

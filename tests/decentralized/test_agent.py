@@ -94,8 +94,7 @@ def test_a_restored_agent_continues_bit_for_bit():
     original = Team()
     original.iterate()
     restored = Team()
-    restored.environment.load_state_dict(original.environment.state_dict())
-    restored.steps = restored.environment.observe()
+    restored.steps = restored.environment.resume(original.environment.state_dict())
     for old, new in zip(original.agents, restored.agents, strict=True):
         new.load_state_dict(*old.state_dict())
     assert original.iterate() == restored.iterate()

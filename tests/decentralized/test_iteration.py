@@ -133,8 +133,7 @@ def test_a_discarded_rollout_leaves_no_trace_but_the_numbers_drawn(trained):
 def test_restored_participants_continue_bit_for_bit(trained):
     first, second = Team(), Team()
     first.iterate_as_one_process(1)
-    second.environment.load_state_dict(first.environment.state_dict())
-    second.steps = second.environment.observe()
+    second.steps = second.environment.resume(first.environment.state_dict())
     for old, new in zip(first.participants, second.participants, strict=True):
         new.agent.load_state_dict(*old.agent.state_dict())
     second.iterate_as_one_process(2)

@@ -122,8 +122,7 @@ def test_a_saved_environment_goes_on_where_it_was(state_type):
     whole, again = central(state_type), central(state_type)
     whole.reset()
     whole.step(ACTION)
-    again.load_state_dict(whole.state_dict())
-    seen = again.observe()
+    seen = again.resume(whole.state_dict())
     np.testing.assert_array_equal(seen.alive, [[True, False], [True, True]])
     assert not seen.states[0].truncated.any(), "the episodes go on"
     for _ in range(4):

@@ -181,10 +181,11 @@ def test_a_restored_environment_continues_bit_for_bit(before: int, reward_scalin
     for joint_action in actions[:before]:
         shared.step(joint_action)
     state = shared.state_dict()
-    assert state is not None
     restored = SharedEnvironment(NavigationEnv(3, 4, seed=0), 0.97, reward_scaling)
-    restored.load_state_dict(load(save(state)))
-    assert_same(shared.observe(), restored.observe())
+    begun = restored.resume(load(save(state)))
+    for step, observation in zip(begun, shared.env.observe(), strict=True):
+        np.testing.assert_array_equal(step.observation, observation)
+        assert not step.ended.any()
     for joint_action in actions[before:]:
         assert_same(shared.step(joint_action), restored.step(joint_action))
     assert shared.take_metrics() == restored.take_metrics()
@@ -194,23 +195,35 @@ def test_a_foreign_state_is_refused() -> None:
     shared = SharedEnvironment(NavigationEnv(3, 4, seed=0), 0.97, reward_scaling=True)
     shared.reset()
     state = shared.state_dict()
-    assert state is not None
     with pytest.raises(ValueError, match="reward_scaling"):
-        SharedEnvironment(NavigationEnv(3, 4, seed=0), 0.97, reward_scaling=False).load_state_dict(state)
+        SharedEnvironment(NavigationEnv(3, 4, seed=0), 0.97, reward_scaling=False).resume(state)
     with pytest.raises(ValueError, match="navigation"):
-        SharedEnvironment(NavigationEnv(2, 4, seed=0), 0.97, reward_scaling=True).load_state_dict(state)
+        SharedEnvironment(NavigationEnv(2, 4, seed=0), 0.97, reward_scaling=True).resume(state)
 
 
-def test_a_task_without_a_state_has_none() -> None:
-    shared = SharedEnvironment(Countdown(2), gamma=0.9, reward_scaling=True)
-    shared.reset()
-    assert shared.state_dict() is None
+def test_a_task_without_a_state_begins_anew_with_the_reward_scale_that_it_had(caplog: pytest.LogCaptureFixture) -> None:
+    whole, again = (SharedEnvironment(Countdown(2), gamma=0.9, reward_scaling=True) for _ in range(2))
+    whole.reset()
+    for _ in range(3):
+        whole.step(whole.spec.noop(2))
+    assert whole.reward_scale != 1.0
+    begun = again.resume(load(save(whole.state_dict())))
+    assert "the state of countdown cannot be saved: new episodes begin" in caplog.text
+    assert_same(begun, whole.reset())
+    assert_same(again.step(again.spec.noop(2)), whole.step(whole.spec.noop(2)))
+    np.testing.assert_array_equal(again.moments, whole.moments)
     with pytest.raises(NotImplementedError, match="countdown"):
-        shared.env.load_state_dict({})
+        whole.env.load_state_dict({})
 
 
-def test_episodes_go_on_after_a_look_and_not_after_a_reset() -> None:
+def test_a_task_without_a_state_and_a_scale_has_nothing_to_save() -> None:
+    shared = SharedEnvironment(Countdown(2), gamma=0.9, reward_scaling=False)
+    shared.reset()
+    assert shared.state_dict() == {}
+    assert [step.ended.tolist() for step in shared.resume({})] == [[True] * 2] * 2
+
+
+def test_episodes_do_not_go_on_after_a_reset() -> None:
     shared = SharedEnvironment(Countdown(3), gamma=0.9, reward_scaling=False)
     assert [step.ended.tolist() for step in shared.reset()] == [[True] * 3] * 2
     assert shared.step(shared.spec.noop(3))[0].ended.tolist() == [True, False, False]
-    assert [step.ended.tolist() for step in shared.observe()] == [[False] * 3] * 2

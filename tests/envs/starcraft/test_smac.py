@@ -173,7 +173,7 @@ def test_the_team_return_is_the_battles_and_the_win_rate_is_counted(game: type[F
         metrics = shared.take_metrics()
         assert metrics["team_return_mean"] == 7.0
         assert metrics["win_rate"] == 1.0
-        assert shared.state_dict() is None
+        assert shared.state_dict() == {}
 
 
 @pytest.mark.usefixtures("game")
