@@ -1,4 +1,4 @@
-"""Processes: command line, wire format, transport, environment server, agent processes, supervision."""
+"""Processes: command line, wire format, transport, environment server, agent processes, supervision, engines."""
 
 import time
 

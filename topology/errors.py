@@ -1,4 +1,4 @@
-"""The exception of this package."""
+"""The error of an invalid graph."""
 
 from __future__ import annotations
 

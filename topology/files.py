@@ -1,4 +1,4 @@
-"""Reads and writes graph files. The suffix names the format:
+"""Reads and writes graphs as files, in the format that the suffix names:
 
 - `.edgelist`, `.txt`: a line `i j` per link; `#` starts a comment; networkx's trailing `{...}` is ignored.
 - `.graphml`: GraphML, as networkx reads it.

@@ -1,1 +1,1 @@
-"""The commands of `matrpo`, one module each."""
+"""The commands of `matrpo`, by what they are for, and their options."""

@@ -1,7 +1,12 @@
 """The wire format: multipart messages `[msgpack header, raw array bytes, ...]`, unpacked strictly.
 
-A header is a msgpack map with exactly the keys of its kind; every value has one type and one range, every array
-the one dtype and shape that the run's settings imply. Whatever else arrives is a `WireError`.
+A header is a msgpack map with exactly the keys of its kind; every value has one type and one range, every array the one
+dtype and shape that the run's settings imply, little-endian, in C order. Whatever else arrives is a `WireError`.
+The last key of a header is `crc32`: of the header without it, packed in the order that it has, and of what follows it.
+A link's log ratios, say, of 12 agents on 10,000 samples, all 0, are two frames, 480,000 bytes after a header of
+
+    version 1, run "9f86d081884c7d65", kind "ratios", answered false, sender 3, link 2, incarnation 1, iteration 7, k 5,
+    tip 4, base 3, dtype "float32", shape [12, 10000], crc32 1733104426
 """
 
 from __future__ import annotations
@@ -53,7 +58,7 @@ class ArrayFormat:
         expected = self.dtype.itemsize * int(np.prod(self.shape))
         if len(frame) != expected:
             raise WireError(f"{name} has {len(frame)} bytes, expected {expected}")
-        array = np.frombuffer(frame, self.dtype).reshape(self.shape)
+        array = np.frombuffer(frame, self.dtype.newbyteorder("<")).astype(self.dtype, copy=False).reshape(self.shape)
         if self.dtype.kind == "b" and np.frombuffer(frame, np.uint8).max(initial=0) > 1:
             raise WireError(f"{name} holds bytes that are not booleans")
         return array
@@ -152,8 +157,8 @@ def unpack(frames: Frames, run_id: str) -> Header:
 
 
 def raw_bytes(array: np.ndarray) -> memoryview:
-    """The memory of a contiguous array."""
-    return array.reshape(-1).view(np.uint8).data
+    """The bytes of an array as they are sent; the memory of a contiguous one where a machine is little-endian."""
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8).data
 
 
 def expect_frames(frames: Frames, count: int) -> None:

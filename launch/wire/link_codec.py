@@ -33,7 +33,7 @@ class LinkCodec:
     Args:
         run_id: of the run; messages of another are refused.
         num_agents, num_links: the graph's sizes.
-        samples: M.
+        samples: how many the agents agree on, M or `consensus_samples`.
         dtype: of log ratios on the wire, `float32` or `float16`.
     """
 

@@ -1,4 +1,7 @@
-"""One reward scale for all agents: the running standard deviation of the discounted team return."""
+"""One reward scale for all agents: the running standard deviation of the discounted team return.
+
+It is measured where the environment is stepped; agents divide by it where they estimate advantages.
+"""
 
 from __future__ import annotations
 

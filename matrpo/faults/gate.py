@@ -1,7 +1,8 @@
 """Fault injection on the messages that an agent sends.
 
-The gate stands between the link transport and its sockets. It does no I/O: given the time and the agent's position, it
-returns the messages to send now. Each fault and neighbour has a random stream of its own, seeded by the run's seed.
+The gate stands between the link transport, which asks it about every message, and its sockets. It does no I/O: given
+the time and the agent's position, it returns the messages to send now. Each fault and neighbour has a random stream of
+its own, seeded by the run's seed.
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
+import re
+import struct
 from typing import Any, get_args
 
 import msgpack
@@ -14,6 +17,7 @@ from hypothesis.extra import numpy as hnp
 from matrpo.consensus.message import Kind, LinkMessage
 from matrpo.decentralized.lock_step.messages import Action, Bye, Hello, Observation, Ping, Stop
 from matrpo.envs.shared import AgentStep
+from matrpo.launch.wire import frames
 from matrpo.launch.wire.environment_codec import EnvironmentCodec
 from matrpo.launch.wire.frames import MAX_FRAMES, MAX_HEADER_BYTES, WireError
 from matrpo.launch.wire.link_codec import LinkCodec, Probe
@@ -304,3 +308,21 @@ def test_no_header_raises_anything_but_a_wire_error(header: dict[Any, Any]) -> N
 def test_deep_nesting_is_refused() -> None:
     with pytest.raises(WireError):
         LINKS.decode([b"\x91" * MAX_HEADER_BYTES])
+
+
+def test_the_example_of_the_format_is_what_is_sent() -> None:
+    ratios = LinkMessage("ratios", 3, 1, 7, 2, 5, tip=4, base=3, u=np.zeros((12, 10_000), np.float32))
+    header, payload = LinkCodec("9f86d081884c7d65", 12, 12, 10_000, "float32").encode(ratios)
+    values = msgpack.unpackb(header)
+    assert len(payload) == 480_000
+    described = ", ".join(f"{key} {json.dumps(value)}" for key, value in values.items())
+    assert described in re.sub(r"\s+", " ", frames.__doc__ or "")
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_arrays_are_little_endian_on_the_wire(order: str) -> None:
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    sent = frames.raw_bytes(array.astype(array.dtype.newbyteorder(order)))
+    assert bytes(sent) == struct.pack("<6f", *range(6))
+    received = frames.ArrayFormat(array.dtype, array.shape).unpack("u", sent)
+    np.testing.assert_array_equal(received, array)
