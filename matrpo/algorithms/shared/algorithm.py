@@ -74,7 +74,7 @@ class Algorithm(ABC):
 
     Attributes:
         handles_masks: whether it can train on tasks that do not allow every action at every step.
-        settings_read: names of the settings that it reads; any other that a user gives changes nothing.
+        settings_read: names of the settings that it reads; others are refused on the command line.
         generator: of everything random in it but the environment.
     """
 
