@@ -161,6 +161,20 @@ class Box:
 
 ActionSpace = Discrete | MultiDiscrete | Box
 
+LARGEST_ACTION = 1000.0
+"""Largest magnitude of a policy's continuous action, in half ranges: beyond it, others' models of it break down."""
+
+
+def outside(space: ActionSpace, action: np.ndarray) -> str | None:
+    """Why policies' actions, (..., width) float32, are not of a space, if they are not: in words, after "action"."""
+    if not np.isfinite(action).all():
+        return "is not finite"
+    if isinstance(space, Box):
+        worst = np.abs(action).max(initial=0.0)
+        return f"has a component of {worst:g}, beyond {LARGEST_ACTION:g}" if worst > LARGEST_ACTION else None
+    wrong = action[(action != np.floor(action)) | (action < 0) | (action >= np.array(space.sizes))]
+    return f"is {wrong[0]:g}, not of {space}" if wrong.size else None
+
 
 @dataclass(frozen=True)
 class TaskSpec:

@@ -34,7 +34,7 @@ TINY = {
 }
 DISCRETE = {"task": "mpe2/simple_spread_v3", "agents": 3}
 CONTINUOUS = {"task": "mpe2/simple_spread_v3-continuous", "agents": 3}
-OF_PROCESSES = {"on_agent_loss", "transport", "port", "insecure"}
+OF_PROCESSES = {"on_agent_loss", "agent_deadline", "transport", "port", "insecure"}
 """Settings that only the processes of a run read."""
 
 MAY_BE_REFUSED = {"share_parameters", "recurrent_layers", "state_type", "clip_scaling"}

@@ -1,6 +1,6 @@
 """An agent's network side: its links to neighbours and its channels to environment servers, served by one poll loop.
 
-It only waits: what the servers say is taken from `channels`, what the neighbours say goes to the agent's `Peer`.
+It only waits: what the servers say is taken from `client`, what the neighbours say goes to the agent's `Peer`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import zmq
 
 from matrpo.consensus.message import LinkMessage
 from matrpo.consensus.peer import Peer
+from matrpo.decentralized.lock_step.client import REPEAT, Client
+from matrpo.decentralized.lock_step.messages import Action
 from matrpo.faults.gate import FaultGate
 from matrpo.launch.cluster.cluster_file import Cluster
-from matrpo.launch.processes.environment_channels import REPEAT, EnvironmentChannels, RunOver
+from matrpo.launch.processes.environment_channels import EnvironmentChannels, RunOver
 from matrpo.launch.processes.heartbeat import Heartbeat
 from matrpo.launch.processes.process_faults import ProcessFaults, script_of
 from matrpo.launch.wire.environment_codec import EnvironmentCodec
@@ -42,7 +44,7 @@ class AgentNetwork:
 
     Attributes:
         links: the sockets to the neighbours.
-        channels: the sockets to the environment servers, and what these have said.
+        client: the agent's side of the lock step with the environment servers.
         waited: seconds in which there was nothing to do but wait for others, so far.
 
     Raises:
@@ -70,9 +72,10 @@ class AgentNetwork:
         links = LinkCodec(cluster.run_id, spec.num_agents, len(graph.links), config.shared_samples, config.wire_dtype)
         environment = EnvironmentCodec(cluster.run_id, spec, config.envs_per_server, config.env_servers > 1)
         self.links = LinkTransport(agent, graph, cluster.agents, links, self._context, security, gate)
-        self.channels = EnvironmentChannels(agent, incarnation, cluster.servers, environment, self._context, security)
+        self.client = Client(agent, incarnation, len(cluster.servers))
+        self._channels = EnvironmentChannels(self.client, agent, cluster.servers, environment, self._context, security)
         self._poller = zmq.Poller()
-        for socket in (*self.channels.sockets, *self.links.sockets):
+        for socket in (*self._channels.sockets, *self.links.sockets):
             self._poller.register(socket, zmq.POLLIN)
 
     def enter(self, iteration: int, phase: str) -> None:
@@ -83,25 +86,26 @@ class AgentNetwork:
     def close(self) -> None:
         """Close all sockets; what was sent has a second to leave."""
         self.links.close()
-        self.channels.close()
+        self._channels.close()
         self._context.term()
 
     def join(self) -> None:
-        """Wait until all environment servers have begun an iteration: see `EnvironmentChannels.agreed`.
+        """Wait until all environment servers have begun an iteration: see `Client.agreed`.
 
         Raises:
             StopRequested: the run ends early.
         """
         report_at, patience = time.monotonic() + REPEAT, REPEAT
-        while not self.channels.agreed():
+        while not self.client.agreed():
             late = time.monotonic() >= report_at
             if late:
-                absent = [self._servers[server] for server in self.channels.absent]
+                absent = [self._servers[server] for server in self._channels.absent]
                 reason = f"the environment server at {', '.join(absent)}" if absent else "the start of an iteration"
                 _LOG.info("waiting for %s", reason)
                 patience *= 2
                 report_at = time.monotonic() + patience
-            self.channels.ask_to_begin(again=late)
+            self.client.ask_to_begin(again=late)
+            self._channels.send()
             self._pump(report_at)
 
     def meet_neighbours(self, seconds: float) -> None:
@@ -110,15 +114,19 @@ class AgentNetwork:
         while self.links.unreached and time.monotonic() < until:
             self._pump(until)
 
+    def act(self, server: int, action: Action) -> None:
+        """Send an action to a server, until it is answered."""
+        self.client.act(server, action, time.monotonic())
+        self._channels.send()
+
     def await_step(self) -> None:
         """Wait until a server has stepped, or the iteration is broken, sending actions again while unanswered.
 
         Raises:
             StopRequested: the run ends early.
         """
-        while not (self.channels.answered or self.channels.broken()):
-            self.channels.repeat()
-            self._pump(self.channels.due_at)
+        while not (self.client.answered or self.client.broken()):
+            self._pump(self.client.next_event())
 
     def agree(self) -> None:
         """Serve the consensus phase until it is over. A neighbour that is not connected at its start is lost.
@@ -137,7 +145,8 @@ class AgentNetwork:
         self._leaving = True
         try:
             for _ in range(_GOODBYES):
-                self.channels.say_goodbye()
+                self.client.say_goodbye()
+                self._channels.send()
                 until = time.monotonic() + REPEAT
                 while time.monotonic() < until:
                     self._pump(until)
@@ -149,8 +158,7 @@ class AgentNetwork:
         """Poll all sockets once, until a deadline, and handle what arrived.
 
         Raises:
-            StopRequested: a server says that the run ends early.
-            RunOver: all servers say that all agents are done.
+            StopRequested, RunOver, OutdatedError: see `EnvironmentChannels.exchange`.
         """
         self._faults.move(*self._where, 0 if self._peer.done else self._peer.activations)
         self._heartbeat(self._where[0])
@@ -169,9 +177,8 @@ class AgentNetwork:
             self.send_links()
         self._peer.tick(time.monotonic())
         self.send_links()
-        for server in self.channels.look():
+        for server in self._channels.exchange():
             self._note_loss(f"the environment server {server}" if server else "the environment server")
-        self.channels.receive()
 
     def _note_quarantine(self, message: LinkMessage) -> None:
         count = self._peer.link_counters[message.link].quarantines

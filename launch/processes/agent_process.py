@@ -2,8 +2,9 @@
 
 When an agent returns: `supervisor.py` starts it again (`--restart`), or an engine does. It counts its incarnation up,
 loads its newest checkpoint (`AgentProcess.__init__`), and says hello to the environment servers (`_join`). Those go on
-meanwhile as `on_agent_loss` says, and let it take part from the start of an iteration (`env_server.py`, `Membership`).
-It forgets metrics and episodes that are not the run's any more, sits out the iterations that it missed, and its links
+meanwhile as `on_agent_loss` says, and let it take part from the start of an iteration (`lock_step/server.py`). If its
+folder was lost, its count is behind what they know: they tell it, and it joins with a later one (`learn`). It forgets
+metrics and episodes that are not the run's any more, sits out the iterations that it missed, and its links
 begin from state 0 (`link.py`, "A restart").
 """
 
@@ -13,21 +14,22 @@ import dataclasses
 import logging
 import time
 
-import numpy as np
 import torch
 
 from matrpo.build import build_participant
 from matrpo.decentralized.lock_step.messages import Action, Observation
 from matrpo.envs.registry import task_spec
 from matrpo.envs.shards import join_steps
+from matrpo.errors import ConfigError
 from matrpo.launch.cluster.cluster_file import Cluster
 from matrpo.launch.processes.agent_network import AgentNetwork
+from matrpo.launch.processes.environment_channels import OutdatedError, RunOver
 from matrpo.launch.processes.process import Supervision, ignore_stops, return_free_memory, run_supervised
 from matrpo.runs.phase_clock import PhaseClock
 from matrpo.runs.process_id import ProcessId
 from matrpo.runs.recorder import Recorder
 from matrpo.runs.run_directory import RunDirectory
-from matrpo.spaces import TaskSpec
+from matrpo.spaces import TaskSpec, outside
 
 _LOG = logging.getLogger(__name__)
 _MEETING = 10.0
@@ -43,17 +45,19 @@ class AgentProcess:
         agent: q.
         spec: the task's spaces.
 
+        at_least: the least number that this start may have.
+
     Raises:
         ConfigError: its checkpoint does not fit the run, or its sockets cannot be made.
     """
 
-    def __init__(self, cluster: Cluster, run: RunDirectory, agent: int, spec: TaskSpec) -> None:
+    def __init__(self, cluster: Cluster, run: RunDirectory, agent: int, spec: TaskSpec, at_least: int = 1) -> None:
         config, directory = run.decentralized, run.agent(agent)
         torch.set_num_threads(config.torch_threads)
         self._config = config
         self._run = run
         self._id = agent
-        incarnation = directory.begin_incarnation(cluster.run_id)
+        incarnation = directory.begin_incarnation(cluster.run_id, at_least)
         self._clock = PhaseClock(waited=lambda: self._network.waited, used=time.process_time)
         self._participant = build_participant(agent, cluster.graph, spec, config, self._clock, incarnation.number)
         self._newest = max(directory.checkpoint_iterations(), default=0)
@@ -69,6 +73,8 @@ class AgentProcess:
 
         Raises:
             StopRequested: the run ends early.
+            OutdatedError: a later start of this agent is known, and this one has not yet taken part.
+            ConfigError: the same, and it has: another process has taken its place.
             StorageError: a file cannot be written.
         """
         try:
@@ -76,20 +82,31 @@ class AgentProcess:
             while starts[0].iteration <= self._config.iterations:
                 starts = self._iterate(starts)
             self._network.say_goodbye()
+        except RunOver:
+            _LOG.warning("the run is over")
+            self._save()
+        except OutdatedError as later:
+            if self._recorder is None:
+                raise
+            self._save()
+            raise ConfigError(f"agent {self._id} was started elsewhere meanwhile, and goes on there: {later}") from None
         except BaseException:
             ignore_stops()
-            if self._recorder:
-                self._recorder.save()
+            self._save()
             raise
         finally:
             self._network.close()
 
+    def _save(self) -> None:
+        if self._recorder:
+            self._recorder.save()
+
     def _join(self) -> list[Observation]:
         """Wait until the servers admit this agent; returns the start of its first iteration, from each server."""
         network, wanted = self._network, self._newest + 1
-        network.channels.wanted = wanted
+        network.client.wanted = wanted
         network.join()
-        starts = network.channels.agreed()
+        starts = network.client.agreed()
         iteration = starts[0].iteration
         if iteration > wanted:
             _LOG.warning("iterations %d to %d were without this agent", wanted, iteration - 1)
@@ -106,13 +123,13 @@ class AgentProcess:
     def _iterate(self, starts: list[Observation]) -> list[Observation]:
         """One iteration from its first observations; returns those of the next, or of one that replaces it."""
         iteration = starts[0].iteration
-        self._network.channels.wanted = iteration
+        self._network.client.wanted = iteration
         self._network.enter(iteration, "rollout")
         with self._clock.phase("rollout"):
             last = self._roll_out(starts)
             if last is None:
                 return self._begin_again(iteration)
-        self._network.channels.wanted = iteration + 1
+        self._network.client.wanted = iteration + 1
         with self._clock.phase("prepare"):
             self._participant.prepare(join_steps([observation.step for observation in last]))
             return_free_memory()
@@ -135,26 +152,26 @@ class AgentProcess:
                 if observation.t == config.rollout_length:
                     last[server] = observation
                 else:
-                    network.channels.act(server, self._choose(server, observation))
+                    network.act(server, self._choose(server, observation))
             if len(last) == len(starts):
                 return [last[server] for server in range(len(starts))]
             network.await_step()
-            if not (news := network.channels.take_answers()):
+            if not (news := network.client.take_answers()):
                 return None
 
     def _choose(self, server: int, observation: Observation) -> Action:
         """The agent's actions in a server's environments."""
         iteration, t = observation.iteration, observation.t
         action = self._participant.agent.act(observation.step, first=server * self._config.envs_per_server)
-        if not np.isfinite(action).all():
-            raise FloatingPointError(f"the policy's action is not finite in iteration {iteration}, step {t}")
+        if reason := outside(self._participant.agent.spec.action_spaces[self._id], action):
+            raise FloatingPointError(f"the policy's action {reason} in iteration {iteration}, step {t}")
         return Action(self._id, observation.attempt, iteration, t, action)
 
     def _begin_again(self, iteration: int) -> list[Observation]:
         """Abandon an iteration that goes on without this agent, or not at all; the start of its replacement."""
         self._participant.agent.discard_rollout()
         self._network.join()
-        starts = self._network.channels.agreed()
+        starts = self._network.client.agreed()
         later = starts[0].iteration
         _LOG.warning("iteration %d is thrown away; the environment goes on with %d", iteration, later)
         if later > iteration:
@@ -183,7 +200,11 @@ def learn(cluster: Cluster, agent: int) -> None:
     """
     run = RunDirectory.open(cluster.config.parent)
     spec = task_spec(run.config.task, run.config.agents)
-    AgentProcess(cluster, run, agent, spec).run()
+    try:
+        AgentProcess(cluster, run, agent, spec).run()
+    except OutdatedError as later:
+        _LOG.warning("%s: this agent's folder was lost, or is that of another machine; it joins as a later one", later)
+        AgentProcess(cluster, run, agent, spec, later.incarnation + 1).run()
 
 
 def child_main(cluster: Cluster, process: ProcessId, supervision: Supervision) -> None:

@@ -6,11 +6,13 @@ Only an agent's end may queue a few messages for a server that is not connected 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import zmq
 
-from matrpo.decentralized.lock_step.messages import Action, Bye, Hello, Observation, Ping, Stop
+from matrpo.decentralized.lock_step.messages import Action, Bye, Hello, Observation, Outdated, Ping, Stop
+from matrpo.decentralized.lock_step.rules import Address
 from matrpo.launch.cluster.keyring import Keyring, Security
 from matrpo.launch.wire.environment_codec import EnvironmentCodec
 from matrpo.launch.wire.frames import WireError
@@ -56,7 +58,7 @@ class AgentChannel:
         """Send to the server; False if it cannot be reached now."""
         return self.monitor.connected and try_send(self.socket, self._codec.encode(message))
 
-    def receive(self) -> list[Observation | Stop]:
+    def receive(self) -> list[Observation | Outdated | Stop]:
         """All messages that have arrived; what cannot be decoded is dropped."""
         messages = []
         for frames, _ in waiting(self.socket):
@@ -95,61 +97,43 @@ class ServerChannel:
         self, endpoint: str, codec: EnvironmentCodec, context: zmq.Context[Any], security: Security | None = None
     ) -> None:
         self._codec = codec
-        self._routes: dict[int, bytes] = {}
-        self._incarnations: dict[int, int] = {}
         self._limits = RateLimits()
         self._timer = Timer(PROBE_EVERY)
         self.refusals = Refusals("the network")
         self._keys = security.agents if isinstance(security, Keyring) else ()
-        admitted = {key: f"agent {agent}" for agent, key in enumerate(self._keys)}
+        self._admitted = {key: f"agent {agent}" for agent, key in enumerate(self._keys)}
         self.socket, self._authenticator = listen(
-            context, endpoint, codec.max_bytes, _QUEUE, security, admitted, self.refusals
+            context, endpoint, codec.max_bytes, _QUEUE, security, self._admitted, self.refusals
         )
 
-    def send(self, agent: int, message: Observation | Stop) -> bool:
-        """Send to an agent; False if it cannot be reached now."""
-        if agent not in self._routes:
-            return False
-        if isinstance(message, Stop):
-            frames = self._codec.encode(message)
-        else:
+    def send(self, address: Address, agent: int, message: Observation | Outdated | Stop) -> bool:
+        """Send to an agent at its address; False if it cannot be reached now."""
+        if isinstance(message, Observation):
             frames = self._codec.encode_observation(message, agent)
-        return try_send(self.socket, [self._routes[agent], *frames])
+        else:
+            frames = self._codec.encode(message)
+        return try_send(self.socket, [address, *frames])
 
-    def receive(self) -> list[Hello | Action | Bye]:
-        """All messages that have arrived. A hello says where its agent is; only from there its others count."""
+    def receive(self) -> list[tuple[Address, Hello | Action | Bye]]:
+        """All messages that have arrived, and where from; what cannot be decoded is dropped."""
         messages = []
-        for (route, *frames), user in waiting(self.socket):
+        for (address, *frames), user in waiting(self.socket):
             try:
                 self._limits.check(user)
                 message = self._codec.decode_at_server(frames)
                 if self._keys and self._keys[message.sender] != user:
                     raise WireError(f"sender {message.sender} came with the key of another", "wrong sender")
-                if isinstance(message, Hello):
-                    self._welcome(message, route)
-                elif self._routes.get(message.sender) != route:
-                    raise WireError(f"agent {message.sender} said hello from elsewhere, or not at all", "wrong sender")
-                messages.append(message)
+                messages.append((address, message))
             except WireError as error:
-                self.refusals.add(error)
+                self.refusals.add(error, self._admitted.get(user))
         return messages
 
-    def _welcome(self, hello: Hello, route: bytes) -> None:
-        """Note the route to an agent; refuse the hello of a process that a later start of the agent has replaced."""
-        if hello.incarnation < self._incarnations.get(hello.sender, 0):
-            raise WireError(f"agent {hello.sender} was started again since", "old incarnation")
-        self._incarnations[hello.sender] = hello.incarnation
-        self._routes[hello.sender] = route
-
-    def lost(self) -> list[int]:
-        """The agents whose connection is gone since the last call; it has to be looked at every `PROBE_EVERY`."""
+    def gone(self, addresses: Iterable[Address]) -> list[Address]:
+        """The addresses whose connection is gone; it has to be called every `PROBE_EVERY`, and looks no more often."""
         if not self._timer.due():
             return []
         ping = self._codec.encode(Ping())
-        gone = [agent for agent, route in self._routes.items() if is_gone(self.socket, [route, *ping])]
-        for agent in gone:
-            del self._routes[agent]
-        return sorted(gone)
+        return [address for address in addresses if is_gone(self.socket, [address, *ping])]
 
     def close(self) -> None:
         """Close the socket; what was sent has a second to leave."""

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from matrpo.consensus.message import LARGEST_NUMBER, Frames
-from matrpo.decentralized.lock_step.messages import Action, Bye, Hello, Observation, Ping, Stop
+from matrpo.decentralized.lock_step.messages import Action, Bye, Hello, Observation, Outdated, Ping, Stop
 from matrpo.envs.masks import mask_size
 from matrpo.envs.shared import AgentStep
-from matrpo.launch.wire.frames import MAX_HEADER_BYTES, ArrayFormat, WireError, expect_frames, pack, raw_bytes, unpack
-from matrpo.spaces import TaskSpec
+from matrpo.launch.wire.frames import (
+    MAX_HEADER_BYTES,
+    ArrayFormat,
+    Header,
+    WireError,
+    expect_frames,
+    pack,
+    raw_bytes,
+    unpack,
+)
+from matrpo.spaces import TaskSpec, outside
+
+_WORDS: dict[str, Callable[[Header], Outdated | Stop | Ping]] = {
+    "outdated": lambda header: Outdated(header.number("incarnation", LARGEST_NUMBER)),
+    "stop": lambda header: Stop(header.flag("finished")),
+    "ping": lambda _: Ping(),
+}
+"""What a server says besides observations, by its kind, from a header."""
 
 
 class EnvironmentCodec:
@@ -34,7 +51,7 @@ class EnvironmentCodec:
         masks = [num_envs * mask_size(space) for space in spec.action_spaces]
         self.max_bytes = max(MAX_HEADER_BYTES, *sizes, *masks, 24 * num_envs * partial)
 
-    def encode(self, message: Hello | Action | Bye | Stop | Ping) -> list[bytes | memoryview]:
+    def encode(self, message: Hello | Action | Bye | Outdated | Stop | Ping) -> list[bytes | memoryview]:
         """Frames of one message without observations."""
         header: dict[str, Any] = {"kind": type(message).__name__.lower()}
         header |= {field.name: getattr(message, field.name) for field in dataclasses.fields(message)}
@@ -72,8 +89,8 @@ class EnvironmentCodec:
         if kind == "action":
             expect_frames(frames, 2)
             action = self._action(sender).unpack("action", frames[1]).copy()
-            if not np.isfinite(action).all():
-                raise WireError("action is not finite")
+            if reason := outside(self._spec.action_spaces[sender], action):
+                raise WireError(f"agent {sender}'s action {reason}", "illegal action")
             attempt, iteration, t = (header.number(name, LARGEST_NUMBER) for name in ("attempt", "iteration", "t"))
             message = Action(sender, attempt, iteration, t, action)
         elif kind == "hello":
@@ -87,16 +104,16 @@ class EnvironmentCodec:
         header.close()
         return message
 
-    def decode_at_agent(self, frames: Frames, agent: int) -> Observation | Stop | Ping:
+    def decode_at_agent(self, frames: Frames, agent: int) -> Observation | Outdated | Stop | Ping:
         """Unpack what the server sent to `agent`.
 
         Raises:
             WireError: it is malformed, or another run's.
         """
         header = unpack(frames, self._run_id)
-        kind = header.text("kind", ("observation", "stop", "ping"))
+        kind = header.text("kind", ("observation", *_WORDS))
         if kind != "observation":
-            word = Stop(header.flag("finished")) if kind == "stop" else Ping()
+            word = _WORDS[kind](header)
             header.close()
             expect_frames(frames, 1)
             return word

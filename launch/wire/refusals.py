@@ -41,14 +41,19 @@ class Refusals:
         """How many were refused so far."""
         return sum(self.counts.values())
 
-    def add(self, error: WireError) -> None:
-        """Count one more, under the error's reason; reasons are few, whatever the other side sends."""
+    def add(self, error: WireError, origin: str | None = None) -> None:
+        """Count one more, under the error's reason; reasons are few, whatever the other side sends.
+
+        Args:
+            error: what is wrong.
+            origin: whom it came from, if that is known better.
+        """
         with self._lock:
             self._counts[error.reason] += 1
             count = self._counts[error.reason]
         if count & (count - 1) == 0:
             text = str(error)[:_LONGEST_REASON]
-            _LOG.warning("refused number %d (%s) from %s: %s", count, error.reason, self._origin, text)
+            _LOG.warning("refused number %d (%s) from %s: %s", count, error.reason, origin or self._origin, text)
 
 
 class TokenBucket:

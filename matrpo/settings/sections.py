@@ -238,9 +238,16 @@ class ConnectionSettings:
     env_servers: int = setting(1, "Environment servers: processes that simulate, each its share of B.", minimum=1)
     on_agent_loss: str = setting(
         "noop",
-        "When an agent's connection is lost: go on with actions of zeros in its place until it is back, wait for it, "
-        "or abort the run.",
+        "When an agent is lost: go on with actions of zeros in its place until it is back, wait for it, or abort the "
+        "run.",
         choices=("noop", "wait", "abort"),
+        resumable=True,
+    )
+    agent_deadline: float = setting(
+        60.0,
+        "Seconds that the others wait for an agent that is connected and does not act, until it counts as lost: more "
+        "than their updates differ by.",
+        above=0.0,
         resumable=True,
     )
     transport: str = setting("ipc", "Sockets between local processes.", choices=("ipc", "tcp"), resumable=True)

@@ -14,7 +14,7 @@ from unittest import mock
 import numpy as np
 import zmq
 
-from matrpo.decentralized.lock_step.messages import Action, Bye, Hello, Observation, Stop
+from matrpo.decentralized.lock_step.messages import Action, Bye, Hello, Observation, Outdated, Stop
 from matrpo.envs.registry import task_spec
 from matrpo.launch.cluster.cluster_file import Cluster
 from matrpo.launch.processes import env_server
@@ -96,7 +96,7 @@ class Agents:
         self.lines[agent] = self._dial(agent)
         self.hello(agent, iteration)
 
-    def hear(self, agent: int) -> Observation | Stop:
+    def hear(self, agent: int) -> Observation | Outdated | Stop:
         """The next message for an agent."""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:

@@ -1,78 +1,105 @@
-"""Membership of agents in the environment's lock step: who takes part now, and who can next; no sockets or clocks."""
+"""Membership of agents in the environment's lock step: who is there, who takes part now, and who can next."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+
+from matrpo.decentralized.lock_step.messages import Hello
 
 
 class Membership:
     """Tracks which agents are connected and which take part, from their hellos and lost connections.
 
-    An agent takes part from the start of an iteration on, until it is lost or the iteration is broken; it can again
-    from the next start on, once it has said hello.
+    An agent takes part from the start of an iteration on, until it is lost, leaves, or the iteration is broken; it can
+    again from the next start on, once it has said hello.
 
     Args:
         num_agents: N.
 
     Attributes:
         connected: the agents that have said hello and were not lost since.
-        taking_part: those whose actions the running iteration waits for.
+        taking_part: those whose actions the running iteration waits for, or would, had they not left it.
+        left: of those, who has said that it acts in a later iteration or attempt: it is done with this one.
+        finished: the agents that have said goodbye.
     """
 
     def __init__(self, num_agents: int) -> None:
         self.connected: set[int] = set()
         self.taking_part: set[int] = set()
+        self.left: set[int] = set()
+        self.finished: set[int] = set()
         self._everyone = frozenset(range(num_agents))
-        self._incarnations = dict.fromkeys(self._everyone, 0)
-        self._wanted = dict.fromkeys(self._everyone, 0)
-        self._attempts = dict.fromkeys(self._everyone, 0)
+        self._hellos = {agent: Hello(agent, 0, 0) for agent in self._everyone}
 
     @property
     def missing(self) -> set[int]:
-        """Agents that have not said hello, or were lost since."""
-        return set(self._everyone - self.connected)
+        """Agents that have not said hello, or were lost since, and have not finished."""
+        return set(self._everyone - self.connected - self.finished)
 
     @property
     def absent(self) -> set[int]:
         """Agents that take no part in the running iteration."""
-        return set(self._everyone - self.taking_part)
+        return set(self._everyone - self.taking_part) | self.left
 
-    def wanted(self, agent: int) -> int:
-        """The iteration in which an agent wants to act, by its last hello."""
-        return self._wanted[agent]
+    @property
+    def unfinished(self) -> set[int]:
+        """Agents that have not said goodbye."""
+        return set(self._everyone - self.finished)
 
-    def latest_wanted(self) -> int:
-        """The largest iteration in which anyone connected wants to act; 0 if nobody is."""
-        return max((self._wanted[agent] for agent in self.connected), default=0)
+    def latest(self, agent: int) -> Hello:
+        """An agent's last hello; of incarnation 0 if there was none."""
+        return self._hellos[agent]
 
-    def latest_attempt(self) -> int:
-        """The latest attempt that anyone connected has heard of; 0 if nobody is or has."""
-        return max((self._attempts[agent] for agent in self.connected), default=0)
-
-    def hello(self, agent: int, incarnation: int, iteration: int, attempt: int = 0) -> bool:
+    def hello(self, hello: Hello) -> bool:
         """Register an agent's hello.
 
         Returns:
             Whether an agent that took part was restarted: its samples of the running iteration are gone.
         """
-        reborn = agent in self.taking_part and incarnation != self._incarnations[agent]
-        self._incarnations[agent], self._wanted[agent], self._attempts[agent] = incarnation, iteration, attempt
+        agent = hello.sender
+        reborn = agent in self.taking_part and hello.incarnation != self._hellos[agent].incarnation
+        self._hellos[agent] = hello
         self.connected.add(agent)
+        self.finished.discard(agent)
         if reborn:
-            self.taking_part.discard(agent)
+            self.drop(agent)
         return reborn
 
-    def lose(self, agent: int, keep: bool) -> None:
-        """Register the loss of an agent's connection.
+    def drop(self, agent: int) -> None:
+        """An agent takes no part in the running iteration any more."""
+        self.taking_part.discard(agent)
+        self.left.discard(agent)
 
-        Args:
-            agent: whose.
-            keep: it still takes part, so that the running iteration waits for it.
-        """
-        self.connected.discard(agent)
-        if not keep:
-            self.taking_part.discard(agent)
+    def begin(self) -> None:
+        """A new iteration begins: who has left the last one can take part again once it is admitted."""
+        self.taking_part -= self.left
+        self.left.clear()
 
-    def admit(self, iteration: int) -> list[int]:
-        """Admit all connected agents that want to act in `iteration` or before; returns the newcomers."""
-        newcomers = sorted(q for q in self.connected - self.taking_part if self._wanted[q] <= iteration)
+    def admit(self, iteration: int, attempt: int) -> list[int]:
+        """Admit all connected agents that want this iteration and attempt, or earlier ones; returns the newcomers."""
+        newcomers = [
+            agent
+            for agent in sorted(self.connected - self.taking_part - self.finished)
+            if self._hellos[agent].iteration <= iteration and self._hellos[agent].attempt <= attempt
+        ]
         self.taking_part.update(newcomers)
         return newcomers
+
+    def credible_iteration(self, known: int) -> int:
+        """The latest iteration that an agent wants and that is more than its word: `known`, or one that another wants.
+
+        Of a run of one agent, that agent knows.
+        """
+        wanted = [self._hellos[agent].iteration for agent in self.connected]
+        return max(wanted, default=0) if len(self._everyone) == 1 else _second(known, wanted)
+
+    def credible_attempt(self, alone: int) -> int:
+        """The latest attempt that two of the connected agents know of; up to `alone` if there is but one of them."""
+        known = [self._hellos[agent].attempt for agent in self.connected]
+        return min(known[0], alone) if len(known) == 1 else _second(0, known)
+
+
+def _second(known: int, claims: Iterable[int]) -> int:
+    """The second largest of some claims; the largest as far as it does not go beyond what is known."""
+    first, second = sorted([0, 0, *claims])[:-3:-1]
+    return max(second, min(first, known))

@@ -1,4 +1,4 @@
-"""Messages of the lock step: agents send Hello, Action and Bye, environment servers Observation, Stop and Ping."""
+"""Messages of the lock step: agents send Hello, Action and Bye, environment servers Observation, Outdated and Stop."""
 
 from __future__ import annotations
 
@@ -45,6 +45,13 @@ class Observation:
     iteration: int
     t: int
     step: AgentStep
+
+
+@dataclass(frozen=True)
+class Outdated:
+    """The answer to a hello of an incarnation that is not the agent's latest: `incarnation` is."""
+
+    incarnation: int
 
 
 @dataclass(frozen=True)

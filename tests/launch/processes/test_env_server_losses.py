@@ -12,7 +12,7 @@ import pytest
 import zmq
 from scripted_agents import CONFIG, Agents, line_cluster, scripted_agents
 
-from matrpo.decentralized.lock_step.messages import Observation, Stop
+from matrpo.decentralized.lock_step.messages import Observation, Outdated, Stop
 from matrpo.envs.registry import make_env
 from matrpo.envs.shared import SharedEnvironment
 from matrpo.runs.run_directory import RunDirectory
@@ -57,13 +57,15 @@ def test_a_connection_that_is_replaced_at_once_costs_nothing(agents: Agents) -> 
     assert agents.step((0, 1), 1, 1) == [(1, 2), (1, 2)]
 
 
-def test_a_hello_of_an_earlier_life_is_refused(agents: Agents) -> None:
+def test_a_hello_of_an_earlier_life_is_told_of_the_later_one(agents: Agents) -> None:
     agents.join()
     agents.come_back(1, 1)
     assert agents.observe(1) == (1, 0)
     agents.incarnations[1] = 1
     agents.hello(1)
-    assert agents.hears_nothing(1)
+    assert agents.hear(1) == Outdated(2)
+    assert agents.step((0, 1), 1, 0) == [(1, 1), (1, 1)], "its other messages are the agent's, whoever says hello"
+    agents.step((0, 1), 1, 1)
 
 
 def test_when_all_are_lost_the_iteration_begins_again(

@@ -89,12 +89,12 @@ def test_a_server_that_crashes_between_any_two_messages(
     learnt = Learnt(monkeypatch)
     send, crashed = ServerChannel.send, threading.Event()
 
-    def fragile_send(channel: ServerChannel, receiver: int, message: Any) -> bool:
+    def fragile_send(channel: ServerChannel, address: bytes, receiver: int, message: Any) -> bool:
         is_it = isinstance(message, Observation) and (receiver, message.iteration, message.t) == (agent, *label)
         if is_it and not crashed.is_set():
             crashed.set()
             raise CrashError
-        return send(channel, receiver, message)
+        return send(channel, address, receiver, message)
 
     monkeypatch.setattr(ServerChannel, "send", fragile_send)
     run = create_run(tmp_path)
@@ -137,13 +137,13 @@ def test_one_of_two_servers_that_crashes_between_any_two_messages(
     servers = [EnvironmentServer(cluster, run, dict, number) for number in range(2)]
     fragile, send, crashed = servers[server]._channel, ServerChannel.send, threading.Event()
 
-    def fragile_send(channel: ServerChannel, receiver: int, message: Any) -> bool:
+    def fragile_send(channel: ServerChannel, address: bytes, receiver: int, message: Any) -> bool:
         is_it = isinstance(message, Observation) and (receiver, message.iteration, message.t) == (agent, *label)
         is_last = label[1] == 0 and isinstance(message, Observation) and message.iteration == label[0]
         if channel is fragile and (is_it or is_last) and not crashed.is_set():
             crashed.set()
             raise CrashError
-        return send(channel, receiver, message)
+        return send(channel, address, receiver, message)
 
     monkeypatch.setattr(ServerChannel, "send", fragile_send)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from matrpo.consensus.message import Kind, LinkMessage
-from matrpo.decentralized.lock_step.messages import Action, Bye, Hello, Observation, Ping, Stop
+from matrpo.decentralized.lock_step.messages import Action, Bye, Hello, Observation, Outdated, Ping, Stop
 from matrpo.envs.shared import AgentStep
 from matrpo.launch.wire import frames
 from matrpo.launch.wire.environment_codec import EnvironmentCodec
@@ -165,7 +165,7 @@ def test_one_of_several_servers_sends_the_moments_of_its_returns_and_a_single_on
 
 @given(st.integers(0, 2), numbers, numbers)
 def test_what_agents_say_to_the_server_round_trips(sender: int, iteration: int, t: int) -> None:
-    action = np.arange(B * SPEC.action_spaces[sender].width, dtype=np.float32).reshape(B, -1)
+    action = np.arange(B * SPEC.action_spaces[sender].width, dtype=np.float32).reshape(B, -1) % 3
     for message in (Hello(sender, t, iteration), Bye(sender), Action(sender, t, iteration, t, action)):
         assert_same(ENVIRONMENT.decode_at_server(sent(ENVIRONMENT.encode(message))), message)
 
@@ -175,10 +175,26 @@ def test_stops_round_trip(finished: bool) -> None:
     assert ENVIRONMENT.decode_at_agent(sent(ENVIRONMENT.encode(Stop(finished))), 0) == Stop(finished)
 
 
-def test_an_action_that_is_not_finite_is_refused() -> None:
-    action = np.full((B, 2), np.nan, np.float32)
-    with pytest.raises(WireError, match="not finite"):
-        ENVIRONMENT.decode_at_server(sent(ENVIRONMENT.encode(Action(1, 1, 0, 0, action))))
+@pytest.mark.parametrize("message", [Outdated(3), Outdated(2**53 - 1), Ping()])
+def test_a_servers_other_words_round_trip(message: Outdated | Ping) -> None:
+    assert ENVIRONMENT.decode_at_agent(sent(ENVIRONMENT.encode(message)), 0) == message
+
+
+@pytest.mark.parametrize(
+    ("sender", "value", "reason"),
+    [
+        *((sender, value, "is not finite") for sender in range(3) for value in (np.nan, np.inf, -np.inf)),
+        *((0, value, f"is {value:g}, not of Discrete(5)") for value in (-1, 0.5, 5, 99, 1e19)),
+        *((2, value, f"is {value:g}, not of MultiDiscrete(3, 4)") for value in (-1, 3, 2**31)),
+        *((1, value, f"has a component of {abs(value):g}, beyond 1000") for value in (1001, -1e4, 1e19)),
+    ],
+)
+def test_an_action_that_is_not_of_its_space_is_refused(sender: int, value: float, reason: str) -> None:
+    action = np.zeros((B, SPEC.action_spaces[sender].width), np.float32)
+    action[-1, 0] = value
+    with pytest.raises(WireError) as caught:
+        ENVIRONMENT.decode_at_server(sent(ENVIRONMENT.encode(Action(sender, 1, 0, 0, action))))
+    assert str(caught.value) == f"agent {sender}'s action {reason}"
 
 
 RATIOS = sent(LINKS.encode(LinkMessage("ratios", 1, 0, 3, 1, 5, 4, 2, True, np.ones((3, M), np.float32))))

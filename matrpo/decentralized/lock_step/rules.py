@@ -1,0 +1,42 @@
+"""What both sides of the lock step go by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from matrpo.decentralized.lock_step.messages import Observation, Outdated
+
+GREATEST_LEAP = 2**20
+"""Most that an attempt or an incarnation may grow by at once; they count starts of processes and of iterations."""
+
+Address = bytes
+"""Where a message came from, and its answer goes: a connection. One agent may have several in turn."""
+
+Answer = tuple[Address, int, Observation | Outdated]
+"""An address, the agent there, and a message for it."""
+
+News = tuple[int, str]
+"""A line for the log, after its level as `logging` has it."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What all of a run's servers have in common.
+
+    Attributes:
+        num_agents: N.
+        length: T, steps of an iteration.
+        iterations: how many the run has.
+        num_servers: how many servers there are.
+        on_loss: the rule for lost agents: `noop`, `wait` or `abort`.
+        patience: seconds to wait for agents that do not come back when an iteration begins again.
+        silence: seconds that those who have acted wait for one who has not.
+    """
+
+    num_agents: int
+    length: int
+    iterations: int
+    num_servers: int = 1
+    on_loss: str = "noop"
+    patience: float = 60.0
+    silence: float = 60.0
