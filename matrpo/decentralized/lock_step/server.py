@@ -375,7 +375,9 @@ class Server:
 
     def _break_if_left(self) -> None:
         membership = self.membership
-        if self.t is not None and 2 * len(membership.left) > len(membership.taking_part):
+        active = membership.taking_part - membership.finished
+        all_done = bool(membership.taking_part) and not active and not self._last
+        if self.t is not None and (2 * len(membership.left & active) > len(active) or all_done):
             self._break()
 
     def _break(self) -> None:
