@@ -1,12 +1,27 @@
-"""Back-off and limit of the restarts of a process that fails."""
+"""Which processes are started again, and the back-off and limit of their restarts."""
 
 from __future__ import annotations
 
+import enum
 from collections import deque
+
+from matrpo.launch.processes.process import EXIT_MISTAKE
 
 _FIRST = 0.5
 _MOST = 5
 _WINDOW = 60.0
+
+
+class Restarts(enum.Enum):
+    """Which processes of a run are started again."""
+
+    NONE = "none"
+    KILLED = "those that a signal has killed"
+    FAILED = "those, and those that fail by themselves"
+
+    def covers(self, code: int) -> bool:
+        """Whether a process is started again that has ended with this exit status, negative: by that signal."""
+        return (self is not Restarts.NONE and code < 0) or (self is Restarts.FAILED and code not in (0, EXIT_MISTAKE))
 
 
 class BackOff:
