@@ -318,19 +318,19 @@ def _train(prepared: Prepared, how: How) -> int:
     if status == EXIT_INTERRUPTED:
         saved = run.resume_point().iteration
         go_on = f"go on with: matrpo launch --run {run.path} --resume"
-        screen.say(f"stopped; {go_on}" if saved else "stopped; no iteration was saved")
+        screen.say(f"stopped; {go_on}" if saved else "stopped; no iteration was saved by all processes")
     elif status == 0:
         screen.say(f"finished; evaluate with: matrpo eval {run.path}")
     return status
 
 
 def _train_in_process(run: RunDirectory, start: int, screen: Any) -> int:
-    from matrpo.training import Training, make_training
-
-    training: Training | None = None
+    training: Any = None
     with Interrupts().counted() as interrupts:
         try:
             interrupts.raising = True
+            from matrpo.training import make_training
+
             training = make_training(run, start)
             if remark := training.remark():
                 screen.say(remark)

@@ -6,6 +6,7 @@ import enum
 from collections import deque
 
 from matrpo.launch.processes.process import EXIT_MISTAKE
+from matrpo.runs.process_id import ProcessId
 
 _FIRST = 0.5
 _MOST = 5
@@ -22,6 +23,17 @@ class Restarts(enum.Enum):
     def covers(self, code: int) -> bool:
         """Whether a process is started again that has ended with this exit status, negative: by that signal."""
         return (self is not Restarts.NONE and code < 0) or (self is Restarts.FAILED and code not in (0, EXIT_MISTAKE))
+
+
+def goes_on_without(process: ProcessId, code: int, rule: str) -> bool:
+    """Whether a run that has begun goes on without a process that is not started again.
+
+    Args:
+        process: which.
+        code: its exit status; negative: it was killed by that signal. One that fails by itself ends the run.
+        rule: `on_agent_loss`.
+    """
+    return not process.is_server and code < 0 and rule != "abort"
 
 
 class BackOff:

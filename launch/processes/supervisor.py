@@ -28,7 +28,7 @@ from matrpo.launch.processes.process import (
     StopRequested,
 )
 from matrpo.launch.processes.process_faults import script_of, was_killed_by_script
-from matrpo.launch.processes.restarts import BackOff, Restarts
+from matrpo.launch.processes.restarts import BackOff, Restarts, goes_on_without
 from matrpo.launch.processes.temporary_folder import TemporaryFolder, parent_for_sockets
 from matrpo.launch.processes.warm_children import StartError, WarmParent
 from matrpo.runs.process_directory import ProcessDirectory
@@ -211,7 +211,7 @@ class Supervisor:
         if self._over_at is None and self._restarts.covers(code) and self._restart_later(child):
             return True
         rule = self._run.config.on_agent_loss
-        if serves or code > 0 or rule == "abort" or not self._ready:
+        if not self._ready or not goes_on_without(child.id, code, rule):
             return False
         others = "wait for it" if rule == "wait" else "go on"
         hint = f"matrpo agent --cluster {self._run.path / FILE_NAME} --id {child.id.number}"

@@ -46,13 +46,7 @@ class WarmParent:
         # Else multiprocessing makes a folder of its own, in a path that may be too long, and left behind at a kill.
         multiprocessing.current_process()._config["tempdir"] = str(folder)  # type: ignore[attr-defined]
         multiprocessing.get_context("forkserver").set_forkserver_preload([_MODULE])
-        resource_tracker.ensure_running()  # here, since it ends by unblocking SIGINT
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # from the first instruction on, until it ignores them
-        try:
-            forkserver.ensure_running()
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
-        self._id: int = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+        self._id = _start()
 
     def start(self, who: ProcessId, cluster: Cluster, launched_at: float) -> Born:
         """Fork a process of the run.
@@ -69,7 +63,8 @@ class WarmParent:
         report, remote = context.Pipe(duplex=False)
         supervision = Supervision(remote, self._folder, launched_at)
         process = context.Process(target=run_child, args=(who, cluster, supervision), name=who.name)
-        seconds = _TO_FORK if self._warm else _TO_WARM_UP
+        before, self._id = self._id, _start()
+        seconds = _TO_FORK if self._warm and self._id == before else _TO_WARM_UP
         try:
             with deadline(seconds):
                 process.start()
@@ -97,6 +92,18 @@ class WarmParent:
         """End it: for the launcher, all its children have ended then."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._id, signal.SIGKILL)
+
+
+def _start() -> int:
+    """Start the warm parent unless it runs; its process id."""
+    resource_tracker.ensure_running()  # here, since it ends by unblocking SIGINT
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # from the first instruction on, until it ignores them
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+    number: int = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    return number
 
 
 class StartError(RuntimeError):
