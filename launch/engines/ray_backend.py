@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import os
 import secrets
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -305,11 +306,15 @@ def join_ray(address: str | None, processes: int) -> None:
     _knock(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     size = {} if address else {"num_cpus": processes, "include_dashboard": False}
+    # What stops a run is the launcher's business, not that of Ray's processes here; Ray does so for SIGINT.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
     try:
         ray.init(address=address, namespace="matrpo", log_to_driver=False, logging_level="ERROR", **size)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"--ray-address {address}: cannot join this Ray cluster: {reason}") from None
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     cores = int(ray.cluster_resources().get("CPU", 0))
     if cores < processes:
         ray.shutdown()

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 
 from matrpo.launch.processes.process import STOPS, StopRequested, handle_stops
 
+_counting: list[Interrupts] = []
+"""Those in whose blocks this process is."""
+
 
 class Interrupts:
     """Counts Ctrl-C, SIGTERM and a closed terminal instead of letting them end the launcher.
@@ -37,9 +40,11 @@ class Interrupts:
 
         old = {number: signal.getsignal(number) for number in STOPS}
         try:
+            _counting.append(self)
             handle_stops(count, *STOPS)
             yield self
         finally:
+            _counting.remove(self)
             for number, handler in old.items():
                 signal.signal(number, handler)
 
@@ -61,6 +66,6 @@ def deadline(seconds: float) -> Iterator[None]:
 
 
 def stop_launcher() -> None:
-    """Have this process stop as at SIGTERM, if it has something to stop: not before it counts signals, nor after."""
-    if callable(signal.getsignal(signal.SIGTERM)):
+    """Have this process stop as at SIGTERM, unless it has nothing to stop yet, or any more."""
+    if _counting:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from matrpo import random_streams
 from matrpo.envs.registry import make_env
 from matrpo.envs.shared import SharedEnvironment
