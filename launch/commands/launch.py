@@ -14,6 +14,7 @@ from setproctitle import setproctitle
 
 from matrpo.errors import ConfigError, TaskError
 from matrpo.faults.script import FaultScript, script_text
+from matrpo.launch.cluster.cluster_file import Cluster
 from matrpo.launch.commands.options import (
     PATH,
     Given,
@@ -25,6 +26,7 @@ from matrpo.launch.commands.options import (
 )
 from matrpo.launch.commands.process import load_cluster
 from matrpo.launch.commands.versions import versions
+from matrpo.launch.engines.ssh import RemoteRun, Site
 from matrpo.launch.processes.interrupts import Interrupts, stop_launcher
 from matrpo.launch.processes.process import EXIT_INTERRUPTED, StopRequested
 from matrpo.launch.processes.process_faults import FILE_NAME as FAULTS_NAME
@@ -124,11 +126,13 @@ def launch(
     drop_unwritable("stdout", "stderr", on_broken_pipe=stop_launcher)
     if cluster_file is not None:
         insecure = bool(given.flags.pop("insecure"))
-        if given or any((path, resume, restart, faults, in_process)):
+        if given or any((path, resume, faults, in_process)):
             raise ConfigError("launch --cluster takes its settings from the run directory: leave the others out")
         if ssh is None:
             raise ConfigError("launch --cluster starts processes over ssh: add --ssh")
-        return _launch_remotely(cluster_file, insecure, ssh, ssh_command, remote_dir, remote_matrpo)
+        cluster = load_cluster(cluster_file, insecure)
+        restarts = How(in_process, restart, False, None).restarts("tcp")
+        return _launch_remotely(cluster, _site(cluster_file, ssh, ssh_command, remote_dir, remote_matrpo), restarts)
     if any(option is not None for option in (ssh, ssh_command, remote_dir, remote_matrpo)):
         raise ConfigError("--ssh and its options start the processes of a cluster: name its file with --cluster")
     how = How(in_process, restart, backend == "ray", ray_address)
@@ -185,22 +189,22 @@ def _script(name: str | None, graph: CommunicationGraph | None, in_process: bool
     return script_text(name).encode()
 
 
-def _launch_remotely(
-    file: Path, insecure: bool, user: str, ssh_command: str | None, remote_dir: Path | None, remote_matrpo: str | None
-) -> int:
-    """Start all processes of a cluster over ssh and stay until the last has ended; the exit status."""
-    from matrpo.launch.engines.ssh import RemoteRun, Site
-
-    cluster = load_cluster(file, insecure)
-    if not all(endpoint.startswith("tcp:") for endpoint in cluster.endpoints.values()):
-        raise ConfigError(f"{file} is of a run on one machine; `matrpo cluster init` makes one for several")
+def _site(file: Path, user: str, ssh_command: str | None, remote_dir: Path | None, remote_matrpo: str | None) -> Site:
+    """How the machines of a cluster are reached, as the user has typed it."""
     if user and not user.endswith("@"):
         raise ConfigError(f"--ssh {user}: a user's name must end with @")
     ssh = shlex.split(ssh_command or SSH_COMMAND)
     if not ssh or shutil.which(ssh[0]) is None:
         raise ConfigError(f"--ssh-command: there is no program {ssh[0] if ssh else ''!r}")
-    site = Site(ssh, user, remote_dir or file.parent.absolute(), remote_matrpo or "matrpo")
-    return RemoteRun(cluster, site, lambda line: print(line, file=sys.stderr, flush=True)).run()
+    return Site(ssh, user, remote_dir or file.parent.absolute(), remote_matrpo or "matrpo")
+
+
+def _launch_remotely(cluster: Cluster, site: Site, restarts: Restarts) -> int:
+    """Start all processes of a cluster over ssh and stay until the last has ended; the exit status."""
+    if not all(endpoint.startswith("tcp:") for endpoint in cluster.endpoints.values()):
+        raise ConfigError(f"{cluster.file} is of a run on one machine; `matrpo cluster init` makes one for several")
+    rule = RunDirectory.open(cluster.config.parent).config.on_agent_loss
+    return RemoteRun(cluster, site, restarts, rule, lambda line: print(line, file=sys.stderr, flush=True)).run()
 
 
 def _checked(config: RunConfig, how: How) -> CommunicationGraph | None:

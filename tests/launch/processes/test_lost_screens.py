@@ -31,7 +31,7 @@ from running import (
 
 from matrpo.runs.run_directory import RunDirectory
 
-RARE = ("--agents", "3", "--steps", "4000000", "--admm-iterations", "6", "--checkpoint-every", "1000000")
+RARE = ("--agents", "3", "--steps", "4000000", "--checkpoint-every", "1000000")
 """What is saved is what the stop has saved."""
 
 KINDS = {
