@@ -102,7 +102,7 @@ def test_a_reader_that_ctrl_c_ends_too_does_not_keep_a_run_from_being_saved(tmp_
 @kinds
 def test_a_reader_that_has_read_enough_stops_the_run(tmp_path: Path, kind: str) -> None:
     run = tmp_path / "run"
-    with piped(run, kind, "head -4") as shell:
+    with piped(run, kind, "head -12") as shell:
         assert shell.wait(90) == 130
     assert_saved(run)
 
@@ -139,7 +139,7 @@ def test_a_terminal_that_is_closed_stops_the_run(tmp_path: Path, kind: str) -> N
     assert_saved(run)
 
 
-@kinds
+@pytest.mark.parametrize("kind", ["processes", "in process"])
 def test_a_terminal_that_nobody_reads_holds_nobody_up(tmp_path: Path, kind: str) -> None:
     run = tmp_path / "run"
     process, terminal = in_terminal(run, kind, has_iterations(run, 60), read=False)
