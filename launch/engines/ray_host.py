@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from matrpo.launch.processes.temporary_folder import TemporaryFolder
 from matrpo.runs.storage import write_crash_safely
 
 _GRACE = 10.0
@@ -87,7 +87,9 @@ class Host:
 
     def __init__(self) -> None:
         self._life = secrets.token_hex(8)
-        self._folder = Path(tempfile.mkdtemp(prefix="matrpo-"))
+        self._temporary = TemporaryFolder(Path(tempfile.gettempdir()))
+        self._folder = self._temporary.path / "run"
+        self._folder.mkdir()
         self._process: subprocess.Popen[bytes] | None = None
 
     def place(self, port: int) -> Place:
@@ -152,7 +154,7 @@ class Host:
     def forget(self) -> None:
         """End the process and remove its folder."""
         self.stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._temporary.remove()
 
     def _change(self, path: str, known: Version | None) -> Change | None:
         try:
