@@ -80,9 +80,11 @@ class EnvironmentServer:
         incarnation = directory.begin_incarnation(cluster.run_id)
         self._attempt = incarnation.number
         self._returns = incarnation.returns and bool(directory.read_metrics())
-        self._newest = max(directory.checkpoint_iterations(), default=0)
+        self._newest = run.newest_checkpoint(process)
         self._stream = self._attempt if self._returns else run.episode_stream(self._newest, server)
         self._shared = build_environment(config, self._stream, server)
+        if self._newest:
+            run.check_checkpoint(process, self._newest, self._shared.spec)
         self._is_partial = config.env_servers > 1
         self._steps = self._first_steps()
         self._recorder: Recorder | None = None
@@ -355,7 +357,9 @@ def serve(cluster: Cluster, on_ready: OnReady = dict, server: int = 0) -> None:
         ConfigError: the run directory does not fit the cluster file, or a checkpoint cannot be read.
         RunAborted: an agent was lost, and the run is to end then.
     """
-    EnvironmentServer(cluster, RunDirectory.open(cluster.config.parent), on_ready, server).run()
+    run = RunDirectory.open(cluster.config.parent, cluster.identity)
+    with run.server(server).lock():
+        EnvironmentServer(cluster, run, on_ready, server).run()
 
 
 def child_main(cluster: Cluster, process: ProcessId, supervision: Supervision) -> None:
