@@ -93,7 +93,11 @@ def link_rows(lines: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, An
     for agent, metrics in enumerate(lines):
         neighbours = sorted({int(other) for line in metrics for other in line.get("links", {})})
         for other in neighbours:
-            ends = [(line["iteration"], line["links"][str(other)]) for line in metrics if str(other) in line["links"]]
+            ends = [
+                (line["iteration"], line["links"][str(other)])
+                for line in metrics
+                if str(other) in line.get("links", {})
+            ]
             disturbed = [iteration for iteration, end in ends if _count(end, "give_ups") + _count(end, "skips")]
             last = ends[-1][0]
             whole_from = 1 if not disturbed else disturbed[-1] + 1 if disturbed[-1] < last else None

@@ -12,6 +12,7 @@ from typing import Any
 from matrpo.consensus.message import LARGEST_NUMBER
 from matrpo.errors import ConfigError
 
+_LARGEST_INTEGER = 2**63 - 1
 _OF_LINK = ("rejected", "states")
 """Metrics of a link that are mappings."""
 
@@ -104,6 +105,8 @@ def _check_metrics(path: Path, line: Mapping[str, Any]) -> None:
         if not isinstance(link, dict):
             raise _bad(path, link, neighbour, "a mapping")
         _check_values(path, link, _OF_LINK)
+    if isinstance(value := line.get("team_return_mean"), dict):
+        raise _bad(path, value, "team_return_mean", "a finite number or null")
     _check_values(path, {key: value for key, value in line.items() if key not in ("links", "share")})
 
 
@@ -125,7 +128,9 @@ def _check_values(path: Path, values: Mapping[str, Any], mappings: Iterable[str]
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and abs(value) < math.inf
+    if isinstance(value, int):
+        return abs(value) <= _LARGEST_INTEGER
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def _bad(path: Path, value: Any, key: str, expected: str) -> ConfigError:

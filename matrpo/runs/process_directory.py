@@ -163,6 +163,9 @@ class ProcessDirectory:
             raise DamagedCheckpointError(f"checkpoint {path} is damaged: it is of iteration {meta.get('iteration')!r}")
         if not isinstance(meta.get("belongs_to", {}), dict):
             raise DamagedCheckpointError(f"checkpoint {path} is damaged: its 'belongs_to' must be a mapping")
+        stream = meta.get("stream", 0)
+        if type(stream) is not int or not 0 <= stream < LARGEST_NUMBER:
+            raise DamagedCheckpointError(f"checkpoint {path} is damaged: bad value {stream!r} for 'stream'")
         return meta
 
     def read_origin(self, iteration: int) -> dict[str, Any] | None:

@@ -27,7 +27,6 @@ from typing import Any
 
 import yaml
 
-from matrpo.consensus.message import LARGEST_NUMBER
 from matrpo.errors import ConfigError
 from matrpo.runs.environment_tail import EnvironmentTail
 from matrpo.runs.process_directory import DamagedCheckpointError
@@ -218,11 +217,7 @@ class RunDirectory:
         Raises:
             ConfigError: the checkpoint cannot be read.
         """
-        stream = self.server(server).read_checkpoint_meta(iteration).get("stream", 0) if iteration else 0
-        if type(stream) is not int or not 0 <= stream < LARGEST_NUMBER:
-            where = f"checkpoint {iteration} of {ProcessId.server(server).name} in {self.path}"
-            raise ConfigError(f"{where} is damaged: bad value {stream!r} for 'stream', the number of a random stream")
-        return stream
+        return int(self.server(server).read_checkpoint_meta(iteration).get("stream", 0)) if iteration else 0
 
     def check_checkpoints(self, iteration: int, spec: TaskSpec) -> None:
         """Check every process's checkpoint of `iteration`, if it has one: see `check_checkpoint`.
@@ -235,11 +230,11 @@ class RunDirectory:
         having = [who for who, files in self.processes().items() if iteration in files.checkpoint_iterations()]
         runs = {who: (self.directory(who).read_origin(iteration) or {}).get("run") for who in having}
         expected = next(iter(runs.values()), None)
+        self.identity = self.identity or expected
         for process, run in runs.items():
             self.check_checkpoint(process, iteration, spec, known=run is not None)
             if run != expected:
                 raise self._foreign(process, iteration, expected)
-        self.identity = self.identity or expected
 
     def check_checkpoint(self, process: ProcessId, iteration: int, spec: TaskSpec, known: bool = True) -> None:
         """Check that a process's checkpoint of `iteration` belongs to this run, this task and these networks.

@@ -99,6 +99,7 @@ HEADINGS = {f.name: section.heading for section in SECTIONS for f in dataclasses
 """The heading of the section that each setting stands in."""
 
 _TYPES = typing.get_type_hints(Config)
+_LARGEST_INTEGER = 2**63 - 1
 
 
 def resolve(*layers: tuple[str, Mapping[str, Any]]) -> Config:
@@ -210,7 +211,7 @@ def _convert(key: str, value: Any, origin: str) -> Any:
         # YAML reads 1e-3 as a string.
         try:
             value = float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             raise _bad(key, value, "a number", origin) from None
     if kind is int and type(value) is float and value.is_integer():
         value = int(value)
@@ -232,6 +233,8 @@ def _check_range(key: str, value: Any, origin: str) -> None:
             continue
         if not abs(number) < float("inf"):
             raise _bad(key, value, "a finite number", origin)
+        if type(number) is int and abs(number) > _LARGEST_INTEGER:
+            raise _bad(key, value, f"at most {_LARGEST_INTEGER}", origin)
         if limits["minimum"] is not None and number < limits["minimum"]:
             raise _bad(key, value, f"at least {limits['minimum']}", origin)
         if limits["maximum"] is not None and number > limits["maximum"]:
