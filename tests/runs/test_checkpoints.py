@@ -150,6 +150,15 @@ def test_central_training_needs_the_checkpoint_of_everybody(tmp_path: Path) -> N
     assert run.resume_point().refusal == "trainer has none; env-server and agents 0 to 2 have 4"
 
 
+def test_every_environment_server_must_have_its_checkpoint(tmp_path: Path) -> None:
+    run = create(tmp_path / "run", env_servers=2)
+    assert run.resume_point() == ResumePoint(4, {})
+    (run.server(1).path / "checkpoint-000004.json").unlink()
+    assert run.resume_point() == ResumePoint(2, {})
+    (run.server(1).path / "checkpoint-000002.json").unlink()
+    assert run.resume_point().refusal == "env-server 1 has none; env-server and agents 0 to 2 have 4"
+
+
 def test_a_late_agent_goes_on_from_its_newest_that_is_whole(run: RunDirectory) -> None:
     for name in ("checkpoint-000004.json", "checkpoint-000002.json"):
         (run.agent(0).path / name).unlink()
