@@ -115,12 +115,19 @@ def _facts(run: RunDirectory) -> dict[str, str]:
         else:
             facts["return"] = "none: no episode has ended"
     if evaluations := sorted((run.path / "evaluation").glob("*.json")):
-        result = json.loads(evaluations[-1].read_text())
-        facts["evaluated"] = f"{result['return_mean']:.4g} over {result['episodes']} episodes"
+        facts["evaluated"] = _evaluated(evaluations[-1])
     sent = sum(line.get("bytes_sent") or 0 for process in _learners(run) for line in process.read_metrics())
     if sent:
         facts["sent between agents"] = f"{sent / 1e6:,.1f} MB"
     return facts
+
+
+def _evaluated(path: Path) -> str:
+    try:
+        result = json.loads(path.read_text())
+        return f"{result['return_mean']:.4g} over {result['episodes']} episodes"
+    except (ValueError, TypeError, KeyError):
+        raise ConfigError(f"{path} is damaged: remove it, and evaluate the run again") from None
 
 
 def _pictures(run: RunDirectory) -> list[Picture]:

@@ -119,6 +119,7 @@ def _run(cluster: Cluster, process: ProcessId, work: Callable[[], None], until_e
     """Run `work` as a process of the cluster in this process; the exit status."""
     run = RunDirectory.open(cluster.config.parent, cluster.identity)
     directory = run.directory(process)
+    directory.read_metrics()
     if (done := run.newest_checkpoint(process)) > run.config.iterations:
         raise ConfigError(
             f"bad value {run.config.steps} for 'steps' in {cluster.config}: {process.name} has a checkpoint of "

@@ -197,8 +197,14 @@ EDITS = [
     Edit(
         "env/metrics.jsonl", '"iteration": 2', '"iteration": "2"', "bad value '2' for 'iteration'", ("resume", "status")
     ),
-    Edit("env/metrics.jsonl", '"steps": 20', '"steps": 1e400', "bad value inf for 'steps'", ("resume", "status")),
-    Edit("agents/00/metrics.jsonl", '"kl": ', '"kl": NaN, "x": ', "bad value nan for 'kl'", READING),
+    Edit(
+        "env/metrics.jsonl",
+        '"steps": 20',
+        '"steps": 1e400',
+        "bad value inf for 'steps'",
+        ("resume", "status", "plot", "server"),
+    ),
+    Edit("agents/00/metrics.jsonl", '"kl": ', '"kl": NaN, "x": ', "bad value nan for 'kl'", (*READING, "agent")),
     Edit("agents/00/metrics.jsonl", '"time": ', '"time": [], "x": ', "bad value [] for 'time'", READING),
     Edit("agents/00/metrics.jsonl", '"links": {', '"links": {"x": 1, ', "for 'links'", READING),
     Edit(
@@ -227,6 +233,7 @@ def test_a_file_that_was_edited_by_hand_gives_one_line(matrpo: Matrpo, run: Path
         "resume": resume(run),
         "status": ("status", run),
         "report": ("report", run),
+        "plot": ("plot", f"a={run}", "--out", run / "plot.svg"),
         "eval": ("eval", run, "--episodes", 1),
         "agent": ("agent", "--id", 0, "--cluster", run / "cluster.yaml"),
         "server": ("env-server", "--cluster", run / "cluster.yaml"),
