@@ -134,7 +134,7 @@ def load_file(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ConfigError(f"cannot read config file {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         reason = str(error).replace("\n", " ")
         raise ConfigError(f"{path} is not valid YAML: {reason}") from None
     if content is None:
@@ -155,7 +155,7 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise ConfigError(f"-o {text}: expected key=value")
     try:
         return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
         raise ConfigError(f"-o {text}: the value is not valid YAML") from None
 
 
