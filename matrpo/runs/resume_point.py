@@ -30,7 +30,7 @@ class ResumePoint:
     refusal: str = field(default="", compare=False)
 
 
-def find_resume_point(processes: Mapping[ProcessId, ProcessDirectory], laggards: bool) -> ResumePoint:
+def find_resume_point(processes: Mapping[ProcessId, ProcessDirectory], laggards: bool, first_due: int) -> ResumePoint:
     """The latest iteration of which all processes have a whole checkpoint, else with as few laggards as possible.
 
     The environment's checkpoint fixes the iteration; an agent that was dead for long continues from its own newest.
@@ -38,9 +38,13 @@ def find_resume_point(processes: Mapping[ProcessId, ProcessDirectory], laggards:
     Args:
         processes: the files of all processes of the run.
         laggards: an agent may lack the iteration.
+        first_due: the iteration whose checkpoint is the first that a process writes if it is not stopped before.
+
+    Raises:
+        ConfigError: the metrics of a process cannot be read.
     """
     found = {process: set(directory.checkpoint_iterations()) for process, directory in processes.items()}
-    anything = any(found.values())
+    anything = any(found.values()) and not _ended_before_first(processes, found, first_due)
     damaged: list[str] = []
     while True:
         iteration, late = _newest_common(found), dict[int, int]()
@@ -55,6 +59,18 @@ def find_resume_point(processes: Mapping[ProcessId, ProcessDirectory], laggards:
         damaged += broken.values()
     refusal = "" if iteration or not anything else "; ".join([_who_has_what(found), *damaged])
     return ResumePoint(iteration, late, tuple(damaged), refusal)
+
+
+def _ended_before_first(processes: Mapping[ProcessId, ProcessDirectory], found: _Found, first_due: int) -> bool:
+    """Whether the run was killed before all had written their first checkpoint, so that it can only begin anew."""
+    lacking = [processes[process] for process, own in found.items() if not own]
+    young = all(iteration <= first_due for own in found.values() for iteration in own)
+    return young and bool(lacking) and all(_never_saved(directory, first_due) for directory in lacking)
+
+
+def _never_saved(directory: ProcessDirectory, first_due: int) -> bool:
+    lines = directory.read_metrics()
+    return bool(lines) and lines[-1]["iteration"] <= first_due and not any(directory.path.glob("origin-*"))
 
 
 def _newest_common(found: _Found) -> int:

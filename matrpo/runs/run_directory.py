@@ -188,7 +188,9 @@ class RunDirectory:
 
     def resume_point(self, laggards: bool = True) -> ResumePoint:
         """Where the run can be resumed: see `find_resume_point`. A central algorithm needs everybody's checkpoint."""
-        return find_resume_point(self.processes(), laggards and not algorithm_names.is_central(self.config.algo))
+        laggards = laggards and not algorithm_names.is_central(self.config.algo)
+        first_due = min(self.config.checkpoint_every, self.config.iterations)
+        return find_resume_point(self.processes(), laggards, first_due)
 
     def newest_checkpoint(self, process: ProcessId) -> int:
         """The newest whole checkpoint of a process that continues by itself; 0 if it has none at all.

@@ -150,6 +150,28 @@ def test_central_training_needs_the_checkpoint_of_everybody(tmp_path: Path) -> N
     assert run.resume_point().refusal == "trainer has none; env-server and agents 0 to 2 have 4"
 
 
+@pytest.mark.parametrize(
+    ("iteration", "orphan", "words"),
+    [(2, False, ""), (3, False, "env-server has none"), (2, True, "env-server has none")],
+)
+def test_a_run_that_was_killed_before_the_first_checkpoint_of_all_begins_anew(
+    tmp_path: Path, iteration: int, orphan: bool, words: str
+) -> None:
+    """Unless the server has lost its own: it was beyond the first, or the origin of one is still there."""
+    run = RunDirectory.create(tmp_path / "run", dataclasses.replace(CONFIG, checkpoint_every=2), {})
+    for process in run.processes():
+        recorder = Recorder(run, run.directory(process), SPEC)
+        recorder.record(1, {}, ({}, {}))
+        if not process.is_server:
+            recorder.save()
+    for later in range(2, iteration + 1):
+        run.env.log_metrics({"iteration": later})
+    if orphan:
+        (run.env.path / "origin-000001.json").write_text("{}")
+    point = run.resume_point()
+    assert (point.iteration, bool(point.refusal), words in point.refusal) == (0, bool(words), True)
+
+
 def test_every_environment_server_must_have_its_checkpoint(tmp_path: Path) -> None:
     run = create(tmp_path / "run", env_servers=2)
     assert run.resume_point() == ResumePoint(4, {})
