@@ -188,6 +188,11 @@ class ProcessDirectory:
         found = sorted(int(match[1]) for match in matches if match)
         return [i for i in found if self._files(i)[0].exists()]
 
+    def has_lost_checkpoints(self) -> bool:
+        """Whether of a checkpoint only its origin is left. One that was not written to its end has its arrays, too."""
+        names = [path.stem.removeprefix("origin-") for path in self.path.glob("origin-*.json")]
+        return any(not (self.path / f"checkpoint-{name}.safetensors").exists() for name in names)
+
     def prune(self, kept: int) -> None:
         """Delete all checkpoints but the last `kept`."""
         for iteration in self.checkpoint_iterations()[:-kept]:

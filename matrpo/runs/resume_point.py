@@ -70,7 +70,7 @@ def _ended_before_first(processes: Mapping[ProcessId, ProcessDirectory], found: 
 
 def _never_saved(directory: ProcessDirectory, first_due: int) -> bool:
     lines = directory.read_metrics()
-    return bool(lines) and lines[-1]["iteration"] <= first_due and not any(directory.path.glob("origin-*"))
+    return bool(lines) and lines[-1]["iteration"] <= first_due and not directory.has_lost_checkpoints()
 
 
 def _newest_common(found: _Found) -> int:

@@ -168,6 +168,9 @@ def test_a_run_that_was_killed_before_the_first_checkpoint_of_all_begins_anew(
         run.env.log_metrics({"iteration": later})
     if orphan:
         (run.env.path / "origin-000001.json").write_text("{}")
+    else:
+        run.env.save_checkpoint(2, {}, {}, {})
+        (run.env.path / "checkpoint-000002.json").unlink()  # it was killed while it wrote the checkpoint
     point = run.resume_point()
     assert (point.iteration, bool(point.refusal), words in point.refusal) == (0, bool(words), True)
 
