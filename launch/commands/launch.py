@@ -6,6 +6,7 @@ import dataclasses
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,9 @@ from matrpo.launch.processes.process import EXIT_INTERRUPTED, StopRequested
 from matrpo.launch.processes.process_faults import FILE_NAME as FAULTS_NAME
 from matrpo.launch.processes.restarts import Restarts
 from matrpo.launch.processes.temporary_folder import parent_for_sockets
+from matrpo.runs.process_id import ProcessId
 from matrpo.runs.run_config import run_config
-from matrpo.runs.run_directory import RunDirectory
+from matrpo.runs.run_directory import ResumePoint, RunDirectory, new_identity
 from matrpo.runs.storage import write_crash_safely
 from matrpo.settings import algorithm_names
 from matrpo.settings.config import FIELDS, RunConfig, to_dict
@@ -54,6 +56,7 @@ class Prepared:
     graph: CommunicationGraph | None
     start: int
     laggards: dict[int, int]
+    damaged: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,16 +284,27 @@ def _continued(run: RunDirectory, layers: list[Layer], how: How) -> Prepared:
     graph = _checked(config, how)
     point = run.resume_point()
     start = point.iteration
+    if point.refusal:
+        raise ConfigError(f"cannot resume {run.path}: no iteration has a checkpoint of all processes: {point.refusal}")
+    run.check_metrics()
     if start:
-        run.check_checkpoints(start, _spec(config))
+        _check_checkpoints(run, point, _spec(config))
     if start > config.iterations:
         done = start * config.samples
         raise ConfigError(f"bad value {config.steps} for 'steps': {run.path} has done {done}, expected at least that")
-    run = RunDirectory(run.path, run_config(config))
+    run = RunDirectory(run.path, run_config(config), run.identity if start else new_identity())
     if changed and start < config.iterations:
         run.store_config(versions())
     run.rewind(start)
-    return Prepared(run, graph, start, point.laggards)
+    return Prepared(run, graph, start, point.laggards, point.damaged)
+
+
+def _check_checkpoints(run: RunDirectory, point: ResumePoint, spec: TaskSpec) -> None:
+    """Check that what the processes will begin with is of this run."""
+    run.check_checkpoints(point.iteration, spec)
+    for agent, newest in point.laggards.items():
+        if newest:
+            run.check_checkpoint(ProcessId.agent(agent), newest, spec)
 
 
 def _train(prepared: Prepared, how: How) -> int:
@@ -303,6 +317,8 @@ def _train(prepared: Prepared, how: How) -> int:
     if start >= run.config.iterations:
         screen.say(f"{run.path} is complete: it has {run.config.iterations} iterations; raise --steps to go on")
         return 0
+    for line in prepared.damaged:
+        screen.say(f"{line}; going on from iteration {start} instead")
     screen.say(f"{'continuing after iteration ' + str(start) if start else 'new run'} in {run.path}")
     for agent, newest in prepared.laggards.items():
         state = f"its checkpoint of iteration {newest}" if newest else "a new policy"

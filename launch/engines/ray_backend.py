@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import secrets
 import signal
 import socket
 import time
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from matrpo.errors import ConfigError
-from matrpo.launch.cluster.cluster_file import FILE_NAME, Cluster, host_of, port_of
+from matrpo.launch.cluster.cluster_file import FILE_NAME, Cluster, host_of, new_run_id, port_of
 from matrpo.launch.cluster.key_making import equip
 from matrpo.launch.cluster.keys import key_path
 from matrpo.launch.engines.ray_host import Change, Host, Place, Version, View
@@ -125,7 +124,7 @@ class RayRun:
 
     def _place_all(self) -> None:
         """Have Ray place every actor, write the endpoints into the cluster file, and start the processes."""
-        run_id = secrets.token_hex(8)
+        run_id = new_run_id(self._run.identity)
         host = self._ray.remote(Host)
         options = {"max_restarts": -1, "num_cpus": 1, "scheduling_strategy": "SPREAD"}
         for process in self._run.processes():

@@ -136,7 +136,7 @@ class Host:
         status = None if self._process is None else self._process.poll()
         paths = {str(path.relative_to(self._folder)) for path in self._folder.rglob("[!.]*") if path.is_file()}
         shown = [path for path in paths if not path.startswith(_PRIVATE)]
-        shown.sort(key=lambda path: path.endswith(".json"))
+        shown.sort(key=lambda path: (path.endswith(".json"), "/checkpoint-" in path))
         changes = [change for path in shown if (change := self._change(path, known.get(path)))]
         return View(self._life, status, changes, sorted(known.keys() - paths))
 

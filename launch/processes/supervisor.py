@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import secrets
 import signal
 import socket
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 from matrpo.errors import ConfigError
 from matrpo.faults.fault import Fault
 from matrpo.launch import STARTED_AT
-from matrpo.launch.cluster.cluster_file import FILE_NAME, Cluster
+from matrpo.launch.cluster.cluster_file import FILE_NAME, Cluster, new_run_id
 from matrpo.launch.cluster.key_making import equip
 from matrpo.launch.processes.interrupts import Interrupts
 from matrpo.launch.processes.process import (
@@ -355,7 +354,7 @@ def make_cluster(run: RunDirectory, graph: CommunicationGraph, sockets: Path) ->
         for place, process in enumerate(processes)
     }
     insecure = run.config.insecure and tcp
-    return Cluster(secrets.token_hex(8), run.path / "config.yaml", endpoints, graph, insecure=insecure)
+    return Cluster(new_run_id(run.identity), run.path / "config.yaml", endpoints, graph, insecure=insecure)
 
 
 def local_ports(first: int, num_agents: int, num_servers: int = 1) -> range:
