@@ -330,7 +330,7 @@ class Link:
                 self._answer_late(message)
 
     def _receive_question(self, message: LinkMessage) -> None:
-        """Say that ratios were sent, or send them again; ask a neighbour that is ahead for its own, if they are lost."""
+        """Say that ratios were sent, or send them again; ask a neighbour that is ahead for its own, unless here."""
         if message.position > self._position:
             if not message.answered and not (self._later and self._later.position == message.position):
                 self._retries.note_loss(message.position)

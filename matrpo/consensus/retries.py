@@ -13,7 +13,7 @@ import math
 _MOST_COPIES = 4
 _CALM = 64
 _AT_ONCE = 8
-"""Questions at intervals of a round trip, on a link with losses; the interval then doubles up to the usual first one."""
+"""Questions at intervals of a round trip, on a link with losses; these then double up to the usual first interval."""
 
 
 class Retries:

@@ -139,8 +139,9 @@ def _draw_faults(rng: Random, agents: int, links: tuple[tuple[int, int], ...]) -
         faults += _draw_forgotten(rng, agents)
     elif situation < 0.2:
         start = faults[0].start
-        faults.append(Fault("loss", start, start + 3.0, (), round(rng.uniform(0.4, 0.8), 2)))
-        faults.append(Fault("corruption", start, start + 3.0, (), round(rng.uniform(0.1, 0.4), 2)))
+        stop = round(start + 3.0, 2)
+        faults.append(Fault("loss", start, stop, (), round(rng.uniform(0.4, 0.8), 2)))
+        faults.append(Fault("corruption", start, stop, (), round(rng.uniform(0.1, 0.4), 2)))
     elif situation < 0.3:  # What arrives before an agent's first iteration is of a shape that it cannot know.
         faults.append(Fault("corruption", 0.0, 1.0, (), round(rng.uniform(0.3, 0.9), 2)))
     return tuple(faults)

@@ -44,12 +44,13 @@ class _End:
         self.cut_off = False
         """The connection was lost, and the neighbour has not been heard since."""
         self.over = self.ahead = self.refused = (-1, 0)
-        """Of the neighbour's newest incarnation: what it takes no part in, the latest that it opened, what it refused."""
+        """What the neighbour's newest incarnation takes no part in, the latest that it opened, and what it refused."""
         self.answers: tuple[tuple[int, int], int] = ((-1, 0), 0)
         """The last commit, and the neighbour's incarnation in it."""
         self.open: tuple[tuple[int, int], float] | None = None
         """What was open after the last event, and since when."""
-        self.counts = Counters()
+        self.counts = (0, 0, 0, 0)
+        """Commits, give-ups, skips, and commits that found no common state, so far."""
         self.begin()
 
     def begin(self) -> None:
@@ -84,7 +85,7 @@ class _End:
         """Whether there is a reason not to open an activation."""
         if self.over >= position or self.ahead > position or self.estranged or self.link.quarantined:
             return True
-        return self.cut_off or now - self.heard_at >= deadline
+        return self.cut_off or now >= self.heard_at + deadline
 
     def may_give_up(self, now: float, deadline: float) -> bool:
         """Whether there is a reason to give up what was open after the last event."""
@@ -199,21 +200,23 @@ class Invariants:
             self._check_counts(end, peer.link_counters[e], now)
             end.open = (end.position, end.opened_at) if end.opened_at is not None and link.is_open else None
 
-    def _check_counts(self, end: _End, counts: Counters, now: float) -> None:
+    def _check_counts(self, end: _End, counters: Counters, now: float) -> None:
         """I2 and I4: nothing is skipped or given up without a reason."""
-        link, before, end.counts = end.link, end.counts, counts + Counters()
-        where = f"agent {end.agent}, link {link.number}"
+        link, before = end.link, end.counts
+        lost = counters.drops[_NO_COMMON_STATE]
+        end.counts = counters.commits, counters.give_ups, counters.skips, lost
         if end.hears:
             end.heard_at, end.hears = now, False
-        lost = counts.drops[_NO_COMMON_STATE] != before.drops[_NO_COMMON_STATE]
-        if lost and (link.number, link.iteration) not in self._torn:
+        if end.counts == before:
+            return
+        commits, give_ups, skips, none_common = (now > then for now, then in zip(end.counts, before, strict=True))
+        where, position = f"agent {end.agent}, link {link.number}", (link.iteration, link.k)
+        if none_common and (link.number, link.iteration) not in self._torn:
             raise Violation("I2", f"{where}: no common state to commit {link.k} from")
-        position = link.iteration, link.k
-        if counts.skips != before.skips and link.outcome is Outcome.SKIPPED and not link.is_open:
-            if not end.may_skip(position, now, self._deadline):
-                raise Violation("I4", f"{where}: {position} is skipped without a reason")
-        given_up = counts.give_ups != before.give_ups and counts.commits == before.commits
-        if end.open and given_up and not (lost or end.may_give_up(now, self._deadline)):
+        skips = skips and link.outcome is Outcome.SKIPPED and not link.is_open
+        if skips and not end.may_skip(position, now, self._deadline):
+            raise Violation("I4", f"{where}: {position} is skipped without a reason")
+        if end.open and give_ups and not (commits or none_common or end.may_give_up(now, self._deadline)):
             raise Violation("I4", f"{where}: {end.open[0]} is given up without a reason")
 
     def _check_deadline(self, end: _End, now: float, ticked: bool, wake: float | None) -> None:
@@ -239,16 +242,16 @@ class Invariants:
             raise Violation("I3", f"agent {agent}, link {e}: the base changed and the tip did not")
         other = self._check_state(agent, e, end, link.tip, (link.base,))
         if id(link.base) in known and link.base.number != max(numbers & {other.tip, other.base}, default=-1):
-            raise Violation("I2", f"agent {agent}, link {e}: {link.tip.number} is not based on the largest common state")
+            raise Violation(
+                "I2", f"agent {agent}, link {e}: {link.tip.number} is not based on the largest common state"
+            )
         if link.base.number and (e, link.iteration) not in self._torn:
             states = ((e, link.neighbour, i, link.iteration, link.base.number) for i in range(end.newest + 1))
             if self._committed.isdisjoint(states):
                 raise Violation("I1", f"agent {agent}, link {e}: the neighbour never had the base {link.base.number}")
         end.tip, end.base = link.tip, link.base
 
-    def _check_state(
-        self, agent: int, e: int, end: _End, state: LinkState, before: Sequence[LinkState]
-    ) -> LinkMessage:
+    def _check_state(self, agent: int, e: int, end: _End, state: LinkState, before: Sequence[LinkState]) -> LinkMessage:
         """The message of the neighbour with which a state was committed."""
         link, k = end.link, state.number
         if k <= end.tip.number:
