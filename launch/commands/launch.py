@@ -197,6 +197,7 @@ def _checked(config: RunConfig, how: How) -> CommunicationGraph | None:
     """
     from matrpo.envs.registry import check_installed
     from matrpo.launch.processes.supervisor import check_ports, local_ports
+    from matrpo.launch.wire.limits import check_limits
 
     check_installed(config.task)
     _check_envs(config)
@@ -208,8 +209,10 @@ def _checked(config: RunConfig, how: How) -> CommunicationGraph | None:
         from matrpo.launch.engines.ray_backend import join_ray
 
         join_ray(how.ray_address, config.agents + config.env_servers)
-    elif config.transport == "tcp" and not how.in_process:
-        check_ports(local_ports(config.port, config.agents, config.env_servers))
+    elif not how.in_process:
+        check_limits(graph, config.env_servers)
+        if config.transport == "tcp":
+            check_ports(local_ports(config.port, config.agents, config.env_servers))
     return graph
 
 

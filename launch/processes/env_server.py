@@ -26,7 +26,6 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-import zmq
 
 from matrpo.decentralized.lock_step.membership import Membership
 from matrpo.decentralized.lock_step.messages import Action, Bye, Hello, Observation, Stop
@@ -39,6 +38,7 @@ from matrpo.launch.processes.process import READY, RunAborted, StopRequested, Su
 from matrpo.launch.processes.process_faults import ProcessFaults, script_of
 from matrpo.launch.wire.channels import ServerChannel
 from matrpo.launch.wire.environment_codec import EnvironmentCodec
+from matrpo.launch.wire.limits import make_context
 from matrpo.launch.wire.watch import PROBE_EVERY
 from matrpo.runs.metrics import environment_metrics
 from matrpo.runs.process_id import ProcessId
@@ -98,7 +98,7 @@ class EnvironmentServer:
         spec, num_envs = self._shared.spec, config.envs_per_server
         self._noop = spec.noop(num_envs)
         codec = EnvironmentCodec(cluster.run_id, spec, num_envs, self._is_partial)
-        self._context = zmq.Context()
+        self._context = make_context(0, run.num_agents)
         self._channel = ServerChannel(cluster.endpoints[process], codec, self._context, cluster.security(process))
 
     def run(self) -> None:
