@@ -218,6 +218,7 @@ def _checked(config: RunConfig, how: How) -> CommunicationGraph | None:
     """
     from matrpo.envs.registry import check_installed
     from matrpo.launch.processes.supervisor import check_ports, local_ports
+    from matrpo.launch.wire.limits import check_limits
 
     check_installed(config.task)
     _check_envs(config)
@@ -230,7 +231,11 @@ def _checked(config: RunConfig, how: How) -> CommunicationGraph | None:
 
         join_ray(how.ray_address, config.agents + config.env_servers)
     elif not how.in_process:
+<<<<<<< HEAD
         parent_for_sockets()
+=======
+        check_limits(graph, config.env_servers)
+>>>>>>> link24
         if config.transport == "tcp":
             check_ports(local_ports(config.port, config.agents, config.env_servers))
     return graph

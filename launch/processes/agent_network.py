@@ -21,6 +21,7 @@ from matrpo.launch.processes.environment_channels import EnvironmentChannels, Ru
 from matrpo.launch.processes.heartbeat import Heartbeat
 from matrpo.launch.processes.process_faults import ProcessFaults, script_of
 from matrpo.launch.wire.environment_codec import EnvironmentCodec
+from matrpo.launch.wire.limits import make_context
 from matrpo.launch.wire.link_codec import LinkCodec
 from matrpo.launch.wire.link_transport import LinkTransport, Lost
 from matrpo.runs.process_id import ProcessId
@@ -68,7 +69,9 @@ class AgentNetwork:
         gate = FaultGate(messages, agent, graph.neighbours(agent), config.seed) if messages else None
         self._faults = ProcessFaults(script, process, run.agent(agent), gate)
         security = cluster.security(process)
-        self._context = zmq.Context()
+        neighbours = graph.neighbours(agent)
+        dialled = sum(other > agent for other in neighbours)
+        self._context = make_context(dialled + len(cluster.servers), len(neighbours) - dialled)
         links = LinkCodec(cluster.run_id, spec.num_agents, len(graph.links), config.shared_samples, config.wire_dtype)
         environment = EnvironmentCodec(cluster.run_id, spec, config.envs_per_server, config.env_servers > 1)
         self.links = LinkTransport(agent, graph, cluster.agents, links, self._context, security, gate)

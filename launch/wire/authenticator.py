@@ -7,7 +7,6 @@ its authenticator about every key (ZeroMQ's RFC 27), and without one libzmq lets
 from __future__ import annotations
 
 import contextlib
-import resource
 import struct
 import threading
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from zmq.utils import z85
 
 from matrpo.launch.cluster.keyring import Keyring
 from matrpo.launch.wire.frames import WireError
+from matrpo.launch.wire.limits import allow_open_files
 from matrpo.launch.wire.refusals import Refusals
 
 CURVE_OVERHEAD = 64
@@ -88,7 +88,7 @@ class Authenticator:
 
     def guard(self, socket: zmq.Socket[bytes]) -> None:
         """Start to authenticate connections to this socket, which is about to bind."""
-        _allow_many_connections()
+        allow_open_files()  # Strangers' connections, each open for a few seconds, count against the limit.
         # A monitor that is not read in time would block libzmq's I/O thread: hence a thread, which does nothing else.
         self._monitor = socket.get_monitor_socket(_EVENTS)
         self._thread = threading.Thread(target=self._work, name="authenticator", daemon=True)
@@ -172,10 +172,3 @@ def _explanation(event: int, value: int) -> tuple[str, str]:
     if value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
         return "a connection without CURVE", "no key"
     return f"a connection for another server key, a replayed or a damaged one (code {value:#x})", "bad handshake"
-
-
-def _allow_many_connections() -> None:
-    """Raise the limit on open files: strangers' connections, each open for a few seconds, count against it."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 
 _MOST_COPIES = 4
-_CALM = 64
+_CALM = 16
 _AT_ONCE = 8
 """Questions at intervals of a round trip, on a link with losses; these then double up to the usual first interval."""
 
@@ -86,7 +86,7 @@ class Retries:
         if position != self._lost:
             self._lost = position
             self._calm = 0
-            self.copies = min(2 * self.copies, _MOST_COPIES)
+            self.copies = min(self.copies + 1, _MOST_COPIES)
 
     def note_commit(self) -> None:
         """Note a commit; many without a loss make the copies fewer."""

@@ -62,8 +62,8 @@ def find_resume_point(processes: Mapping[ProcessId, ProcessDirectory], laggards:
 
 
 def _ended_before_first(processes: Mapping[ProcessId, ProcessDirectory], found: _Found, first_due: int) -> bool:
-    """Whether the run was killed before all had written their first checkpoint, so that it can only begin anew."""
-    lacking = [processes[process] for process, own in found.items() if not own]
+    """Whether the run was killed before all had written the first that was due, so that it can only begin anew."""
+    lacking = [processes[process] for process, own in found.items() if first_due not in own]
     young = all(iteration <= first_due for own in found.values() for iteration in own)
     return young and bool(lacking) and all(_never_saved(directory, first_due) for directory in lacking)
 

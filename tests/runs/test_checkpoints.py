@@ -175,6 +175,19 @@ def test_a_run_that_was_killed_before_the_first_checkpoint_of_all_begins_anew(
     assert (point.iteration, bool(point.refusal), words in point.refusal) == (0, bool(words), True)
 
 
+def test_a_run_whose_server_was_killed_with_the_first_checkpoint_that_was_due_begins_anew(tmp_path: Path) -> None:
+    """The others were stopped before they had learnt from that iteration, and have saved the one before."""
+    run = RunDirectory.create(tmp_path / "run", dataclasses.replace(CONFIG, checkpoint_every=2), {})
+    for process in run.processes():
+        recorder = Recorder(run, run.directory(process), SPEC)
+        recorder.record(1, {}, ({}, {}))
+        if process.is_server:
+            recorder.record(2, {}, ({}, {}))
+        else:
+            recorder.save()
+    assert run.resume_point() == ResumePoint(0, {})
+
+
 def test_every_environment_server_must_have_its_checkpoint(tmp_path: Path) -> None:
     run = create(tmp_path / "run", env_servers=2)
     assert run.resume_point() == ResumePoint(4, {})

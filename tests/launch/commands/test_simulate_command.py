@@ -105,7 +105,7 @@ def test_ctrl_c_leaves_no_process_behind() -> None:
     while len(workers) < 2:
         assert process.poll() is None
         workers = [child for child in me.children() if "spawn_main" in " ".join(child.cmdline())]
-    for worker in (me, *workers):
+    for worker in (*workers, me):
         worker.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, b"")

@@ -17,7 +17,7 @@ from matrpo.launch.processes.process import STOPS, StopRequested, handle_stops, 
 @pytest.fixture(autouse=True)
 def handlers():
     """Every test leaves the signals as they were."""
-    before = {number: signal.getsignal(number) for number in STOPS}
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in STOPS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
