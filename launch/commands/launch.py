@@ -231,11 +231,8 @@ def _checked(config: RunConfig, how: How) -> CommunicationGraph | None:
 
         join_ray(how.ray_address, config.agents + config.env_servers)
     elif not how.in_process:
-<<<<<<< HEAD
         parent_for_sockets()
-=======
         check_limits(graph, config.env_servers)
->>>>>>> link24
         if config.transport == "tcp":
             check_ports(local_ports(config.port, config.agents, config.env_servers))
     return graph

@@ -35,11 +35,8 @@ from matrpo.launch.processes.process import READY, RunAborted, StopRequested, Su
 from matrpo.launch.processes.process_faults import ProcessFaults, script_of
 from matrpo.launch.wire.channels import ServerChannel
 from matrpo.launch.wire.environment_codec import EnvironmentCodec
-<<<<<<< HEAD
 from matrpo.launch.wire.frames import WireError
-=======
 from matrpo.launch.wire.limits import make_context
->>>>>>> link24
 from matrpo.launch.wire.watch import PROBE_EVERY
 from matrpo.runs.metrics import environment_metrics
 from matrpo.runs.process_id import ProcessId
@@ -92,15 +89,8 @@ class EnvironmentServer:
         self._seconds_step = 0.0
         self._faults = ProcessFaults(script_of(run, cluster.graph), process, directory, None)
         self._heartbeat = Heartbeat(directory)
-<<<<<<< HEAD
         codec = EnvironmentCodec(cluster.run_id, self._shared.spec, config.envs_per_server, self._is_partial)
-        self._context = zmq.Context()
-=======
-        spec, num_envs = self._shared.spec, config.envs_per_server
-        self._noop = spec.noop(num_envs)
-        codec = EnvironmentCodec(cluster.run_id, spec, num_envs, self._is_partial)
         self._context = make_context(0, run.num_agents)
->>>>>>> link24
         self._channel = ServerChannel(cluster.endpoints[process], codec, self._context, cluster.security(process))
 
     def run(self) -> None:
