@@ -18,6 +18,7 @@ them, too.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 
@@ -114,6 +115,7 @@ class EnvironmentServer:
             raise
         finally:
             if last_word:
+                self._channel.end_message()
                 for agent, address in self._machine.addresses.items():
                     self._channel.send(address, agent, last_word)
             self._channel.close()
@@ -201,7 +203,8 @@ class EnvironmentServer:
             iteration = machine.label[0] if machine.label else 0
             self._faults.move(iteration, "rollout", 0)
             self._heartbeat(iteration)
-            if self._channel.socket.poll(int(PROBE_EVERY * 1000)):
+            seconds = min(PROBE_EVERY, max(0.0, machine.next_event() - time.monotonic()))
+            if self._channel.socket.poll(math.ceil(seconds * 1000)):
                 for address, message in self._channel.receive():
                     machine.receive(address, message)
             for address in self._channel.gone(machine.addresses.values()):

@@ -73,10 +73,10 @@ class EnvironmentChannels:
             RunOver: all servers say that all agents are done.
             OutdatedError: a server knows of a later incarnation of this agent.
         """
-        lost = self._look()
         for server, channel in enumerate(self._channels):
             for message in channel.receive():
                 self._client.receive(server, message)
+        lost = self._look()  # last: a hello says what has been heard
         if self._client.stopped:
             raise StopRequested
         if self._client.over:

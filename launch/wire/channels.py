@@ -114,6 +114,13 @@ class ServerChannel:
             frames = self._codec.encode(message)
         return try_send(self.socket, [address, *frames])
 
+    def end_message(self) -> None:
+        """End a message that a stop has cut between two frames, or the next one would be a part of it.
+
+        Without such a message this sends nothing.
+        """
+        try_send(self.socket, [b""])
+
     def receive(self) -> list[tuple[Address, Hello | Action | Bye]]:
         """All messages that have arrived, and where from; what cannot be decoded is dropped."""
         messages = []

@@ -105,6 +105,12 @@ class Agents:
                 return message
         raise AssertionError("nothing came")
 
+    def last_word(self, agent: int) -> Stop:
+        """What an agent hears at the end, whatever it is told before."""
+        while not isinstance(message := self.hear(agent), Stop):
+            pass
+        return message
+
     def observe(self, agent: int) -> tuple[int, int]:
         """The step of the next observation for an agent."""
         message = self.hear(agent)

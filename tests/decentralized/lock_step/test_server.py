@@ -122,6 +122,17 @@ def test_the_rules_for_a_lost_agent(rule: str) -> None:
     assert table.server.end == ("agent 2 is lost, and on_agent_loss is abort" if rule == "abort" else None)
 
 
+def test_a_server_follows_one_agent_alone_that_is_far_ahead_an_iteration_at_a_time() -> None:
+    table = Table(num_agents=2, num_servers=2, iterations=9)
+    table.server = Server(table.rules, STEPS, 1, 1, 0, True)
+    for _ in range(9):
+        said = table.hello(0, iteration=5, attempt=1)
+        table.now += table.rules.patience
+        if (0, (5, 0)) in [*said, *table.turn()]:
+            break
+    assert (table.server.iteration, table.server.membership.taking_part) == (5, {0})
+
+
 LIES = [0, 1, 4, 5, 2**31, 2**52, 2**53 - 1]
 
 

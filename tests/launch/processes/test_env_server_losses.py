@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from scripted_agents import CONFIG, Agents, line_cluster, scripted_agents
 from matrpo.decentralized.lock_step.messages import Observation, Outdated, Stop
 from matrpo.envs.registry import make_env
 from matrpo.envs.shared import SharedEnvironment
+from matrpo.launch.processes.process import StopRequested
 from matrpo.runs.run_directory import RunDirectory
 
 
@@ -156,6 +158,29 @@ def test_a_server_that_is_back_goes_on_without_those_that_do_not_come(tmp_path: 
         for t in range(2):
             agents.step((0, 1), 2, t)
         agents.finish()
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_a_stop_in_the_middle_of_a_message_is_heard_by_all(
+    agents: Agents, monkeypatch: pytest.MonkeyPatch, frames: int
+) -> None:
+    agents.join()
+    send = zmq.Socket.send_multipart
+
+    def cut(socket: zmq.Socket[bytes], parts: list[bytes], *args: object, **options: object) -> object:
+        if threading.current_thread() is not agents.thread or len(parts) <= frames:
+            return send(socket, parts, *args, **options)
+        monkeypatch.undo()
+        for part in parts[:frames]:
+            socket.send(part, zmq.SNDMORE)
+        raise StopRequested
+
+    monkeypatch.setattr(zmq.Socket, "send_multipart", cut)
+    for agent in range(2):
+        agents.act(agent, 1, 0)
+    agents.end()
+    assert isinstance(agents.failure, StopRequested)
+    assert [agents.last_word(agent) for agent in range(2)] == [Stop(False)] * 2
 
 
 def crash(*_: object) -> None:
