@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,13 +12,15 @@ from running import Matrpo
 from scripted_agents import CONFIG, Agents, line_cluster, scripted_agents
 
 from matrpo.launch import cli
+from matrpo.launch.processes.process import STOPS
 from matrpo.runs.run_directory import RunDirectory
 
 
 @pytest.fixture
-def matrpo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Matrpo:
+def matrpo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Matrpo]:
     """Runs a command line; gives its exit status, standard output and standard error."""
     monkeypatch.setenv("COLUMNS", "100")
+    handlers = {number: signal.getsignal(number) for number in STOPS}
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["matrpo", *map(str, arguments)])
@@ -27,7 +30,9 @@ def matrpo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
         assert isinstance(end.value.code, int)
         return end.value.code, captured.out, captured.err
 
-    return run
+    yield run
+    for number, handler in handlers.items():  # A process ignores them in its last moments.
+        signal.signal(number, handler)
 
 
 @pytest.fixture
