@@ -87,7 +87,7 @@ class AgentNetwork:
         self._faults.move(*self._where, 0)
 
     def close(self) -> None:
-        """Close all sockets; what was sent has a second to leave."""
+        """Close all sockets."""
         self.links.close()
         self._channels.close()
         self._context.term()

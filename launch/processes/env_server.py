@@ -115,9 +115,7 @@ class EnvironmentServer:
             raise
         finally:
             if last_word:
-                self._channel.end_message()
-                for agent, address in self._machine.addresses.items():
-                    self._channel.send(address, agent, last_word)
+                self._channel.say_last(last_word, self._machine.addresses)
             self._channel.close()
             self._context.term()
             self._shared.env.close()

@@ -106,6 +106,6 @@ class EnvironmentChannels:
         return lost
 
     def close(self) -> None:
-        """Close all sockets; what was sent has a second to leave."""
+        """Close all sockets."""
         for channel in self._channels:
             channel.close()

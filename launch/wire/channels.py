@@ -6,7 +6,8 @@ Only an agent's end may queue a few messages for a server that is not connected 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import zmq
@@ -17,10 +18,15 @@ from matrpo.launch.cluster.keyring import Keyring, Security
 from matrpo.launch.wire.environment_codec import EnvironmentCodec
 from matrpo.launch.wire.frames import WireError
 from matrpo.launch.wire.refusals import RateLimits, Refusals
-from matrpo.launch.wire.sockets import GOODBYE_MS, is_gone, listen, make_socket, shut, try_send, waiting
+from matrpo.launch.wire.sockets import is_gone, listen, make_socket, shut, try_send, waiting
 from matrpo.launch.wire.watch import PROBE_EVERY, DialMonitor, Timer
 
 _QUEUE = 4
+_HANG_UP = 1.0
+"""Seconds in which an agent has heard the last word, whatever it does meanwhile."""
+
+_LOOK_AGAIN_MS = 20
+"""Milliseconds between two looks whether agents have hung up."""
 
 
 class AgentChannel:
@@ -72,9 +78,9 @@ class AgentChannel:
         return messages
 
     def close(self) -> None:
-        """Close the socket; what was sent has a second to leave."""
+        """Close the socket."""
         self.monitor.close()
-        self.socket.close(GOODBYE_MS)
+        self.socket.close()
 
 
 class ServerChannel:
@@ -114,12 +120,17 @@ class ServerChannel:
             frames = self._codec.encode(message)
         return try_send(self.socket, [address, *frames])
 
-    def end_message(self) -> None:
-        """End a message that a stop has cut between two frames, or the next one would be a part of it.
-
-        Without such a message this sends nothing.
-        """
-        try_send(self.socket, [b""])
+    def say_last(self, word: Stop, addresses: Mapping[int, Address]) -> None:
+        """Send all agents the last word, and wait until they have hung up, for `_HANG_UP` at most."""
+        try_send(self.socket, [b""])  # ends a message that a stop has cut between two frames; without one, nothing
+        for agent, address in addresses.items():
+            self.send(address, agent, word)
+        here, until = set(addresses.values()), time.monotonic() + _HANG_UP
+        while here and time.monotonic() < until:
+            self.socket.poll(_LOOK_AGAIN_MS)
+            for _ in waiting(self.socket):
+                pass
+            here = {address for address in here if not self._is_gone(address)}
 
     def receive(self) -> list[tuple[Address, Hello | Action | Bye]]:
         """All messages that have arrived, and where from; what cannot be decoded is dropped."""
@@ -139,9 +150,11 @@ class ServerChannel:
         """The addresses whose connection is gone; it has to be called every `PROBE_EVERY`, and looks no more often."""
         if not self._timer.due():
             return []
-        ping = self._codec.encode(Ping())
-        return [address for address in addresses if is_gone(self.socket, [address, *ping])]
+        return [address for address in addresses if self._is_gone(address)]
+
+    def _is_gone(self, address: Address) -> bool:
+        return is_gone(self.socket, [address, *self._codec.encode(Ping())])
 
     def close(self) -> None:
-        """Close the socket; what was sent has a second to leave."""
+        """Close the socket."""
         shut(self.socket, self._authenticator)

@@ -22,7 +22,6 @@ from matrpo.launch.wire.frames import WireError
 from matrpo.launch.wire.link_codec import LinkCodec, Probe
 from matrpo.launch.wire.refusals import RateLimits, Refusals
 from matrpo.launch.wire.sockets import (
-    GOODBYE_MS,
     Received,
     Socket,
     is_gone,
@@ -184,12 +183,12 @@ class LinkTransport:
             self._report_lost(other)
 
     def close(self) -> None:
-        """Close the sockets; what was sent has a second to leave."""
+        """Close the sockets."""
         if self._router:
             shut(self._router, self._authenticator)
         for other, dealer in self._dealers.items():
             self._monitors[other].close()
-            dealer.close(GOODBYE_MS)
+            dealer.close()
 
     def _accept(self, received: Received, dialled: int | None) -> None:
         """Handle a received message, from a neighbour that this agent dialled or else one that dialled it."""

@@ -16,9 +16,6 @@ from matrpo.launch.wire.authenticator import CURVE_OVERHEAD, Authenticator, prot
 from matrpo.launch.wire.frames import MAX_FRAMES
 from matrpo.launch.wire.refusals import Refusals
 
-GOODBYE_MS = 1000
-"""Linger time of a closed socket, in milliseconds, to send what is queued."""
-
 _BATCH = 256
 _LOG = logging.getLogger(__name__)
 
@@ -77,7 +74,7 @@ def make_socket(
         _LOG.warning("INSECURE: no keys at %s; whoever reaches it can join in", endpoint)
     socket.setsockopt(zmq.SNDHWM, queue)
     socket.setsockopt(zmq.RCVHWM, _INBOX)
-    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.LINGER, 0)  # libzmq's heartbeats may abort a process whose closed sockets linger
     socket.setsockopt(zmq.IMMEDIATE, 1)
     socket.setsockopt(zmq.MAXMSGSIZE, max_bytes)
     socket.setsockopt(zmq.RECONNECT_IVL, 100)
@@ -125,10 +122,10 @@ def listen(
 
 
 def shut(socket: Socket, authenticator: Authenticator | None) -> None:
-    """Close a socket that listens; what was sent has a second to leave."""
+    """Close a socket that listens."""
     if authenticator:
         authenticator.close(socket)
-    socket.close(GOODBYE_MS)
+    socket.close()
 
 
 def _local(endpoint: str) -> str:
