@@ -138,6 +138,11 @@ class Agents:
         for agent in everyone:
             self.say(agent, Bye(agent))
         assert [self.hear(agent) for agent in everyone] == [Stop(True)] * len(everyone)
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Close all lines, as agents do that have heard the last word, and so let the server end."""
+        self.close()
         self.end()
 
     def end(self) -> None:

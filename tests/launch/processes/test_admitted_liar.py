@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scripted_agents import CONFIG, line_cluster, scripted_agents
 
-from matrpo.decentralized.lock_step.messages import Action, Bye, Hello, Observation
+from matrpo.decentralized.lock_step.messages import Action, Bye, Hello, Observation, Stop
 from matrpo.runs.run_directory import RunDirectory
 
 ITERATIONS, T, N = 4, 2, 3
@@ -68,7 +68,9 @@ def seen_by_the_others(folder: Path, lies: list[Hello | Action | Bye]) -> tuple[
                     hear(agent)
         for agent in range(N - 1):
             agents.say(agent, Bye(agent))
-        agents.end()
+        for agent in range(N - 1):
+            assert agents.last_word(agent) == Stop(True)
+        agents.hang_up()
         assert agents.failure is None
     return [entry for entry in seen if entry[0] != LIAR], run
 
@@ -115,6 +117,8 @@ def test_silence_has_a_deadline(tmp_path: Path, caplog: pytest.LogCaptureFixture
                 assert agents.step((0, 1), iteration, t) == [(iteration, t + 1)] * 2
         for agent in range(2):
             agents.say(agent, Bye(agent))
-        agents.end()
+        for agent in range(2):
+            assert agents.last_word(agent) == Stop(True)
+        agents.hang_up()
     assert f"agent {LIAR} has done nothing for 0.3 s at step (0, 2); actions of zeros instead" in caplog.text
     assert [line["agents_absent"] for line in run.env.read_metrics()] == [1] * ITERATIONS

@@ -98,7 +98,7 @@ def test_the_rules_wait_and_abort(tmp_path: Path, rule: str) -> None:
         agents.leave(1)
         if rule == "abort":
             assert agents.hear(0) == Stop(False)
-            agents.end()
+            agents.hang_up()
             assert str(agents.failure) == "agent 1 is lost, and on_agent_loss is abort"
         else:
             agents.act(0, 1, 1)
@@ -178,9 +178,9 @@ def test_a_stop_in_the_middle_of_a_message_is_heard_by_all(
     monkeypatch.setattr(zmq.Socket, "send_multipart", cut)
     for agent in range(2):
         agents.act(agent, 1, 0)
-    agents.end()
-    assert isinstance(agents.failure, StopRequested)
     assert [agents.last_word(agent) for agent in range(2)] == [Stop(False)] * 2
+    agents.hang_up()
+    assert isinstance(agents.failure, StopRequested)
 
 
 def crash(*_: object) -> None:
