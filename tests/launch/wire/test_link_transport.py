@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from matrpo.faults import gate as fault_gate
 from matrpo.faults.fault import Fault, Position, Trigger
 from matrpo.faults.gate import FaultGate
 from matrpo.launch.cluster.keyring import PLAIN
-from matrpo.launch.wire import watch
+from matrpo.launch.wire import channels, watch
 from matrpo.launch.wire.channels import AgentChannel, ServerChannel
 from matrpo.launch.wire.environment_codec import EnvironmentCodec
 from matrpo.launch.wire.frames import MAX_FRAMES
@@ -333,3 +334,28 @@ def test_the_last_word_of_a_server_that_ends_is_heard(endpoints: list[str], cont
         server.close()
     assert until(agent.receive) == [Stop(True)]
     agent.close()
+
+
+def test_the_last_word_is_heard_before_the_server_hangs_up(
+    context: zmq.Context[Any], endpoints: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for those that hear it, and hang up, and for those that do not, no longer than it may."""
+    server = ServerChannel(endpoints[0], LINES, context, PLAIN)
+    agent = AgentChannel(0, endpoints[0], LINES, context, PLAIN)
+    say(agent, HELLO)
+    [(address, _)] = until(server.receive)
+    monkeypatch.setattr(channels, "_HANG_UP", 3600.0)
+    ending = threading.Thread(target=server.say_last, args=(Stop(True), {0: address}), daemon=True)
+    ending.start()
+    assert until(agent.receive) == [Stop(True)]
+    assert ending.is_alive(), "the agent is there"
+    agent.close()
+    ending.join(10.0)
+    assert not ending.is_alive()
+    deaf = AgentChannel(0, endpoints[0], LINES, context, PLAIN)
+    say(deaf, HELLO)
+    [(address, _)] = until(server.receive)
+    monkeypatch.setattr(channels, "_HANG_UP", 0.1)
+    server.say_last(Stop(True), {0: address})
+    deaf.close()
+    server.close()
