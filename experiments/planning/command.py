@@ -27,6 +27,7 @@ from matrpo.settings import algorithm_names
 from matrpo.settings.config import RunConfig
 
 if TYPE_CHECKING:
+    from matrpo.experiments.planning.cost_constants import Constants
     from matrpo.experiments.planning.cost_model import Prediction
 
 _COUNT = click.IntRange(min=1)
@@ -132,13 +133,13 @@ def _plan(
         "relief": {"change": changes[best].change, "saves": gains[best]},
         "cpu_seconds": plan.cpu,
         **_carried(plan, config.rollout_length * graph.num_agents),
-        "constants": {
-            "file": str(file) if file else "shipped",
-            "machine": constants.machine,
-            "task": constants.task,
-            "agents": list(constants.agents),
-        },
+        "constants": {"file": str(file) if file else "shipped", **_fitted_to(constants)},
     }
+
+
+def _fitted_to(constants: Constants) -> dict[str, Any]:
+    """The measurements that constants of the cost model stand for."""
+    return {"machine": constants.machine, "task": constants.task, "agents": list(constants.agents)}
 
 
 def _carried(plan: Prediction, answers: int) -> dict[str, dict[str, Any]]:
