@@ -22,6 +22,7 @@ from running import (
     start,
     survivors,
     train,
+    train_here,
     wait_for,
 )
 
@@ -51,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def single(folder: Path) -> Path:
     """Navigation in one process."""
-    return train(folder / "single", *NAVIGATION, "--in-process", "--env-servers", "4")
+    return train_here(folder / "single", *NAVIGATION, "--env-servers", "4")
 
 
 @pytest.mark.parametrize("servers", [pytest.param("2", marks=pytest.mark.slow), "4"])
