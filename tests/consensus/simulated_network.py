@@ -125,7 +125,6 @@ class Network:
         self._events: list[tuple[float, int, int, LinkMessage]] = []
         self._count = 0
         self._seen: dict[tuple[int, int], tuple[int, admm.LinkState]] = {}
-        self._compared: dict[int, tuple[object, ...]] = {}
 
     def _check(self, changed: Peer) -> None:
         for e, link in changed.links.items():
@@ -133,17 +132,8 @@ class Network:
             if iteration == link.iteration and state is not link.tip:
                 assert link.tip.number > state.number, "an activation was applied twice or undone by an older one"
             if link.neighbour not in self.dead:
-                self._compare(link, self.peers[link.neighbour].links[e])
+                check_common_states(link, self.peers[link.neighbour].links[e])
             self._seen[changed.agent, e] = link.iteration, link.tip
-
-    def _compare(self, a: Link, b: Link) -> None:
-        """Check I1, unless neither end has changed since; states are never written again."""
-        ends = sorted((a, b), key=id)
-        now = tuple(part for end in ends for part in (end.iteration, end.tip, end.base))
-        before = self._compared.get(a.number)
-        if before is None or any(new is not old for new, old in zip(now, before, strict=True)):
-            check_common_states(a, b)
-            self._compared[a.number] = now
 
     def collect(self, peer: Peer) -> None:
         for receiver, message in peer.take_outbox():
