@@ -63,7 +63,7 @@ def assert_same_states(left, right):
 
 @pytest.mark.parametrize("layers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_memory_learns_to_recall(tmp_path, layers):
-    run = create(tmp_path / "run", recurrent_layers=layers)
+    run = create(tmp_path / "run", recurrent_layers=layers, steps=7 * 1400, admm_iterations=12, critic_epochs=2)
     train(run)
     returns = [line["team_return_mean"] for line in run.env.read_metrics()]
     assert returns[0] < 1.2

@@ -39,19 +39,29 @@ class Canvas:
     def disc(self, centre: np.ndarray, radius: float, kind: str) -> None:
         """Draw a disc with a darker rim at `centre`, (2,), in the colour of `kind`."""
         colour = np.array(COLOURS[kind], dtype=np.float64)
-        inside = (radius - np.hypot(self._x - centre[0], self._y - centre[1])) * self._scale + 0.5
-        self._blend(np.clip(inside, 0.0, 1.0) * _OPACITY.get(kind, _USUAL_OPACITY), colour)
+        reach = radius + 1.0 / self._scale
+        box = self._near(self._y[:, 0] - centre[1], reach), self._near(self._x[0] - centre[0], reach)
+        inside = (radius - np.hypot(self._x[:, box[1]] - centre[0], self._y[box[0]] - centre[1])) * self._scale + 0.5
+        pixels = self._pixels[box]
+        self._blend(pixels, np.clip(inside, 0.0, 1.0) * _OPACITY.get(kind, _USUAL_OPACITY), colour)
         rim = np.clip(inside, 0.0, 1.0) - np.clip(inside - 1.5, 0.0, 1.0)
-        self._blend(rim, 0.75 * colour)
+        self._blend(pixels, rim, 0.75 * colour)
 
     def square(self, half_width: float) -> None:
         """Draw the outline of [-half_width, half_width]^2."""
         from_edge = np.abs(np.maximum(np.abs(self._x), np.abs(self._y)) - half_width) * self._scale
-        self._blend(np.clip(1.25 - from_edge, 0.0, 1.0), np.array(COLOURS["line"], dtype=np.float64))
+        self._blend(self._pixels, np.clip(1.25 - from_edge, 0.0, 1.0), np.array(COLOURS["line"], dtype=np.float64))
 
     def image(self) -> np.ndarray:
         """The picture so far: (350, 350, 3) uint8."""
         return np.rint(self._pixels).astype(np.uint8)
 
-    def _blend(self, alpha: np.ndarray, colour: np.ndarray) -> None:
-        self._pixels += alpha[:, :, None] * (colour - self._pixels)
+    @staticmethod
+    def _near(distances: np.ndarray, reach: float) -> slice:
+        """The rows or columns that are no further away than `reach`; empty if none are."""
+        found = np.flatnonzero(np.abs(distances) <= reach)
+        return slice(found[0], found[-1] + 1) if len(found) else slice(0)
+
+    @staticmethod
+    def _blend(pixels: np.ndarray, alpha: np.ndarray, colour: np.ndarray) -> None:
+        pixels += alpha[:, :, None] * (colour - pixels)

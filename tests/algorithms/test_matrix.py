@@ -41,7 +41,8 @@ TINY = {
     "chunk_length": 5,
     "steps": 30,
     "hidden_sizes": [4],
-    "checkpoint_every": 1,
+    "checkpoint_every": 3,
+    "critic_epochs": 2,
     "tensorboard": False,
 }
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 import matrpo.algorithms
 from matrpo.build import algorithm_class, build_algorithm
 from matrpo.envs.registry import make_env
 from matrpo.errors import ConfigError
+from matrpo.launch.cli import cli
 from matrpo.launch.commands.options import check_used
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings import algorithm_names
@@ -61,9 +63,9 @@ def test_the_guide_s_algorithm_trains_resumes_and_is_evaluated(tmp_path: Path) -
     done = matrpo_command(elsewhere, "launch", "--run", str(tmp_path / "run"), "--resume", "--steps=400")
     assert done.returncode == 0, done.stderr
     assert RunDirectory.open(tmp_path / "run").latest_common_iteration() == 4
-    done = matrpo_command(elsewhere, "eval", str(tmp_path / "run"), "--episodes", "5", "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["episodes"] == 5
+    evaluated = CliRunner().invoke(cli, ["eval", str(tmp_path / "run"), "--episodes", "5", "--json"])
+    assert evaluated.exit_code == 0, evaluated.output
+    assert json.loads(evaluated.stdout)["episodes"] == 5
 
 
 def test_its_penalty_holds_the_policy_back(tmp_path: Path) -> None:

@@ -53,8 +53,15 @@ def line(share: SharedEnvironment) -> dict[str, object]:
     return json.loads(json.dumps(take_share(share)))
 
 
-@pytest.mark.parametrize("servers", [2, 4])
-@pytest.mark.parametrize(("task", "agents"), TASKS)
+SPLITS = [
+    pytest.param(task, agents, servers, marks=[pytest.mark.slow] if (task[:8], servers) == ("mamujoco", 4) else [])
+    for task, agents in TASKS
+    for servers in (2, 4)
+]
+"""Tasks in two and in four parts; seven processes of mujoco are slow."""
+
+
+@pytest.mark.parametrize(("task", "agents", "servers"), SPLITS)
 def test_shares_put_together_are_the_whole(task: str, agents: int | None, servers: int) -> None:
     [whole], shares = make_shares(task, agents, 1), make_shares(task, agents, servers)
     try:

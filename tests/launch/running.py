@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from click.testing import CliRunner
 
 from matrpo.errors import ConfigError
+from matrpo.launch.cli import cli
 from matrpo.launch.cluster.cluster_file import Cluster
+from matrpo.launch.processes.process import STOPS
 from matrpo.launch.processes.supervisor import check_ports
 
 TINY = {"num_envs": 4, "rollout_length": 10, "hidden_sizes": [8, 8], "steps": 480}
@@ -41,6 +45,20 @@ def train(run: Path, *arguments: str, env: dict[str, str] | None = None) -> Path
     """Train to the end."""
     result = subprocess.run(command(run, *arguments), capture_output=True, text=True, timeout=_PATIENCE, env=env)
     assert result.returncode == 0, result.stderr
+    assert result.stdout == ""
+    return run
+
+
+def train_here(run: Path, *arguments: str) -> Path:
+    """Train to the end with `--in-process`, by the command line, in the process of the test."""
+    handlers = {number: signal.getsignal(number) for number in STOPS}
+    try:
+        typed = command(run, *arguments, "--in-process")[3:]
+        result = CliRunner().invoke(cli, typed, catch_exceptions=False, standalone_mode=False)
+    finally:
+        for number, handler in handlers.items():  # A process ignores them in its last moments.
+            signal.signal(number, handler)
+    assert result.return_value == 0, result.output
     assert result.stdout == ""
     return run
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from click.testing import CliRunner
 from matplotlib.image import imread
 
 from matrpo.errors import ConfigError
@@ -20,6 +21,7 @@ from matrpo.experiments.matrpo_command import MATRPO
 from matrpo.experiments.runs.experiment import SCALES, Experiment, shipped
 from matrpo.experiments.runs.outcome import save_outcome
 from matrpo.experiments.runs.runner import distinct
+from matrpo.launch.cli import cli
 from matrpo.settings import presets
 from matrpo.settings.config import resolve
 
@@ -47,7 +49,10 @@ def command(*arguments) -> list[str]:
 
 
 def run(*arguments) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=200)
+    """The queue in the process of the test; each of its runs is one of its own."""
+    typed = ["experiment", "run", *map(str, arguments)]
+    done = CliRunner().invoke(cli, typed, prog_name="matrpo", standalone_mode=False, catch_exceptions=False)
+    return subprocess.CompletedProcess(typed, done.return_value or 0, done.stdout, done.stderr)
 
 
 @pytest.mark.parametrize("scale", SCALES)

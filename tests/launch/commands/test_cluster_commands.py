@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import LAST, TINY, checkpoints, has_iterations, train, wait_for
+from running import LAST, TINY, checkpoints, has_iterations, train, train_here, wait_for
 
 from matrpo.launch.cluster.cluster_file import Cluster
 from matrpo.launch.processes.supervisor import make_cluster
@@ -37,7 +37,7 @@ def test_processes_started_by_hand_equal_a_launch(tmp_path: Path) -> None:
     errors = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], errors
     assert all("INFO finished" in text for text in errors)
-    launched = train(tmp_path / "launched", "--agents", "2", "--topology", "line", "--in-process")
+    launched = train_here(tmp_path / "launched", "--agents", "2", "--topology", "line")
     assert checkpoints(run) == checkpoints(launched)
 
 

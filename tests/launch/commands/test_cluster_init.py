@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 from click.testing import CliRunner
-from running import TINY, checkpoints, free_ports, has_iterations, train, wait_for
+from running import TINY, checkpoints, free_ports, has_iterations, train_here, wait_for
 
 from matrpo.errors import ConfigError
 from matrpo.launch.cli import cli
@@ -50,7 +50,9 @@ def program(tmp_path: Path) -> Path:
 
 
 def matrpo(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "matrpo.launch.cli", *arguments], capture_output=True, text=True)
+    """A command line that starts nothing, in the process of the test."""
+    done = CliRunner().invoke(cli, arguments, prog_name="matrpo", standalone_mode=False, catch_exceptions=False)
+    return subprocess.CompletedProcess(arguments, done.return_value or 0, done.stdout, done.stderr)
 
 
 def make(folder: Path, *arguments: str) -> Path:
@@ -240,7 +242,7 @@ def test_a_run_over_ssh_equals_one_in_one_process(tmp_path: Path, ssh: Path, pro
     assert all(f"{name} on 127.0.0.1 | " in errors for name in ("env-server", "agent 0", "agent 2"))
     refused = [json.loads(line) for line in (run / "agents" / "01" / "metrics.jsonl").read_text().splitlines()]
     assert refused
-    assert checkpoints(run) == checkpoints(train(tmp_path / "here", *AGENTS, "--in-process"))
+    assert checkpoints(run) == checkpoints(train_here(tmp_path / "here", *AGENTS))
 
 
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])

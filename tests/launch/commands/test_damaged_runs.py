@@ -192,7 +192,7 @@ EDITS = [
     Edit("config.yaml", "seed: 0", "seed: 1", "seed is 0, this run's is 1", ("resume", "eval", "agent", "server")),
     Edit("config.yaml", None, "[]", "must hold a mapping", (*READING, "eval", "agent", "server")),
     Edit("config.yaml", "seed: 0", "seed: 2000-13-45", "is not valid YAML", (*READING, "eval", "agent", "server")),
-    Edit("config.yaml", None, "[" * 3000, "is not valid YAML", (*READING, "eval", "agent", "server")),
+    Edit("config.yaml", None, "[" * 1000, "is not valid YAML", (*READING, "eval", "agent", "server")),
     Edit("cluster.yaml", "run_id: ", "run_id: 1 #", "run_id must be text", ("agent", "server")),
     Edit("cluster.yaml", None, "3", "must hold exactly the keys", ("agent", "server")),
     Edit("env/metrics.jsonl", '"iteration": 2, ', "", "bad value None for 'iteration'", ("resume", "status")),

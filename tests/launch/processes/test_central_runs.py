@@ -30,8 +30,8 @@ from matrpo.settings.config import resolve
 from matrpo.training import make_training
 
 SPREAD = {"task": "mpe2/simple_spread_v3", "agents": 3}
-LARGE = {**TINY, "num_envs": 20, "rollout_length": 100, "steps": 4_000_000}
-"""2000 samples an iteration: slow enough to be interrupted."""
+LARGE = {**TINY, "num_envs": 20, "rollout_length": 50, "steps": 4_000_000}
+"""1000 samples an iteration: slow enough to be interrupted."""
 
 CONSENSUS_WORDS = ("residual", "sent", "links", "ring", "absent")
 
@@ -88,7 +88,7 @@ def test_ctrl_c_stops_with_a_checkpoint_and_the_run_goes_on_as_if_nothing_happen
     assert survivors(everyone, within=2) == []
     last = RunDirectory.open(run).latest_common_iteration() + 2
     assert last >= 4
-    steps = 2000 * last
+    steps = 1000 * last
     train(run, *given, "--steps", str(steps), "--resume")
     whole = train_here(folder / f"{changes['algo']}-whole", **{**LARGE, **changes, "steps": steps})
     assert checkpoints(run, last) == checkpoints(whole, last)

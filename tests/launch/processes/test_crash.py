@@ -126,22 +126,22 @@ def test_with_restart_everything_that_is_killed_comes_back(tmp_path: Path) -> No
 
 def test_a_lost_agent_fails_the_run_only_at_its_end(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with start(run, *RING, "--steps", "1200") as launcher:
+    with start(run, *RING, "--steps", "800") as launcher:
         wait_for(has_iterations(run, 1), launcher)
         process_of(launcher, "agent 3").kill()
         assert launcher.wait(60) == 1
         assert launcher.stderr is not None
         errors = launcher.stderr.read()
     assert "matrpo: error: the run is over, but without agent 3" in errors
-    assert last(run, 0, 1, 2) == 30
+    assert last(run, 0, 1, 2) == 20
     newest = max(RunDirectory.open(run).agent(3).checkpoint_iterations(), default=0)
-    with start(run, *RING, "--steps", "1280", "--resume") as launcher:
+    with start(run, *RING, "--steps", "880", "--resume") as launcher:
         assert launcher.stderr is not None
         errors = launcher.stderr.read()
         assert launcher.wait(60) == 0
     state = f"its checkpoint of iteration {newest}" if newest else "a new policy"
-    assert f"agent 3 has no checkpoint of iteration 30: it joins with {state}" in errors
-    assert last(run, 0, 1, 2, 3) == 32
+    assert f"agent 3 has no checkpoint of iteration 20: it joins with {state}" in errors
+    assert last(run, 0, 1, 2, 3) == 22
     assert lines(run, 3)[-1]["commits"] > 0
 
 

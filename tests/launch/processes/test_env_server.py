@@ -48,6 +48,35 @@ def test_agents_receive_their_own_view_and_the_joint_action(agents: Agents) -> N
         np.testing.assert_array_equal(message.step.joint_action, [[1, 2]] * CONFIG.num_envs)
 
 
+MASKED = """
+import numpy as np
+from matrpo.envs.vector_env import VectorEnv, VectorStep
+from matrpo.spaces import Discrete, TaskSpec
+
+class Masked(VectorEnv):
+    spec = TaskSpec("masked", ("a", "b", "c"), (1, 2, 1), (Discrete(3),) * 3)
+    def __init__(self, num_envs):
+        self.num_envs, self.time = num_envs, 0
+    def reset(self):
+        self.time = 0
+        return self.observe()
+    def observe(self):
+        return [np.full((self.num_envs, size), self.time, np.float32) for size in (1, 2, 1)]
+    def action_masks(self):
+        return [np.tile(np.arange(3) != (self.time + q) % 3, (self.num_envs, 1)) for q in range(3)]
+    def step(self, joint_action):
+        self.time += 1
+        ended, last = np.full((self.num_envs, 3), self.time == 7), self.observe()
+        self.time %= 7
+        rewards = joint_action + 0.25 * np.arange(3)
+        return VectorStep(self.observe(), rewards, ended, np.zeros_like(ended), last if ended.all() else None)
+
+def make(num_agents, num_envs, seed):
+    return Masked(num_envs)
+"""
+"""A task whose agents may do something else in each step, and end after 7."""
+
+
 @pytest.mark.parametrize(
     ("task", "agents", "reward"),
     [
@@ -59,13 +88,17 @@ def test_agents_receive_their_own_view_and_the_joint_action(agents: Agents) -> N
         ("mpe2/simple_speaker_listener_v4-continuous", 2, "own"),
         ("mpe2/simple_push_v3", 2, "own"),
         ("mamujoco/Hopper-3x1", 3, "own"),
-        ("smax/3s_vs_5z", 3, "one-agent"),
+        ("masked", 3, "one-agent"),
+        pytest.param("smax/3s_vs_5z", 3, "one-agent", marks=pytest.mark.slow),
         ("pettingzoo/mpe2.simple_crypto_v3:parallel_env", 3, "own"),
     ],
 )
 def test_a_trajectory_is_bit_for_bit_that_of_the_task_stepped_directly(
     task: str, agents: int, reward: str, tmp_path: Path
 ) -> None:
+    if task == "masked":
+        (tmp_path / "masked.py").write_text(MASKED)
+        task = f"{tmp_path}/masked.py:make"
     length, num_envs = 110, 2
     config = dataclasses.replace(
         CONFIG,
@@ -92,6 +125,7 @@ def test_a_trajectory_is_bit_for_bit_that_of_the_task_stepped_directly(
                 assert message.t == t
                 peers.number = message.attempt
                 assert_same_bits(message.step, expected[agent])
+                assert (message.step.action_mask is not None) == ("mask" in task or "smax" in task)
             if t < length:
                 for agent in range(agents):
                     peers.do(agent, 1, t, actions[t][:, spec.action_slices[agent]])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from running import checkpoints, command, train
+from running import checkpoints, command, train, train_here
 
 from matrpo.experiments.pages.report import describe, fault_rows
 from matrpo.faults.fault import Fault
@@ -24,7 +24,7 @@ def test_lost_and_damaged_messages_change_no_result(tmp_path: Path) -> None:
     (tmp_path / "script.yaml").write_text(yaml.safe_dump({"faults": faults}))
     half = ("--steps", "240")
     faulty = train(tmp_path / "faulty", *QUICK, *half, "--faults", str(tmp_path / "script.yaml"))
-    clean = train(tmp_path / "clean", *QUICK, *half, "--in-process")
+    clean = train_here(tmp_path / "clean", *QUICK, *half)
     assert checkpoints(faulty, 6) == checkpoints(clean, 6) != {}
     report = describe(RunDirectory.open(faulty))
     assert [(row["do"], len(row["processes"])) for row in report["faults"]] == [("drop", 4), ("corrupt", 4)]

@@ -23,6 +23,7 @@ from running import (
     start,
     survivors,
     train,
+    train_here,
     wait_for,
 )
 
@@ -83,7 +84,7 @@ def test_a_folder_named_matrpo_in_the_current_directory_is_not_imported(tmp_path
 
 
 def test_many_processes_on_a_ring_equal_one_process_bit_for_bit(folder: Path, ring: Path) -> None:
-    single = train(folder / "ring-single", *RING, "--in-process")
+    single = train_here(folder / "ring-single", *RING)
     assert checkpoints(single) == checkpoints(ring)
     assert metrics(single, without=TRAFFIC) == metrics(ring, without=TRAFFIC)
 
@@ -175,7 +176,7 @@ def test_a_killed_launcher_leaves_nothing_and_the_run_goes_on_from_its_checkpoin
         assert survivors(everyone, within=5) == []
         assert not sockets.exists()
     assert 2 <= RunDirectory.open(run).latest_common_iteration() < LAST
-    train(run, *RING, "--resume", "--in-process")
+    train_here(run, *RING, "--resume")
     assert checkpoints(run) == checkpoints(ring)
     assert metrics(run, without=TRAFFIC) == metrics(ring, without=TRAFFIC)
 
