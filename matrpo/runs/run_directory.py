@@ -1,4 +1,4 @@
-"""The files of a run: settings, metrics, logs and checkpoints, each written by the one process it belongs to.
+"""The files of a run: settings, metrics, logs and checkpoints, each written by the one process it belongs to::
 
     runs/2026-11-21_navigation_matrpo_ring-12_s0/
       config.yaml           every setting, and the versions it ran with (comments: it is a valid --config file)
