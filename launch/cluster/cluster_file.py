@@ -100,6 +100,11 @@ class Cluster:
         """Whether any process listens on TCP."""
         return any(endpoint.startswith("tcp:") for endpoint in self.endpoints.values())
 
+    @property
+    def on_one_machine(self) -> int:
+        """How many processes are sure to share one machine's cores."""
+        return 1 if self.uses_tcp else len(self.endpoints)
+
     def save(self, path: Path) -> None:
         """Write the cluster file, beside config.yaml.
 

@@ -71,7 +71,7 @@ class AgentNetwork:
         security = cluster.security(process)
         neighbours = graph.neighbours(agent)
         dialled = sum(other > agent for other in neighbours)
-        self._context = make_context(dialled + len(cluster.servers), len(neighbours) - dialled)
+        self._context = make_context(dialled + len(cluster.servers), len(neighbours) - dialled, cluster.on_one_machine)
         links = LinkCodec(cluster.run_id, spec.num_agents, len(graph.links), config.shared_samples, config.wire_dtype)
         environment = EnvironmentCodec(cluster.run_id, spec, config.envs_per_server, config.env_servers > 1)
         self.links = LinkTransport(agent, graph, cluster.agents, links, self._context, security, gate)

@@ -91,7 +91,7 @@ class EnvironmentServer:
         self._faults = ProcessFaults(script_of(run, cluster.graph), process, directory, None)
         self._heartbeat = Heartbeat(directory)
         codec = EnvironmentCodec(cluster.run_id, self._shared.spec, config.envs_per_server, self._is_partial)
-        self._context = make_context(0, run.num_agents)
+        self._context = make_context(0, run.num_agents, cluster.on_one_machine)
         self._channel = ServerChannel(cluster.endpoints[process], codec, self._context, cluster.security(process))
 
     def run(self) -> None:

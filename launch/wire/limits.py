@@ -1,8 +1,9 @@
-"""Limits on the sockets and open files of a process: what the graph needs, and whether the system allows that."""
+"""Limits on the sockets, open files and silences of a process: what the graph needs, and what the system allows."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 from typing import Any
 
@@ -11,8 +12,17 @@ import zmq
 from matrpo.errors import ConfigError
 from matrpo.topology import CommunicationGraph
 
+HEARTBEAT_ENDS = (zmq.HEARTBEAT_TIMEOUT, zmq.HEARTBEAT_TTL)
+"""The options that say after how long without a heartbeat a connection ends, seen from either side."""
+
+SILENCE_MS = 2000
+"""That time in milliseconds, unless the context has another."""
+
 _SOCKETS_PER_DIAL = 3
 """The socket that dials, and the pair that reports on its connection; libzmq opens a file for each."""
+
+_PER_CORE = 8
+"""Processes that a core serves without keeping one waiting for much of `SILENCE_MS`."""
 
 _SPARE_SOCKETS = 16
 """Sockets besides those that dial: the one that listens, and its authenticator's."""
@@ -24,12 +34,14 @@ _FILES_PER_CHILD = 3
 """Open files of the launcher for each process that it has started."""
 
 
-def make_context(dialled: int, accepted: int) -> zmq.Context[Any]:
+def make_context(dialled: int, accepted: int, together: int = 1) -> zmq.Context[Any]:
     """A context with room for the sockets of one process, whose limit on open files is raised if it must be.
 
     Args:
         dialled: how many processes this one dials.
         accepted: how many dial it.
+        together: how many processes of the run share this machine's cores. Among many, a connection outlives a longer
+            silence.
 
     Raises:
         ConfigError: the system does not allow that many.
@@ -37,6 +49,9 @@ def make_context(dialled: int, accepted: int) -> zmq.Context[Any]:
     _need("this process", _files(dialled, accepted))
     context: zmq.Context[Any] = zmq.Context()
     context.set(zmq.MAX_SOCKETS, max(_sockets(dialled), context.get(zmq.MAX_SOCKETS)))
+    crowd = together / (_PER_CORE * (os.cpu_count() or 1))
+    for option in HEARTBEAT_ENDS:
+        context.setsockopt(option, round(SILENCE_MS * max(1.0, crowd)))
     return context
 
 

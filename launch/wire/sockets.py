@@ -14,6 +14,7 @@ from matrpo.errors import ConfigError
 from matrpo.launch.cluster.keyring import Keyring, Security
 from matrpo.launch.wire.authenticator import CURVE_OVERHEAD, Authenticator, protect
 from matrpo.launch.wire.frames import MAX_FRAMES
+from matrpo.launch.wire.limits import HEARTBEAT_ENDS, SILENCE_MS
 from matrpo.launch.wire.refusals import Refusals
 
 _BATCH = 256
@@ -82,8 +83,8 @@ def make_socket(
     if kind == zmq.ROUTER:
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.HEARTBEAT_IVL, 500)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 2000)
-    socket.setsockopt(zmq.HEARTBEAT_TTL, 2000)
+    for option in HEARTBEAT_ENDS:
+        socket.setsockopt(option, context.sockopts.get(option, SILENCE_MS))
     if tcp:
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 5000)
     return socket

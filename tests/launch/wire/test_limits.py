@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 
 import pytest
@@ -9,6 +10,7 @@ import zmq
 
 from matrpo.errors import ConfigError
 from matrpo.launch.wire.limits import check_limits, make_context
+from matrpo.launch.wire.sockets import make_socket
 from matrpo.topology import make_graph
 
 
@@ -26,6 +28,18 @@ def test_a_context_has_sockets_for_all_that_a_process_dials() -> None:
         assert context.get(zmq.MAX_SOCKETS) >= 3 * 400
     with zmq.Context() as usual, make_context(dialled=2, accepted=2) as context:
         assert context.get(zmq.MAX_SOCKETS) == usual.get(zmq.MAX_SOCKETS)
+
+
+@pytest.mark.parametrize(("together", "milliseconds"), [(1, 2000), (16, 2000), (400, 50_000)])
+def test_where_many_share_the_cores_connections_outlive_a_longer_silence(
+    monkeypatch: pytest.MonkeyPatch, together: int, milliseconds: int
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with (
+        make_context(dialled=1, accepted=1, together=together) as context,
+        make_socket(context, zmq.DEALER, "ipc:///dev/null", 64, 1) as socket,
+    ):
+        assert [socket.getsockopt(end) for end in (zmq.HEARTBEAT_TIMEOUT, zmq.HEARTBEAT_TTL)] == [milliseconds] * 2
 
 
 def test_what_is_needed_is_raised_as_far_as_the_system_lets_it(limits: list[tuple[int, int]]) -> None:
