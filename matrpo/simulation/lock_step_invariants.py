@@ -74,11 +74,13 @@ class Invariants:
     Attributes:
         events: messages, timers and faults so far.
         liars: the agents that have lied.
+        has_begun: a server has begun an iteration.
     """
 
     def __init__(self, rules: Rules, states: Callable[[], dict[int, Lineage]]) -> None:
         self.events = 0
         self.liars: set[int] = set()
+        self.has_begun = False
         self._rules = rules
         self._states = states
         self._records: dict[int, _Record] = {}
@@ -195,7 +197,8 @@ class Invariants:
         machine = record.machine
         if record.step != _step(machine):
             record.step, record.held_since = _step(machine), None
-        done = (machine.membership.connected | machine.membership.finished) - waiting
+        membership, last = machine.membership, machine.iteration > self._rules.iterations
+        done = membership.finished if last else membership.connected - membership.finished - waiting
         held = bool(waiting and done) and len(done) >= len(waiting)
         if not held:
             record.held_since = None
@@ -236,6 +239,7 @@ class Invariants:
 
     def _check_start(self, server: int, machine: Server, before: _Before) -> None:
         """L3: an iteration is begun at numbers that come from a server, or from the one agent that is there."""
+        self.has_begun = True
         alone = machine.membership.connected <= self.liars
         if before.t is None and not alone:
             if machine.iteration > self._iteration:

@@ -1,7 +1,7 @@
 """The simulated connections of agents and environment servers: they come and go, and lose, repeat and delay messages.
 
 As over TCP, a connection keeps its messages in order, but for those that a fault delays, and both ends are told of its
-end, each at a time of its own. What had not arrived by then is lost.
+end, each at a time of its own. What had not arrived by then is lost; what a process sent before it ended is not.
 """
 
 from __future__ import annotations
@@ -214,8 +214,10 @@ class Network:
             return
         line.broken = True
         for end in (agent, server):
-            told = self._rng.uniform(*(_TOLD[end.name[0]] if with_a_word else _UNHEARD))
-            self._queue.schedule(self._queue.now + told, self._tell, end, line)
+            told = self._queue.now + self._rng.uniform(*(_TOLD[end.name[0]] if with_a_word else _UNHEARD))
+            if with_a_word and not line.other(end).alive:
+                told = max(told, line.arrived.get(end.name, 0.0))
+            self._queue.schedule(told, self._tell, end, line)
 
     def _tell(self, end: Process, line: Line) -> None:
         if end.name in line.told:

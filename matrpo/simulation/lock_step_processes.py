@@ -275,8 +275,8 @@ class SimulatedAgent(Member):
     # The network
 
     def _pump(self, until: float) -> Iterator[float]:
-        """Wait until something arrives, or a time; then handle it."""
-        yield until
+        """Wait until something arrives, or a time, a second at most; then handle it."""
+        yield min(until, self.now + 1.0)
         self._exchange()
 
     def _exchange(self) -> None:

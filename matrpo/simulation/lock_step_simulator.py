@@ -213,18 +213,27 @@ class _Simulation:
     # The end
 
     def _check_ends(self) -> None:
-        """L6: whoever is there comes to an end, except for those who come when a server has."""
+        """L6: whoever is there comes to an end, except for those who come when a server has.
+
+        A run begins with all its agents, and goes on while there are any.
+        """
+        away = [agent for agent in self._agents if agent.lies or not (agent.alive or agent.how)]
+        if len(away) == len(self._agents) or (away and not self._invariants.has_begun):
+            return
         served = any(server.how for server in self._servers)
-        for agent in self._agents:
-            if agent.alive and not agent.lies and (not served or agent.name in self._told):
+        waiting = [agent for agent in self._agents if agent.alive and not agent.lies]
+        for agent in waiting:
+            if not served or agent.name in self._told:
                 raise Violation("L6", f"agent {agent.number} does not end")
         for server in self._servers:
-            if server.alive:
+            if server.alive and not (served and waiting):
                 raise Violation("L6", f"server {server.number} does not end")
 
     def _check_iterations(self) -> None:
         """L6: from the first iteration on in which all have learnt after the last fault, all learn in each."""
         calm = self._history.calm_at
+        if self._history.rule == "wait" and self._invariants.liars:
+            return
         steady = [agent for agent in self._agents if agent.how is not None and agent.started_at <= calm]
         if not steady or any(agent.how is None for agent in self._agents if not agent.lies and agent.alive):
             return

@@ -32,11 +32,13 @@ class _Question:
     Attributes:
         action: the action.
         said: whether it was sent.
+        times: how often it was sent.
         say_at: when it is due to be sent, again or at all.
     """
 
     action: Action
     said: bool = False
+    times: int = 0
     say_at: float = 0.0
 
 
@@ -51,7 +53,7 @@ class Client:
     Attributes:
         wanted: the earliest iteration that the agent can act in.
         answered: the observations that answered actions and were not taken yet, by server.
-        over: every server has said that all agents are done.
+        over: every server has said that all agents are done, or one has, and the agent still needs it.
         stopped: a server has said that the run ends early.
         outdated: the incarnation that a server knows of, if it is later than this one.
     """
@@ -69,6 +71,7 @@ class Client:
         self._said = (0, 0)
         self._questions: dict[int, _Question] = {}
         self._finished: set[int] = set()
+        self._leaves = False
         self._outbox: list[tuple[int, Hello | Action | Bye]] = []
 
     def take_outbox(self) -> list[tuple[int, Hello | Action | Bye]]:
@@ -82,10 +85,17 @@ class Client:
 
     def agreed(self) -> list[Observation]:
         """The start of an iteration from each server, as soon as all have begun the same attempt at it; none before."""
-        return self._starts.agreed(self.wanted)
+        return [] if self._finished else self._starts.agreed(self.wanted)
 
     def ask_to_begin(self, again: bool) -> None:
-        """Say hello to the servers that are behind, once for each later start that the agent hears of, or `again`."""
+        """Say hello to the servers that are behind, once for each later start that the agent hears of, or `again`.
+
+        If a server is done, there will be no start.
+        """
+        if self._finished:
+            self.say_goodbye()
+            self.over = True
+            return
         target = self._starts.target(self.wanted)
         if again or target > self._said:
             for server in self._starts.behind(self.wanted):
@@ -105,6 +115,7 @@ class Client:
             if question.said:
                 self.hello(server)
             question.said, question.say_at = True, now + REPEAT
+            question.times += 1
             self._outbox.append((server, question.action))
 
     def not_sent(self, server: int, message: Hello | Action | Bye, connected: bool, now: float) -> None:
@@ -120,20 +131,29 @@ class Client:
         return answers
 
     def broken(self) -> bool:
-        """Whether the iteration of the unanswered actions cannot be finished; if so, they are dropped."""
+        """Whether the iteration of the unanswered actions cannot be finished; if so, they are dropped.
+
+        A server that is done answers none, and of another that is silent then, the same is likely.
+        """
         actions = [question.action for question in self._questions.values()]
         broken = any(self._starts.outdate(action.iteration, action.attempt) for action in actions)
+        if self._finished:
+            broken |= any(server in self._finished or asked.times > 1 for server, asked in self._questions.items())
         if broken:
             self._questions.clear()
         return broken
 
     def hello(self, server: int) -> None:
-        """Say hello to a server, also when it has just connected."""
+        """Say hello to a server, also when it has just connected, and goodbye if it is that far."""
         self._outbox.append((server, Hello(self._agent, self._incarnation, *self._starts.target(self.wanted))))
+        if self._leaves:
+            self._outbox.append((server, Bye(self._agent)))
 
     def say_goodbye(self) -> None:
-        """Tell all servers that the agent has finished."""
-        self._outbox += [(server, Bye(self._agent)) for server in range(self._num_servers)]
+        """Tell all servers that the agent has finished, until they hang up."""
+        self._leaves = True
+        for server in range(self._num_servers):
+            self.hello(server)
 
     def receive(self, server: int, message: Observation | Outdated | Stop) -> None:
         """Handle a server's message."""
@@ -165,4 +185,4 @@ class Client:
     def _end(self, server: int, word: Stop) -> None:
         self.stopped |= not word.finished
         self._finished.add(server)
-        self.over = len(self._finished) == self._num_servers
+        self.over |= len(self._finished) == self._num_servers

@@ -19,6 +19,7 @@ class Membership:
     Attributes:
         connected: the agents that have said hello and were not lost since.
         taking_part: those whose actions the running iteration waits for, or would, had they not left it.
+        newcomers: of those, who was admitted at this iteration's start and has not acted in the one before.
         left: of those, who has said that it acts in a later iteration or attempt: it is done with this one.
         finished: the agents that have said goodbye.
     """
@@ -26,6 +27,7 @@ class Membership:
     def __init__(self, num_agents: int) -> None:
         self.connected: set[int] = set()
         self.taking_part: set[int] = set()
+        self.newcomers: set[int] = set()
         self.left: set[int] = set()
         self.finished: set[int] = set()
         self._everyone = frozenset(range(num_agents))
@@ -50,14 +52,18 @@ class Membership:
         """An agent's last hello; of incarnation 0 if there was none."""
         return self._hellos[agent]
 
-    def hello(self, hello: Hello) -> bool:
+    def hello(self, hello: Hello, is_new: bool) -> bool:
         """Register an agent's hello.
+
+        Args:
+            hello: what it says.
+            is_new: it is of another process than its last one.
 
         Returns:
             Whether an agent that took part was restarted: its samples of the running iteration are gone.
         """
         agent = hello.sender
-        reborn = agent in self.taking_part and hello.incarnation != self._hellos[agent].incarnation
+        reborn = is_new and agent in self.taking_part
         self._hellos[agent] = hello
         self.connected.add(agent)
         self.finished.discard(agent)
@@ -74,6 +80,7 @@ class Membership:
         """A new iteration begins: who has left the last one can take part again once it is admitted."""
         self.taking_part -= self.left
         self.left.clear()
+        self.newcomers.clear()
 
     def admit(self, iteration: int, attempt: int) -> list[int]:
         """Admit all connected agents that want this iteration and attempt, or earlier ones; returns the newcomers."""
@@ -83,6 +90,7 @@ class Membership:
             if self._hellos[agent].iteration <= iteration and self._hellos[agent].attempt <= attempt
         ]
         self.taking_part.update(newcomers)
+        self.newcomers.update(newcomers)
         return newcomers
 
     def credible_iteration(self, known: int) -> int:

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from matrpo.decentralized.lock_step.messages import Observation, Outdated
 
 GREATEST_LEAP = 2**20
-"""Most that an attempt or an incarnation may grow by at once; they count starts of processes and of iterations."""
+"""Most that an attempt may grow by because the one agent that is there says so; attempts count starts."""
+
+LATEST_INCARNATION = 2**52
+"""The number from which on incarnations are in no order, so that none is the last: no process is started so often."""
 
 Address = bytes
 """Where a message came from, and its answer goes: a connection. One agent may have several in turn."""

@@ -55,7 +55,7 @@ import numpy as np
 
 from matrpo.decentralized.lock_step.membership import Membership
 from matrpo.decentralized.lock_step.messages import Action, Bye, Hello, Observation, Outdated
-from matrpo.decentralized.lock_step.rules import GREATEST_LEAP, Address, Answer, News, Rules
+from matrpo.decentralized.lock_step.rules import GREATEST_LEAP, LATEST_INCARNATION, Address, Answer, News, Rules
 from matrpo.envs.shared import AgentStep
 
 
@@ -95,8 +95,8 @@ class Server:
         self._steps = steps
         self._ended = ended
         self._again = False
-        self._patient = not returns or rules.on_loss == "wait"
-        self._until: float | None = None
+        self._returns = returns
+        self._gathers_since: float | None = None
         self._half_done_at = math.inf
         self._addresses: dict[int, Address] = {}
         self._outbox: list[Answer] = []
@@ -142,7 +142,7 @@ class Server:
     def next_event(self) -> float:
         """The time until which nothing happens by itself; infinity if nothing will."""
         if self.t is None:
-            return self._until if self._until is not None else -math.inf
+            return -math.inf if self._gathers_since is None else self._gathers_until
         return self._half_done_at + self._rules.silence
 
     def take_outbox(self) -> list[Answer]:
@@ -184,6 +184,7 @@ class Server:
         """Let time pass: begin an iteration when it is due, and deal with agents that are silent."""
         if self.t is None:
             self._gather(now)
+        if self.t is None:
             return
         half_done = 2 * len(self._done) >= max(1, len(self._done | self._waiting))
         self._half_done_at = min(self._half_done_at, now) if half_done else math.inf
@@ -210,14 +211,15 @@ class Server:
 
     def _hello(self, address: Address, hello: Hello) -> None:
         agent, latest = hello.sender, self.membership.latest(hello.sender)
-        if hello.incarnation < latest.incarnation:
-            self._outbox.append((address, agent, Outdated(latest.incarnation)))
+        if hello.incarnation < (known := min(latest.incarnation, LATEST_INCARNATION)):
+            self._outbox.append((address, agent, Outdated(known)))
             return
         if refusal := self._implausible(hello, latest):
             self._refused.append(f"agent {agent}'s hello: {refusal}")
             return
+        is_new = hello.incarnation != latest.incarnation or self._has_forgotten(address, hello)
         self._addresses[agent] = address
-        if self.membership.hello(hello):
+        if self.membership.hello(hello, is_new):
             self.actions.pop(agent, None)
             self._note_loss(agent, "was restarted")
             if self._running and self._rules.on_loss == "wait":
@@ -226,15 +228,17 @@ class Server:
             self.membership.left.add(agent)
         self._answer(agent)
 
+    def _has_forgotten(self, address: Address, hello: Hello) -> bool:
+        """Whether who says hello anew has not heard of what it took part in: its folder was lost, and its number."""
+        agent = hello.sender
+        has_acted = agent in self.membership.taking_part and (self._running or agent not in self.membership.newcomers)
+        return has_acted and hello.attempt < self.attempt and address != self._addresses.get(agent)
+
     def _implausible(self, hello: Hello, latest: Hello) -> str | None:
         """Why a hello cannot be true, if it cannot."""
         last = self._rules.iterations + 1
         if not 1 <= hello.iteration <= last:
             return f"it wants iteration {hello.iteration}, expected 1 to {last}"
-        if hello.attempt > self.attempt + GREATEST_LEAP:
-            return f"it has heard of attempt {hello.attempt}, but {self.attempt} is running"
-        if hello.incarnation > latest.incarnation + GREATEST_LEAP:
-            return f"it is incarnation {hello.incarnation}, after {latest.incarnation}"
         return None
 
     def _is_beyond(self, hello: Hello) -> bool:
@@ -252,7 +256,7 @@ class Server:
             return
         if not self._running:
             self._admit()
-        if not membership.taking_part and not self._last:
+        if not membership.taking_part and (not self._last or self._rules.on_loss == "wait"):
             self._break()
 
     def _act(self, message: Action) -> None:
@@ -305,8 +309,7 @@ class Server:
     @property
     def _needed(self) -> set[int]:
         """The agents whose actions the next step waits for."""
-        membership = self.membership
-        return membership.taking_part - (set() if self._rules.on_loss == "wait" else membership.left)
+        return self.membership.taking_part - self.membership.left
 
     @property
     def _waiting(self) -> set[int]:
@@ -322,11 +325,15 @@ class Server:
     def _done(self) -> set[int]:
         """The agents that have done their part, so that the others keep them waiting."""
         membership = self.membership
-        return membership.finished if self._last else self.actions.keys() | (membership.left - self._waiting)
+        if self._last:
+            return membership.finished
+        outside = membership.connected - membership.taking_part - membership.finished
+        return self.actions.keys() | outside | membership.left
 
     def _label_for(self, agent: int) -> tuple[int, int]:
         """The running step as an agent knows it: the start of what it wants, or the end of what it acted in."""
-        starts = not self._running and self.membership.latest(agent).iteration >= self.iteration
+        is_new = agent in self.membership.newcomers or self.membership.latest(agent).iteration >= self.iteration
+        starts = not self._running and is_new
         return self.label if self.label and not starts else (self.iteration, 0)
 
     def _tick_of(self, iteration: int, t: int) -> int:
@@ -335,9 +342,9 @@ class Server:
     def _gather(self, now: float) -> None:
         """Begin an iteration once all agents are here, or some are and the others do not come."""
         membership = self.membership
-        if self._until is None:
-            self._until = math.inf if self._patient else now + self._rules.patience
-        if membership.missing and not (membership.connected and now >= self._until):
+        if self._gathers_since is None:
+            self._gathers_since = now
+        if membership.missing and now < self._gathers_until:
             return
         iteration = self.iteration
         if membership.missing:
@@ -355,6 +362,15 @@ class Server:
         self._again = True
         self._begin(iteration)
 
+    @property
+    def _gathers_until(self) -> float:
+        """When an iteration begins without those that are missing: never before the run has begun with all of them."""
+        rules, has_begun = self._rules, self._returns or self.membership.credible_attempt(1) > 0
+        goes_on = self.membership.connected or self._ended >= rules.iterations
+        if self._gathers_since is None or rules.on_loss == "wait" or not (has_begun and goes_on):
+            return math.inf
+        return self._gathers_since + self._rules.patience
+
     def _begin(self, iteration: int) -> None:
         """The start of an iteration: from here on agents can be admitted to it, until the first step."""
         self.iteration, self.t = iteration, 0
@@ -371,13 +387,14 @@ class Server:
 
     def _break_if_left(self) -> None:
         membership = self.membership
-        if self.t is not None and 2 * len(membership.left) > len(membership.taking_part):
+        others = 0 if self._rules.on_loss == "wait" else len(membership.taking_part)
+        if self.t is not None and 2 * len(membership.left) > others:
             self._break()
 
     def _break(self) -> None:
         """The running iteration cannot be finished: it begins again, or a later one, when the agents are gathered."""
         self._news.append((logging.WARNING, f"iteration {self.iteration} is thrown away and begins again"))
-        self.t, self._until, self._patient = None, None, self._rules.on_loss == "wait"
+        self.t, self._gathers_since, self._returns = None, None, True
         self._clear()
         self.membership.taking_part.clear()
         self.membership.left.clear()
