@@ -122,6 +122,10 @@ class Invariants:
                 attempts = f"{learnt.attempts[0]} and {state[iteration].attempts[0]}"
                 raise Violation("L1", f"agents {agent} and {other} learn from attempts {attempts} at {iteration}")
 
+    def is_newest(self, learnt: Learnt) -> bool:
+        """Whether no server is in a later attempt."""
+        return all(record.machine.attempt == learnt.attempts[0] for record in self._records.values())
+
     # Servers
 
     def started(self, server: int, machine: Server) -> None:

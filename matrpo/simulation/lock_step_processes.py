@@ -132,7 +132,7 @@ class SimulatedAgent(Member):
         client: its side of the lock step.
         learnt: what it has learnt from, by iteration.
         started_at: when it was started.
-        learnt_at: when it has learnt from an iteration since then.
+        learnt_at: when it has learnt from an iteration since then, if no server was in a later attempt.
     """
 
     make: ClientFactory
@@ -210,7 +210,9 @@ class SimulatedAgent(Member):
         self.client.wanted = iteration + 1
         learnt = Learnt(tuple(start.attempt for start in last), tuple(map(tuple, self._seen)))
         self.invariants.learns(self.number, iteration, learnt)
-        self.learnt[iteration], self.learnt_at[iteration] = learnt, self.queue.now
+        self.learnt[iteration] = learnt
+        if self.invariants.is_newest(learnt):
+            self.learnt_at[iteration] = self.queue.now
         yield from self._compute(self.rng.uniform(0.0, self.history.update) + self.extra)
         until = self.now + self.rng.uniform(0.0, self.history.update)
         while self.now < until:

@@ -7,8 +7,9 @@ lost, an agent's hello and its action come again.
     not begun      hello to every server that is behind what the agent wants, and again when that stays so
     acting         an action to each server, again with a hello after `REPEAT` without an observation of the next step
     broken         a server has started something later: what it was asked is dropped, hello to those that are behind
-    outdated       a server has seen a later incarnation of this agent: it joins as a later one still, if it has not
-                   taken part yet, and ends if it has, for another process has taken its place
+    outdated       a server has seen a later incarnation of this agent, or this one act, which it has not: its folder
+                   was lost. It joins as a later one still, if it has not taken part yet, and ends if it has, for
+                   another process has taken its place
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Client:
         answered: the observations that answered actions and were not taken yet, by server.
         over: every server has said that all agents are done, or one has, and the agent still needs it.
         stopped: a server has said that the run ends early.
-        outdated: the incarnation that a server knows of, if it is later than this one.
+        outdated: the incarnation that a server knows of, if this one is no later.
     """
 
     def __init__(self, agent: int, incarnation: int, num_servers: int) -> None:
@@ -72,6 +73,7 @@ class Client:
         self._questions: dict[int, _Question] = {}
         self._finished: set[int] = set()
         self._leaves = False
+        self._has_acted = False
         self._outbox: list[tuple[int, Hello | Action | Bye]] = []
 
     def take_outbox(self) -> list[tuple[int, Hello | Action | Bye]]:
@@ -104,6 +106,7 @@ class Client:
 
     def act(self, server: int, action: Action, now: float) -> None:
         """Send an action until it is answered."""
+        self._has_acted = True
         self._questions[server] = _Question(action)
         self.tick(now)
 
@@ -160,6 +163,8 @@ class Client:
         if isinstance(message, Outdated):
             if message.incarnation > self._incarnation:
                 self.outdated = message.incarnation
+        elif isinstance(message, Observation) and message.t > 0 and not self._has_acted:
+            self.outdated = self._incarnation
         elif isinstance(message, Stop):
             self._end(server, message)
         else:

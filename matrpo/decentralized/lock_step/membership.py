@@ -52,18 +52,14 @@ class Membership:
         """An agent's last hello; of incarnation 0 if there was none."""
         return self._hellos[agent]
 
-    def hello(self, hello: Hello, is_new: bool) -> bool:
+    def hello(self, hello: Hello) -> bool:
         """Register an agent's hello.
-
-        Args:
-            hello: what it says.
-            is_new: it is of another process than its last one.
 
         Returns:
             Whether an agent that took part was restarted: its samples of the running iteration are gone.
         """
         agent = hello.sender
-        reborn = is_new and agent in self.taking_part
+        reborn = agent in self.taking_part and hello.incarnation != self._hellos[agent].incarnation
         self._hellos[agent] = hello
         self.connected.add(agent)
         self.finished.discard(agent)

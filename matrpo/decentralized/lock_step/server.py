@@ -217,9 +217,8 @@ class Server:
         if refusal := self._implausible(hello, latest):
             self._refused.append(f"agent {agent}'s hello: {refusal}")
             return
-        is_new = hello.incarnation != latest.incarnation or self._has_forgotten(address, hello)
         self._addresses[agent] = address
-        if self.membership.hello(hello, is_new):
+        if self.membership.hello(hello):
             self.actions.pop(agent, None)
             self._note_loss(agent, "was restarted")
             if self._running and self._rules.on_loss == "wait":
@@ -227,12 +226,6 @@ class Server:
         if agent in self.membership.taking_part and self._is_beyond(hello):
             self.membership.left.add(agent)
         self._answer(agent)
-
-    def _has_forgotten(self, address: Address, hello: Hello) -> bool:
-        """Whether who says hello anew has not heard of what it took part in: its folder was lost, and its number."""
-        agent = hello.sender
-        has_acted = agent in self.membership.taking_part and (self._running or agent not in self.membership.newcomers)
-        return has_acted and hello.attempt < self.attempt and address != self._addresses.get(agent)
 
     def _implausible(self, hello: Hello, latest: Hello) -> str | None:
         """Why a hello cannot be true, if it cannot."""
