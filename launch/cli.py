@@ -15,6 +15,7 @@ import click
 
 from matrpo.errors import ConfigError, TaskError
 from matrpo.runs.storage import StorageError
+from matrpo.standard_streams import drop_unwritable
 from matrpo.version import __version__
 
 _COMMANDS = {
@@ -62,6 +63,7 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Run the command line and exit."""
+    drop_unwritable("stderr")
     sys.exit(_run())
 
 

@@ -1,14 +1,17 @@
 """Preloaded module of multiprocessing's fork server: the launcher's children are forked with torch already imported.
 
-It imports torch once for all, and ignores SIGINT and SIGHUP, which the launcher handles. It dies with the launcher, and
-so sends its children, if they are stopped, the signal that lets them end too.
+It imports torch once for all, and ignores SIGINT, SIGTERM and SIGHUP, which the launcher handles: without it, children
+end before their state is saved. It dies with the launcher, and so sends its children, if they are stopped, the signal
+that lets them end too.
 """
 
 import gc
 import signal
 
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-signal.signal(signal.SIGHUP, signal.SIG_IGN)
+_IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+for _number in _IGNORED:
+    signal.signal(_number, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED)
 
 from setproctitle import setproctitle  # noqa: E402
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from matrpo.sampling.acting import Actors
 from matrpo.settings import algorithm_names
 from matrpo.settings.graph_settings import build_graph
 
+_LOG = logging.getLogger(__name__)
 _ENDLESS = 10_000
 """Steps after which an episode counts as endless, unless the task says that its episodes may be longer."""
 
@@ -145,9 +147,7 @@ def load_actor(run: RunDirectory, env: VectorEnv, iteration: int | None) -> tupl
     Raises:
         ConfigError: there is no checkpoint, or it does not fit the task.
     """
-    iteration = run.latest_common_iteration() if iteration is None else iteration
-    if not iteration:
-        raise ConfigError(f"{run.path} has no checkpoint yet: nothing to evaluate")
+    iteration = _newest(run) if iteration is None else iteration
     run.check_checkpoints(iteration, env.spec)
     torch.set_num_threads(run.config.torch_threads)
     if algorithm_names.is_central(run.config.algo):
@@ -160,6 +160,22 @@ def load_actor(run: RunDirectory, env: VectorEnv, iteration: int | None) -> tupl
     for q, agent in enumerate(agents):
         agent.load_state_dict(*run.agent(q).load_checkpoint(iteration))
     return Actors([agent.policy for agent in agents], env.num_envs), iteration
+
+
+def _newest(run: RunDirectory) -> int:
+    """The newest iteration of which all processes have a whole checkpoint.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    point = run.resume_point(laggards=False)
+    if point.refusal:
+        raise ConfigError(f"{run.path} has no checkpoint that all processes have: {point.refusal}")
+    if not point.iteration:
+        raise ConfigError(f"{run.path} has no checkpoint yet: nothing to evaluate")
+    for line in point.damaged:
+        _LOG.warning("%s; taking iteration %d instead", line, point.iteration)
+    return point.iteration
 
 
 def _make_env(run: RunDirectory, num_envs: int, first: int | None = None) -> VectorEnv:

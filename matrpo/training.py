@@ -22,6 +22,7 @@ from matrpo.errors import ConfigError
 from matrpo.networks.state import to_arrays
 from matrpo.runs.metrics import environment_metrics
 from matrpo.runs.phase_clock import PhaseClock
+from matrpo.runs.process_id import ProcessId
 from matrpo.runs.recorder import Recorder
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings import algorithm_names
@@ -50,6 +51,8 @@ class Training(ABC):
         self._stream = run.episode_stream(start)
         self.environment = build_environment(config, self._stream, alike=agents_are_alike(config))
         spec = self.environment.spec
+        if start:
+            run.check_checkpoints(start, spec)
         self._recorders = [Recorder(run, run.agent(q), spec, start) for q in range(run.num_agents)]
         self._environment_recorder = Recorder(run, run.env, spec, start)
         self._iteration_began = time.perf_counter()
@@ -173,7 +176,7 @@ class InProcessTraining(Training):
 
     def _restore(self, run: RunDirectory, iteration: int) -> list[AgentStep]:
         for q, participant in enumerate(self.participants):
-            newest = max(run.agent(q).checkpoint_iterations(), default=0)
+            newest = run.newest_checkpoint(ProcessId.agent(q))
             if newest:
                 participant.agent.load_state_dict(*run.agent(q).load_checkpoint(newest))
             if newest < iteration:

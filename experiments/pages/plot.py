@@ -107,9 +107,10 @@ def _parse(group: str) -> Curve:
 
 def _points(run: RunDirectory) -> dict[int, float]:
     lines = run.environment_metrics()
-    points = {line["steps"]: line["team_return_mean"] for line in lines if line.get("team_return_mean") is not None}
+    ended = [line for line in lines if line.get("team_return_mean") is not None and "steps" in line]
+    points = {line["steps"]: line["team_return_mean"] for line in ended}
     if not points:
-        steps = lines[-1]["steps"] if lines else 0
+        steps = lines[-1]["iteration"] * run.config.samples if lines else 0
         raise ConfigError(f"{run.path}: no episode has ended in its {steps} steps, so there is no return to plot")
     return points
 

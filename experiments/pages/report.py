@@ -64,7 +64,13 @@ def fault_rows(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[
         for entry in record:
             row = rows.setdefault(
                 entry["fault"],
-                {"fault": entry["fault"] + 1, "do": entry["do"], "began": 0, "iterations": [], "processes": []},
+                {
+                    "fault": entry["fault"] + 1,
+                    "do": str(entry.get("do")),
+                    "began": 0,
+                    "iterations": [],
+                    "processes": [],
+                },
             )
             row["began"] += entry["event"] == "begins"
             row["iterations"].append(entry["iteration"])
@@ -87,15 +93,19 @@ def link_rows(lines: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, An
     for agent, metrics in enumerate(lines):
         neighbours = sorted({int(other) for line in metrics for other in line.get("links", {})})
         for other in neighbours:
-            ends = [(line["iteration"], line["links"][str(other)]) for line in metrics if str(other) in line["links"]]
-            disturbed = [iteration for iteration, end in ends if end["give_ups"] + end["skips"]]
+            ends = [
+                (line["iteration"], line["links"][str(other)])
+                for line in metrics
+                if str(other) in line.get("links", {})
+            ]
+            disturbed = [iteration for iteration, end in ends if _count(end, "give_ups") + _count(end, "skips")]
             last = ends[-1][0]
             whole_from = 1 if not disturbed else disturbed[-1] + 1 if disturbed[-1] < last else None
             rows.append(
                 {
                     "end": f"{agent} to {other}",
-                    **{cost: sum(end[cost] for _, end in ends) for cost in _COSTS},
-                    "rejected": sum(sum(end["rejected"].values()) for _, end in ends),
+                    **{cost: sum(_count(end, cost) for _, end in ends) for cost in _COSTS},
+                    "rejected": sum(sum(filter(None, end.get("rejected", {}).values())) for _, end in ends),
                     "disagreements": sum(
                         not _agree(own, states[other, agent, iteration])
                         for (one, two, iteration), own in states.items()
@@ -106,6 +116,10 @@ def link_rows(lines: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, An
                 }
             )
     return rows
+
+
+def _count(end: Mapping[str, Any], name: str) -> int:
+    return end.get(name) or 0
 
 
 def _states(lines: Sequence[Sequence[Mapping[str, Any]]]) -> dict[tuple[int, int, int], dict[str, int]]:

@@ -107,20 +107,27 @@ def _facts(run: RunDirectory) -> dict[str, str]:
     facts = {"task": config.task, "algorithm": config.algo, "agents": str(run.num_agents), "seed": str(config.seed)}
     if lines:
         facts["iterations"] = f"{lines[-1]['iteration']:,} of {config.iterations:,}"
-        facts["steps"] = f"{lines[-1]['steps']:,}"
-        returns = [line["team_return_mean"] for line in lines if line.get("team_return_mean") is not None]
+        facts["steps"] = f"{lines[-1]['iteration'] * config.samples:,}"
+        returns = [value for line in lines if isinstance(value := line.get("team_return_mean"), int | float)]
         if returns:
             facts["last return"] = f"{returns[-1]:.4g}"
             facts["best return"] = f"{max(returns):.4g}"
         else:
             facts["return"] = "none: no episode has ended"
     if evaluations := sorted((run.path / "evaluation").glob("*.json")):
-        result = json.loads(evaluations[-1].read_text())
-        facts["evaluated"] = f"{result['return_mean']:.4g} over {result['episodes']} episodes"
-    sent = sum(line.get("bytes_sent", 0) for process in _learners(run) for line in process.read_metrics())
+        facts["evaluated"] = _evaluated(evaluations[-1])
+    sent = sum(line.get("bytes_sent") or 0 for process in _learners(run) for line in process.read_metrics())
     if sent:
         facts["sent between agents"] = f"{sent / 1e6:,.1f} MB"
     return facts
+
+
+def _evaluated(path: Path) -> str:
+    try:
+        result = json.loads(path.read_text())
+        return f"{result['return_mean']:.4g} over {result['episodes']} episodes"
+    except (ValueError, TypeError, KeyError):
+        raise ConfigError(f"{path} is damaged: remove it, and evaluate the run again") from None
 
 
 def _pictures(run: RunDirectory) -> list[Picture]:
@@ -183,8 +190,8 @@ def _points(processes: Sequence[Lines], key: str) -> tuple[list[float], list[flo
     values: dict[int, list[float]] = {}
     for process in processes:
         for line in process:
-            if line.get(key) is not None:
-                values.setdefault(line["steps"], []).append(line[key])
+            if isinstance(value := line.get(key), int | float) and "steps" in line:
+                values.setdefault(line["steps"], []).append(value)
     steps = sorted(values)
     return [step / 1e6 for step in steps], [float(np.mean(values[step])) for step in steps]
 
@@ -215,7 +222,7 @@ def _phase_seconds(run: RunDirectory, key: str) -> float:
 
 
 def _mean(processes: Sequence[Lines], key: str) -> float:
-    values = [line[key] for process in processes for line in process if line.get(key) is not None]
+    values = [value for process in processes for line in process if isinstance(value := line.get(key), int | float)]
     return float(np.mean(values)) if values else 0.0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import secrets
 import socket
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
@@ -53,7 +54,7 @@ class Cluster:
     """The content of a cluster file: endpoints, communication graph and public keys of a run's processes.
 
     Attributes:
-        run_id: marks every message; those of another run are refused.
+        run_id: marks every message; those of another run are refused. See `new_run_id`.
         config: the run's config.yaml; its folder is the run directory.
         endpoints: where each process listens.
         graph: who talks to whom.
@@ -67,6 +68,12 @@ class Cluster:
     graph: CommunicationGraph
     keys: PublicKeys | None = None
     insecure: bool = False
+
+    @property
+    def identity(self) -> str | None:
+        """The run directory's identity; None if the run id does not say it."""
+        identity, dash, _ = self.run_id.partition("-")
+        return identity if dash else None
 
     @property
     def processes(self) -> list[ProcessId]:
@@ -184,6 +191,11 @@ class Cluster:
         for other in self.dials(process):
             name = "the environment server" if other == ProcessId.server() else other.name
             check_host(self.file, name, self.endpoints[other])
+
+
+def new_run_id(identity: str | None) -> str:
+    """A new run id: the run directory's identity, if it has one, a dash, and what no other launch has."""
+    return secrets.token_hex(8) if identity is None else f"{identity}-{secrets.token_hex(4)[1:]}"
 
 
 def check_host(path: Path, name: str, endpoint: str) -> None:

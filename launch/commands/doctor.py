@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import shutil
 import socket
@@ -16,6 +15,7 @@ import click
 import zmq
 
 from matrpo.envs.registry import families
+from matrpo.envs.workers.cores import usable_cores
 from matrpo.errors import ConfigError
 from matrpo.film import check_film_name
 from matrpo.launch.cluster.cluster_file import Cluster, check_host, host_of, port_of
@@ -75,7 +75,7 @@ def _here() -> Iterator[Finding]:
 
 
 def _cores() -> Finding:
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     threads = Config.torch_threads
     text = f"{cores} cores; an agent computes with {threads} thread{'' if threads == 1 else 's'} (torch_threads)"
     if cores < _AGENTS:

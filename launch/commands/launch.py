@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import shutil
-import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from setproctitle import setproctitle
 
 from matrpo.errors import ConfigError, TaskError
 from matrpo.faults.script import FaultScript, script_text
+from matrpo.launch.cluster.cluster_file import Cluster
 from matrpo.launch.commands.options import (
     PATH,
     Given,
@@ -26,15 +27,21 @@ from matrpo.launch.commands.options import (
 )
 from matrpo.launch.commands.process import load_cluster
 from matrpo.launch.commands.versions import versions
-from matrpo.launch.processes.process import EXIT_INTERRUPTED, StopRequested, ignore_stops, stop_at
+from matrpo.launch.engines.ssh import RemoteRun, Site
+from matrpo.launch.processes.interrupts import Interrupts, stop_launcher
+from matrpo.launch.processes.process import EXIT_INTERRUPTED, StopRequested
 from matrpo.launch.processes.process_faults import FILE_NAME as FAULTS_NAME
+from matrpo.launch.processes.restarts import Restarts
+from matrpo.launch.processes.temporary_folder import parent_for_sockets
+from matrpo.runs.process_id import ProcessId
 from matrpo.runs.run_config import run_config
-from matrpo.runs.run_directory import RunDirectory
+from matrpo.runs.run_directory import ResumePoint, RunDirectory, new_identity
 from matrpo.runs.storage import write_crash_safely
 from matrpo.settings import algorithm_names
 from matrpo.settings.config import FIELDS, RunConfig, to_dict
 from matrpo.settings.graph_settings import build_graph
 from matrpo.spaces import TaskSpec
+from matrpo.standard_streams import drop_unwritable
 from matrpo.topology import CommunicationGraph
 
 SSH_COMMAND = "ssh -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=5 -o ServerAliveCountMax=3"
@@ -49,6 +56,7 @@ class Prepared:
     graph: CommunicationGraph | None
     start: int
     laggards: dict[int, int]
+    damaged: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,22 +65,32 @@ class How:
 
     Attributes:
         in_process: all agents run in this process.
-        restart: processes that fail are started again.
+        restart: whether processes that are killed or fail are started again; None: as the transport suggests.
         ray: the processes run in the actors of a Ray cluster, which always are.
         ray_address: of the cluster; None starts one on this machine.
     """
 
     in_process: bool
-    restart: bool
+    restart: bool | None
     ray: bool
     ray_address: str | None
+
+    def restarts(self, transport: str) -> Restarts:
+        """Which processes the supervisor starts again: over TCP a stranger's bytes may kill one, by libzmq's abort."""
+        if self.restart is None:
+            return Restarts.KILLED if transport == "tcp" else Restarts.NONE
+        return Restarts.FAILED if self.restart else Restarts.NONE
 
 
 @click.command(cls=SectionedCommand)
 @setting_options
 @click.option("--run", "path", type=PATH, metavar="DIR", help="The run directory (default: a new one in runs/).")
 @click.option("--resume", is_flag=True, help="Continue the run in --run from its latest checkpoint.")
-@click.option("--restart", is_flag=True, help="Start processes again that are killed or fail.")
+@click.option(
+    "--restart/--no-restart",
+    default=None,
+    help="Start processes again that are killed or fail, or none. [over TCP those that are killed by a signal]",
+)
 @click.option("--faults", metavar="NAME|FILE", help="Let things fail by this script; `matrpo list faults` names some.")
 @click.option("--in-process", is_flag=True, help="Run all agents in this one process, for debugging.")
 @click.option(
@@ -92,7 +110,7 @@ def launch(
     given: Given,
     path: Path | None,
     resume: bool,
-    restart: bool,
+    restart: bool | None,
     faults: str | None,
     in_process: bool,
     backend: str,
@@ -108,13 +126,16 @@ def launch(
     Without any option: 12 agents on a ring learn cooperative navigation. Settings come from the defaults,
     --preset, --config, and the options below, the later ones winning.
     """
+    drop_unwritable("stdout", "stderr", on_broken_pipe=stop_launcher)
     if cluster_file is not None:
         insecure = bool(given.flags.pop("insecure"))
-        if given or any((path, resume, restart, faults, in_process)):
+        if given or any((path, resume, faults, in_process)):
             raise ConfigError("launch --cluster takes its settings from the run directory: leave the others out")
         if ssh is None:
             raise ConfigError("launch --cluster starts processes over ssh: add --ssh")
-        return _launch_remotely(cluster_file, insecure, ssh, ssh_command, remote_dir, remote_matrpo)
+        cluster = load_cluster(cluster_file, insecure)
+        restarts = How(in_process, restart, False, None).restarts("tcp")
+        return _launch_remotely(cluster, _site(cluster_file, ssh, ssh_command, remote_dir, remote_matrpo), restarts)
     if any(option is not None for option in (ssh, ssh_command, remote_dir, remote_matrpo)):
         raise ConfigError("--ssh and its options start the processes of a cluster: name its file with --cluster")
     how = How(in_process, restart, backend == "ray", ray_address)
@@ -154,7 +175,7 @@ def _check_ray(how: How, faults: str | None) -> None:
         raise ConfigError("--ray-address names a Ray cluster: add --backend ray")
     if not how.ray:
         return
-    if how.in_process or how.restart or faults:
+    if how.in_process or how.restart is not None or faults:
         raise ConfigError("--backend ray starts again what fails: leave --in-process, --restart and --faults out")
     from matrpo.launch.engines.ray_backend import load_ray
 
@@ -171,22 +192,22 @@ def _script(name: str | None, graph: CommunicationGraph | None, in_process: bool
     return script_text(name).encode()
 
 
-def _launch_remotely(
-    file: Path, insecure: bool, user: str, ssh_command: str | None, remote_dir: Path | None, remote_matrpo: str | None
-) -> int:
-    """Start all processes of a cluster over ssh and stay until the last has ended; the exit status."""
-    from matrpo.launch.engines.ssh import RemoteRun, Site
-
-    cluster = load_cluster(file, insecure)
-    if not all(endpoint.startswith("tcp:") for endpoint in cluster.endpoints.values()):
-        raise ConfigError(f"{file} is of a run on one machine; `matrpo cluster init` makes one for several")
+def _site(file: Path, user: str, ssh_command: str | None, remote_dir: Path | None, remote_matrpo: str | None) -> Site:
+    """How the machines of a cluster are reached, as the user has typed it."""
     if user and not user.endswith("@"):
         raise ConfigError(f"--ssh {user}: a user's name must end with @")
     ssh = shlex.split(ssh_command or SSH_COMMAND)
     if not ssh or shutil.which(ssh[0]) is None:
         raise ConfigError(f"--ssh-command: there is no program {ssh[0] if ssh else ''!r}")
-    site = Site(ssh, user, remote_dir or file.parent.absolute(), remote_matrpo or "matrpo")
-    return RemoteRun(cluster, site, lambda line: print(line, file=sys.stderr, flush=True)).run()
+    return Site(ssh, user, remote_dir or file.parent.absolute(), remote_matrpo or "matrpo")
+
+
+def _launch_remotely(cluster: Cluster, site: Site, restarts: Restarts) -> int:
+    """Start all processes of a cluster over ssh and stay until the last has ended; the exit status."""
+    if not all(endpoint.startswith("tcp:") for endpoint in cluster.endpoints.values()):
+        raise ConfigError(f"{cluster.file} is of a run on one machine; `matrpo cluster init` makes one for several")
+    rule = RunDirectory.open(cluster.config.parent).config.on_agent_loss
+    return RemoteRun(cluster, site, restarts, rule, lambda line: print(line, file=sys.stderr, flush=True)).run()
 
 
 def _checked(config: RunConfig, how: How) -> CommunicationGraph | None:
@@ -208,8 +229,10 @@ def _checked(config: RunConfig, how: How) -> CommunicationGraph | None:
         from matrpo.launch.engines.ray_backend import join_ray
 
         join_ray(how.ray_address, config.agents + config.env_servers)
-    elif config.transport == "tcp" and not how.in_process:
-        check_ports(local_ports(config.port, config.agents, config.env_servers))
+    elif not how.in_process:
+        parent_for_sockets()
+        if config.transport == "tcp":
+            check_ports(local_ports(config.port, config.agents, config.env_servers))
     return graph
 
 
@@ -261,16 +284,27 @@ def _continued(run: RunDirectory, layers: list[Layer], how: How) -> Prepared:
     graph = _checked(config, how)
     point = run.resume_point()
     start = point.iteration
+    if point.refusal:
+        raise ConfigError(f"cannot resume {run.path}: no iteration has a checkpoint of all processes: {point.refusal}")
+    run.check_metrics()
     if start:
-        run.check_checkpoints(start, _spec(config))
+        _check_checkpoints(run, point, _spec(config))
     if start > config.iterations:
         done = start * config.samples
         raise ConfigError(f"bad value {config.steps} for 'steps': {run.path} has done {done}, expected at least that")
-    run = RunDirectory(run.path, run_config(config))
+    run = RunDirectory(run.path, run_config(config), run.identity if start else new_identity())
     if changed and start < config.iterations:
         run.store_config(versions())
     run.rewind(start)
-    return Prepared(run, graph, start, point.laggards)
+    return Prepared(run, graph, start, point.laggards, point.damaged)
+
+
+def _check_checkpoints(run: RunDirectory, point: ResumePoint, spec: TaskSpec) -> None:
+    """Check that what the processes will begin with is of this run."""
+    run.check_checkpoints(point.iteration, spec)
+    for agent, newest in point.laggards.items():
+        if newest:
+            run.check_checkpoint(ProcessId.agent(agent), newest, spec)
 
 
 def _train(prepared: Prepared, how: How) -> int:
@@ -283,6 +317,8 @@ def _train(prepared: Prepared, how: How) -> int:
     if start >= run.config.iterations:
         screen.say(f"{run.path} is complete: it has {run.config.iterations} iterations; raise --steps to go on")
         return 0
+    for line in prepared.damaged:
+        screen.say(f"{line}; going on from iteration {start} instead")
     screen.say(f"{'continuing after iteration ' + str(start) if start else 'new run'} in {run.path}")
     for agent, newest in prepared.laggards.items():
         state = f"its checkpoint of iteration {newest}" if newest else "a new policy"
@@ -297,28 +333,34 @@ def _train(prepared: Prepared, how: How) -> int:
         else:
             from matrpo.launch.processes.supervisor import Supervisor
 
-            status = Supervisor(run, prepared.graph, how.restart, screen.say).run(screen.tick)
+            restarts = how.restarts(run.config.transport)
+            status = Supervisor(run, prepared.graph, restarts, screen.say).run(screen.tick)
     if status == EXIT_INTERRUPTED:
-        screen.say(f"stopped; go on with: matrpo launch --run {run.path} --resume")
+        saved = run.resume_point().iteration
+        go_on = f"go on with: matrpo launch --run {run.path} --resume"
+        screen.say(f"stopped; {go_on}" if saved else "stopped; no iteration was saved by all processes")
     elif status == 0:
         screen.say(f"finished; evaluate with: matrpo eval {run.path}")
     return status
 
 
 def _train_in_process(run: RunDirectory, start: int, screen: Any) -> int:
-    from matrpo.training import make_training
+    training: Any = None
+    with Interrupts().counted() as interrupts:
+        try:
+            interrupts.raising = True
+            from matrpo.training import make_training
 
-    training = make_training(run, start)
-    if remark := training.remark():
-        screen.say(remark)
-    try:
-        stop_at(signal.SIGINT, signal.SIGTERM)
-        training.run(lambda: False, lambda _iteration: screen.tick())
-    except StopRequested:
-        ignore_stops()
-        training.save()
-        return EXIT_INTERRUPTED
-    except TaskError:
-        training.save()
-        raise
-    return 0
+            training = make_training(run, start)
+            if remark := training.remark():
+                screen.say(remark)
+            training.run(lambda: interrupts.count > 0, lambda _iteration: screen.tick())
+            interrupts.raising = False
+        except (StopRequested, TaskError) as error:
+            interrupts.raising = False
+            if training is not None:
+                training.save()
+            if isinstance(error, TaskError):
+                raise
+            return EXIT_INTERRUPTED
+    return EXIT_INTERRUPTED if training.iteration < run.config.iterations else 0

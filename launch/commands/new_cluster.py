@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import secrets
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import click
 
 from matrpo.errors import ConfigError
-from matrpo.launch.cluster.cluster_file import Cluster
+from matrpo.launch.cluster.cluster_file import Cluster, new_run_id
 from matrpo.launch.cluster.key_making import equip
 from matrpo.launch.commands.options import PATH, Given, resolve_layers, setting_layers, setting_options
 from matrpo.launch.commands.versions import versions
@@ -63,7 +62,7 @@ def new_cluster(config: RunConfig, endpoints: Mapping[ProcessId, str], out: Path
         StorageError: a file cannot be written.
     """
     run = RunDirectory.create(out, config, versions())
-    made = Cluster(secrets.token_hex(8), run.path / "config.yaml", endpoints, build_graph(config))
+    made = Cluster(new_run_id(run.identity), run.path / "config.yaml", endpoints, build_graph(config))
     made = dataclasses.replace(made, insecure=True) if config.insecure else equip(made)
     made.save(made.file)
     say(f"{run.path} holds config.yaml, cluster.yaml{'' if made.insecure else ' and keys/'}")

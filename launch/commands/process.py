@@ -117,9 +117,10 @@ def _own(cluster: Cluster, role: Role, given: str) -> ProcessId:
 
 def _run(cluster: Cluster, process: ProcessId, work: Callable[[], None], until_eof: bool, managed: bool) -> int:
     """Run `work` as a process of the cluster in this process; the exit status."""
-    run = RunDirectory.open(cluster.config.parent)
+    run = RunDirectory.open(cluster.config.parent, cluster.identity)
     directory = run.directory(process)
-    if (done := max(directory.checkpoint_iterations(), default=0)) > run.config.iterations:
+    directory.read_metrics()
+    if (done := run.newest_checkpoint(process)) > run.config.iterations:
         raise ConfigError(
             f"bad value {run.config.steps} for 'steps' in {cluster.config}: {process.name} has a checkpoint of "
             f"iteration {done}, expected at least {done * run.config.samples}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import secrets
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from matrpo.errors import ConfigError
-from matrpo.launch.cluster.cluster_file import FILE_NAME, Cluster, host_of, port_of
+from matrpo.launch.cluster.cluster_file import FILE_NAME, Cluster, host_of, new_run_id, port_of
 from matrpo.launch.cluster.key_making import equip
 from matrpo.launch.cluster.keys import key_path
 from matrpo.launch.engines.ray_host import Change, Host, Place, Version, View
 from matrpo.launch.processes.interrupts import Interrupts
 from matrpo.launch.processes.process import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_MISTAKE
-from matrpo.launch.processes.restarts import BackOff
+from matrpo.launch.processes.restarts import BackOff, goes_on_without
 from matrpo.runs.process_id import ProcessId
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.runs.storage import write_crash_safely
@@ -61,6 +61,7 @@ class _Actor:
         look_at: when the next one begins at the earliest, by the monotonic clock.
         start_at: when its process is started again, by the monotonic clock; None if it is not waited for.
         status: the exit status of its process, once that has ended for good.
+        left_out: that was no success, and the others go on without it.
         back_off: says when it may be started again.
     """
 
@@ -72,6 +73,7 @@ class _Actor:
     look_at: float = 0.0
     start_at: float | None = None
     status: int | None = None
+    left_out: bool = False
     back_off: BackOff = field(default_factory=BackOff)
 
     @property
@@ -122,7 +124,7 @@ class RayRun:
 
     def _place_all(self) -> None:
         """Have Ray place every actor, write the endpoints into the cluster file, and start the processes."""
-        run_id = secrets.token_hex(8)
+        run_id = new_run_id(self._run.identity)
         host = self._ray.remote(Host)
         options = {"max_restarts": -1, "num_cpus": 1, "scheduling_strategy": "SPREAD"}
         for process in self._run.processes():
@@ -158,7 +160,7 @@ class RayRun:
                 self._look(actor)
                 if actor.start_at is not None and time.monotonic() >= actor.start_at:
                     self._start(actor)
-            failed = [actor for actor in self._actors if actor.status not in (None, 0)]
+            failed = [actor for actor in self._actors if actor.status not in (None, 0) and not actor.left_out]
             if failed and self._over_at is None:
                 self._explain(failed[0])
                 return EXIT_MISTAKE if failed[0].status == EXIT_MISTAKE else EXIT_FAILED
@@ -205,10 +207,18 @@ class RayRun:
             return
         delay = None if view.status == EXIT_MISTAKE else actor.back_off.next_delay(time.monotonic())
         if delay is None:
-            actor.status = view.status
+            self._give_up(actor, view.status)
             return
         self._say(f"{actor.name} failed; starting it again in {delay:g} s")
         actor.start_at = time.monotonic() + delay
+
+    def _give_up(self, actor: _Actor, status: int) -> None:
+        """Note that a process is not started any more; a run that has begun may go on without it."""
+        actor.status = status
+        begun = self._run.env.metrics_path.exists()
+        actor.left_out = begun and goes_on_without(actor.id, status, self._run.config.on_agent_loss)
+        if actor.left_out:
+            self._say(f"{actor.name} was killed again and again: it is not started any more, the others go on")
 
     def _revive(self, actor: _Actor) -> None:
         """Start the process of an actor that Ray has restarted, and restart those that dial it if it has moved."""
@@ -295,11 +305,15 @@ def join_ray(address: str | None, processes: int) -> None:
     _knock(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     size = {} if address else {"num_cpus": processes, "include_dashboard": False}
+    # What stops a run is the launcher's business, not that of Ray's processes here; Ray does so for SIGINT.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
     try:
         ray.init(address=address, namespace="matrpo", log_to_driver=False, logging_level="ERROR", **size)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"--ray-address {address}: cannot join this Ray cluster: {reason}") from None
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     cores = int(ray.cluster_resources().get("CPU", 0))
     if cores < processes:
         ray.shutdown()

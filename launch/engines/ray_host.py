@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from matrpo.launch.processes.temporary_folder import TemporaryFolder
 from matrpo.runs.storage import write_crash_safely
 
 _GRACE = 10.0
@@ -87,7 +87,9 @@ class Host:
 
     def __init__(self) -> None:
         self._life = secrets.token_hex(8)
-        self._folder = Path(tempfile.mkdtemp(prefix="matrpo-"))
+        self._temporary = TemporaryFolder(Path(tempfile.gettempdir()))
+        self._folder = self._temporary.path / "run"
+        self._folder.mkdir()
         self._process: subprocess.Popen[bytes] | None = None
 
     def place(self, port: int) -> Place:
@@ -134,7 +136,7 @@ class Host:
         status = None if self._process is None else self._process.poll()
         paths = {str(path.relative_to(self._folder)) for path in self._folder.rglob("[!.]*") if path.is_file()}
         shown = [path for path in paths if not path.startswith(_PRIVATE)]
-        shown.sort(key=lambda path: path.endswith(".json"))
+        shown.sort(key=lambda path: (path.endswith(".json"), "/checkpoint-" in path))
         changes = [change for path in shown if (change := self._change(path, known.get(path)))]
         return View(self._life, status, changes, sorted(known.keys() - paths))
 
@@ -152,7 +154,7 @@ class Host:
     def forget(self) -> None:
         """End the process and remove its folder."""
         self.stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._temporary.remove()
 
     def _change(self, path: str, known: Version | None) -> Change | None:
         try:

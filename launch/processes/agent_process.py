@@ -60,8 +60,10 @@ class AgentProcess:
         incarnation = directory.begin_incarnation(cluster.run_id, at_least)
         self._clock = PhaseClock(waited=lambda: self._network.waited, used=time.process_time)
         self._participant = build_participant(agent, cluster.graph, spec, config, self._clock, incarnation.number)
-        self._newest = max(directory.checkpoint_iterations(), default=0)
+        process = ProcessId.agent(agent)
+        self._newest = run.newest_checkpoint(process)
         if self._newest:
+            run.check_checkpoint(process, self._newest, spec)
             self._participant.agent.load_state_dict(*directory.load_checkpoint(self._newest))
             _LOG.info("continuing from the checkpoint of iteration %d", self._newest)
         self._returns = incarnation.returns
@@ -198,15 +200,16 @@ def learn(cluster: Cluster, agent: int) -> None:
     Raises:
         ConfigError: the run directory does not fit the cluster file, or a checkpoint cannot be read.
     """
-    run = RunDirectory.open(cluster.config.parent)
+    run = RunDirectory.open(cluster.config.parent, cluster.identity)
     spec = task_spec(run.config.task, run.config.agents)
     at_least = 1
-    while True:
-        try:
-            return AgentProcess(cluster, run, agent, spec, at_least).run()
-        except OutdatedError as later:  # once for each server that knows of a later one still
-            _LOG.warning("%s: this agent's folder was lost, or is another machine's; it joins as a later one", later)
-            at_least = later.incarnation + 1
+    with run.agent(agent).lock():
+        while True:
+            try:
+                return AgentProcess(cluster, run, agent, spec, at_least).run()
+            except OutdatedError as later:  # once for each server that knows of a later one still
+                _LOG.warning("%s: its folder was lost, or is another machine's; it joins as a later one", later)
+                at_least = later.incarnation + 1
 
 
 def child_main(cluster: Cluster, process: ProcessId, supervision: Supervision) -> None:

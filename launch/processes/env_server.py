@@ -75,9 +75,11 @@ class EnvironmentServer:
         self._attempt = incarnation.number
         lines = directory.read_metrics()
         back = incarnation.returns and bool(lines)
-        self._newest = max(directory.checkpoint_iterations(), default=0)
+        self._newest = run.newest_checkpoint(process)
         self._stream = self._attempt if back else run.episode_stream(self._newest, server)
         self._shared = build_environment(config, self._stream, server)
+        if self._newest:
+            run.check_checkpoint(process, self._newest, self._shared.spec)
         self._is_partial = config.env_servers > 1
         ended = lines[-1]["iteration"] if lines else 0
         self._machine = Server(_rules(run), self._first_steps(back), self._newest + 1, self._attempt, ended, back)
@@ -243,7 +245,9 @@ def serve(cluster: Cluster, on_ready: OnReady = dict, server: int = 0) -> None:
         ConfigError: the run directory does not fit the cluster file, or a checkpoint cannot be read.
         RunAborted: an agent was lost, and the run is to end then.
     """
-    EnvironmentServer(cluster, RunDirectory.open(cluster.config.parent), on_ready, server).run()
+    run = RunDirectory.open(cluster.config.parent, cluster.identity)
+    with run.server(server).lock():
+        EnvironmentServer(cluster, run, on_ready, server).run()
 
 
 def child_main(cluster: Cluster, process: ProcessId, supervision: Supervision) -> None:

@@ -73,5 +73,5 @@ def read_sign(directory: ProcessDirectory) -> Sign:
         return Sign(int(json.loads(path.read_bytes())["iteration"]), age)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}: has the process begun?") from None
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         raise ConfigError(f"{path} is damaged: it must hold the number of an iteration") from None

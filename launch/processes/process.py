@@ -8,7 +8,6 @@ import faulthandler
 import logging
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -18,17 +17,22 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
+from typing import Any, TextIO
 
 from setproctitle import setproctitle
 
 from matrpo.errors import ConfigError, TaskError
+from matrpo.launch.processes.temporary_folder import remove_if_dead
 from matrpo.runs.process_directory import ProcessDirectory
 from matrpo.runs.storage import StorageError, storing
+from matrpo.standard_streams import drop_unwritable
 
 EXIT_FAILED = 1
 EXIT_MISTAKE = 2
 EXIT_INTERRUPTED = 130
+
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals that stop a run: Ctrl-C, `kill` and batch systems, a terminal that is closed."""
 
 READY = b"ready"
 """The environment server's message to the launcher: every agent has said hello."""
@@ -40,6 +44,9 @@ _LAST_GRACE = 10.0
 _SET_SIGNAL_AT_PARENTS_DEATH = 1
 _WATCH = 1.0
 """Seconds between two checks whether this process has been orphaned."""
+
+_RELEASE = 0.2
+"""Seconds in which a process that dies has closed all its files, once it has closed one."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -58,7 +65,7 @@ class Supervision:
 
     Attributes:
         report: takes `READY`, and the reason why a child fails.
-        socket_directory: of the run; removed by whoever ends last.
+        socket_directory: of the run, a `TemporaryFolder` of the launcher's.
         launched_at: when the launcher was started, in seconds of the system's wall clock.
     """
 
@@ -83,6 +90,7 @@ def run_supervised(title: str, directory: ProcessDirectory, supervision: Supervi
         sys.exit(EXIT_FAILED)
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
+    drop_unwritable("stdout", "stderr")
     faulthandler.enable(log)
     _log_to(log)
     status, reason = _run(work, signal.SIGTERM)
@@ -92,7 +100,7 @@ def run_supervised(title: str, directory: ProcessDirectory, supervision: Supervi
 
 
 def run_alone(title: str, directory: ProcessDirectory, work: Callable[[], None], until_eof: bool = False) -> int:
-    """Run a process that the user started: its log goes to standard error too, and Ctrl-C stops it.
+    """Run a process that the user started: its log goes to standard error too, and all of `STOPS` stop it.
 
     Args:
         title: what `ps` shows.
@@ -108,10 +116,11 @@ def run_alone(title: str, directory: ProcessDirectory, work: Callable[[], None],
         StorageError: the log cannot be written.
     """
     setproctitle(title)
+    drop_unwritable("stdout")
     _log_to(_open_log(directory), sys.stderr)
     if until_eof:
         stop_at_end_of_input()
-    return _run(work, signal.SIGTERM, signal.SIGINT)[0]
+    return _run(work, *STOPS)[0]
 
 
 def _run(work: Callable[[], None], *stops: signal.Signals) -> tuple[int, str]:
@@ -120,6 +129,7 @@ def _run(work: Callable[[], None], *stops: signal.Signals) -> tuple[int, str]:
         stop_at(*stops)
         work()
     except StopRequested:
+        ignore_stops()
         _LOG.info("stopped")
         return EXIT_INTERRUPTED, ""
     except (ConfigError, StorageError, TaskError, RunAborted) as error:
@@ -135,13 +145,25 @@ def _run(work: Callable[[], None], *stops: signal.Signals) -> tuple[int, str]:
 
 
 def stop_at(*signals: signal.Signals) -> None:
-    """Raise `StopRequested` in the main thread at any of these signals, wherever it is."""
+    """Raise `StopRequested` in the main thread at any of these signals, wherever it is, unless it is on its way."""
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
+        error = sys.exception()
+        while error is not None:
+            if isinstance(error, StopRequested):
+                return
+            error = error.__context__
         raise StopRequested
 
+    handle_stops(stop, *signals)
+
+
+def handle_stops(handler: Callable[[int, FrameType | None], Any], *signals: signal.Signals) -> None:
+    """Set the handler of signals, also of those that were blocked when this process began; nohup's wish stands."""
     for number in signals:
-        signal.signal(number, stop)
+        if (number, signal.getsignal(number)) != (signal.SIGHUP, signal.SIG_IGN):
+            signal.signal(number, handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
 
 
 def stop_at_end_of_input() -> None:
@@ -159,14 +181,16 @@ def stop_at_end_of_input() -> None:
 
 
 def ignore_stops() -> None:
-    """Ignore further SIGTERM and SIGINT while the state is saved."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ignore further `STOPS` while the state is saved."""
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def signal_at_parents_death(number: signal.Signals) -> None:
-    """Have the system send this process a signal when its parent dies."""
-    ctypes.CDLL(None).prctl(_SET_SIGNAL_AT_PARENTS_DEATH, int(number))
+    """Have the system send this process a signal when its parent dies; only Linux does."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(_SET_SIGNAL_AT_PARENTS_DEATH, int(number))
 
 
 def return_free_memory() -> None:
@@ -191,7 +215,8 @@ def _end_with_parent(socket_directory: Path) -> None:
         while not gone and os.getppid() == forked_from:
             gone = [*wait([parent.sentinel], timeout=_WATCH)]
         if gone or wait([parent.sentinel], timeout=_WATCH):
-            shutil.rmtree(socket_directory, ignore_errors=True)
+            time.sleep(_RELEASE)
+            remove_if_dead(socket_directory)
         os._exit(EXIT_FAILED)
 
     threading.Thread(target=watch, name="parent watch", daemon=True).start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -10,9 +9,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from matrpo.errors import ConfigError
 from matrpo.faults.fault import Fault, Position
 from matrpo.faults.gate import Activity, FaultGate
 from matrpo.faults.script import FaultScript
+from matrpo.runs.json_lines import LineTail, append_line, check_number, check_whole
 from matrpo.runs.process_directory import ProcessDirectory
 from matrpo.runs.process_id import ProcessId
 from matrpo.runs.run_directory import RunDirectory
@@ -24,6 +25,8 @@ FILE_NAME = "faults.yaml"
 
 RECORD_NAME = "faults.jsonl"
 """What happened, in a process's folder: one JSON object per line, when a fault begins and when it ceases."""
+
+_EVENTS = ("begins", "ceases")
 
 
 class ProcessFaults:
@@ -74,16 +77,26 @@ class ProcessFaults:
             "activation": position.activation,
         }
         path = self._directory.path / RECORD_NAME
-        with storing(path), open(path, "a") as file:
-            file.write(json.dumps(entry) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        with storing(path):
+            append_line(path, entry)
 
 
 def read_record(directory: ProcessDirectory) -> list[dict[str, Any]]:
-    """The entries of a process's record, in order; empty if nothing happened."""
+    """The entries of a process's record, in order; empty if nothing happened. A damaged line is skipped.
+
+    Raises:
+        ConfigError: somebody has put something else where a number is wanted.
+    """
     path = directory.path / RECORD_NAME
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    record = LineTail(path).poll()
+    for entry in record:
+        check_whole(path, entry, "fault")
+        check_whole(path, entry, "iteration")
+        if "time" in entry:
+            check_number(path, entry, "time")
+        if entry.get("event") not in _EVENTS:
+            raise ConfigError(f"{path} has a line with the bad value {entry.get('event')!r} for 'event'")
+    return record
 
 
 def was_killed_by_script(
@@ -91,7 +104,7 @@ def was_killed_by_script(
 ) -> Fault | None:
     """The fault that ended a process's life, which began at `since` by the wall clock, if one did."""
     record = read_record(directory)
-    if not record or record[-1]["time"] < since:
+    if not record or record[-1].get("time", 0.0) < since:
         return None
     kills = {fault.number: fault for fault in script.of_process(process) if fault.kind == "kill"}
     return kills.get(record[-1]["fault"])
@@ -109,7 +122,7 @@ def script_of(run: RunDirectory, graph: CommunicationGraph) -> FaultScript:
 
 def _beginnings(record: Sequence[dict[str, Any]]) -> dict[int, float]:
     """When each fault began for the first time, by the wall clock."""
-    return {entry["fault"]: entry["time"] for entry in reversed(record) if entry["event"] == "begins"}
+    return {entry["fault"]: entry.get("time", 0.0) for entry in reversed(record) if entry["event"] == "begins"}
 
 
 def _act(fault: Fault) -> None:

@@ -5,24 +5,19 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import secrets
-import shutil
 import signal
 import socket
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from matrpo.errors import ConfigError
 from matrpo.faults.fault import Fault
 from matrpo.launch import STARTED_AT
-from matrpo.launch.cluster.cluster_file import FILE_NAME, Cluster
+from matrpo.launch.cluster.cluster_file import FILE_NAME, Cluster, new_run_id
 from matrpo.launch.cluster.key_making import equip
-from matrpo.launch.processes.children import run_child
 from matrpo.launch.processes.interrupts import Interrupts
 from matrpo.launch.processes.process import (
     EXIT_FAILED,
@@ -30,25 +25,30 @@ from matrpo.launch.processes.process import (
     EXIT_MISTAKE,
     READY,
     StopRequested,
-    Supervision,
 )
 from matrpo.launch.processes.process_faults import script_of, was_killed_by_script
-from matrpo.launch.processes.restarts import BackOff
+from matrpo.launch.processes.restarts import BackOff, Restarts, goes_on_without
+from matrpo.launch.processes.temporary_folder import TemporaryFolder, parent_for_sockets
+from matrpo.launch.processes.warm_children import StartError, WarmParent
 from matrpo.runs.process_directory import ProcessDirectory
 from matrpo.runs.process_id import ProcessId, in_order_of_ports
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.topology import CommunicationGraph
 
-_WARM = "matrpo.launch.warm_parent"
 _POLL = 0.25
-_GRACE = 3.0
+_GRACE = 10.0
 """Grace period of children to save their state, in seconds, before they are killed."""
+
+_LATE = 3.0
+"""Grace period of agents to end, in seconds, once the environment server has."""
+
+_FAREWELL = 5.0
+"""Timeout in seconds of the warm parent's word that children that were killed are gone."""
 
 _REMIND = 0.5
 """Seconds between two SIGTERMs to a child that still runs: one at an unlucky moment has no effect."""
 
 _LOG_LINES = 3
-_LONGEST_FOLDER = 70
 
 
 @dataclass
@@ -98,19 +98,20 @@ class Supervisor:
     Args:
         run: the run directory.
         graph: who talks to whom.
-        restart: start processes again that are killed or fail.
+        restarts: which processes to start again.
         say: shows the user one line.
     """
 
-    def __init__(self, run: RunDirectory, graph: CommunicationGraph, restart: bool, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, run: RunDirectory, graph: CommunicationGraph, restarts: Restarts, say: Callable[[str], None]
+    ) -> None:
         self._run = run
         self._graph = graph
-        self._restart = restart
+        self._restarts = restarts
         self._say = say
         self._children: dict[ProcessId, Child] = {}
         self._script = script_of(run, graph)
         self._words: dict[ProcessId, bytes] = {}
-        self._sockets = Path()
         self._ready = False
         self._waited_for = {process for process in run.processes() if process.is_server}
         self._over_at: float | None = None
@@ -125,21 +126,25 @@ class Supervisor:
         Returns:
             The exit status of the launcher.
         """
+        sockets = TemporaryFolder(parent_for_sockets())
         with Interrupts().counted() as interrupts:
-            self._sockets = Path(tempfile.mkdtemp(prefix="matrpo-", dir=_short_folder()))
             try:
                 interrupts.raising = True  # until the warm parent is warm, starting a child cannot be stopped otherwise
-                self._launch()
+                self._launch(sockets.path)
                 interrupts.raising = False
                 return self._watch(tick, interrupts)
-            except StopRequested:
-                return EXIT_INTERRUPTED
-            finally:
+            except StopRequested:  # while they start: there is nothing to save
                 self._kill()
-                shutil.rmtree(self._sockets, ignore_errors=True)
+                return EXIT_INTERRUPTED
+            except StartError as error:
+                self._say(f"matrpo: error: {error}")
+                return EXIT_FAILED
+            finally:
+                self._stop(interrupts)
+                sockets.remove()
 
-    def _launch(self) -> None:
-        cluster = make_cluster(self._run, self._graph, self._sockets)
+    def _launch(self, sockets: Path) -> None:
+        cluster = make_cluster(self._run, self._graph, sockets)
         if cluster.insecure:
             self._say("INSECURE: TCP without keys; whoever reaches its ports can join in")
         elif cluster.uses_tcp:
@@ -148,45 +153,42 @@ class Supervisor:
         threads = str(self._run.config.torch_threads)
         # Without PYTHONSAFEPATH the warm parent would import a folder `matrpo` of the current directory.
         os.environ.update(OMP_NUM_THREADS=threads, OPENBLAS_NUM_THREADS=threads, PYTHONSAFEPATH="1")
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([_WARM])
-        _start_warm_parent()
+        self._warm_parent = WarmParent(sockets)
         self._cluster = cluster
         for process, directory in self._run.processes().items():
-            self._children[process] = Child(process, directory, *self._spawn(process, STARTED_AT), STARTED_AT)
-
-    def _spawn(
-        self, who: ProcessId, started_at: float
-    ) -> tuple[multiprocessing.process.BaseProcess, Connection[bytes, bytes]]:
-        """Start a process; returns it with the pipe of its reports."""
-        context = multiprocessing.get_context("forkserver")
-        report, remote = context.Pipe(duplex=False)
-        supervision = Supervision(remote, self._sockets, started_at)
-        process = context.Process(target=run_child, args=(who, self._cluster, supervision), name=who.name)
-        process.start()
-        remote.close()
-        return process, report
+            born = self._warm_parent.start(process, cluster, STARTED_AT)
+            self._children[process] = Child(process, directory, *born, STARTED_AT)
 
     def _start(self, child: Child) -> None:
-        """Restart a child that has ended."""
-        child.started_at = time.time()
-        child.report.close()
-        child.process, child.report = self._spawn(child.id, child.started_at)
+        """Restart a child that has ended; if that fails, it has failed once more."""
+        now = time.time()
         child.start_at, child.over = None, False
+        try:
+            born = self._warm_parent.start(child.id, self._cluster, now)
+        except StartError as error:
+            self._say(str(error))
+            return
+        child.report.close()
+        child.process, child.report = born
+        child.started_at = now
         self._words.pop(child.id, None)
         self._say(f"{child.name} was started again")
 
     def _watch(self, tick: Callable[[], None], interrupts: Interrupts) -> int:
-        while not interrupts.count:
+        while True:
             running = [child.process.sentinel for child in self._children.values() if child.runs]
             if not running and not any(child.start_at for child in self._children.values()):
                 return self._finish()
             wait(running, timeout=_POLL)
+            if interrupts.count:
+                break  # a signal to all of them has ended who has ended
+            if self._warm_parent.wake():
+                self._say("the warm parent of all processes was stopped: it was told to go on")
             self._listen()
             ended = [child for child in self._children.values() if not child.runs and not child.over]
             if [child for child in ended if not self._goes_on_after(child)]:
                 return self._fail(ended, interrupts)
-            self._start_due()
+            self._start_due(interrupts)
             self._end_stragglers()
             tick()
         self._say("stopping; press Ctrl-C again to stop at once")
@@ -205,10 +207,10 @@ class Supervisor:
             return self._follow_script(child, fault)
         if self._over_at is not None and code in (EXIT_INTERRUPTED, -signal.SIGTERM, -signal.SIGKILL):
             return True
-        if self._restart and code != EXIT_MISTAKE and self._over_at is None:
-            return self._restart_later(child)
+        if self._over_at is None and self._restarts.covers(code) and self._restart_later(child):
+            return True
         rule = self._run.config.on_agent_loss
-        if serves or code > 0 or rule == "abort" or not self._ready:
+        if not self._ready or not goes_on_without(child.id, code, rule):
             return False
         others = "wait for it" if rule == "wait" else "go on"
         hint = f"matrpo agent --cluster {self._run.path / FILE_NAME} --id {child.id.number}"
@@ -230,6 +232,7 @@ class Supervisor:
         return True
 
     def _restart_later(self, child: Child) -> bool:
+        """Have a child started again in a while; whether it has not failed too often for that."""
         delay = child.back_off.next_delay(time.monotonic())
         if delay is None:
             self._say(f"{child.name} {child.end}, again and again: it is not started any more")
@@ -238,16 +241,19 @@ class Supervisor:
         child.start_at = time.monotonic() + delay
         return True
 
-    def _start_due(self) -> None:
+    def _start_due(self, interrupts: Interrupts) -> None:
         for child in self._children.values():
-            if child.start_at is not None and time.monotonic() >= child.start_at:
-                self._start(child)
+            if child.start_at is not None and time.monotonic() >= child.start_at and not interrupts.count:
+                with contextlib.suppress(StopRequested):
+                    interrupts.raising = True
+                    self._start(child)
+                interrupts.raising = False
 
     def _end_stragglers(self) -> None:
         """End agents that have not come back when the environment server has finished: they cannot join any more."""
-        if self._over_at is None or time.monotonic() < self._over_at + _GRACE:
+        if self._over_at is None or time.monotonic() < self._over_at + _LATE:
             return
-        patient = time.monotonic() < self._over_at + 2 * _GRACE
+        patient = time.monotonic() < self._over_at + 2 * _LATE
         for child in self._children.values():
             child.start_at = None
             if child.runs and patient:
@@ -265,16 +271,17 @@ class Supervisor:
 
     def _stop(self, interrupts: Interrupts) -> None:
         """Ask all to save their state and end; after a while, or at one more Ctrl-C, kill who is left."""
-        enough = interrupts.count + 1
+        enough = interrupts.presses + 1
         deadline = time.monotonic() + _GRACE
-        while interrupts.count < enough and time.monotonic() < deadline:
+        while interrupts.presses < enough and time.monotonic() < deadline:
             running = [child.process for child in self._children.values() if child.runs]
             if not running:
                 return
+            self._warm_parent.wake()
             for process in running:
                 process.terminate()
             remind_at = time.monotonic() + _REMIND
-            while running and time.monotonic() < remind_at and interrupts.count < enough:
+            while running and time.monotonic() < remind_at and interrupts.presses < enough:
                 wait([process.sentinel for process in running], timeout=_REMIND / 5)
                 running = [process for process in running if process.exitcode is None]
         self._kill()
@@ -283,8 +290,11 @@ class Supervisor:
         for child in self._children.values():
             if child.runs:
                 child.process.kill()
+        until = time.monotonic() + _FAREWELL
         for child in self._children.values():
-            child.process.join()
+            child.process.join(max(0.0, until - time.monotonic()))
+        if any(child.runs for child in self._children.values()):
+            self._warm_parent.kill()
 
     def _listen(self) -> None:
         """Read the children's reports; of each child, the last one counts."""
@@ -309,6 +319,8 @@ class Supervisor:
         running = [child for child in self._children.values() if child.runs]
         self._stop(interrupts)
         self._listen()
+        if interrupts.count and all(child.process.exitcode == EXIT_INTERRUPTED for child in failed):
+            return EXIT_INTERRUPTED  # they were stopped a moment before the launcher
         failed += [child for child in running if child.process.exitcode in (EXIT_FAILED, EXIT_MISTAKE)]
         culprit = next((child for child in failed if child.process.exitcode != EXIT_INTERRUPTED), failed[0])
         self._explain(culprit)
@@ -327,17 +339,6 @@ class Supervisor:
         self._say(f"  its log: {child.directory.log_path}")
 
 
-def _start_warm_parent() -> None:
-    """Start multiprocessing's fork server, with the terminal's signals blocked from its first instruction on."""
-    resource_tracker.ensure_running()  # here, since it ends by unblocking SIGINT
-    terminal = {signal.SIGINT, signal.SIGHUP}
-    signal.pthread_sigmask(signal.SIG_BLOCK, terminal)
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, terminal)
-
-
 def make_cluster(run: RunDirectory, graph: CommunicationGraph, sockets: Path) -> Cluster:
     """The cluster of a local run: every process gets its endpoint.
 
@@ -353,7 +354,7 @@ def make_cluster(run: RunDirectory, graph: CommunicationGraph, sockets: Path) ->
         for place, process in enumerate(processes)
     }
     insecure = run.config.insecure and tcp
-    return Cluster(secrets.token_hex(8), run.path / "config.yaml", endpoints, graph, insecure=insecure)
+    return Cluster(new_run_id(run.identity), run.path / "config.yaml", endpoints, graph, insecure=insecure)
 
 
 def local_ports(first: int, num_agents: int, num_servers: int = 1) -> range:
@@ -379,12 +380,6 @@ def check_ports(ports: range) -> None:
                     f"cannot listen at port {port} of 127.0.0.1: {error.strerror}; choose another 'port' "
                     f"({ports.start} to {ports.stop - 1} are needed)"
                 ) from None
-
-
-def _short_folder() -> str:
-    """Create a folder with a short path for sockets, whose paths may have 107 characters at most."""
-    folder = tempfile.gettempdir()
-    return folder if len(folder) <= _LONGEST_FOLDER else "/tmp"
 
 
 def _tail(path: Path) -> list[str]:

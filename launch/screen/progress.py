@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from statistics import median
 from typing import Any
 
 from matrpo.launch.screen.link_table import link_table
-from matrpo.runs.environment_tail import EnvironmentTail
-from matrpo.runs.process_directory import MetricsTail
+from matrpo.runs.json_lines import MetricsTail
 from matrpo.runs.process_id import ProcessId
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings import algorithm_names
@@ -42,9 +41,9 @@ class Progress:
         self.environment: dict[str, Any] = {}
         self.agents: list[dict[str, Any]] = [{} for _ in range(run.num_agents)]
         self.trainer: dict[str, Any] = {}
-        self._trainer_lines = _Lines(MetricsTail(run.trainer.metrics_path))
-        self._environment_lines = _Lines(run.environment_tail())
-        self._agent_lines = [_Lines(MetricsTail(run.agent(agent).metrics_path)) for agent in range(run.num_agents)]
+        self._trainer_lines = _Lines(MetricsTail(run.trainer.metrics_path).take)
+        self._environment_lines = _Lines(run.environment_tail().poll)
+        self._agent_lines = [_Lines(MetricsTail(run.agent(agent).metrics_path).take) for agent in range(run.num_agents)]
         self._ends: deque[tuple[int, float]] = deque(maxlen=_RECENT + 1)
 
     def poll(self, last: float = math.inf) -> None:
@@ -55,7 +54,7 @@ class Progress:
         for agent, lines in enumerate(self._agent_lines):
             for line in lines.take(last):
                 self.agents[agent] = line
-                if agent == min(set(range(len(self.agents))) - self.absent, default=agent):
+                if "time" in line and agent == min(set(range(len(self.agents))) - self.absent, default=agent):
                     self._ends.append((line["iteration"], line["time"]))
         for line in self._trainer_lines.take(last):
             self.trainer = line
@@ -192,14 +191,14 @@ class _Lines:
         newest: the iteration of the last line in the file; 0 without any.
     """
 
-    def __init__(self, tail: MetricsTail | EnvironmentTail) -> None:
-        self._tail = tail
+    def __init__(self, poll: Callable[[], list[dict[str, Any]]]) -> None:
+        self._poll = poll
         self._waiting: deque[dict[str, Any]] = deque()
         self.newest = 0
 
     def take(self, last: float) -> Iterator[dict[str, Any]]:
         """Yield the unread lines up to an iteration, each once."""
-        self._waiting.extend(self._tail.poll())
+        self._waiting.extend(self._poll())
         if self._waiting:
             self.newest = int(self._waiting[-1]["iteration"])
         while self._waiting and self._waiting[0]["iteration"] <= last:

@@ -229,7 +229,8 @@ def _links(progress: Progress) -> RenderableType:
 def _trainer(progress: Progress) -> RenderableType:
     if not progress.trainer:
         return Text()
-    facts = [f"{title} {show(progress.trainer[name])}" for title, name, show in _TRAINER if name in progress.trainer]
+    trainer = progress.trainer
+    facts = [f"{title} {show(_mean([trainer], name))}" for title, name, show in _TRAINER if name in trainer]
     return Group(Text("training    " + "  ".join(facts), no_wrap=True, overflow="ellipsis"), Text())
 
 
@@ -242,7 +243,7 @@ def _consensus_facts(progress: Progress) -> list[str]:
 def _central_facts(progress: Progress) -> list[str]:
     """The agents' means and the critic's loss, as far as the algorithm reports them."""
     means = [(title, _mean(progress.agents, name)) for title, name in _PLAIN]
-    facts = [*means, ("critic", progress.trainer.get("critic_loss"))]
+    facts = [*means, ("critic", _mean([progress.trainer], "critic_loss"))]
     return [f"{title} {_number(value)}" for title, value in facts if value is not None]
 
 
@@ -265,7 +266,7 @@ def _agents(progress: Progress, width: int, height: int) -> RenderableType:
     lines = list(enumerate(progress.agents))
     hidden = lines[room - 1 :] if len(lines) > room else []
     for agent, line in lines[: len(lines) - len(hidden)]:
-        table.add_row(str(agent), *(show(line.get(name)) for _, name, show in columns))
+        table.add_row(str(agent), *(show(_mean([line], name)) for _, name, show in columns))
     if hidden:
         means = (show(_mean([line for _, line in hidden], name)) for _, name, show in columns)
         table.add_row(f"+{len(hidden)}", *means, style="dim")
@@ -273,7 +274,7 @@ def _agents(progress: Progress, width: int, height: int) -> RenderableType:
 
 
 def _values(lines: list[dict[str, float]], name: str) -> list[float]:
-    return [value for line in lines if (value := line.get(name)) is not None]
+    return [value for line in lines if isinstance(value := line.get(name), int | float)]
 
 
 def _mean(lines: list[dict[str, float]], name: str) -> float | None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 from matrpo import random_streams
 from matrpo.envs.registry import make_env
 from matrpo.envs.shared import SharedEnvironment
 from matrpo.envs.vector_env import VectorEnv
+from matrpo.envs.workers.cores import usable_cores
 from matrpo.envs.wrappers.alike import AlikeAgents
 from matrpo.settings.config import Config
 
@@ -48,5 +47,5 @@ def build_envs(config: Config, num_envs: int, seed: int, first: int | None = Non
     """
     env = make_env(config.task, config.agents, num_envs, seed, first, config.env_workers, config.episode_length)
     if config.env_workers is None and config.env_servers > 1:
-        env.limit_workers(max(1, len(os.sched_getaffinity(0)) // config.env_servers))
+        env.limit_workers(max(1, usable_cores() // config.env_servers))
     return AlikeAgents(env) if alike else env

@@ -15,6 +15,7 @@ import numpy as np
 from matrpo.envs.masks import playable
 from matrpo.envs.reward_scale import RewardScale
 from matrpo.envs.vector_env import ActorInput, VectorEnv, VectorStep
+from matrpo.errors import ConfigError
 
 _LOG = logging.getLogger(__name__)
 
@@ -171,14 +172,16 @@ class SharedEnvironment:
         """Continue exactly where `state_dict` was taken; with new episodes if the task's state cannot be saved.
 
         Raises:
-            ValueError: the state belongs to another task, size or setting of `reward_scaling`.
+            ConfigError: the state is of another number of environments, or another setting of `reward_scaling`.
+            ValueError: the state belongs to another task.
         """
+        self._check_size(state)
         if not holds_episodes(state):
             _LOG.warning("the state of %s cannot be saved: new episodes begin", self.spec.name)
             self.load_reward_scale(state)
             return self.reset()
         if any(key.startswith("scale.") for key in state) != (self._scale is not None):
-            raise ValueError("the saved state was taken with another setting of reward_scaling")
+            raise ConfigError("the saved state was taken with another setting of 'reward_scaling'")
         self.env.load_state_dict(_part(state, "env."))
         if self._scale:
             self._scale.load_state_dict(_part(state, "scale."))
@@ -189,9 +192,22 @@ class SharedEnvironment:
         return self._initial(self.env.observe(), truncated=False)
 
     def load_reward_scale(self, state: dict[str, np.ndarray]) -> None:
-        """Restore the reward scale's statistics from `state_dict`, and nothing else."""
+        """Restore the reward scale's statistics from `state_dict`, and nothing else.
+
+        Raises:
+            ConfigError: the state is of another number of environments.
+        """
+        self._check_size(state)
         if self._scale and (moments := _part(state, "scale.")):
             self._scale.load_state_dict(moments)
+
+    def _check_size(self, state: dict[str, np.ndarray]) -> None:
+        for key in ("returns", "scale.returns"):
+            if key in state and len(state[key]) != self.env.num_envs:
+                raise ConfigError(
+                    f"the saved state is of {len(state[key])} environments, expected {self.env.num_envs}: a run's "
+                    "'num_envs' cannot change"
+                )
 
     def _count(self, rewards: np.ndarray, ended: np.ndarray, statistics: np.ndarray | None) -> None:
         self._returns += rewards

@@ -59,10 +59,10 @@ class FaultScript:
             ConfigError: there is none, or it is not valid for this graph and so many environment servers; the text
                 says where and why.
         """
-        origin = f"fault script {name}"
+        origin, text = f"fault script {name}", script_text(name)
         try:
-            content = yaml.safe_load(script_text(name))
-        except yaml.YAMLError as error:
+            content = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
             raise ConfigError(f"{origin} is not valid YAML: {' '.join(str(error).split())}") from None
         if not isinstance(content, dict) or set(content) != {"faults"} or not isinstance(content["faults"], list):
             raise ConfigError(f"{origin}: expected one key, faults, with a list")

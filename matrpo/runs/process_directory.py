@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,16 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from matrpo.consensus.message import LARGEST_NUMBER
 from matrpo.errors import ConfigError
-from matrpo.runs.storage import storing, write_crash_safely
+from matrpo.runs.json_lines import MetricsTail as MetricsTail
+from matrpo.runs.storage import locked, storing, write_crash_safely
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d{6,})\.json")
+
+
+class DamagedCheckpointError(ConfigError):
+    """A checkpoint cannot be read, or not as it was written. Its text is one line that names the file."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +74,15 @@ class ProcessDirectory:
         path = self.path / "incarnation.json"
         try:
             last = json.loads(path.read_bytes())
-            number, last_run = int(last["incarnation"]), last["run_id"]
+            number, last_run = last["incarnation"], last["run_id"]
         except FileNotFoundError:
             number, last_run = 0, None
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             raise ConfigError(f"{path} is damaged: it must hold the number of the process's last start") from None
+        if type(number) is not int or not 0 <= number < LARGEST_NUMBER - 1:
+            raise ConfigError(
+                f"{path} is damaged: bad value {number!r} for 'incarnation', the number of the last start"
+            )
         number = max(number + 1, at_least)
         write_crash_safely(path, json.dumps({"incarnation": number, "run_id": run_id}).encode())
         return Incarnation(number, last_run == run_id)
@@ -88,62 +100,98 @@ class ProcessDirectory:
                 file.write(line)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All complete lines of metrics; empty if there are none."""
-        return MetricsTail(self.metrics_path).poll()
+        """All complete lines of metrics; empty if there are none.
 
-    def save_checkpoint(self, iteration: int, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
-        """Write the checkpoint of `iteration`: two files, the .json last, so that it marks a complete pair.
+        Raises:
+            ConfigError: somebody has put something else where a number is wanted.
+        """
+        return MetricsTail(self.metrics_path).take()
+
+    def save_checkpoint(
+        self,
+        iteration: int,
+        arrays: Mapping[str, np.ndarray],
+        meta: Mapping[str, Any],
+        origin: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write the checkpoint of `iteration`: its files, the .json last, so that it marks a complete one.
 
         Args:
             iteration: the iteration that produced this state.
             arrays: what safetensors stores, by name.
             meta: anything JSON can hold.
+            origin: where it comes from: goes to a file of its own, with the checksums of all; None makes no such file.
 
         Raises:
             StorageError: the disk is full or read-only; no file under a final name is half-written.
         """
-        stem = self._checkpoint(iteration)
+        tensors, text, source = self._files(iteration)
         data = safetensors.numpy.save({name: np.array(array, order="C") for name, array in arrays.items()})
-        write_crash_safely(stem.with_suffix(".safetensors"), data)
-        write_crash_safely(stem.with_suffix(".json"), json.dumps({"iteration": iteration, **meta}).encode())
+        described = json.dumps({"iteration": iteration, **meta}).encode()
+        write_crash_safely(tensors, data)
+        source.unlink(missing_ok=True)
+        if origin is not None:
+            own = {**origin, "safetensors": zlib.crc32(data), "json": zlib.crc32(described)}
+            write_crash_safely(source, json.dumps({**own, "origin": _checksum(own)}).encode())
+        write_crash_safely(text, described)
 
     def load_checkpoint(self, iteration: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The arrays and the meta data saved for `iteration`.
 
         Raises:
-            ConfigError: there is none, or it is damaged.
+            DamagedCheckpointError: there is none, or it is not as it was written.
         """
-        stem = self._checkpoint(iteration)
+        tensors, text, _ = self._files(iteration)
+        origin, data = self.read_origin(iteration), _read(tensors)
+        for path, content in ((tensors, data), (text, _read(text))):
+            if origin and origin.get(path.suffix[1:]) != zlib.crc32(content):
+                raise DamagedCheckpointError(f"checkpoint {path} is damaged: its checksum is another one")
         try:
-            arrays = safetensors.numpy.load(stem.with_suffix(".safetensors").read_bytes())
-            return arrays, self.read_checkpoint_meta(iteration)
-        except OSError as error:
-            raise ConfigError(f"cannot read checkpoint {stem}: {error.strerror}") from None
+            return safetensors.numpy.load(data), self.read_checkpoint_meta(iteration)
         except safetensors.SafetensorError as error:
-            raise ConfigError(f"checkpoint {stem}.safetensors is damaged: {error}") from None
+            raise DamagedCheckpointError(f"checkpoint {tensors} is damaged: {error}") from None
 
     def read_checkpoint_meta(self, iteration: int) -> dict[str, Any]:
         """The meta data saved for `iteration`, without its arrays.
 
         Raises:
-            ConfigError: there is none, or it is damaged.
+            DamagedCheckpointError: there is none, or it is not as it was written.
         """
-        path = self._checkpoint(iteration).with_suffix(".json")
-        try:
-            meta = json.loads(path.read_bytes())
-        except OSError as error:
-            raise ConfigError(f"cannot read checkpoint {path}: {error.strerror}") from None
-        except ValueError:
-            raise ConfigError(f"checkpoint {path} is damaged: not JSON") from None
-        if not isinstance(meta, dict):
-            raise ConfigError(f"checkpoint {path} is damaged: not a mapping")
+        path = self._files(iteration)[1]
+        meta = _mapping(path)
+        if meta.get("iteration") != iteration:
+            raise DamagedCheckpointError(f"checkpoint {path} is damaged: it is of iteration {meta.get('iteration')!r}")
+        if not isinstance(meta.get("belongs_to", {}), dict):
+            raise DamagedCheckpointError(f"checkpoint {path} is damaged: its 'belongs_to' must be a mapping")
+        stream = meta.get("stream", 0)
+        if type(stream) is not int or not 0 <= stream < LARGEST_NUMBER:
+            raise DamagedCheckpointError(f"checkpoint {path} is damaged: bad value {stream!r} for 'stream'")
         return meta
+
+    def read_origin(self, iteration: int) -> dict[str, Any] | None:
+        """Where the checkpoint of `iteration` comes from; None if it does not say.
+
+        Raises:
+            DamagedCheckpointError: what it says is not as it was written.
+        """
+        path = self._files(iteration)[2]
+        if not path.exists():
+            return None
+        origin = _mapping(path)
+        if origin.pop("origin", None) != _checksum(origin):
+            raise DamagedCheckpointError(f"checkpoint {path} is damaged: its checksum is another one")
+        return origin
 
     def checkpoint_iterations(self) -> list[int]:
         """Iterations with a complete checkpoint, ascending."""
         matches = [_CHECKPOINT.fullmatch(path.name) for path in self.path.glob("checkpoint-*.json")]
         found = sorted(int(match[1]) for match in matches if match)
-        return [i for i in found if self._checkpoint(i).with_suffix(".safetensors").exists()]
+        return [i for i in found if self._files(i)[0].exists()]
+
+    def has_lost_checkpoints(self) -> bool:
+        """Whether of a checkpoint only its origin is left. One that was not written to its end has its arrays, too."""
+        names = [path.stem.removeprefix("origin-") for path in self.path.glob("origin-*.json")]
+        return any(not (self.path / f"checkpoint-{name}.safetensors").exists() for name in names)
 
     def prune(self, kept: int) -> None:
         """Delete all checkpoints but the last `kept`."""
@@ -154,56 +202,67 @@ class ProcessDirectory:
         """Roll back to `iteration`: delete later lines and checkpoints, and leftovers of interrupted writes.
 
         Raises:
+            ConfigError: the metrics cannot be read.
             StorageError: the disk is full or read-only.
         """
+        lines = self.read_metrics()
         for leftover in self.path.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
         for later in self.checkpoint_iterations():
             if later > iteration:
                 self._delete(later)
         if self.metrics_path.exists():
-            kept = [line for line in self.read_metrics() if line.get("iteration", 0) <= iteration]
+            kept = [line for line in lines if line["iteration"] <= iteration]
             write_crash_safely(self.metrics_path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
-    def _checkpoint(self, iteration: int) -> Path:
-        return self.path / f"checkpoint-{iteration:06d}"
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Lock the folder: no second copy of the process can use it meanwhile.
+
+        Raises:
+            ConfigError: the process runs already, with these files.
+            StorageError: the folder cannot be made.
+        """
+        with storing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        with locked(self.path, f"{self.path} is in use: this process runs already"):
+            yield
+
+    def _files(self, iteration: int) -> tuple[Path, Path, Path]:
+        """The files of a checkpoint: arrays, meta data, and where it comes from."""
+        stem = f"checkpoint-{iteration:06d}"
+        return (
+            self.path / f"{stem}.safetensors",
+            self.path / f"{stem}.json",
+            self.path / f"origin-{iteration:06d}.json",
+        )
 
     def _delete(self, iteration: int) -> None:
-        stem = self._checkpoint(iteration)
-        stem.with_suffix(".json").unlink(missing_ok=True)
-        stem.with_suffix(".safetensors").unlink(missing_ok=True)
+        tensors, text, source = self._files(iteration)
+        for path in (text, tensors, source):
+            path.unlink(missing_ok=True)
 
 
-class MetricsTail:
-    """Follows a metrics file as it grows (like `tail -f`): complete lines only, each once.
-
-    Args:
-        path: the file; it need not exist yet.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._offset = 0
-
-    def poll(self) -> list[dict[str, Any]]:
-        """The lines completed since the last call. A damaged line is skipped."""
-        try:
-            with open(self.path, "rb") as file:
-                file.seek(self._offset)
-                data = file.read()
-        except OSError:
-            return []
-        end = data.rfind(b"\n") + 1
-        self._offset += end
-        return [line for line in map(_parse_line, data[:end].splitlines()) if line is not None]
-
-
-def _parse_line(line: bytes) -> dict[str, Any] | None:
+def _read(path: Path) -> bytes:
     try:
-        parsed = json.loads(line)
-    except ValueError:
-        return None
-    return parsed if isinstance(parsed, dict) else None
+        return path.read_bytes()
+    except OSError as error:
+        raise DamagedCheckpointError(f"cannot read checkpoint {path}: {error.strerror}") from None
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    """The content of a JSON file of a checkpoint."""
+    try:
+        content = json.loads(_read(path))
+    except (ValueError, RecursionError):
+        raise DamagedCheckpointError(f"checkpoint {path} is damaged: not JSON") from None
+    if not isinstance(content, dict):
+        raise DamagedCheckpointError(f"checkpoint {path} is damaged: not a mapping")
+    return content
+
+
+def _checksum(content: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(content).encode())
 
 
 def _plain(value: Any) -> Any:

@@ -56,6 +56,7 @@ class Recorder:
     def __init__(self, run: RunDirectory, process: ProcessDirectory, spec: TaskSpec, start: int = 0) -> None:
         self._config = run.config
         self._process = process
+        self._origin = run.origin(process)
         name = process.path.name
         self._who = f"agent {spec.agents[int(name)]!r}" if name.isdigit() else name
         self._belongs_to = identity(spec, run.config)
@@ -101,7 +102,7 @@ class Recorder:
 
     def _write(self, snapshot: _Snapshot) -> None:
         if snapshot.iteration not in self._process.checkpoint_iterations():
-            self._process.save_checkpoint(snapshot.iteration, snapshot.arrays, snapshot.meta)
+            self._process.save_checkpoint(snapshot.iteration, snapshot.arrays, snapshot.meta, self._origin)
 
 
 def _not_finite(metrics: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str | None:

@@ -3,24 +3,25 @@
     runs/2026-11-21_navigation_matrpo_ring-12_s0/
       config.yaml           every setting, and the versions it ran with (comments: it is a valid --config file)
       cluster.yaml          where the processes are
-      agents/03/            metrics.jsonl, log.txt, checkpoint-000120.safetensors and .json
+      agents/03/            metrics.jsonl, log.txt, checkpoint-000120.safetensors and .json, and in origin-000120.json
+                            the checkpoint's checksums, run and settings
       env/                  the same, of the environment server; of further ones, env-1/, env-2/, ...
       trainer/              the same, of an algorithm that trains centrally: what is needed to go on learning
       tensorboard/          one folder per process
 
-Iterations count from 1; iteration 0 is the untrained state and has no checkpoint.
+Iterations count from 1; iteration 0 is the untrained state and has no checkpoint. A run's identity is made with its
+directory and kept by its checkpoints, and by the run id in cluster.yaml: a copy of the directory is of the same run.
 """
 
 from __future__ import annotations
 
 import datetime
-import fcntl
-import os
+import logging
 import re
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,28 +29,19 @@ import yaml
 
 from matrpo.errors import ConfigError
 from matrpo.runs.environment_tail import EnvironmentTail
+from matrpo.runs.process_directory import DamagedCheckpointError
 from matrpo.runs.process_directory import ProcessDirectory as ProcessDirectory
 from matrpo.runs.process_id import ProcessId
+from matrpo.runs.resume_point import ResumePoint as ResumePoint
+from matrpo.runs.resume_point import find_resume_point
 from matrpo.runs.run_config import run_config
-from matrpo.runs.storage import StorageError, write_crash_safely
+from matrpo.runs.storage import StorageError, locked, write_crash_safely
 from matrpo.settings import algorithm_names
-from matrpo.settings.config import Config, DecentralizedConfig, RunConfig, load_file, resolve, to_dict
+from matrpo.settings.config import FIELDS, Config, DecentralizedConfig, RunConfig, load_file, resolve, to_dict
 from matrpo.spaces import TaskSpec
 
 _PROBE_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class ResumePoint:
-    """Iteration from which a run can be resumed.
-
-    Attributes:
-        iteration: the last one that is kept; 0 if nothing can be.
-        laggards: the newest checkpoint of each agent that has none of that iteration; 0 if it has none at all.
-    """
-
-    iteration: int
-    laggards: dict[int, int]
+_LOG = logging.getLogger(__name__)
 
 
 class RunDirectory:
@@ -58,11 +50,14 @@ class RunDirectory:
     Attributes:
         path: the folder.
         config: the resolved settings.
+        identity: the run's, which its checkpoints have; None if it is not known, or of a run that has none.
     """
 
-    def __init__(self, path: Path, config: RunConfig) -> None:
+    def __init__(self, path: Path, config: RunConfig, identity: str | None = None) -> None:
         self.path = path
         self.config = config
+        self.identity = identity
+        self._settings = _lasting(config)
 
     @classmethod
     def create(cls, path: Path | None, config: Config, versions: Mapping[str, str]) -> RunDirectory:
@@ -82,7 +77,7 @@ class RunDirectory:
         created = _missing_parents(path)
         try:
             path.mkdir(parents=True)
-            run = cls(path, config)
+            run = cls(path, config, new_identity())
             _probe(path / ".probe")
             run.store_config(versions)
         except FileExistsError:
@@ -95,8 +90,12 @@ class RunDirectory:
         return run
 
     @classmethod
-    def open(cls, path: Path) -> RunDirectory:
+    def open(cls, path: Path, identity: str | None = None) -> RunDirectory:
         """The run at `path`.
+
+        Args:
+            path: the folder.
+            identity: the run's, as a cluster file says; None takes that of the checkpoints that are checked first.
 
         Raises:
             ConfigError: there is none, or its settings are not valid.
@@ -107,7 +106,7 @@ class RunDirectory:
         config = resolve((str(file), load_file(file)))
         if config.agents is None:
             raise ConfigError(f"{file} does not state the number of agents")
-        return cls(path, run_config(config))
+        return cls(path, run_config(config), identity)
 
     @property
     def num_agents(self) -> int:
@@ -187,22 +186,32 @@ class RunDirectory:
         sets = [set(process.checkpoint_iterations()) for process in self.processes().values()]
         return max(set.intersection(*sets), default=0)
 
-    def resume_point(self) -> ResumePoint:
-        """Where the run can be resumed: at the latest iteration that all have, else with as few laggards as possible.
+    def resume_point(self, laggards: bool = True) -> ResumePoint:
+        """Where the run can be resumed: see `find_resume_point`. A central algorithm needs everybody's checkpoint."""
+        laggards = laggards and not algorithm_names.is_central(self.config.algo)
+        first_due = min(self.config.checkpoint_every, self.config.iterations)
+        return find_resume_point(self.processes(), laggards, first_due)
 
-        The environment's checkpoint fixes the iteration; an agent that was dead for long continues from its own newest.
+    def newest_checkpoint(self, process: ProcessId) -> int:
+        """The newest whole checkpoint of a process that continues by itself; 0 if it has none at all.
+
+        Raises:
+            ConfigError: it is of another run, or all that there are are damaged.
         """
-        common = self.latest_common_iteration()
-        if common:
-            return ResumePoint(common, {})
-        agents = {agent: self.agent(agent).checkpoint_iterations() for agent in range(self.num_agents)}
-        points = []
-        servers = [set(self.server(server).checkpoint_iterations()) for server in range(self.num_servers)]
-        for iteration in sorted(set.intersection(*servers)):
-            laggards = {agent: max(own, default=0) for agent, own in agents.items() if iteration not in own}
-            if len(laggards) < len(agents) and all(newest < iteration for newest in laggards.values()):
-                points.append(ResumePoint(iteration, laggards))
-        return max(points, key=lambda point: (-len(point.laggards), point.iteration), default=ResumePoint(0, {}))
+        directory, damaged = self.directory(process), list[str]()
+        for iteration in reversed(directory.checkpoint_iterations()):
+            try:
+                directory.load_checkpoint(iteration)
+            except DamagedCheckpointError as error:
+                damaged.append(str(error))
+                continue
+            self._check_origin(process, iteration)
+            for line in damaged:
+                _LOG.warning("%s; going on from that of iteration %d", line, iteration)
+            return iteration
+        if damaged:
+            raise ConfigError(f"{damaged[0]}; {process.name} has no older one")
+        return 0
 
     def episode_stream(self, iteration: int, server: int = 0) -> int:
         """Number of the random stream of episodes in a server's checkpoint of `iteration`; 0 for a new run.
@@ -213,22 +222,82 @@ class RunDirectory:
         return int(self.server(server).read_checkpoint_meta(iteration).get("stream", 0)) if iteration else 0
 
     def check_checkpoints(self, iteration: int, spec: TaskSpec) -> None:
-        """Check that every process's checkpoint of `iteration`, if it has one, belongs to this task and these networks.
+        """Check every process's checkpoint of `iteration`, if it has one: see `check_checkpoint`.
+
+        All must be of the run that the environment's is of.
 
         Raises:
-            ConfigError: one does not; the text names it, what it holds and what was expected.
+            ConfigError: one does not fit; the text names it, what it holds and what was expected.
         """
-        expected = identity(spec, self.config)
-        for process, directory in self.processes().items():
-            if iteration not in directory.checkpoint_iterations():
-                continue
-            found = directory.read_checkpoint_meta(iteration).get("belongs_to", {})
-            for key, value in expected.items():
-                if found.get(key) != value:
-                    raise ConfigError(
-                        f"checkpoint {iteration} of {process.name} in {self.path} does not fit: "
-                        f"its {key} is {found.get(key)}, this run's is {value}"
-                    )
+        having = [who for who, files in self.processes().items() if iteration in files.checkpoint_iterations()]
+        runs = {who: (self.directory(who).read_origin(iteration) or {}).get("run") for who in having}
+        expected = next(iter(runs.values()), None)
+        self.identity = self.identity or expected
+        for process, run in runs.items():
+            self.check_checkpoint(process, iteration, spec, known=run is not None)
+            if run != expected:
+                raise self._foreign(process, iteration, expected)
+
+    def check_checkpoint(self, process: ProcessId, iteration: int, spec: TaskSpec, known: bool = True) -> None:
+        """Check that a process's checkpoint of `iteration` belongs to this run, this task and these networks.
+
+        Args:
+            process: which.
+            iteration: of the checkpoint.
+            spec: the task.
+            known: the checkpoint says of which run it is, or has to.
+
+        Raises:
+            ConfigError: it does not fit; the text names it, what it holds and what was expected.
+        """
+        found = self.directory(process).read_checkpoint_meta(iteration).get("belongs_to", {})
+        self._check_fit(process, iteration, found, identity(spec, self.config))
+        if known:
+            self._check_origin(process, iteration)
+
+    def origin(self, process: ProcessDirectory) -> dict[str, Any]:
+        """What a checkpoint of a process says of where it comes from: run, folder, and settings that cannot change."""
+        folder = str(process.path.relative_to(self.path))
+        return {"run": self.identity, "process": folder, "settings": self._settings}
+
+    def _check_origin(self, process: ProcessId, iteration: int) -> None:
+        """Check that a checkpoint is of this run, if its identity is known, of the process, and of these settings."""
+        directory = self.directory(process)
+        own, found = self.origin(directory), directory.read_origin(iteration) or {}
+        if self.identity is not None and found.get("run") != self.identity:
+            raise self._foreign(process, iteration, self.identity)
+        found = own | found
+        expected = {key: value for key, value in self._settings.items() if key in found["settings"]}
+        self._check_fit(process, iteration, found, {"process": own["process"]})
+        self._check_fit(process, iteration, found["settings"], expected)
+
+    def _foreign(self, process: ProcessId, iteration: int, expected: str | None) -> ConfigError:
+        directory = self.directory(process)
+        found = directory.read_origin(iteration) or {}
+        theirs, ours = _of_run(found.get("run"), found.get("settings", {})), _of_run(expected, self._settings)
+        return ConfigError(
+            f"checkpoint {iteration} of {process.name} in {directory.path} is {theirs}, expected one {ours}: "
+            "move away what another run has left there"
+        )
+
+    def _check_fit(
+        self, process: ProcessId, iteration: int, found: Mapping[str, Any], expected: Mapping[str, Any]
+    ) -> None:
+        for key, value in expected.items():
+            if found.get(key) != value:
+                raise ConfigError(
+                    f"checkpoint {iteration} of {process.name} in {self.path} does not fit: "
+                    f"its {key} is {found.get(key)}, this run's is {value}"
+                )
+
+    def check_metrics(self) -> None:
+        """Check that every process's metrics can be read.
+
+        Raises:
+            ConfigError: some cannot.
+        """
+        for process in self.processes().values():
+            process.read_metrics()
 
     def rewind(self, iteration: int) -> None:
         """Roll all processes back to `iteration`: delete their later lines and checkpoints.
@@ -246,15 +315,8 @@ class RunDirectory:
         Raises:
             ConfigError: the run is locked by another process.
         """
-        handle = os.open(self.path, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigError(f"run directory {self.path} is in use: another process trains it") from None
+        with locked(self.path, f"run directory {self.path} is in use: another process trains it"):
             yield
-        finally:
-            os.close(handle)
 
     def is_locked(self) -> bool:
         """Whether a training on this machine has locked the run."""
@@ -275,6 +337,21 @@ def identity(spec: TaskSpec, config: Config) -> dict[str, Any]:
         "action_spaces": [repr(space) for space in spec.action_spaces],
         "hidden_sizes": list(config.hidden_sizes),
     }
+
+
+def _of_run(run: str | None, settings: Mapping[str, Any]) -> str:
+    return "of an unknown run" if run is None else f"of run {run} (seed {settings.get('seed')})"
+
+
+def _lasting(config: Config) -> dict[str, Any]:
+    """The settings that a run keeps for ever. Where a file lies that one of them names is not among them."""
+    values = {key: value for key, value in to_dict(config).items() if not FIELDS[key].metadata["resumable"]}
+    return {key: value for key, value in values.items() if not str(value).startswith("/")}
+
+
+def new_identity() -> str:
+    """A new run's identity."""
+    return secrets.token_hex(4)
 
 
 def _default_path(config: Config) -> Path:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from matrpo.errors import ConfigError
+
+_LOG = logging.getLogger(__name__)
 
 
 class StorageError(RuntimeError):
@@ -60,3 +66,29 @@ def write_crash_safely(path: Path, data: bytes, mode: int = 0o666) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+
+
+@contextmanager
+def locked(folder: Path, refusal: str) -> Iterator[None]:
+    """Lock a folder against all other processes that lock it. The system releases the lock with this process.
+
+    On a file system without locks there is none.
+
+    Args:
+        folder: it exists.
+        refusal: what to say if it is locked.
+
+    Raises:
+        ConfigError: another process has locked it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(refusal) from None
+        except OSError as error:
+            _LOG.warning("cannot lock %s: %s", folder, error.strerror)
+        yield
+    finally:
+        os.close(handle)

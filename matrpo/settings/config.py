@@ -99,6 +99,7 @@ HEADINGS = {f.name: section.heading for section in SECTIONS for f in dataclasses
 """The heading of the section that each setting stands in."""
 
 _TYPES = typing.get_type_hints(Config)
+_LARGEST_INTEGER = 2**63 - 1
 
 
 def resolve(*layers: tuple[str, Mapping[str, Any]]) -> Config:
@@ -133,7 +134,7 @@ def load_file(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ConfigError(f"cannot read config file {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         reason = str(error).replace("\n", " ")
         raise ConfigError(f"{path} is not valid YAML: {reason}") from None
     if content is None:
@@ -154,7 +155,7 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise ConfigError(f"-o {text}: expected key=value")
     try:
         return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
         raise ConfigError(f"-o {text}: the value is not valid YAML") from None
 
 
@@ -210,7 +211,7 @@ def _convert(key: str, value: Any, origin: str) -> Any:
         # YAML reads 1e-3 as a string.
         try:
             value = float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             raise _bad(key, value, "a number", origin) from None
     if kind is int and type(value) is float and value.is_integer():
         value = int(value)
@@ -232,6 +233,8 @@ def _check_range(key: str, value: Any, origin: str) -> None:
             continue
         if not abs(number) < float("inf"):
             raise _bad(key, value, "a finite number", origin)
+        if type(number) is int and abs(number) > _LARGEST_INTEGER:
+            raise _bad(key, value, f"at most {_LARGEST_INTEGER}", origin)
         if limits["minimum"] is not None and number < limits["minimum"]:
             raise _bad(key, value, f"at least {limits['minimum']}", origin)
         if limits["maximum"] is not None and number > limits["maximum"]:

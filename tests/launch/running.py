@@ -37,9 +37,9 @@ def command(run: Path, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "matrpo.launch.cli", "launch", "--run", str(run), *settings, *arguments]
 
 
-def train(run: Path, *arguments: str) -> Path:
+def train(run: Path, *arguments: str, env: dict[str, str] | None = None) -> Path:
     """Train to the end."""
-    result = subprocess.run(command(run, *arguments), capture_output=True, text=True, timeout=_PATIENCE)
+    result = subprocess.run(command(run, *arguments), capture_output=True, text=True, timeout=_PATIENCE, env=env)
     assert result.returncode == 0, result.stderr
     assert result.stdout == ""
     return run

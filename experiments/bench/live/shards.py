@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from matrpo.envs.workers.cores import usable_cores
 from matrpo.experiments.bench.live.launching import LaunchedRun, metric
 from matrpo.experiments.bench.report import Goal, Report, Row, Say
 
@@ -41,7 +41,7 @@ def run(tasks: Sequence[str], repeats: int, iterations: int, quick: bool, say: S
             rows.append({"task": task, "one server": speeds[0], "two": speeds[1], "ratio": ratios[-1]})
         what = f"rollouts of {task} with two environment servers / with one (median)"
         goals.append(Goal(what, statistics.median(ratios), _GOAL))
-    facts = {**settings, "repeats": repeats, "iterations": iterations, "cores": len(os.sched_getaffinity(0))}
+    facts = {**settings, "repeats": repeats, "iterations": iterations, "cores": usable_cores()}
     return Report("shards", facts, {"environment steps per second of rollouts, medians over iterations": rows}, goals)
 
 

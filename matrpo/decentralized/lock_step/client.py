@@ -170,6 +170,8 @@ class Client:
         else:
             if message.t == 0:
                 self._starts.hear(server, message)
+                if message.attempt > self._said[1]:  # the others must hear of it, whatever the agent does meanwhile
+                    self.ask_to_begin(again=False)
             if self._answers(server, message):
                 self.answered[server] = message
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from matrpo.decentralized.lock_step.messages import Hello
+
+_LONGEST_BAR = 64
+"""Longest time for which an agent that was silent is kept out, in deadlines."""
 
 
 class Membership:
@@ -32,6 +36,8 @@ class Membership:
         self.finished: set[int] = set()
         self._everyone = frozenset(range(num_agents))
         self._hellos = {agent: Hello(agent, 0, 0) for agent in self._everyone}
+        self._silences = dict.fromkeys(self._everyone, 0)
+        self._barred_until = dict.fromkeys(self._everyone, -math.inf)
 
     @property
     def missing(self) -> set[int]:
@@ -47,6 +53,11 @@ class Membership:
     def unfinished(self) -> set[int]:
         """Agents that have not said goodbye."""
         return set(self._everyone - self.finished)
+
+    def outside(self, now: float) -> set[int]:
+        """The agents that are here, and have to wait for a later start."""
+        barred = {agent for agent, until in self._barred_until.items() if until > now}
+        return self.connected - self.taking_part - self.finished - barred
 
     def latest(self, agent: int) -> Hello:
         """An agent's last hello; of incarnation 0 if there was none."""
@@ -78,13 +89,27 @@ class Membership:
         self.left.clear()
         self.newcomers.clear()
 
-    def admit(self, iteration: int, attempt: int) -> list[int]:
-        """Admit all connected agents that want this iteration and attempt, or earlier ones; returns the newcomers."""
-        newcomers = [
+    def bar(self, agent: int, now: float, seconds: float) -> None:
+        """Keep an agent out that has kept the others waiting so long: as long as that, and twice as long each time.
+
+        So all that it costs, however often it comes back, is a share of the run that shrinks with each time.
+        """
+        self._silences[agent] += 1
+        self._barred_until[agent] = now + seconds * min(2 ** (self._silences[agent] - 1), _LONGEST_BAR)
+
+    def admit(self, iteration: int, attempt: int, now: float) -> list[int]:
+        """Admit all connected agents that want this iteration and attempt, or earlier ones; returns the newcomers.
+
+        Agents that are barred are admitted if nobody else takes part.
+        """
+        fit = [
             agent
             for agent in sorted(self.connected - self.taking_part - self.finished)
             if self._hellos[agent].iteration <= iteration and self._hellos[agent].attempt <= attempt
         ]
+        newcomers = [agent for agent in fit if self._barred_until[agent] <= now]
+        if not newcomers and not self.taking_part:
+            newcomers = fit
         self.taking_part.update(newcomers)
         self.newcomers.update(newcomers)
         return newcomers

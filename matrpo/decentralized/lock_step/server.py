@@ -39,8 +39,9 @@ What always holds:
 - L2 No agent learns from an iteration twice: who has learnt from i wants i + 1, and is admitted to no earlier one.
 - L3 A message of one agent changes that agent's part and no more: an iteration breaks off when more than half of those
   that take part have left it, and is begun at an iteration and an attempt that two agents know of, or the server.
-- L4 An agent that is connected and does nothing costs the others its deadline once: from when half of those that the
-  step waits for have acted. Then the rule for lost agents applies to it until it says hello again.
+- L4 An agent that is connected and does nothing costs the others its deadline: from when half of those that the step
+  waits for have acted. Then the rule for lost agents applies to it until it says hello again, and it is kept out for
+  as long as it has cost, twice as long each time.
 - L5 No number in a message can make a later message illegal, and no message raises.
 - L6 Whoever takes part ends: with the run, with a rule's word, or by being dropped.
 """
@@ -97,6 +98,7 @@ class Server:
         self._again = False
         self._returns = returns
         self._gathers_since: float | None = None
+        self._now = -math.inf
         self._half_done_at = math.inf
         self._addresses: dict[int, Address] = {}
         self._outbox: list[Answer] = []
@@ -182,6 +184,7 @@ class Server:
 
     def tick(self, now: float) -> None:
         """Let time pass: begin an iteration when it is due, and deal with agents that are silent."""
+        self._now = now
         if self.t is None:
             self._gather(now)
         if self.t is None:
@@ -191,6 +194,7 @@ class Server:
         if now >= self._half_done_at + self._rules.silence:
             self._half_done_at = math.inf
             for agent in sorted(self._waiting & self.membership.connected):
+                self.membership.bar(agent, now, self._rules.silence)
                 self._lose(agent, f"has done nothing for {self._rules.silence:g} s")
 
     def stepped(self, steps: Sequence[AgentStep]) -> bool:
@@ -320,8 +324,7 @@ class Server:
         membership = self.membership
         if self._last:
             return membership.finished
-        outside = membership.connected - membership.taking_part - membership.finished
-        return self.actions.keys() | outside | membership.left
+        return self.actions.keys() | membership.outside(self._now) | membership.left
 
     def _label_for(self, agent: int) -> tuple[int, int]:
         """The running step as an agent knows it: the start of what it wants, or the end of what it acted in."""
@@ -373,15 +376,17 @@ class Server:
 
     def _admit(self) -> None:
         """Admit all waiting agents that want this iteration or an earlier one."""
-        for agent in self.membership.admit(self.iteration, self.attempt):
+        for agent in self.membership.admit(self.iteration, self.attempt, self._now):
             if self.iteration <= self._rules.iterations:
                 self._news.append((logging.INFO, f"agent {agent} takes part from iteration {self.iteration} on"))
             self._observe(agent, self.iteration, 0)
 
     def _break_if_left(self) -> None:
         membership = self.membership
-        others = 0 if self._rules.on_loss == "wait" else len(membership.taking_part)
-        if self.t is not None and 2 * len(membership.left) > others:
+        active = membership.taking_part - membership.finished
+        all_done = bool(membership.taking_part) and not active and not self._last
+        others = 0 if self._rules.on_loss == "wait" else len(active)
+        if self.t is not None and (2 * len(membership.left & active) > others or all_done):
             self._break()
 
     def _break(self) -> None:

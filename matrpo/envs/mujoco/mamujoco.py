@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from matrpo.envs import counter_rng
 from matrpo.envs.family import Family, KnownTask, fixed_task, packages
 from matrpo.envs.mujoco.robots import PARTITIONS, Robot, mamujoco_spec
 from matrpo.envs.vector_env import VectorEnv, VectorStep
+from matrpo.envs.workers.cores import usable_cores
 from matrpo.envs.workers.worker import Worker
 
 
@@ -46,7 +46,7 @@ class MamujocoEnv(VectorEnv):
         self._records: np.ndarray | None = None
         self._seed = seed
         self._first = 0
-        self._most_workers = len(os.sched_getaffinity(0))
+        self._most_workers = usable_cores()
         self._shares: list[slice] = []
         self._workers: list[Worker] = []
 

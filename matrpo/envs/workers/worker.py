@@ -18,6 +18,7 @@ from typing import IO
 import numpy as np
 
 from matrpo.errors import ConfigError, TaskError, in_words
+from matrpo.standard_streams import drop_unwritable
 
 DEADLINE = 300.0
 """Timeout in seconds of an answer: a worker that is silent for longer is taken to hang."""
@@ -107,10 +108,12 @@ def serve(build: Callable[[], dict[bytes, tuple[np.ndarray | None, Callable[[], 
         build: makes, for each letter, the array that the order's content is read into (or None) and what then computes
             the answer. That it was built is answered as if it were an order.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # what stops a run is the parent's business
+        signal.signal(number, signal.SIG_IGN)
     orders, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     # What a library prints must not reach the parent as an answer.
     os.dup2(2, 1)
+    drop_unwritable("stdout", "stderr")
     try:
         table = build()
         _answer(answers, None)

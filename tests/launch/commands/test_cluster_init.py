@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -74,10 +75,10 @@ def mistake(*arguments: str) -> str:
     return str(result.exception)
 
 
-def start(run: Path, ssh: Path, program: Path) -> subprocess.Popen[str]:
+def start(run: Path, ssh: Path, program: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "matrpo.launch.cli", "launch", "--cluster", str(run / "cluster.yaml"), "--ssh"]
     options = ["--ssh-command", str(ssh), "--remote-matrpo", str(program)]
-    return subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen([*command, *options, *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def processes_of(run: Path) -> list[psutil.Process]:
@@ -265,6 +266,47 @@ def test_when_one_remote_process_fails_all_end(tmp_path: Path, ssh: Path, progra
     assert launcher.returncode == 2, errors
     assert "matrpo: error: agent 1 on 127.0.0.1 failed with status 2: matrpo: error: cannot read the secret" in errors
     assert soon(lambda: not processes_of(run), 15.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("typed", [(), ("--no-restart",)])
+def test_a_remote_process_that_is_killed_comes_back_unless_told_otherwise(
+    tmp_path: Path, ssh: Path, program: Path, typed: tuple[str, ...]
+) -> None:
+    run = make(tmp_path / "run", "--steps", "4000000")
+    launcher = start(run, ssh, program, *typed)
+    wait_for(has_iterations(run, 2), launcher)
+    victim = next(process for process in processes_of(run) if "matrpo agent 1" in " ".join(process.cmdline()))
+    agents = RunDirectory.open(run)
+    victim.kill()
+    before = len(agents.agent(0).read_metrics())
+    wait_for(lambda: len(agents.agent(0).read_metrics()) > before + 5, launcher)
+    if not typed:
+        beyond = len(agents.agent(1).read_metrics())
+        wait_for(lambda: len(agents.agent(1).read_metrics()) > beyond + 2, launcher)
+    launcher.send_signal(signal.SIGINT)
+    _, errors = launcher.communicate(timeout=30)
+    assert launcher.returncode == 130, errors
+    how = "again in 0.5 s" if not typed else "is not started any more; the others go on"
+    assert "agent 1 on 127.0.0.1 was killed or cut off" in errors
+    assert how in errors
+    assert soon(lambda: not processes_of(run), 15.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", ["head -40", "tee log"])
+def test_over_ssh_too_a_reader_that_is_gone_does_not_keep_the_state_from_being_saved(
+    tmp_path: Path, ssh: Path, program: Path, lost: str
+) -> None:
+    run = make(tmp_path / "run", "--steps", "4000000", "--checkpoint-every", "1000000")
+    command = [sys.executable, "-m", "matrpo.launch.cli", "launch", "--cluster", str(run / "cluster.yaml"), "--ssh"]
+    line = shlex.join([*command, "--ssh-command", str(ssh), "--remote-matrpo", str(program)])
+    line = f"{line} 2>&1 | {lost}; exit ${{PIPESTATUS[0]}}"
+    shell = subprocess.Popen(["bash", "-c", line], stdout=subprocess.DEVNULL, cwd=tmp_path, start_new_session=True)
+    wait_for(has_iterations(run, 4), shell)
+    os.killpg(shell.pid, signal.SIGINT)
+    assert shell.wait(60) == 130
+    assert RunDirectory.open(run).latest_common_iteration() >= 2
 
 
 def test_a_machine_that_ssh_cannot_reach_is_named(tmp_path: Path, program: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from running import checkpoints, command, train
 
-from matrpo.experiments.pages.report import describe
+from matrpo.experiments.pages.report import describe, fault_rows
 from matrpo.faults.fault import Fault
 from matrpo.faults.script import FaultScript
 from matrpo.launch.processes.process_faults import ProcessFaults, read_record, was_killed_by_script
@@ -65,3 +65,16 @@ def test_a_record_names_the_life_that_a_fault_ended(tmp_path: Path) -> None:
     assert was_killed_by_script(directory, script, ProcessId.agent(1), since=90.0) == script.faults[0]
     assert was_killed_by_script(directory, script, ProcessId.agent(1), since=110.0) is None
     ProcessFaults(script, ProcessId.agent(1), directory, None).move(9, "consensus", 9)  # it is not killed again
+
+
+def test_a_record_that_was_cut_off_is_read_and_goes_on(tmp_path: Path) -> None:
+    """What a fault has done before a power cut it does not do again, and what happens afterwards is recorded."""
+    directory = ProcessDirectory(tmp_path)
+    record = tmp_path / "faults.jsonl"
+    record.write_text(
+        '{"time": 100.0, "event": "begins", "fault": 0, "do": "kill", "iteration": 2}\n{"time": 101.0, "ev'
+    )
+    script = FaultScript((Fault(0, "kill", process=ProcessId.agent(1)), Fault(1, "drop", process=ProcessId.agent(1))))
+    ProcessFaults(script, ProcessId.agent(1), directory, None).move(9, "consensus", 9)
+    assert [(entry["fault"], entry["event"]) for entry in read_record(directory)] == [(0, "begins"), (1, "begins")]
+    assert [row["do"] for row in fault_rows({"agent 1": read_record(directory)})] == ["kill", "drop"]
