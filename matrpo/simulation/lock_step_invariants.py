@@ -202,7 +202,8 @@ class Invariants:
         if record.step != _step(machine):
             record.step, record.held_since = _step(machine), None
         membership, last = machine.membership, machine.iteration > self._rules.iterations
-        done = membership.finished if last else membership.connected - membership.finished - waiting
+        there = membership.taking_part | membership.outside(now)
+        done = membership.finished if last else (there & membership.connected) - membership.finished - waiting
         held = bool(waiting and done) and len(done) >= len(waiting)
         if not held:
             record.held_since = None
@@ -234,9 +235,10 @@ class Invariants:
         if self._rules.on_loss == "wait":
             return
         lost = concerned if method == "lose" else set()
-        left = (before.left | (concerned if method == "receive" else set())) - lost
-        there = (before.taking_part - lost) | left
-        if method != "tick" and 2 * len(left) <= len(there):
+        gone = lost | self._records[server].machine.membership.finished
+        left = (before.left | (concerned if method == "receive" else set())) - gone
+        there = (before.taking_part - gone) | left
+        if method != "tick" and there and 2 * len(left) <= len(there):
             raise Violation("L3", f"server {server} throws {before.iteration} away, which {sorted(left)} have left")
         if left and left <= self.liars and there - left:
             raise Violation("L3", f"server {server} throws {before.iteration} away because {sorted(left)} lie")
