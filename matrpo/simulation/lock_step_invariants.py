@@ -73,13 +73,15 @@ class Invariants:
 
     Attributes:
         events: messages, timers and faults so far.
-        liars: the agents that have lied.
-        has_begun: a server has begun an iteration.
+        liars: the agents that lie.
+        have_lied: those, and those that did.
+        has_begun: an agent has been told of a start.
     """
 
     def __init__(self, rules: Rules, states: Callable[[], dict[int, Lineage]]) -> None:
         self.events = 0
         self.liars: set[int] = set()
+        self.have_lied: set[int] = set()
         self.has_begun = False
         self._rules = rules
         self._states = states
@@ -92,6 +94,7 @@ class Invariants:
 
     def receive(self, client: Client, server: int, message: Observation | Outdated | Stop) -> None:
         """Let an agent's machine handle a message."""
+        self.has_begun |= isinstance(message, Observation)
         try:
             client.receive(server, message)
         except Exception as error:
@@ -223,7 +226,7 @@ class Invariants:
         membership = machine.membership
         changed = (before.connected ^ membership.connected) | (before.finished ^ membership.finished)
         if machine.t is not None:
-            changed |= (before.taking_part ^ membership.taking_part) | (before.left ^ membership.left)
+            changed |= (before.taking_part - membership.taking_part) | (before.left ^ membership.left)
             changed |= before.acted ^ machine.actions.keys()
         if changed - concerned:
             raise Violation("L3", f"server {server}: {method} of {sorted(concerned)} changes {sorted(changed)}")
@@ -234,8 +237,8 @@ class Invariants:
         """L3: an iteration is thrown away only if more than half have left it; by the rule `wait`, if one was lost."""
         if self._rules.on_loss == "wait":
             return
-        lost = concerned if method == "lose" else set()
-        gone = lost | self._records[server].machine.membership.finished
+        membership = self._records[server].machine.membership
+        gone = (before.connected - membership.connected) | membership.finished
         left = (before.left | (concerned if method == "receive" else set())) - gone
         there = (before.taking_part - gone) | left
         if method != "tick" and there and 2 * len(left) <= len(there):
@@ -245,8 +248,7 @@ class Invariants:
 
     def _check_start(self, server: int, machine: Server, before: _Before) -> None:
         """L3: an iteration is begun at numbers that come from a server, or from the one agent that is there."""
-        self.has_begun = True
-        alone = machine.membership.connected <= self.liars
+        alone = machine.membership.connected <= self.have_lied
         if before.t is None and not alone:
             if machine.iteration > self._iteration:
                 raise Violation("L3", f"server {server} begins {machine.iteration}; none was beyond {self._iteration}")

@@ -174,6 +174,7 @@ class _Simulation:
             self._end(agent, None)
         agent.lies = True
         self._invariants.liars.add(agent.number)
+        self._invariants.have_lied.add(agent.number)
         self._start(agent)
 
     def _stop_lying(self, agent: SimulatedAgent) -> None:
@@ -181,6 +182,7 @@ class _Simulation:
             if agent.alive:
                 self._end(agent, None)
             agent.lies = False
+            self._invariants.liars.discard(agent.number)
             self._start(agent)
 
     # Processes
@@ -233,7 +235,7 @@ class _Simulation:
     def _check_iterations(self) -> None:
         """L6: from the first iteration on in which all have learnt after the last fault, all learn in each."""
         calm = self._history.calm_at
-        if self._history.rule == "wait" and self._invariants.liars:
+        if self._history.rule == "wait" and self._invariants.have_lied:
             return
         steady = [agent for agent in self._agents if agent.how is not None and agent.started_at <= calm]
         if not steady or any(agent.how is None for agent in self._agents if not agent.lies and agent.alive):

@@ -90,9 +90,9 @@ class Client:
         return [] if self._finished else self._starts.agreed(self.wanted)
 
     def ask_to_begin(self, again: bool) -> None:
-        """Say hello to the servers that are behind, once for each later start that the agent hears of, or `again`.
+        """Say hello to the servers that are behind, for each later start that the agent hears of, or to all `again`.
 
-        If a server is done, there will be no start.
+        One that is not behind may have lost the agent since. If one is done, there will be no start.
         """
         if self._finished:
             self.say_goodbye()
@@ -100,7 +100,7 @@ class Client:
             return
         target = self._starts.target(self.wanted)
         if again or target > self._said:
-            for server in self._starts.behind(self.wanted):
+            for server in range(self._num_servers) if again else self._starts.behind(self.wanted):
                 self.hello(server)
         self._said = target
 

@@ -189,12 +189,13 @@ class Server:
             self._gather(now)
         if self.t is None:
             return
-        half_done = 2 * len(self._done) >= max(1, len(self._done | self._waiting))
+        half_done = self._waiting and 2 * len(self._done) >= len(self._done | self._waiting)
         self._half_done_at = min(self._half_done_at, now) if half_done else math.inf
         if now >= self._half_done_at + self._rules.silence:
             self._half_done_at = math.inf
             for agent in sorted(self._waiting & self.membership.connected):
-                self.membership.bar(agent, now, self._rules.silence)
+                if self._rules.on_loss != "wait":
+                    self.membership.bar(agent, now, self._rules.silence)
                 self._lose(agent, f"has done nothing for {self._rules.silence:g} s")
 
     def stepped(self, steps: Sequence[AgentStep]) -> bool:
@@ -260,6 +261,7 @@ class Server:
         agent = message.sender
         if (
             self.t is None
+            or self._last
             or message.attempt != self.attempt
             or agent not in self._needed
             or self._tick_of(message.iteration, message.t) != self._tick_of(self.iteration, self.t)
@@ -375,11 +377,15 @@ class Server:
         self._admit()
 
     def _admit(self) -> None:
-        """Admit all waiting agents that want this iteration or an earlier one."""
+        """Admit all waiting agents that want this iteration or an earlier one, and tell the others of this attempt."""
         for agent in self.membership.admit(self.iteration, self.attempt, self._now):
             if self.iteration <= self._rules.iterations:
                 self._news.append((logging.INFO, f"agent {agent} takes part from iteration {self.iteration} on"))
             self._observe(agent, self.iteration, 0)
+        for agent in sorted(self.membership.outside(self._now)):
+            latest = self.membership.latest(agent)
+            if latest.iteration > self.iteration and latest.attempt < self.attempt:
+                self._observe(agent, self.iteration, 0)
 
     def _break_if_left(self) -> None:
         membership = self.membership
