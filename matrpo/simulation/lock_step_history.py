@@ -21,6 +21,9 @@ PROCESS_FAULTS = ("pause", "silence", "slow", "crash", "lost", "liar")
 _AMOUNTS = dict.fromkeys(MESSAGE_FAULTS, 1.0) | {"delay": 60.0, "slow": 1e4, "crash": 1000.0, "lost": 1000.0}
 """The largest amount of the kinds that have one."""
 
+_NOTICED = 3.0
+"""Seconds after which what happens to a process is noticed by all that are connected to it."""
+
 _ENDLESS = ("crash", "lost", "liar")
 _RULES = ("noop", "wait", "abort")
 _LIMITS = {
@@ -107,12 +110,13 @@ class LockStepHistory:
 
     @property
     def calm_at(self) -> float:
-        """Time at which the last fault is over; one that never ends counts for what it does in its first seconds."""
-        ends = [fault.start + _SETTLED if math.isinf(fault.stop) else fault.stop for fault in self.faults]
-        return max(ends, default=0.0) + sum(fault.amount for fault in self.faults if fault.kind == "delay")
+        """Time at which the last fault is over, what it has delayed is there, and whoever was to notice it has.
 
-
-_SETTLED = 5.0
+        One that never ends counts for what it does in its first seconds.
+        """
+        ends = [fault.start if math.isinf(fault.stop) else fault.stop for fault in self.faults]
+        delays = [fault.amount for fault in self.faults if fault.kind in ("delay", "slow")]
+        return max(ends, default=0.0) + sum(delays) + _NOTICED
 
 
 def generate(seed: int) -> LockStepHistory:

@@ -75,14 +75,12 @@ class Invariants:
         events: messages, timers and faults so far.
         liars: the agents that lie.
         have_lied: those, and those that did.
-        has_begun: an agent has been told of a start.
     """
 
     def __init__(self, rules: Rules, states: Callable[[], dict[int, Lineage]]) -> None:
         self.events = 0
         self.liars: set[int] = set()
         self.have_lied: set[int] = set()
-        self.has_begun = False
         self._rules = rules
         self._states = states
         self._records: dict[int, _Record] = {}
@@ -94,7 +92,6 @@ class Invariants:
 
     def receive(self, client: Client, server: int, message: Observation | Outdated | Stop) -> None:
         """Let an agent's machine handle a message."""
-        self.has_begun |= isinstance(message, Observation)
         try:
             client.receive(server, message)
         except Exception as error:

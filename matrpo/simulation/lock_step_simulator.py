@@ -217,10 +217,11 @@ class _Simulation:
     def _check_ends(self) -> None:
         """L6: whoever is there comes to an end, except for those who come when a server has.
 
-        A run begins with all its agents, and goes on while there are any.
+        A run begins with all its agents, and goes on while there are any. A server that was killed in its first
+        iteration may not know that it has begun.
         """
         away = [agent for agent in self._agents if agent.lies or not (agent.alive or agent.how)]
-        if len(away) == len(self._agents) or (away and not self._invariants.has_begun):
+        if len(away) == len(self._agents) or (away and not all(server.disk.ended for server in self._servers)):
             return
         served = any(server.how for server in self._servers)
         waiting = [agent for agent in self._agents if agent.alive and not agent.lies]
