@@ -122,9 +122,11 @@ class Invariants:
                 attempts = f"{learnt.attempts[0]} and {state[iteration].attempts[0]}"
                 raise Violation("L1", f"agents {agent} and {other} learn from attempts {attempts} at {iteration}")
 
-    def is_newest(self, learnt: Learnt) -> bool:
-        """Whether no server is in a later attempt."""
-        return all(record.machine.attempt == learnt.attempts[0] for record in self._records.values())
+    def is_steady(self, agent: int, learnt: Learnt) -> bool:
+        """Whether an agent takes part at all servers, in what it has just learnt from or the next."""
+        machines = [record.machine for record in self._records.values()]
+        attempt = learnt.attempts[0]
+        return all(agent in machine.membership.taking_part and machine.attempt == attempt for machine in machines)
 
     # Servers
 
@@ -167,8 +169,9 @@ class Invariants:
         """Let time pass for a server's machine, and check that nobody is waited for too long."""
         record = self._records[server]
         machine = record.machine
-        overdue = record.held_since is not None and now >= record.held_since + self._rules.silence
         waiting = self._waiting(machine)
+        self._note_waiting(record, waiting, now)
+        overdue = record.held_since is not None and now >= record.held_since + self._rules.silence
         self.call(server, "tick", now)
         if self._rules.on_loss != "noop" or machine.t is None:
             record.held_since = None

@@ -56,8 +56,9 @@ def lie(agent: Member) -> Iterator[float]:
     obedience = rng.choice((0.0, 0.7, 1.0))
     lines: dict[int, Line] = {}
     agent.network.dial(agent)
+    lies_at = 0.0
     while True:
-        yield agent.now + rng.uniform(*_PAUSE)
+        yield lies_at
         for item in agent.take_inbox():
             if isinstance(item, Change):
                 lines[item.line.server.number] = item.line
@@ -68,6 +69,9 @@ def lie(agent: Member) -> Iterator[float]:
                     agent.transmit(item[0], truth.act(agent.number, truth.attempt, truth.iteration, truth.t))
             elif isinstance(item[1], Outdated):
                 truth.incarnation = max(truth.incarnation, item[1].incarnation)
+        if agent.now < lies_at:
+            continue
+        lies_at = agent.now + rng.uniform(*_PAUSE)
         for line in lines.values():
             for _ in range(rng.choice((0, 0, 1, 1, 3))):
                 agent.transmit(line, truth.lie(agent.number))

@@ -132,7 +132,7 @@ class SimulatedAgent(Member):
         client: its side of the lock step.
         learnt: what it has learnt from, by iteration.
         started_at: when it was started.
-        learnt_at: when it has learnt from an iteration since then, if no server was in a later attempt.
+        learnt_at: when it has learnt from an iteration since then, if it took part at all servers by then.
     """
 
     make: ClientFactory
@@ -211,7 +211,7 @@ class SimulatedAgent(Member):
         learnt = Learnt(tuple(start.attempt for start in last), tuple(map(tuple, self._seen)))
         self.invariants.learns(self.number, iteration, learnt)
         self.learnt[iteration] = learnt
-        if self.invariants.is_newest(learnt):
+        if self.invariants.is_steady(self.number, learnt):
             self.learnt_at[iteration] = self.queue.now
         yield from self._compute(self.rng.uniform(0.0, self.history.update) + self.extra)
         until = self.now + self.rng.uniform(0.0, self.history.update)
