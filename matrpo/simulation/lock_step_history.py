@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 from matrpo.decentralized.lock_step.rules import Rules
 from matrpo.simulation.fields import choice, integer, number, split_line
@@ -123,28 +124,40 @@ def generate(seed: int) -> LockStepHistory:
     """Generate a random history from a seed, at least 0."""
     rng = Random(f"{PREFIX} {seed}")
     agents, servers = rng.choice((1, 2, 2, 3, 3, 3, 4, 5)), rng.choice((1, 1, 2, 2, 3))
-    rule = rng.choice(("noop",) * 5 + ("wait", "wait", "abort"))
+    rule, patience = rng.choice(("noop",) * 5 + ("wait", "wait", "abort")), round(rng.uniform(0.5, 5.0), 1)
     return LockStepHistory(
         agents=agents,
         servers=servers,
         steps=rng.randint(1, 4),
         iterations=rng.randint(2, 6),
         rule=rule,
-        patience=round(rng.uniform(0.5, 5.0), 1),
+        patience=patience,
         silence=round(rng.choice((3.0, 6.0, 12.0)) * rng.uniform(1.0, 1.5), 1),
         every=rng.randint(1, 3),
         update=round(rng.uniform(0.02, 0.6), 2),
         noise=rng.getrandbits(32),
-        faults=_draw_faults(rng, agents, servers, rule),
+        faults=_draw_faults(rng, agents, servers, rule, patience),
     )
 
 
-def _draw_faults(rng: Random, agents: int, servers: int, rule: str) -> tuple[ProcessFault, ...]:
+def _draw_faults(rng: Random, agents: int, servers: int, rule: str, patience: float) -> tuple[ProcessFault, ...]:
+    if rng.random() < 0.15:
+        return _draw_parting(rng, agents, servers, patience)
     liars = [_draw_liar(rng, agents)] if agents > 1 and rng.random() < 0.3 else []
     if liars and rng.random() < 0.5:
         return tuple(liars)
     faults = [_draw_fault(rng, agents, servers, rule) for _ in range(rng.randint(1, 5))]
     return (*faults, *liars)
+
+
+def _draw_parting(rng: Random, agents: int, servers: int, patience: float) -> tuple[ProcessFault, ...]:
+    """A server dies in the midst of what it says, and an agent finds it again when the others have gone on."""
+    agent, server = f"a{rng.randrange(agents)}", f"s{rng.randrange(servers)}"
+    start = round(rng.uniform(0.2, 3.0), 2)
+    stop = round(start + rng.uniform(0.05, 0.5), 2)
+    until = round(stop + patience + rng.uniform(0.5, 2.0), 2)
+    crash = ProcessFault("crash", start, stop, (server,), float(rng.randrange(agents + 1)))
+    return crash, ProcessFault("cut", round(start + rng.uniform(0.0, 0.3), 2), until, (agent, server))
 
 
 def _draw_liar(rng: Random, agents: int) -> ProcessFault:
@@ -185,7 +198,8 @@ def parse(text: str) -> LockStepHistory:
     seconds = {name: number(name, fields[name], *limits) for name, limits in _SECONDS.items()}
     agents, servers = numbers["agents"], numbers["servers"]
     faults = tuple(_parse_fault(word, agents, servers) for word in words[1:])
-    return LockStepHistory(**numbers, **seconds, rule=choice("rule", fields["rule"], _RULES), faults=faults)
+    values: dict[str, Any] = numbers | seconds
+    return LockStepHistory(**values, rule=choice("rule", fields["rule"], _RULES), faults=faults)
 
 
 def _parse_fault(word: str, agents: int, servers: int) -> ProcessFault:

@@ -6,19 +6,22 @@ They do with these machines what `launch/processes/agent_process.py` and `env_se
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import Any
 
 from matrpo.decentralized.lock_step.client import REPEAT, Client
 from matrpo.decentralized.lock_step.messages import Action, Observation, Outdated, Stop
 from matrpo.decentralized.lock_step.server import Server
+from matrpo.simulation.invariants import Violation
 from matrpo.simulation.lock_step_invariants import Learnt, Lineage
 from matrpo.simulation.lock_step_liar import lie
 from matrpo.simulation.lock_step_member import Member
 from matrpo.simulation.lock_step_network import Change, Line
 
 _GOODBYES = 3
+_MOST_AT_ONCE = 1000
+"""Limit of what an agent does at one instant."""
 
 ServerFactory = Callable[..., Server]
 """Makes a server's side of the lock step from the arguments of `Server`."""
@@ -59,7 +62,7 @@ class SimulatedServer(Member):
         self._state = hash((self.number, number if back else 0))
         self._lines: dict[bytes, Line] = {}
         self._begun = False
-        steps = [(self._state, {})] * self.history.agents
+        steps: Any = [(self._state, {})] * self.history.agents
         self.machine = self.make(self.history.rules, steps, self.disk.newest + 1, number, ended, back)
         self.invariants.started(self.number, self.machine)
         self.network.dial(self)
@@ -176,6 +179,7 @@ class SimulatedAgent(Member):
         self._newest = self.disk.newest
         self.learnt: Lineage = dict(self.disk.checkpoints.get(self._newest, {}))
         self._taken_part = False
+        self._sent_at, self._at_once = -1.0, 0
         self._lines: dict[int, Line] = {}
         self.client = self.make(self.number, incarnation, self.history.servers)
         self.network.dial(self)
@@ -192,7 +196,7 @@ class SimulatedAgent(Member):
                 raise
             self.how = "replaced"
 
-    def _begin(self) -> Iterator[Any]:
+    def _begin(self) -> Generator[float, None, list[Observation]]:
         self.client.wanted = self._newest + 1
         yield from self._join()
         starts = self.client.agreed()
@@ -200,7 +204,7 @@ class SimulatedAgent(Member):
         self._taken_part = True
         return starts
 
-    def _iterate(self, starts: list[Observation]) -> Iterator[Any]:
+    def _iterate(self, starts: list[Observation]) -> Generator[float, None, list[Observation]]:
         iteration = starts[0].iteration
         self.client.wanted = iteration
         last = yield from self._roll_out(starts)
@@ -231,20 +235,22 @@ class SimulatedAgent(Member):
         if self.is_idle:
             self.go_on()
 
-    def _roll_out(self, starts: list[Observation]) -> Iterator[Any]:
+    def _roll_out(self, starts: list[Observation]) -> Generator[float, None, list[Observation] | None]:
         news, last = dict(enumerate(starts)), dict[int, Observation]()
         self._seen: list[list[int]] = [[] for _ in starts]
         acted: dict[int, int] = {}
         while True:
             for server, observation in sorted(news.items()):
-                state, joint = observation.step
+                step: Any = observation.step
+                state, joint = step
                 self.invariants.observes(self.number, joint, acted.get(server))
                 self._seen[server].append(state)
                 if observation.t == self.history.steps:
                     last[server] = observation
                     continue
                 where = (observation.attempt, observation.iteration, observation.t)
-                acted[server] = action = hash((self.number, self.disk.incarnation, server, *where))
+                action: Any = hash((self.number, self.disk.incarnation, server, *where))
+                acted[server] = action
                 self.client.act(server, Action(self.number, *where, action), self.now)
                 self._send()
             if len(last) == len(starts):
@@ -308,6 +314,10 @@ class SimulatedAgent(Member):
 
     def _send(self) -> None:
         client = self.client
+        self._at_once = self._at_once + 1 if self.queue.now == self._sent_at else 0
+        self._sent_at = self.queue.now
+        if self._at_once > _MOST_AT_ONCE:
+            raise Violation("L6", f"agent {self.number} acts without end")
         for server, message in client.take_outbox():
             line = self._lines.get(server)
             if line is None or not self.transmit(line, message):

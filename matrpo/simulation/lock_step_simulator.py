@@ -94,6 +94,7 @@ class _Simulation:
         if not self._aborted:
             self._check_ends()
             self._check_iterations()
+            self._check_lies()
 
     def _say(self, text: str) -> None:
         if self._trace is not None:
@@ -247,3 +248,12 @@ class _Simulation:
             if together and missing:
                 raise Violation("L6", f"agents {missing} do not learn in iteration {iteration}, after the last fault")
             together |= not missing
+
+    def _check_lies(self) -> None:
+        """L3: where nothing fails but one agent, which lies, the others learn in every iteration."""
+        history = self._history
+        if history.rule != "noop" or any(fault.kind != "liar" for fault in history.faults):
+            return
+        for agent in self._agents:
+            if agent.number not in self._invariants.have_lied and len(agent.learnt) != history.iterations:
+                raise Violation("L3", f"agent {agent.number} learns from {sorted(agent.learnt)} beside a liar")

@@ -94,7 +94,8 @@ def _faults_of_links(entry: Entry, graph: CommunicationGraph) -> Iterator[Fault]
     for start, stop in _times(entry):
         if entry.kind == "partition":
             yield from (Fault("split", start, stop, group) for group in _groups(entry, graph))
-        elif kind := _KINDS.get(entry.kind):
+        elif entry.kind in _KINDS:
+            kind = _KINDS[entry.kind]
             late = amounts.get("seconds", OVERTAKEN) + amounts.get("jitter", 0.0)
             amount = late if kind == "delay" else amounts["probability"]
             everywhere = len(entry.directions) == 2 * len(graph.links)

@@ -73,9 +73,8 @@ def _simpler_lock_step(history: LockStepHistory) -> Iterator[LockStepHistory]:
         yield from (_without_process(history, f"a{agent}") for agent in reversed(range(history.agents)))
     if history.servers > 1:
         yield from (_without_process(history, f"s{server}") for server in reversed(range(history.servers)))
-    for name in ("iterations", "steps", "every"):
-        for smaller in _smaller(getattr(history, name)):
-            yield replace(history, **{name: smaller})
+    yield from (replace(history, iterations=smaller) for smaller in _smaller(history.iterations))
+    yield from (replace(history, steps=smaller) for smaller in _smaller(history.steps))
     plainer = (replace(history, update=0.1), replace(history, patience=1.0), replace(history, silence=5.0))
     yield from (simpler for simpler in plainer if simpler != history)
     for f, fault in enumerate(faults):
