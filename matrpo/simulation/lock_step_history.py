@@ -141,7 +141,7 @@ def generate(seed: int) -> LockStepHistory:
 
 
 def _draw_faults(rng: Random, agents: int, servers: int, rule: str, patience: float) -> tuple[ProcessFault, ...]:
-    if rng.random() < 0.15:
+    if agents > 1 and rng.random() < 0.15:
         return _draw_parting(rng, agents, servers, patience)
     liars = [_draw_liar(rng, agents)] if agents > 1 and rng.random() < 0.3 else []
     if liars and rng.random() < 0.5:
@@ -151,13 +151,14 @@ def _draw_faults(rng: Random, agents: int, servers: int, rule: str, patience: fl
 
 
 def _draw_parting(rng: Random, agents: int, servers: int, patience: float) -> tuple[ProcessFault, ...]:
-    """A server dies in the midst of what it says, and an agent finds it again when the others have gone on."""
-    agent, server = f"a{rng.randrange(agents)}", f"s{rng.randrange(servers)}"
-    start = round(rng.uniform(0.2, 3.0), 2)
-    stop = round(start + rng.uniform(0.05, 0.5), 2)
+    """A server dies when only some have heard it, and one of those finds it again when the others have gone on."""
+    told = rng.randrange(1, agents)
+    agent, server = f"a{rng.randrange(told)}", f"s{rng.randrange(servers)}"
+    start = round(rng.uniform(0.2, 1.5), 2)
+    stop = round(start + rng.uniform(1.0, 1.5), 2)
     until = round(stop + patience + rng.uniform(0.5, 2.0), 2)
-    crash = ProcessFault("crash", start, stop, (server,), float(rng.randrange(agents + 1)))
-    return crash, ProcessFault("cut", round(start + rng.uniform(0.0, 0.3), 2), until, (agent, server))
+    crash = ProcessFault("crash", start, stop, (server,), float(told))
+    return crash, ProcessFault("cut", stop, until, (agent, server))
 
 
 def _draw_liar(rng: Random, agents: int) -> ProcessFault:

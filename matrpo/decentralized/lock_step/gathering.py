@@ -54,9 +54,9 @@ class Gathering:
         membership = self._membership
         if membership.missing:  # one of them may be learning from what this start has not seen
             iteration = max(iteration, self.ended + 1)
-        # Of one agent alone, another server may be one iteration ahead.
+        # Of one agent alone, another server may be ahead: this one follows, an iteration at a time.
         ahead = self._rules.num_servers > 1 and len(membership.connected) == 1
-        iteration = max(iteration, membership.credible_iteration(self.ended + 1 + ahead))
+        iteration = max(iteration, membership.credible_iteration(max(iteration, self.ended + 1) + ahead))
         known = membership.credible_attempt(attempt + GREATEST_LEAP)
         if self._again or known > attempt:
             attempt = max(attempt + 1, known)
