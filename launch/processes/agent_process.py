@@ -202,12 +202,14 @@ def learn(cluster: Cluster, agent: int) -> None:
     """
     run = RunDirectory.open(cluster.config.parent, cluster.identity)
     spec = task_spec(run.config.task, run.config.agents)
+    at_least = 1
     with run.agent(agent).lock():
-        try:
-            AgentProcess(cluster, run, agent, spec).run()
-        except OutdatedError as later:
-            _LOG.warning("%s: its folder was lost, or is another machine's; it joins as a later one", later)
-            AgentProcess(cluster, run, agent, spec, later.incarnation + 1).run()
+        while True:
+            try:
+                return AgentProcess(cluster, run, agent, spec, at_least).run()
+            except OutdatedError as later:  # once for each server that knows of a later one still
+                _LOG.warning("%s: its folder was lost, or is another machine's; it joins as a later one", later)
+                at_least = later.incarnation + 1
 
 
 def child_main(cluster: Cluster, process: ProcessId, supervision: Supervision) -> None:

@@ -7,8 +7,9 @@ lost, an agent's hello and its action come again.
     not begun      hello to every server that is behind what the agent wants, and again when that stays so
     acting         an action to each server, again with a hello after `REPEAT` without an observation of the next step
     broken         a server has started something later: what it was asked is dropped, hello to those that are behind
-    outdated       a server has seen a later incarnation of this agent: it joins as a later one still, if it has not
-                   taken part yet, and ends if it has, for another process has taken its place
+    outdated       a server has seen a later incarnation of this agent, or this one act, which it has not: its folder
+                   was lost. It joins as a later one still, if it has not taken part yet, and ends if it has, for
+                   another process has taken its place
 """
 
 from __future__ import annotations
@@ -32,11 +33,13 @@ class _Question:
     Attributes:
         action: the action.
         said: whether it was sent.
+        times: how often it was sent.
         say_at: when it is due to be sent, again or at all.
     """
 
     action: Action
     said: bool = False
+    times: int = 0
     say_at: float = 0.0
 
 
@@ -51,9 +54,9 @@ class Client:
     Attributes:
         wanted: the earliest iteration that the agent can act in.
         answered: the observations that answered actions and were not taken yet, by server.
-        over: every server has said that all agents are done.
+        over: every server has said that all agents are done, or one has, and the agent still needs it.
         stopped: a server has said that the run ends early.
-        outdated: the incarnation that a server knows of, if it is later than this one.
+        outdated: the incarnation that a server knows of, if this one is no later.
     """
 
     def __init__(self, agent: int, incarnation: int, num_servers: int) -> None:
@@ -69,6 +72,8 @@ class Client:
         self._said = (0, 0)
         self._questions: dict[int, _Question] = {}
         self._finished: set[int] = set()
+        self._leaves = False
+        self._has_acted = False
         self._outbox: list[tuple[int, Hello | Action | Bye]] = []
 
     def take_outbox(self) -> list[tuple[int, Hello | Action | Bye]]:
@@ -82,18 +87,26 @@ class Client:
 
     def agreed(self) -> list[Observation]:
         """The start of an iteration from each server, as soon as all have begun the same attempt at it; none before."""
-        return self._starts.agreed(self.wanted)
+        return [] if self._finished else self._starts.agreed(self.wanted)
 
     def ask_to_begin(self, again: bool) -> None:
-        """Say hello to the servers that are behind, once for each later start that the agent hears of, or `again`."""
+        """Say hello to the servers that are behind, for each later start that the agent hears of, or to all `again`.
+
+        One that is not behind may have lost the agent since. If one is done, there will be no start.
+        """
+        if self._finished:
+            self.say_goodbye()
+            self.over = True
+            return
         target = self._starts.target(self.wanted)
         if again or target > self._said:
-            for server in self._starts.behind(self.wanted):
+            for server in range(self._num_servers) if again else self._starts.behind(self.wanted):
                 self.hello(server)
         self._said = target
 
     def act(self, server: int, action: Action, now: float) -> None:
         """Send an action until it is answered."""
+        self._has_acted = True
         self._questions[server] = _Question(action)
         self.tick(now)
 
@@ -105,6 +118,7 @@ class Client:
             if question.said:
                 self.hello(server)
             question.said, question.say_at = True, now + REPEAT
+            question.times += 1
             self._outbox.append((server, question.action))
 
     def not_sent(self, server: int, message: Hello | Action | Bye, connected: bool, now: float) -> None:
@@ -120,26 +134,37 @@ class Client:
         return answers
 
     def broken(self) -> bool:
-        """Whether the iteration of the unanswered actions cannot be finished; if so, they are dropped."""
+        """Whether the iteration of the unanswered actions cannot be finished; if so, they are dropped.
+
+        A server that is done answers none, and of another that is silent then, the same is likely.
+        """
         actions = [question.action for question in self._questions.values()]
         broken = any(self._starts.outdate(action.iteration, action.attempt) for action in actions)
+        if self._finished:
+            broken |= any(server in self._finished or asked.times > 1 for server, asked in self._questions.items())
         if broken:
             self._questions.clear()
         return broken
 
     def hello(self, server: int) -> None:
-        """Say hello to a server, also when it has just connected."""
+        """Say hello to a server, also when it has just connected, and goodbye if it is that far."""
         self._outbox.append((server, Hello(self._agent, self._incarnation, *self._starts.target(self.wanted))))
+        if self._leaves:
+            self._outbox.append((server, Bye(self._agent)))
 
     def say_goodbye(self) -> None:
-        """Tell all servers that the agent has finished."""
-        self._outbox += [(server, Bye(self._agent)) for server in range(self._num_servers)]
+        """Tell all servers that the agent has finished, until they hang up."""
+        self._leaves = True
+        for server in range(self._num_servers):
+            self.hello(server)
 
     def receive(self, server: int, message: Observation | Outdated | Stop) -> None:
         """Handle a server's message."""
         if isinstance(message, Outdated):
             if message.incarnation > self._incarnation:
                 self.outdated = message.incarnation
+        elif isinstance(message, Observation) and message.t > 0 and not self._has_acted:
+            self.outdated = self._incarnation
         elif isinstance(message, Stop):
             self._end(server, message)
         else:
@@ -167,4 +192,4 @@ class Client:
     def _end(self, server: int, word: Stop) -> None:
         self.stopped |= not word.finished
         self._finished.add(server)
-        self.over = len(self._finished) == self._num_servers
+        self.over |= len(self._finished) == self._num_servers

@@ -23,6 +23,7 @@ class Membership:
     Attributes:
         connected: the agents that have said hello and were not lost since.
         taking_part: those whose actions the running iteration waits for, or would, had they not left it.
+        newcomers: of those, who was admitted at this iteration's start and has not acted in the one before.
         left: of those, who has said that it acts in a later iteration or attempt: it is done with this one.
         finished: the agents that have said goodbye.
     """
@@ -30,6 +31,7 @@ class Membership:
     def __init__(self, num_agents: int) -> None:
         self.connected: set[int] = set()
         self.taking_part: set[int] = set()
+        self.newcomers: set[int] = set()
         self.left: set[int] = set()
         self.finished: set[int] = set()
         self._everyone = frozenset(range(num_agents))
@@ -51,6 +53,11 @@ class Membership:
     def unfinished(self) -> set[int]:
         """Agents that have not said goodbye."""
         return set(self._everyone - self.finished)
+
+    def outside(self, now: float) -> set[int]:
+        """The agents that are here, and have to wait for a later start."""
+        barred = {agent for agent, until in self._barred_until.items() if until > now}
+        return self.connected - self.taking_part - self.finished - barred
 
     def latest(self, agent: int) -> Hello:
         """An agent's last hello; of incarnation 0 if there was none."""
@@ -80,6 +87,7 @@ class Membership:
         """A new iteration begins: who has left the last one can take part again once it is admitted."""
         self.taking_part -= self.left
         self.left.clear()
+        self.newcomers.clear()
 
     def bar(self, agent: int, now: float, seconds: float) -> None:
         """Keep an agent out that has kept the others waiting so long: as long as that, and twice as long each time.
@@ -103,6 +111,7 @@ class Membership:
         if not newcomers and not self.taking_part:
             newcomers = fit
         self.taking_part.update(newcomers)
+        self.newcomers.update(newcomers)
         return newcomers
 
     def credible_iteration(self, known: int) -> int:

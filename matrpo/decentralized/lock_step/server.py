@@ -4,6 +4,7 @@
 ever. It cannot know whether an agent has learnt from the last iteration, and other servers may be ahead or behind: all
 it hears of that is what agents say. So every start of an iteration has a number, its *attempt*, and whoever has heard
 of a later one is done with the earlier. Nobody is in charge of others: what one agent says moves that agent alone.
+It is played through thousands of faults, and with liars, in `matrpo/simulation/lock_step_simulator.py`.
 
 Normal, with T = 2 steps an iteration; (i, T) is (i+1, 0), sent as the one or the other::
 
@@ -28,6 +29,7 @@ A restart of the server: nobody's actions fit any more. It begins again where it
 What a message does, by whether the iteration is starting (t = 0), running, or being gathered for::
 
     hello    of an earlier incarnation: told which is the latest | starting: admitted | running: at the next start
+             of one that wants a later iteration than the one that starts: told of its attempt
              of one that takes part, and wants this: told the last observation again, unless its action is here
              of one that takes part, and wants later: it has left
     action   of this attempt and step, from one that takes part: kept; anything else changes nothing
@@ -35,15 +37,22 @@ What a message does, by whether the iteration is starting (t = 0), running, or b
 
 What always holds:
 
-- L1 Every agent that learns from an iteration learns from one attempt at it, the same at all servers.
-- L2 No agent learns from an iteration twice: who has learnt from i wants i + 1, and is admitted to no earlier one.
+- L1 All agents that learn from an iteration learn from one attempt at it, the same at all servers, and from the same
+  samples, with the actions that they took.
+- L2 No agent learns from an iteration twice, or goes back: who has learnt from i wants i + 1, and acts in no earlier
+  one. (A checkpoint that is loaded knows no more than what was learnt before it.)
 - L3 A message of one agent changes that agent's part and no more: an iteration breaks off when more than half of those
-  that take part have left it, and is begun at an iteration and an attempt that two agents know of, or the server.
-- L4 An agent that is connected and does nothing costs the others its deadline: from when half of those that the step
-  waits for have acted. Then the rule for lost agents applies to it until it says hello again, and it is kept out for
-  as long as it has cost, twice as long each time.
-- L5 No number in a message can make a later message illegal, and no message raises.
-- L6 Whoever takes part ends: with the run, with a rule's word, or by being dropped.
+  that take part have left it (under the rule `wait`, any, for all wait for it), and is begun at an iteration and an
+  attempt that a server has come to, or that two agents know of. Where one agent is alone with a server, it is believed:
+  an iteration more if there are other servers, and `GREATEST_LEAP` attempts more.
+- L4 An agent that is connected and does nothing costs the others its deadline: from when half of those that are here
+  have acted, or wait for a later start. Then the rule for lost agents applies to it until it says hello again, and it
+  is kept out for as long as it has cost, twice as long each time. (Under `wait`, all wait.)
+- L5 No number in a message can make a later message illegal, no message raises, every number that is sent fits the
+  wire, and a machine keeps a few things for each agent and server.
+- L6 Whoever takes part ends: with the run, with a rule's word, or by being dropped; when nothing fails any more, what
+  is begun is made, with all that are here. (A run begins when all are here for the first time, however long that takes.
+  Under `wait`, the end waits for all that have not said goodbye, too.)
 """
 
 from __future__ import annotations
@@ -54,18 +63,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from matrpo.decentralized.lock_step.gathering import Gathering
 from matrpo.decentralized.lock_step.membership import Membership
 from matrpo.decentralized.lock_step.messages import Action, Bye, Hello, Observation, Outdated
-from matrpo.decentralized.lock_step.rules import GREATEST_LEAP, Address, Answer, News, Rules
+from matrpo.decentralized.lock_step.rules import LATEST_INCARNATION, Address, Answer, News, Rules
 from matrpo.envs.shared import AgentStep
 
 
 class Server:
     """One environment server's side of the lock step. Times are seconds of one monotonic clock.
 
-    The driver calls `tick`, sends what `take_outbox` gives, steps the environments with `actions` when they are
-    `complete` and says so with `stepped`, until the run is `over` or has an `end`. Before it sends anything, it writes
-    `attempt` down, and before the observations that end an iteration, that it has ended.
+    The driver calls `tick` often, or at `next_event`, sends what `take_outbox` gives, steps the environments with
+    `actions` when they are `complete` and says so with `stepped`, until the run is `over` or has an `end`. Before it
+    sends anything, it writes `attempt` down, and before the observations that end an iteration, that it has ended.
 
     Args:
         rules: of the run.
@@ -94,10 +104,7 @@ class Server:
         self.end: str | None = None
         self._rules = rules
         self._steps = steps
-        self._ended = ended
-        self._again = False
-        self._patient = not returns or rules.on_loss == "wait"
-        self._until: float | None = None
+        self._gathering = Gathering(rules, self.membership, ended, returns)
         self._now = -math.inf
         self._half_done_at = math.inf
         self._addresses: dict[int, Address] = {}
@@ -144,7 +151,7 @@ class Server:
     def next_event(self) -> float:
         """The time until which nothing happens by itself; infinity if nothing will."""
         if self.t is None:
-            return self._until if self._until is not None else -math.inf
+            return self._gathering.until()
         return self._half_done_at + self._rules.silence
 
     def take_outbox(self) -> list[Answer]:
@@ -158,7 +165,7 @@ class Server:
         return news
 
     def take_refused(self) -> list[str]:
-        """What was refused since the last call: of whom, and why."""
+        """What was refused, or is hard to believe, since the last call: of whom, and why."""
         refused, self._refused = self._refused, []
         return refused
 
@@ -187,13 +194,15 @@ class Server:
         self._now = now
         if self.t is None:
             self._gather(now)
+        if self.t is None:
             return
-        half_done = 2 * len(self._done) >= max(1, len(self._done | self._waiting))
+        half_done = self._waiting and 2 * len(self._done) >= len(self._done | self._waiting)
         self._half_done_at = min(self._half_done_at, now) if half_done else math.inf
         if now >= self._half_done_at + self._rules.silence:
             self._half_done_at = math.inf
             for agent in sorted(self._waiting & self.membership.connected):
-                self.membership.bar(agent, now, self._rules.silence)
+                if self._rules.on_loss != "wait":
+                    self.membership.bar(agent, now, self._rules.silence)
                 self._lose(agent, f"has done nothing for {self._rules.silence:g} s")
 
     def stepped(self, steps: Sequence[AgentStep]) -> bool:
@@ -206,7 +215,7 @@ class Server:
         for agent in sorted(self._needed):
             self._observe(agent, self.iteration, self.t)
         if ended:
-            self._ended = self.iteration
+            self._gathering.ended = self.iteration
             self._begin(self.iteration + 1)
         return ended
 
@@ -214,11 +223,12 @@ class Server:
 
     def _hello(self, address: Address, hello: Hello) -> None:
         agent, latest = hello.sender, self.membership.latest(hello.sender)
-        if hello.incarnation < latest.incarnation:
-            self._outbox.append((address, agent, Outdated(latest.incarnation)))
+        if hello.incarnation < (known := min(latest.incarnation, LATEST_INCARNATION)):
+            self._outbox.append((address, agent, Outdated(known)))
             return
-        if refusal := self._implausible(hello, latest):
-            self._refused.append(f"agent {agent}'s hello: {refusal}")
+        if doubt := self._rules.doubt(hello, latest, self.attempt):
+            self._refused.append(f"agent {agent}'s hello: {doubt}")
+        if not self._rules.allows(hello):
             return
         self._addresses[agent] = address
         if self.membership.hello(hello):
@@ -229,17 +239,6 @@ class Server:
         if agent in self.membership.taking_part and self._is_beyond(hello):
             self.membership.left.add(agent)
         self._answer(agent)
-
-    def _implausible(self, hello: Hello, latest: Hello) -> str | None:
-        """Why a hello cannot be true, if it cannot."""
-        last = self._rules.iterations + 1
-        if not 1 <= hello.iteration <= last:
-            return f"it wants iteration {hello.iteration}, expected 1 to {last}"
-        if hello.attempt > self.attempt + GREATEST_LEAP:
-            return f"it has heard of attempt {hello.attempt}, but {self.attempt} is running"
-        if hello.incarnation > latest.incarnation + GREATEST_LEAP:
-            return f"it is incarnation {hello.incarnation}, after {latest.incarnation}"
-        return None
 
     def _is_beyond(self, hello: Hello) -> bool:
         """Whether a hello names a later iteration or attempt than the running one."""
@@ -256,13 +255,14 @@ class Server:
             return
         if not self._running:
             self._admit()
-        if not membership.taking_part and not self._last:
+        if not membership.taking_part and not (self._last and membership.finished):
             self._break()
 
     def _act(self, message: Action) -> None:
         agent = message.sender
         if (
             self.t is None
+            or self._last
             or message.attempt != self.attempt
             or agent not in self._needed
             or self._tick_of(message.iteration, message.t) != self._tick_of(self.iteration, self.t)
@@ -309,8 +309,7 @@ class Server:
     @property
     def _needed(self) -> set[int]:
         """The agents whose actions the next step waits for."""
-        membership = self.membership
-        return membership.taking_part - (set() if self._rules.on_loss == "wait" else membership.left)
+        return self.membership.taking_part - self.membership.left
 
     @property
     def _waiting(self) -> set[int]:
@@ -326,11 +325,14 @@ class Server:
     def _done(self) -> set[int]:
         """The agents that have done their part, so that the others keep them waiting."""
         membership = self.membership
-        return membership.finished if self._last else self.actions.keys() | (membership.left - self._waiting)
+        if self._last:
+            return membership.finished
+        return self.actions.keys() | membership.outside(self._now) | (membership.left - membership.finished)
 
     def _label_for(self, agent: int) -> tuple[int, int]:
         """The running step as an agent knows it: the start of what it wants, or the end of what it acted in."""
-        starts = not self._running and self.membership.latest(agent).iteration >= self.iteration
+        is_new = agent in self.membership.newcomers or self.membership.latest(agent).iteration >= self.iteration
+        starts = not self._running and is_new
         return self.label if self.label and not starts else (self.iteration, 0)
 
     def _tick_of(self, iteration: int, t: int) -> int:
@@ -338,25 +340,14 @@ class Server:
 
     def _gather(self, now: float) -> None:
         """Begin an iteration once all agents are here, or some are and the others do not come."""
-        membership = self.membership
-        if self._until is None:
-            self._until = math.inf if self._patient else now + self._rules.patience
-        if membership.missing and not (membership.connected and now >= self._until):
+        if not self._gathering.is_over(now):
             return
-        iteration = self.iteration
-        if membership.missing:
-            for agent in sorted(membership.missing):
-                self._note_loss(agent, "did not come back")
-            iteration = max(iteration, self._ended + 1)  # one of them may be learning from what this start has not seen
-        else:
+        missing = sorted(self.membership.missing)
+        for agent in missing:
+            self._note_loss(agent, "did not come back")
+        if not missing:
             self._news.append((logging.INFO, "all agents are here"))
-        # Of one agent alone, another server may be one iteration ahead.
-        ahead = self._rules.num_servers > 1 and len(membership.connected) == 1
-        iteration = max(iteration, membership.credible_iteration(self._ended + 1 + ahead))
-        known = membership.credible_attempt(self.attempt + GREATEST_LEAP)
-        if self._again or known > self.attempt:
-            self.attempt = max(self.attempt + 1, known)
-        self._again = True
+        iteration, self.attempt = self._gathering.place(self.iteration, self.attempt)
         self._begin(iteration)
 
     def _begin(self, iteration: int) -> None:
@@ -367,23 +358,29 @@ class Server:
         self._admit()
 
     def _admit(self) -> None:
-        """Admit all waiting agents that want this iteration or an earlier one."""
+        """Admit all waiting agents that want this iteration or an earlier one, and tell the others of this attempt."""
         for agent in self.membership.admit(self.iteration, self.attempt, self._now):
             if self.iteration <= self._rules.iterations:
                 self._news.append((logging.INFO, f"agent {agent} takes part from iteration {self.iteration} on"))
             self._observe(agent, self.iteration, 0)
+        for agent in sorted(self.membership.outside(self._now)):
+            latest = self.membership.latest(agent)
+            if latest.iteration > self.iteration and latest.attempt < self.attempt:
+                self._observe(agent, self.iteration, 0)
 
     def _break_if_left(self) -> None:
         membership = self.membership
         active = membership.taking_part - membership.finished
         all_done = bool(membership.taking_part) and not active and not self._last
-        if self.t is not None and (2 * len(membership.left & active) > len(active) or all_done):
+        others = 0 if self._rules.on_loss == "wait" else len(active)
+        if self.t is not None and (2 * len(membership.left & active) > others or all_done):
             self._break()
 
     def _break(self) -> None:
         """The running iteration cannot be finished: it begins again, or a later one, when the agents are gathered."""
         self._news.append((logging.WARNING, f"iteration {self.iteration} is thrown away and begins again"))
-        self.t, self._until, self._patient = None, None, self._rules.on_loss == "wait"
+        self.t = None
+        self._gathering.begin()
         self._clear()
         self.membership.taking_part.clear()
         self.membership.left.clear()

@@ -1,0 +1,64 @@
+"""Where an iteration begins again, and when, once a server has nothing to step: from who is here and what they say."""
+
+from __future__ import annotations
+
+import math
+
+from matrpo.decentralized.lock_step.membership import Membership
+from matrpo.decentralized.lock_step.rules import GREATEST_LEAP, Rules
+
+
+class Gathering:
+    """A server gathers the agents before an iteration can begin: at its start, and whenever one was thrown away.
+
+    Args:
+        rules: of the run.
+        membership: who is here.
+        ended: the last iteration that the server has ended; 0 if there was none.
+        returns: the run has begun before, with all its agents.
+
+    Attributes:
+        ended: as given, and later.
+    """
+
+    def __init__(self, rules: Rules, membership: Membership, ended: int, returns: bool) -> None:
+        self.ended = ended
+        self._rules = rules
+        self._membership = membership
+        self._returns = returns
+        self._since: float | None = None
+        self._again = False
+
+    def begin(self) -> None:
+        """Gather anew, in a run that has begun."""
+        self._since, self._returns = None, True
+
+    def until(self) -> float:
+        """When an iteration begins without those that are missing: never before the run has begun with all of them."""
+        if self._since is None:
+            return -math.inf
+        has_begun = self._returns or self._membership.credible_attempt(1) > 0
+        goes_on = self._membership.connected or self.ended >= self._rules.iterations
+        if self._rules.on_loss == "wait" or not (has_begun and goes_on):
+            return math.inf
+        return self._since + self._rules.patience
+
+    def is_over(self, now: float) -> bool:
+        """Whether all agents are here, or some are and the others do not come."""
+        if self._since is None:
+            self._since = now
+        return not self._membership.missing or now >= self.until()
+
+    def place(self, iteration: int, attempt: int) -> tuple[int, int]:
+        """The iteration and the attempt to begin, from those that were the last."""
+        membership = self._membership
+        if membership.missing:  # one of them may be learning from what this start has not seen
+            iteration = max(iteration, self.ended + 1)
+        # Of one agent alone, another server may be one iteration ahead.
+        ahead = self._rules.num_servers > 1 and len(membership.connected) == 1
+        iteration = max(iteration, membership.credible_iteration(self.ended + 1 + ahead))
+        known = membership.credible_attempt(attempt + GREATEST_LEAP)
+        if self._again or known > attempt:
+            attempt = max(attempt + 1, known)
+        self._again = True
+        return iteration, attempt
