@@ -29,6 +29,7 @@ LIES = [Bye(LIAR)] + [
     for field in dataclasses.fields(truth)
     if field.name not in ("sender", "action")
     for number in NUMBERS
+    if number != getattr(truth, field.name)
 ]
 """Every number of every message that an agent may send, the message's kind by kind."""
 
