@@ -182,6 +182,15 @@ def recovery(agents: int, trials: int, path: Path | None, quick: bool) -> None:
 
 
 @bench.command()
+@click.option("--agents", type=_RING, default=6, show_default=True, help="Agents on a ring.")
+@click.option("--iterations", type=_COUNT, default=5, show_default=True, help="Measured iterations of a run.")
+@_shared
+def loss(agents: int, iterations: int, path: Path | None, quick: bool) -> None:
+    """Seconds of an iteration when messages between neighbours are lost."""
+    _measure("live.loss", path, quick, agents, iterations)
+
+
+@bench.command()
 @click.option("--repeats", type=_COUNT, default=3, show_default=True, help="Runs of each algorithm.")
 @click.option("--iterations", type=_COUNT, default=10, show_default=True, help="Measured iterations of a run.")
 @_shared

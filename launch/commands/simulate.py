@@ -1,4 +1,4 @@
-"""`matrpo simulate`: randomised fault injection into the simulated protocols, on all cores, and replay of a history."""
+"""`matrpo simulate`: randomised fault injection into the simulated protocols, on all cores, and replay of one."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Failure:
 
 @dataclass
 class Totals:
-    """The numbers of histories (one of links and one of the lock step count as one) and events, and the failures."""
+    """The numbers of histories (one of links with one of the lock step) and events, and the failures, so far."""
 
     histories: int = 0
     events: int = 0

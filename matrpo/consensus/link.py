@@ -11,14 +11,15 @@ Normal: each end opens activation 1, sends its log ratios and says which states 
     i: ratios 1, tip 0, base 0  ->                               j has both: base 0, tip 1
                                 <-  j: ratios 1, tip 0, base 0   i has both: base 0, tip 1
 
-A lost message: who lacks ratios asks. First it hears that they were sent, and if it asks again it gets them::
+A lost message: who lacks ratios asks. First it hears that they were sent, and if it asks again it gets them. From then
+on both send ratios in copies and ask sooner, until nothing was lost for a while: `retries.py`::
 
     i: ratios 2, tip 1, base 0  ->  lost
                                 <-  j: ratios 2, tip 1, base 0   i has both: base 1, tip 2
     i: beat 2                   <-> j: ask 2                     they were sent: have they not come yet?
     i: ratios 2, answered       <-> j: ask 2, answered           j has both: base 1, tip 2
 
-If j's deadline passes first, j keeps base 0, tip 1. In activation 3 the ends name {2, 1} and {1, 0}: both go on from 1.
+If j's deadline passes first, j says `over` 2 and keeps base 0, tip 1. In 3 the ends name {2, 1} and {1, 0}: 1 it is.
 
 A restart: j is back as incarnation 2 with no state but 0, and takes part from the next iteration on. i forgets what the
 old one said; had the new one come at once, i would skip the link all the same, if it has committed anything already::
@@ -29,7 +30,7 @@ old one said; had the new one come at once, i would skip the link all the same, 
 What a message does, by the activation that it names, against this end's latest, k::
 
     ratios   later: kept, and k's are asked for if k is open | k, open: commit | else: this end's ratios, or `over`
-    ask      later: this end asks, too | k, or the last committed: `beat`, then the ratios | else: `over`
+    ask      later: this end asks, too | k, or the last committed: `beat`, if again the ratios | else: `over`
     beat     k or later, k open: ask again
     over     k or later, k open: give up | always: nothing up to there is opened any more
     busy     k, open: refused
@@ -56,6 +57,7 @@ import numpy as np
 from matrpo.consensus import admm
 from matrpo.consensus.link_types import Counters, LinkSettings, Outcome
 from matrpo.consensus.message import LARGEST_RATIO, Kind, LinkMessage, has_valid_header, has_valid_payload
+from matrpo.consensus.retries import Retries
 
 
 class Link:
@@ -101,6 +103,7 @@ class Link:
         self._over = (-1, 0)
         self._later: LinkMessage | None = None
         self._answer: LinkMessage | None = None
+        self._retries = Retries(settings.resend)
         self._reset(-1, (0, 0), 0.0)
 
     def begin(self, iteration: int, shape: tuple[int, int], now: float) -> None:
@@ -123,11 +126,9 @@ class Link:
         self.outcome: Outcome | None = None
         self.gap: float | None = None
         self.quarantined = False
-        self.heard_at = now
+        self.heard_at = self._opened_at = now
         self._estranged = False
         self._open: LinkMessage | None = None
-        self._opened_at = self._ask_at = now
-        self._patience = 0.0
         self._refused = (-1, 0)
         self._heard = False
 
@@ -208,8 +209,7 @@ class Link:
         self._open = replace(message, tip=self.tip.number, base=self.base.number, u=rounded)
         self._send(self._open)
         self._opened_at = now
-        self._patience = self._settings.resend / 32
-        self._ask_at = now + self._patience
+        self._retries.open(now)
         self._heard = False
         if reply is not None:
             self._commit(self._open, reply)
@@ -221,26 +221,30 @@ class Link:
         common = max({own.tip, own.base} & {other.tip, other.base}, default=None)
         if common is None:
             self._drop("no common state")
-            self._close(Outcome.GIVEN_UP)
+            self._give_up()
             return
         own_u, other_u = own.u.astype(np.float32, copy=False), other.u.astype(np.float32, copy=False)
         self.base = self.tip if self.tip.number == common else self.base
         self.tip = admm.commit(self.base, own.k, own_u, other_u, self.sign, self._settings.beta)
         self.gap = float(np.mean(np.square(own_u - other_u)))
         self._answer = replace(own, answered=True)
+        self._retries.note_commit()
         self._close(Outcome.COMMITTED)
 
     def _close(self, outcome: Outcome) -> None:
-        if outcome is Outcome.COMMITTED:
-            self._counters.commits += 1
-        else:
-            self._counters.give_ups += 1
+        self._counters.commits += outcome is Outcome.COMMITTED
+        self._counters.give_ups += outcome is not Outcome.COMMITTED
         self.outcome = outcome
         self._open = None
 
+    def _give_up(self) -> None:
+        """Close the open activation without a commit, and tell the neighbour, which may wait for it."""
+        self._send(self._header("over", *self._position, answered=True))
+        self._close(Outcome.GIVEN_UP)
+
     def next_event(self) -> float | None:
         """The time at which `tick` has something to do; None while no activation is open."""
-        return min(self._ask_at, self._deadline_at) if self._open else None
+        return min(self._retries.ask_at, self._deadline_at) if self._open else None
 
     @property
     def _deadline_at(self) -> float:
@@ -250,14 +254,10 @@ class Link:
         """Give the open activation up if its deadline has passed, or ask for the neighbour's ratios if that is due."""
         if self._open and now >= self._deadline_at:
             self.silent = not self._heard
-            self._close(Outcome.GIVEN_UP)
-        elif self._open and now >= self._ask_at:
-            self._ask(now)
-
-    def _ask(self, now: float) -> None:
-        self._patience = min(2 * self._patience, self._settings.resend)
-        self._ask_at = now + self._patience
-        self._send(self._header("ask", *self._position))
+            self._give_up()
+        elif self._open and now >= self._retries.ask_at:
+            self._retries.ask(now)
+            self._send(self._header("ask", *self._position))
 
     def receive(self, message: LinkMessage, now: float) -> None:
         """Take in any message; one that is not valid is dropped and counted."""
@@ -275,6 +275,7 @@ class Link:
         elif message.kind == "ask":
             self._receive_question(message)
         elif message.kind == "beat" and self._open and message.position >= self._position:
+            self._retries.hear_answer(now)
             self._insist()
         elif message.kind == "over":
             self._pass(message.position)
@@ -305,7 +306,7 @@ class Link:
         self._over = (-1, 0)
         self._estranged = self.tip.number > 0
         if self._open and self._estranged:
-            self._close(Outcome.GIVEN_UP)
+            self._give_up()
 
     def _quarantine(self) -> None:
         """Take no part in any activation with this neighbour until the next iteration, and tell it so."""
@@ -314,8 +315,7 @@ class Link:
         self.quarantined = True
         self._counters.quarantines += 1
         if self._open:
-            self._send(self._header("over", *self._position, answered=True))
-            self._close(Outcome.GIVEN_UP)
+            self._give_up()
 
     def _receive_ratios(self, message: LinkMessage) -> None:
         if message.position > self._position:
@@ -330,27 +330,23 @@ class Link:
                 self._answer_late(message)
 
     def _receive_question(self, message: LinkMessage) -> None:
-        """Help a neighbour that lacks ratios.
-
-        Most often they are on their way: it first hears that they were sent, and asks again if that came before them.
-        If the neighbour is ahead of this end, it is asked for its own, unless they are here.
-        """
+        """Say that ratios were sent, or send them again; ask a neighbour that is ahead for its own, unless here."""
         if message.position > self._position:
             if not message.answered and not (self._later and self._later.position == message.position):
+                self._retries.note_loss(message.position)
                 self._send(self._header("ask", *message.position, answered=True))
-        elif message.answered or self._sent(message.position) is None:
+        elif message.answered or self._sent(message.position) is None or self._retries.told_in_vain(self.heard_at):
             self._answer_late(message)
         else:
             self._send(self._header("beat", *message.position))
 
     def _answer_late(self, message: LinkMessage) -> None:
-        """Help a neighbour that may wait for an activation which is over here.
-
-        If this end committed it, the neighbour gets the ratios and can commit too; else it hears that it need not wait.
-        """
+        """Send a neighbour that may wait the ratios of what is open or was committed here, or else tell it not to."""
         if (sent := self._sent(message.position)) is not None:
             self._counters.resends += 1
             self._send(sent)
+            if message.kind == "ask":
+                self._retries.note_loss(message.position)
         else:
             self._send(self._header("over", *message.position, answered=True))
 
@@ -360,6 +356,7 @@ class Link:
 
     def _insist(self) -> None:
         """Ask for ratios that the neighbour has sent before what arrived just now; if it gave up, it will say so."""
+        self._retries.insist(self._position, self.heard_at)
         self._send(self._header("ask", *self._position, answered=True))
 
     def _pass(self, position: tuple[int, int]) -> None:
@@ -394,7 +391,10 @@ class Link:
         return LinkMessage(kind, agent, incarnation, iteration, self.number, k, answered=answered)
 
     def _send(self, message: LinkMessage) -> None:
+        """Send a message; ratios in as many copies as losses call for, of which only the first may want an answer."""
         self._outbox.append((self.neighbour, message))
+        if message.kind == "ratios" and self._retries.copies > 1:
+            self._outbox += [(self.neighbour, replace(message, answered=True))] * (self._retries.copies - 1)
 
     def _drop(self, reason: str) -> None:
         self._counters.drops[reason] += 1

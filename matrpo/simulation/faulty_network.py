@@ -11,7 +11,10 @@ import numpy as np
 from matrpo.consensus.message import LinkMessage
 from matrpo.simulation.history import LINK_FAULTS, Fault, History
 
-_LATENCY = (0.005, 0.03)
+LONGEST_LATENCY = 0.03
+"""The longest time of a message without faults, in seconds."""
+
+_LATENCY = (0.005, LONGEST_LATENCY)
 _NUMBERS = ("sender", "incarnation", "iteration", "link", "k", "tip", "base")
 _NONSENSE: tuple[Any, ...] = (None, "1", 1.5, True, float("nan"), [1], -1, 2**70)
 _WRONG = (np.nan, np.inf, -np.inf, 1e30)

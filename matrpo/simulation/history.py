@@ -135,7 +135,26 @@ def _draw_faults(rng: Random, agents: int, links: tuple[tuple[int, int], ...]) -
     for fault in list(faults):
         if fault.kind == "reset" and rng.random() < 0.5:  # The dead process's messages arrive among the new one's.
             faults.append(Fault("delay", max(0.0, round(fault.start - 1.0, 2)), fault.stop, (), 2.0))
+    situation = rng.random()
+    if situation < 0.1:
+        faults += _draw_forgotten(rng, agents)
+    elif situation < 0.2:
+        start = faults[0].start
+        stop = round(start + 3.0, 2)
+        faults.append(Fault("loss", start, stop, (), round(rng.uniform(0.4, 0.8), 2)))
+        faults.append(Fault("corruption", start, stop, (), round(rng.uniform(0.1, 0.4), 2)))
+    elif situation < 0.3:  # What arrives before an agent's first iteration is of a shape that it cannot know.
+        faults.append(Fault("corruption", 0.0, 1.0, (), round(rng.uniform(0.3, 0.9), 2)))
     return tuple(faults)
+
+
+def _draw_forgotten(rng: Random, agents: int) -> list[Fault]:
+    """An agent that takes its sleeping neighbours for dead, and is itself restarted before they wake up."""
+    restarted = rng.randrange(agents)
+    wakes = round(rng.uniform(8.0, 11.0), 2)
+    dies = round(rng.uniform(4.5, 7.5), 2)
+    asleep = [Fault("pause", 0.05, wakes, (agent,)) for agent in range(agents) if agent != restarted]
+    return [*asleep, Fault("reset", dies, round(dies + rng.uniform(0.02, 0.5), 2), (restarted,))]
 
 
 def _draw_fault(rng: Random, agents: int, links: tuple[tuple[int, int], ...]) -> Fault:

@@ -6,38 +6,28 @@ each end of a link must be. See `matrpo.consensus.link` for I1 to I5.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from matrpo.consensus.admm import LinkState, initial_state
 from matrpo.consensus.link import Link
+from matrpo.consensus.link_types import Counters, Outcome
 from matrpo.consensus.message import LinkMessage
 from matrpo.consensus.peer import Peer
+from matrpo.simulation.violation import Violation
 
 _NO_COMMON_STATE = "no common state"
 _MESSAGES_KEPT = 3
 """Messages that an end may keep: its open activation, the answer for its last commit, one of the neighbour's."""
 
 
-class Violation(Exception):  # noqa: N818
-    """An invariant does not hold.
-
-    Args:
-        invariant: `I1` to `I5`, or `liveness`.
-        text: what was found, in one line.
-    """
-
-    def __init__(self, invariant: str, text: str) -> None:
-        super().__init__(f"{invariant}: {text}")
-        self.invariant = invariant
-        self.text = text
-
-
 class _End:
     """Record of one end of a link, from its messages and its states."""
 
-    def __init__(self, link: Link, incarnation: int) -> None:
+    def __init__(self, agent: int, link: Link, incarnation: int) -> None:
+        self.agent = agent
         self.link = link
         self.incarnation = incarnation
         self.muted = False
@@ -48,8 +38,19 @@ class _End:
         self.opened_at: float | None = None
         self.heard = False
         """The neighbour has been heard since the last opening of an activation."""
-        self.lost = 0
-        """Number of commits that found no common state."""
+        self.heard_at = -math.inf
+        self.hears = False
+        """The present event is a message of the neighbour."""
+        self.cut_off = False
+        """The connection was lost, and the neighbour has not been heard since."""
+        self.over = self.ahead = self.refused = (-1, 0)
+        """What the neighbour's newest incarnation takes no part in, the latest that it opened, and what it refused."""
+        self.answers: tuple[tuple[int, int], int] = ((-1, 0), 0)
+        """The last commit, and the neighbour's incarnation in it."""
+        self.open: tuple[tuple[int, int], float] | None = None
+        """What was open after the last event, and since when."""
+        self.counts = (0, 0, 0, 0)
+        """Commits, give-ups, skips, and commits that found no common state, so far."""
         self.begin()
 
     def begin(self) -> None:
@@ -60,6 +61,38 @@ class _End:
         self.tip = self.base = fresh or initial_state(link.tip.y.shape)
         self.partners: set[int] = set()
         """The neighbour's incarnations whose ratios were committed in this iteration."""
+        self.estranged = False
+        """The neighbour was restarted after a commit in this iteration."""
+
+    def hear(self, message: LinkMessage) -> None:
+        """Note a message of the neighbour that is about to arrive."""
+        if message.incarnation < self.newest:
+            return
+        if message.incarnation > self.newest:
+            self.newest = message.incarnation
+            self.over = self.ahead = (-1, 0)
+            self.estranged = self.link.tip.number > 0
+        self.heard = self.hears = True
+        self.muted = self.cut_off = False
+        if message.kind == "over":
+            self.over = max(self.over, message.position)
+        elif message.kind == "ratios":
+            self.ahead = max(self.ahead, message.position)
+        elif message.kind == "busy":
+            self.refused = message.position
+
+    def may_skip(self, position: tuple[int, int], now: float, deadline: float) -> bool:
+        """Whether there is a reason not to open an activation."""
+        if self.over >= position or self.ahead > position or self.estranged or self.link.quarantined:
+            return True
+        return self.cut_off or now >= self.heard_at + deadline
+
+    def may_give_up(self, now: float, deadline: float) -> bool:
+        """Whether there is a reason to give up what was open after the last event."""
+        assert self.open is not None
+        position, opened_at = self.open
+        told = self.over >= position or self.refused == position
+        return told or now >= opened_at + deadline or self.cut_off or self.estranged or self.link.quarantined
 
     def is_overdue(self, now: float, deadline: float) -> bool:
         """Whether an activation ran to its deadline and the neighbour was silent all the time."""
@@ -79,8 +112,8 @@ class Invariants:
         self._half = np.float32(beta / 2)
         self._deadline = deadline
         self._ends: dict[tuple[int, int], _End] = {}
-        self._ratios: dict[tuple[int, int, int, int], list[tuple[int, np.ndarray]]] = {}
-        """Log ratios sent: (incarnation, u) by (link, sender, iteration, k)."""
+        self._ratios: dict[tuple[int, int, int, int], list[LinkMessage]] = {}
+        """Log ratios sent, of each incarnation, by (link, sender, iteration, k)."""
         self._committed: set[tuple[int, int, int, int, int]] = set()
         """Commits seen: (link, agent, incarnation, iteration, k)."""
         self._begun: set[tuple[int, int]] = set()
@@ -92,7 +125,7 @@ class Invariants:
     def started(self, peer: Peer, incarnation: int) -> None:
         """Record that an agent's process was started."""
         for e, link in peer.links.items():
-            self._ends[peer.agent, e] = _End(link, incarnation)
+            self._ends[peer.agent, e] = _End(peer.agent, link, incarnation)
 
     def began(self, peer: Peer, iteration: int) -> None:
         """Record that an agent begins an iteration."""
@@ -106,6 +139,9 @@ class Invariants:
             return
         end = self._ends[message.sender, message.link]
         self._enter(message)
+        position, incarnation = end.answers
+        if message.position == position and incarnation < end.newest:
+            raise Violation("I1", f"{_name(message)} is sent anew, though committed with incarnation {incarnation}")
         if message.position <= end.position:
             return
         if end.muted or end.is_overdue(now, self._deadline):
@@ -119,19 +155,25 @@ class Invariants:
         assert message.u is not None
         key = (message.link, message.sender, message.iteration, message.k)
         entries = self._ratios.setdefault(key, [])
-        known = next((u for incarnation, u in entries if incarnation == message.incarnation), None)
+        known = next((entry for entry in entries if entry.incarnation == message.incarnation), None)
         if known is None:
-            entries.append((message.incarnation, message.u))
-        elif known is not message.u:
+            entries.append(message)
+        elif known.u is not message.u:
             raise Violation("I3", f"{_name(message)} is sent with other ratios than before")
 
     def received(self, agent: int, message: LinkMessage) -> None:
         """Record that a neighbour's message, as it was sent, is about to reach an agent."""
-        end = self._ends[agent, message.link]
-        if message.incarnation >= end.newest:
-            end.newest = message.incarnation
-            end.heard = True
-            end.muted = False
+        self._ends[agent, message.link].hear(message)
+
+    def lost(self, agent: int, neighbour: int) -> None:
+        """Record that an agent is about to learn that the connection to a neighbour is lost."""
+        for (q, _), end in self._ends.items():
+            if q == agent and end.link.neighbour == neighbour:
+                end.cut_off = True
+
+    def has_committed(self, agent: int, link: int, position: tuple[int, int]) -> bool:
+        """Whether an agent's present process was seen to commit an activation."""
+        return (link, agent, self._ends[agent, link].incarnation, *position) in self._committed
 
     def changed(self, peer: Peer, now: float, ticked: bool, wake: float | None) -> None:
         """Check the invariants of an agent after an event.
@@ -155,11 +197,27 @@ class Invariants:
                 self._check_common(peer.agent, e, link)
             if end.opened_at is not None:
                 self._check_deadline(end, now, ticked, wake)
-            lost = peer.link_counters[e].drops[_NO_COMMON_STATE]
-            if lost != end.lost:
-                end.lost = lost
-                if (e, link.iteration) not in self._torn:
-                    raise Violation("I2", f"agent {peer.agent}, link {e}: no common state to commit {link.k} from")
+            self._check_counts(end, peer.link_counters[e], now)
+            end.open = (end.position, end.opened_at) if end.opened_at is not None and link.is_open else None
+
+    def _check_counts(self, end: _End, counters: Counters, now: float) -> None:
+        """I2 and I4: nothing is skipped or given up without a reason."""
+        link, before = end.link, end.counts
+        lost = counters.drops[_NO_COMMON_STATE]
+        end.counts = counters.commits, counters.give_ups, counters.skips, lost
+        if end.hears:
+            end.heard_at, end.hears = now, False
+        if end.counts == before:
+            return
+        commits, give_ups, skips, none_common = (now > then for now, then in zip(end.counts, before, strict=True))
+        where, position = f"agent {end.agent}, link {link.number}", (link.iteration, link.k)
+        if none_common and (link.number, link.iteration) not in self._torn:
+            raise Violation("I2", f"{where}: no common state to commit {link.k} from")
+        skips = skips and link.outcome is Outcome.SKIPPED and not link.is_open
+        if skips and not end.may_skip(position, now, self._deadline):
+            raise Violation("I4", f"{where}: {position} is skipped without a reason")
+        if end.open and give_ups and not (commits or none_common or end.may_give_up(now, self._deadline)):
+            raise Violation("I4", f"{where}: {end.open[0]} is given up without a reason")
 
     def _check_deadline(self, end: _End, now: float, ticked: bool, wake: float | None) -> None:
         """I4, for an end that was seen to open an activation."""
@@ -177,34 +235,48 @@ class Invariants:
         """I3: the states are those before, or made of them and of what both ends sent for one activation."""
         link = end.link
         known = {id(state) for state in (end.tip, end.base)}
+        numbers = {end.tip.number, end.base.number}
         if id(link.base) not in known:
             self._check_state(agent, e, end, link.base, (end.tip, end.base))
         if id(link.tip) in known:
             raise Violation("I3", f"agent {agent}, link {e}: the base changed and the tip did not")
-        self._check_state(agent, e, end, link.tip, (link.base,))
+        other = self._check_state(agent, e, end, link.tip, (link.base,))
+        if id(link.base) in known and link.base.number != max(numbers & {other.tip, other.base}, default=-1):
+            raise Violation(
+                "I2", f"agent {agent}, link {e}: {link.tip.number} is not based on the largest common state"
+            )
         if link.base.number and (e, link.iteration) not in self._torn:
             states = ((e, link.neighbour, i, link.iteration, link.base.number) for i in range(end.newest + 1))
             if self._committed.isdisjoint(states):
                 raise Violation("I1", f"agent {agent}, link {e}: the neighbour never had the base {link.base.number}")
         end.tip, end.base = link.tip, link.base
 
-    def _check_state(self, agent: int, e: int, end: _End, state: LinkState, before: Sequence[LinkState]) -> None:
+    def _check_state(self, agent: int, e: int, end: _End, state: LinkState, before: Sequence[LinkState]) -> LinkMessage:
+        """The message of the neighbour with which a state was committed."""
         link, k = end.link, state.number
         if k <= end.tip.number:
             raise Violation("I3", f"agent {agent}, link {e}: activation {k} is committed after {end.tip.number}")
         self._committed.add((e, agent, end.incarnation, link.iteration, k))
         own = self._ratios.get((e, agent, link.iteration, k), [])
-        for incarnation, theirs in self._ratios.get((e, link.neighbour, link.iteration, k), ()):
-            for own_incarnation, ours in own:
-                if own_incarnation == end.incarnation and self._is_commit(state, before, ours, theirs, link.sign):
-                    self._check_partner(agent, e, end, incarnation)
-                    return
+        for theirs in self._ratios.get((e, link.neighbour, link.iteration, k), ()):
+            for ours in own:
+                if ours.incarnation == end.incarnation and self._is_commit(state, before, ours.u, theirs.u, link.sign):
+                    self._check_partner(agent, e, end, theirs.incarnation)
+                    end.answers = ours.position, theirs.incarnation
+                    return theirs
         raise Violation("I3", f"agent {agent}, link {e}: state {k} is not the ratios of {k} applied once")
 
     def _is_commit(
-        self, state: LinkState, before: Sequence[LinkState], ours: np.ndarray, theirs: np.ndarray, sign: int
+        self,
+        state: LinkState,
+        before: Sequence[LinkState],
+        ours: np.ndarray | None,
+        theirs: np.ndarray | None,
+        sign: int,
     ) -> bool:
         """Whether a state follows from another by (61) to (63), computed independently of `admm`."""
+        assert ours is not None
+        assert theirs is not None
         first, second = (ours, theirs) if sign > 0 else (theirs, ours)
         first, second = first.astype(np.float32, copy=False), second.astype(np.float32, copy=False)
         if ((first + second) * np.float32(0.5)).tobytes() != state.ubar.tobytes():

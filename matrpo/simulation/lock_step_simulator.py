@@ -13,13 +13,13 @@ from random import Random
 from matrpo.decentralized.lock_step.client import Client
 from matrpo.decentralized.lock_step.server import Server
 from matrpo.simulation.events import EventQueue
-from matrpo.simulation.invariants import Violation
 from matrpo.simulation.lock_step_history import PROCESS_FAULTS, LockStepHistory, ProcessFault
 from matrpo.simulation.lock_step_invariants import Invariants, Lineage
 from matrpo.simulation.lock_step_member import Disk, Member
 from matrpo.simulation.lock_step_network import Network
 from matrpo.simulation.lock_step_processes import ClientFactory, ServerFactory, SimulatedAgent, SimulatedServer
 from matrpo.simulation.simulator import Outcome, Trace
+from matrpo.simulation.violation import Violation
 
 _PATIENCE = 400.0
 """Timeout of a simulation, in seconds after the last fault."""

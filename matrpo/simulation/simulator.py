@@ -24,10 +24,12 @@ from matrpo.consensus.peer import Peer
 from matrpo.settings.config import GraphConsensusSettings
 from matrpo.settings.sections import ConnectionSettings
 from matrpo.simulation.events import EventQueue
-from matrpo.simulation.faulty_network import FaultyNetwork
+from matrpo.simulation.faulty_network import LONGEST_LATENCY, FaultyNetwork
 from matrpo.simulation.history import AGENT_FAULTS, Fault, History
-from matrpo.simulation.invariants import Invariants, Violation
+from matrpo.simulation.invariants import Invariants
+from matrpo.simulation.promptness import Promptness
 from matrpo.simulation.simulated_agent import LocalStep, Node
+from matrpo.simulation.violation import Violation
 from matrpo.topology.schedule import seeded_sequence
 
 PeerFactory = Callable[..., Peer]
@@ -45,7 +47,7 @@ _RESTART = 0.02
 _TOLD = 0.5
 """Probability that neighbours see a connection reset when an agent dies."""
 
-_INBOX = 8
+_INBOX = 16
 """Capacity of a paused agent's message queue; more are lost."""
 
 _PATIENCE = 500.0
@@ -88,6 +90,8 @@ class _Simulation:
         self._events = 0
         self._nodes = [Node(q, self._new_peer(q, 0), clock) for q, clock in enumerate(history.clocks)]
         self._invariants = Invariants([node.peer for node in self._nodes], _BETA, _DEADLINE)
+        slowest = min(rate for _, rate in history.clocks)
+        self._promptness = Promptness(2 * LONGEST_LATENCY, _RESEND / slowest)
         self._network = FaultyNetwork(history, self._rng)
         self._iteration = -1
         self._calm = False
@@ -158,24 +162,43 @@ class _Simulation:
         """Apply an event to an agent's state machine, send its outgoing messages, and check the invariants."""
         self._events += 1
         now = node.now(self._now)
+        self._check_promptness(node)
         try:
             action(*arguments, now)
             wake = node.peer.next_event()
         except Exception as error:
             raise Violation("I5", f"agent {node.agent} raises {type(error).__name__}: {error}") from error
         outbox = node.peer.take_outbox()
-        if len(outbox) > self._history.k + 4 * len(self._graph.links_of(node.agent)):
+        if len(outbox) > 4 * (self._history.k + len(self._graph.links_of(node.agent))):
             raise Violation("I5", f"agent {node.agent} sends {len(outbox)} messages at once")
         for receiver, message in outbox:
             self._invariants.sent(message, now)
             self._transmit(receiver, message)
         self._invariants.changed(node.peer, now, ticked, wake)
+        self._note_waits(node)
         if node.sleep_until(wake, self._now):
             self._schedule(node.wake_at, self._wake, node)
         if node.phase == "consensus" and node.peer.done:
             node.phase = "waiting"
             self._say(f"agent {node.agent} has finished iteration {node.iteration}")
             self._next_iteration()
+
+    def _check_promptness(self, node: Node) -> None:
+        for link in node.peer.links.values():
+            other = self._nodes[link.neighbour]
+            if other.alive and not other.paused:
+                self._promptness.check(node.agent, link, self._now)
+
+    def _note_waits(self, node: Node) -> None:
+        for e, link in node.peer.links.items():
+            other = self._nodes[link.neighbour].peer.links[e]
+            for agent, own, theirs in ((node.agent, link, other), (link.neighbour, other, link)):
+                committed = self._invariants.has_committed(own.neighbour, e, (own.iteration, own.k))
+                self._promptness.update(agent, own, theirs, committed, self._now)
+
+    def _disturb(self, node: Node) -> None:
+        for e in node.peer.links:
+            self._promptness.disturb(e, self._now)
 
     def _wake(self, node: Node) -> None:
         if node.alive and not node.paused and node.wake_at <= self._now:
@@ -200,7 +223,11 @@ class _Simulation:
         arrivals = self._network.send(receiver, message, self._now)
         if not arrivals:
             self._say_message("lost: ", message, receiver)
+        if not any(arriving is message for _, arriving in arrivals):
+            self._promptness.disturb(message.link, self._now)
         for latency, arriving in arrivals:
+            if latency > LONGEST_LATENCY:
+                self._promptness.disturb(message.link, self._now + latency)
             self._schedule(self._now + latency, self._deliver, self._nodes[receiver], message, arriving)
 
     def _deliver(self, node: Node, sent: LinkMessage, arriving: LinkMessage) -> None:
@@ -211,17 +238,23 @@ class _Simulation:
                 node.inbox.append((sent, arriving))
         elif arriving is sent:
             self._say_message("", sent, node.agent)
-            self._invariants.received(node.agent, sent)
-            self._act(node, node.peer.receive, sent)
-        elif not self._looks_valid(node, sent, arriving):
+            self._take_in(node, sent)
+        elif not self._is_valid(node, sent, arriving, self._shape):
             self._say_message("corrupt: ", sent, node.agent)
+            if not node.has_begun and self._is_valid(node, sent, arriving, None):  # It does not know the shape yet.
+                self._take_in(node, arriving)
+                return
             dropped = node.peer.counters.drops
             self._act(node, node.peer.receive, arriving)
             if node.peer.counters.drops == dropped:
                 raise Violation("I5", f"agent {node.agent} does not count a corrupt message")
 
-    def _looks_valid(self, node: Node, sent: LinkMessage, arriving: LinkMessage) -> bool:
-        shape = self._shape if node.has_begun else None
+    def _take_in(self, node: Node, message: LinkMessage) -> None:
+        self._invariants.received(node.agent, message)
+        self._promptness.heard(node.agent, message)
+        self._act(node, node.peer.receive, message)
+
+    def _is_valid(self, node: Node, sent: LinkMessage, arriving: LinkMessage, shape: tuple[int, int] | None) -> bool:
         return (
             has_valid_header(arriving, node.peer.last_k)
             and (arriving.sender, arriving.link) == (sent.sender, sent.link)
@@ -254,6 +287,8 @@ class _Simulation:
     def _lose(self, node: Node, neighbour: int) -> None:
         if node.alive and not node.paused:
             self._say(f"agent {node.agent} loses the connection to agent {neighbour}")
+            self._invariants.lost(node.agent, neighbour)
+            self._disturb(node)
             self._act(node, node.peer.lose, neighbour)
 
     def _lift(self, fault: Fault) -> None:
@@ -268,6 +303,7 @@ class _Simulation:
         self._say(f"agent {node.agent} goes on")
         self._events += 1
         node.paused = False
+        self._disturb(node)
         inbox, node.inbox = node.inbox, []
         for sent, arriving in inbox:
             self._deliver(node, sent, arriving)
@@ -281,6 +317,7 @@ class _Simulation:
         node.incarnation += 1
         node.start(self._new_peer(node.agent, node.incarnation))
         self._invariants.started(node.peer, node.incarnation)
+        self._disturb(node)
         if resumes:
             self._begin_at(node, self._now + _RESTART)
             return

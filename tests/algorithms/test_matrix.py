@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from matrpo.envs.shared import holds_episodes
 from matrpo.errors import ConfigError
 from matrpo.evaluation import evaluate
 from matrpo.runs.run_directory import RunDirectory
@@ -63,7 +64,7 @@ def create(path, algo, family, **changes):
 def train(run, start=0, stop_after=None):
     training = CentralTraining(run, start)
     training.run(lambda: training.iteration == stop_after, lambda _: None)
-    saved = bool(training._environment_state())
+    saved = holds_episodes(training._environment_state())
     training.environment.env.close()
     return saved
 

@@ -159,7 +159,7 @@ def test_masks_that_come_late_are_refused_by_who_cannot_handle_them(algo: str, t
     learning = begin(algo, env, tmp_path)
     learning.sample()
     env.masked = True
-    learning.steps.append(learning.central.observe())
+    learning.steps.append(learning.central.reset())
     with pytest.raises(ConfigError, match=f"{algo} cannot handle turns, which does not allow every action"):
         learning.sample()
     config = resolve(("test", {"algo": algo, "agents": 2, "task": "navigation"}))

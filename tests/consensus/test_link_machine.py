@@ -136,6 +136,7 @@ class Network(RuleBasedStateMachine):
 
     @rule(agent=agents, neighbour=agents)
     def lose_the_connection(self, agent: int, neighbour: int) -> None:
+        self.account.lost(agent, neighbour)
         self.peers[agent].lose(neighbour, self.now)
         self.check(agent)
 

@@ -45,6 +45,7 @@ class End:
     def give_up(self) -> None:
         self.link.tick(DEADLINE * 5)
         assert self.link.outcome is Outcome.GIVEN_UP
+        assert self.take().kind == "over"
 
     def sign_of_life(self) -> LinkMessage:
         """A beat about no activation."""

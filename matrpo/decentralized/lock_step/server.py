@@ -117,7 +117,7 @@ class Server:
     @property
     def complete(self) -> bool:
         """Whether all actions that the next step waits for are here."""
-        if self.t is None or self.iteration > self._rules.iterations:
+        if self.t is None or self._last or self.end is not None:
             return False
         return bool(self._needed) and self.actions.keys() >= self._needed
 

@@ -120,6 +120,16 @@ def test_wire(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_loss(tmp_path: Path) -> None:
+    document, _ = run("loss", "--agents", "3", path=tmp_path / "bench.json")
+    check_document(document, "loss", tables=1)
+    (rows,) = document["tables"].values()
+    assert [row["lost"] for row in rows] == ["0%", "30%"]
+    assert rows[0]["commits"] == rows[1]["commits"] > 0
+    assert not any(row["disagreements"] or row["given_up"] for row in rows)
+
+
+@pytest.mark.slow
 def test_startup(tmp_path: Path) -> None:
     document, _ = run("startup", "--agents", "3", "--repeats", "1", path=tmp_path / "bench.json")
     check_document(document, "startup", tables=2)

@@ -55,6 +55,8 @@ def commits_again(run: Path, agent: int) -> Callable[[], bool]:
 
 
 def process_of(launcher: subprocess.Popen[str], name: str) -> psutil.Process:
+    """A process of a run, once it has its name."""
+    wait_for(lambda: f"matrpo {name}" in names(session_of(launcher)), launcher)
     return next(process for process in session_of(launcher) if names([process]) == [f"matrpo {name}"])
 
 

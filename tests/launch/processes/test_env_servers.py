@@ -98,6 +98,8 @@ def test_a_killed_process_comes_back_and_the_run_finishes(folder: Path, killed: 
 
 
 def process_of(launcher: subprocess.Popen[str], name: str) -> psutil.Process:
+    """A process of a run, once it has its name."""
+    wait_for(lambda: f"matrpo {name}" in names(session_of(launcher)), launcher)
     return next(process for process in session_of(launcher) if names([process]) == [f"matrpo {name}"])
 
 
