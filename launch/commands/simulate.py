@@ -1,4 +1,4 @@
-"""`matrpo simulate`: randomised fault injection into a simulated link protocol, on all cores, and replay of one."""
+"""`matrpo simulate`: randomised fault injection into the simulated protocols, on all cores, and replay of one."""
 
 from __future__ import annotations
 
@@ -19,9 +19,14 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from matrpo.errors import ConfigError
-from matrpo.simulation.history import History, generate, parse
-from matrpo.simulation.shrink import shrink
-from matrpo.simulation.simulator import Outcome, simulate
+from matrpo.faults.script import FaultScript
+from matrpo.simulation.history import History
+from matrpo.simulation.lock_step_history import LockStepHistory
+from matrpo.simulation.lock_step_simulator import simulate_lock_step
+from matrpo.simulation.scenario import LEFT_OUT, Scenario, generate, parse
+from matrpo.simulation.shrink import AnyHistory, shrink
+from matrpo.simulation.simulator import Outcome, Trace, simulate
+from matrpo.topology import make_graph
 
 _BATCH = 50
 _LINE_EVERY = 10.0
@@ -30,7 +35,7 @@ _LINE_EVERY = 10.0
 
 @dataclass(frozen=True)
 class Failure:
-    """A seed whose history violates an invariant, and the command that replays it, shrunk."""
+    """A seed of which a history violates an invariant, and the command that replays it, shrunk."""
 
     seed: int
     invariant: str
@@ -43,11 +48,17 @@ class Failure:
 
 @dataclass
 class Totals:
-    """The numbers of histories and events, and the failures, so far."""
+    """The numbers of histories (one of links with one of the lock step) and events, and the failures, so far."""
 
     histories: int = 0
     events: int = 0
     failures: list[Failure] = field(default_factory=list)
+
+    def add(self, others: Totals) -> None:
+        """Count others, too."""
+        self.histories += others.histories
+        self.events += others.events
+        self.failures += others.failures
 
 
 @click.command("simulate")
@@ -57,29 +68,57 @@ class Totals:
     "--jobs", type=click.IntRange(min=1), default=os.cpu_count(), show_default="cores", help="Worker processes."
 )
 @click.option("--replay", metavar="SPEC", help="Run this one history instead, and print what happens.")
+@click.option("--faults", metavar="FILE", help="In every history, what this fault script says, in place of others.")
+@click.option("--agents", type=click.IntRange(min=1), default=3, show_default=True, help="With --faults: how many.")
+@click.option("--topology", default="ring", show_default=True, help="With --faults: the agents' graph.")
+@click.option(
+    "--env-servers", type=click.IntRange(min=1), default=1, show_default=True, help="With --faults: how many."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def simulate_histories(seeds: int, first: int, jobs: int, replay: str | None, as_json: bool) -> int:
-    """Run the agents' link protocol through random histories of faults, and check it after every event.
+def simulate_histories(
+    seeds: int,
+    first: int,
+    jobs: int,
+    replay: str | None,
+    faults: str | None,
+    agents: int,
+    topology: str,
+    env_servers: int,
+    as_json: bool,
+) -> int:
+    """Run both protocols through random histories of faults, and check them after every event.
 
-    In every history, the agents' real state machines live on a simulated network with simulated clocks: messages are
-    lost, repeated, reordered, delayed and corrupted, agents are paused, killed and restarted. Exit status 1 if an
+    A seed has two histories: the links of the agents, and the lock step of agents and environment servers. Their real
+    state machines live on a simulated network with simulated clocks: messages are lost, repeated, reordered, delayed
+    and corrupted, agents and servers are paused, killed and restarted, and one agent may lie. Exit status 1 if an
     invariant does not hold.
+
+    Of a fault script, --faults leaves out `limit` and `hostile`. An iteration counts for a second; what has no end
+    lasts ten, and what is repeated happens three times.
     """
     if replay is not None:
         return _replay(replay, as_json)
+    scenario = _scenario(faults, agents, topology, env_servers) if faults is not None else None
     began = time.monotonic()
     totals = Totals()
     with _report(seeds) as report:
-        for batch in _run(first, seeds, jobs):
-            totals.histories += batch.histories
-            totals.events += batch.events
-            totals.failures += batch.failures
+        for batch in _run(first, seeds, jobs, scenario):
+            totals.add(batch)
             for failure in batch.failures:
                 click.echo(failure, err=as_json)
             report.show(totals)
     totals.failures.sort(key=lambda failure: failure.seed)
     _print(totals, time.monotonic() - began, as_json)
     return 1 if totals.failures else 0
+
+
+def _scenario(faults: str, agents: int, topology: str, servers: int) -> Scenario:
+    graph = make_graph(topology, agents, 0)
+    script = FaultScript.load(faults, graph, servers)
+    for entry in script.faults:
+        if entry.kind in LEFT_OUT:
+            click.echo(f"fault {entry.number + 1}: {entry.kind} is left out", err=True)
+    return Scenario.of(script, graph, servers)
 
 
 def _print(totals: Totals, seconds: float, as_json: bool) -> None:
@@ -100,7 +139,7 @@ def _replay(spec: str, as_json: bool) -> int:
     except ValueError as error:
         raise ConfigError(f"--replay: {error}") from None
     lines: list[tuple[float, str]] = []
-    outcome = simulate(history, trace=lambda now, text: lines.append((now, text)))
+    outcome = _simulate(history, lambda now, text: lines.append((now, text)))
     violation = outcome.violation
     if as_json:
         trace = [{"time": now, "event": text} for now, text in lines]
@@ -113,26 +152,39 @@ def _replay(spec: str, as_json: bool) -> int:
     return 1 if violation else 0
 
 
-def check_seed(seed: int) -> tuple[Outcome, Failure | None]:
-    """Run the history of a seed; if it fails, shrink it."""
-    history = generate(seed)
-    outcome = simulate(history)
+def _simulate(history: History | LockStepHistory, trace: Trace | None = None) -> Outcome:
+    if isinstance(history, History):
+        return simulate(history, trace=trace)
+    return simulate_lock_step(history, trace=trace)
+
+
+def check_seed(seed: int, scenario: Scenario | None = None) -> Totals:
+    """Run the histories of a seed; shrink one that fails."""
+    of_links, of_lock_step = generate(seed, scenario)
+    checks = [_check(seed, of_links), _check(seed, of_lock_step)]
+    failures = [failure for _, failure in checks if failure is not None]
+    return Totals(1, sum(events for events, _ in checks), failures)
+
+
+def _check(seed: int, history: AnyHistory) -> tuple[int, Failure | None]:
+    """Run a history; returns its events, and what is wrong."""
+    outcome = _simulate(history)
     violation = outcome.violation
     if violation is None:
-        return outcome, None
+        return outcome.events, None
 
-    def fails(simpler: History) -> bool:
-        found = simulate(simpler).violation
+    def fails(simpler: AnyHistory) -> bool:
+        found = _simulate(simpler).violation
         return found is not None and found.invariant == violation.invariant
 
     spec = shlex.quote(str(shrink(history, fails)))
-    return outcome, Failure(seed, violation.invariant, str(violation), f"matrpo simulate --replay {spec}")
+    return outcome.events, Failure(seed, violation.invariant, str(violation), f"matrpo simulate --replay {spec}")
 
 
 # Worker processes
 
 
-def _run(first: int, seeds: int, jobs: int) -> Iterator[Totals]:
+def _run(first: int, seeds: int, jobs: int, scenario: Scenario | None) -> Iterator[Totals]:
     """Check seeds in worker processes and yield the totals of each batch; however this ends, no worker is left.
 
     Raises:
@@ -146,7 +198,7 @@ def _run(first: int, seeds: int, jobs: int) -> Iterator[Totals]:
         with _interrupts_later():
             for job in range(min(jobs, len(starts))):
                 receiver, sender = context.Pipe(duplex=False)
-                work = (sender, list(starts[job::jobs]), first + seeds)
+                work = (sender, list(starts[job::jobs]), first + seeds, scenario)
                 worker = context.Process(target=_work, args=work, daemon=True)
                 worker.start()
                 sender.close()
@@ -194,15 +246,12 @@ def _collect(pipes: list[Connection], batches: int) -> Iterator[Totals]:
             batches -= 1
 
 
-def _work(pipe: Connection, starts: list[int], end: int) -> None:
+def _work(pipe: Connection, starts: list[int], end: int, scenario: Scenario | None) -> None:
     """Main function of a worker process: check batches of seeds until all are done, or the pipe is closed."""
     for start in starts:
         batch = Totals()
         for seed in range(start, min(start + _BATCH, end)):
-            outcome, failure = check_seed(seed)
-            batch.histories += 1
-            batch.events += outcome.events
-            batch.failures += [failure] if failure else []
+            batch.add(check_seed(seed, scenario))
         try:
             pipe.send_bytes(json.dumps(asdict(batch)).encode())
         except OSError:

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from random import Random
 
+from matrpo.simulation.fields import choice, integer, number, split_line
 from matrpo.topology.graph import CommunicationGraph
 
 LINK_FAULTS = ("loss", "duplication", "delay", "corruption")
@@ -194,19 +195,9 @@ def parse(text: str) -> History:
     Raises:
         ValueError: it is no such line. The text is the reason.
     """
-    words = text.split()
-    fields = dict(word.split("=", 1) for word in words if "=" in word)
-    expected = (*_LIMITS, *_CHOICES, "links", "clocks")
-    for name in expected:
-        if name not in fields:
-            raise ValueError(f"a history needs {name}=...")
-    for name in fields:
-        if name not in expected:
-            raise ValueError(f"a history has no {name}=...: expected {', '.join(expected)}")
-    numbers = {name: _integer(name, fields[name], *limits) for name, limits in _LIMITS.items()}
-    for name, allowed in _CHOICES.items():
-        if fields[name] not in allowed:
-            raise ValueError(f"{name} must be {' or '.join(allowed)}, not {fields[name]!r}")
+    fields, words = split_line(text, (*_LIMITS, *_CHOICES, "links", "clocks"))
+    numbers = {name: integer(name, fields[name], *limits) for name, limits in _LIMITS.items()}
+    chosen = {name: choice(name, fields[name], allowed) for name, allowed in _CHOICES.items()}
     agents = numbers["agents"]
     history = History(
         agents=agents,
@@ -214,12 +205,12 @@ def parse(text: str) -> History:
         iterations=numbers["iterations"],
         k=numbers["k"],
         samples=numbers["samples"],
-        schedule=fields["schedule"],
-        dtype=fields["dtype"],
-        absent=fields["absent"],
+        schedule=chosen["schedule"],
+        dtype=chosen["dtype"],
+        absent=chosen["absent"],
         noise=numbers["noise"],
         clocks=tuple(_clock(item) for item in fields["clocks"].split(",")),
-        faults=tuple(_parse_fault(word, agents) for word in words if "=" not in word),
+        faults=tuple(_parse_fault(word, agents) for word in words),
     )
     if len(history.clocks) != agents:
         raise ValueError(f"clocks must name {agents} clocks, not {len(history.clocks)}")
@@ -235,20 +226,20 @@ def _parse_fault(word: str, agents: int) -> Fault:
     if kind not in (*LINK_FAULTS, *AGENT_FAULTS, "split"):
         raise ValueError(f"unknown fault {word!r}")
     mark = ">" if kind in LINK_FAULTS else "+"
-    among = () if where == "all" else tuple(_integer(word, item, 0, agents - 1) for item in where.split(mark))
+    among = () if where == "all" else tuple(integer(word, item, 0, agents - 1) for item in where.split(mark))
     sizes = (0, 2) if kind in LINK_FAULTS else range(1, agents) if kind == "split" else (1,)
     if len(among) not in sizes or bool(star) != (kind in LINK_FAULTS):
         raise ValueError(f"malformed fault {word!r}")
-    begins, ends = _number(word, start, 0.0, _LONGEST), _number(word, stop, 0.0, math.inf)
+    begins, ends = number(word, start, 0.0, _LONGEST), number(word, stop, 0.0, math.inf)
     if ends < begins or (ends > _LONGEST and kind not in ("crash", "reset")):
         raise ValueError(f"fault {word!r} must stop after it starts, within {_LONGEST:g} s")
     limit = 60.0 if kind == "delay" else 1.0
-    return Fault(kind, begins, ends, among, _number(word, amount, 0.0, limit) if star else 1.0)
+    return Fault(kind, begins, ends, among, number(word, amount, 0.0, limit) if star else 1.0)
 
 
 def _link(text: str, agents: int) -> tuple[int, int]:
     first, _, second = text.partition("-")
-    i, j = _integer("links", first, 0, agents - 1), _integer("links", second, 0, agents - 1)
+    i, j = integer("links", first, 0, agents - 1), integer("links", second, 0, agents - 1)
     if i >= j:
         raise ValueError(f"links must be written i-j with i < j, not {text!r}")
     return i, j
@@ -256,24 +247,4 @@ def _link(text: str, agents: int) -> tuple[int, int]:
 
 def _clock(text: str) -> tuple[float, float]:
     offset, _, rate = text.partition(":")
-    return _number("clocks", offset, 0.0, _LONGEST), _number("clocks", rate, 0.1, 10.0)
-
-
-def _integer(name: str, text: str, low: int, high: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = low - 1
-    if not low <= value <= high:
-        raise ValueError(f"{name}: expected an integer from {low} to {high}, not {text!r}")
-    return value
-
-
-def _number(name: str, text: str, low: float, high: float) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not low <= value <= high:
-        raise ValueError(f"{name}: expected a number from {low:g} to {high:g}, not {text!r}")
-    return value
+    return number("clocks", offset, 0.0, _LONGEST), number("clocks", rate, 0.1, 10.0)

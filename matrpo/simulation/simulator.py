@@ -11,7 +11,6 @@ finished the last, except for those that are dead or, if the history says so, pa
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from matrpo.consensus.message import LinkMessage, has_valid_header, has_valid_pa
 from matrpo.consensus.peer import Peer
 from matrpo.settings.config import GraphConsensusSettings
 from matrpo.settings.sections import ConnectionSettings
+from matrpo.simulation.events import EventQueue
 from matrpo.simulation.faulty_network import LONGEST_LATENCY, FaultyNetwork
 from matrpo.simulation.history import AGENT_FAULTS, Fault, History
 from matrpo.simulation.invariants import Invariants
@@ -52,9 +52,6 @@ _INBOX = 16
 
 _PATIENCE = 500.0
 """Timeout of a simulation, in seconds after the last fault."""
-
-_MOST_AT_ONCE = 10_000
-"""Limit of events at one instant; more mean that an agent sets its timer to the present for ever."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +85,9 @@ class _Simulation:
         self._first = np.linspace(-1.0, 1.0, history.agents * history.samples, dtype=np.float32).reshape(self._shape)
         self._dtype = np.dtype(history.dtype)
         self._calm_at = history.calm_at
-        self._now = 0.0
+        self._queue = EventQueue()
+        self._schedule = self._queue.schedule
         self._events = 0
-        self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
-        self._scheduled = 0
         self._nodes = [Node(q, self._new_peer(q, 0), clock) for q, clock in enumerate(history.clocks)]
         self._invariants = Invariants([node.peer for node in self._nodes], _BETA, _DEADLINE)
         slowest = min(rate for _, rate in history.clocks)
@@ -139,22 +135,15 @@ class _Simulation:
                 self._schedule(fault.start, self._strike, fault)
                 self._schedule(fault.stop, self._lift, fault)
         self._next_iteration()
-        at_once = 0
-        while self._heap and not self._finished:
-            time, _, action, arguments = heapq.heappop(self._heap)
-            at_once = at_once + 1 if time == self._now else 0
-            if time > self._calm_at + _PATIENCE or at_once > _MOST_AT_ONCE:
-                break
-            self._now = time
-            action(*arguments)
+        while not self._finished and self._queue.step(self._calm_at + _PATIENCE):
+            pass
         if not self._finished and any(node.alive for node in self._nodes):
             waiting = [node.agent for node in self._nodes if node.alive and node.phase == "consensus"]
             raise Violation("liveness", f"agents {waiting} never finish iteration {self._iteration}")
 
-    def _schedule(self, time: float, action: Callable[..., None], *arguments: Any) -> None:
-        if time < math.inf:
-            self._scheduled += 1
-            heapq.heappush(self._heap, (time, self._scheduled, action, arguments))
+    @property
+    def _now(self) -> float:
+        return self._queue.now
 
     def _say(self, text: str) -> None:
         if self._trace is not None:
