@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -18,6 +19,7 @@ from running import Matrpo
 from matrpo.consensus.message import LinkMessage
 from matrpo.consensus.peer import Peer
 from matrpo.launch.commands import simulate as simulate_command
+from matrpo.simulation import lock_step_history
 from matrpo.simulation.history import generate, parse
 from matrpo.simulation.simulator import simulate
 
@@ -58,10 +60,31 @@ def test_a_replay_prints_what_happens(matrpo: Matrpo) -> None:
     assert len(document["trace"]) == len(out.splitlines()) - 1
 
 
+def test_a_replay_of_the_lock_step_prints_what_happens(matrpo: Matrpo) -> None:
+    status, out, err = matrpo("simulate", "--replay", str(lock_step_history.generate(4)))
+    assert (status, err) == (0, "")
+    assert "a0 > s0: hello incarnation 1, iteration 1, attempt 0" in out
+    assert out.splitlines()[-1] == "1 histories, 0 violations"
+
+
+def test_a_fault_script_is_run_in_every_history(matrpo: Matrpo, tmp_path: Path) -> None:
+    script = tmp_path / "script.yaml"
+    script.write_text("faults:\n  - {do: kill, process: agent 3, restart_after: 1}\n  - {do: hostile, probability: 1}\n")
+    options = ("simulate", "--seeds", "3", "--jobs", "1", "--faults", str(script))
+    status, out, err = matrpo(*options, "--agents", "4")
+    assert status == 0
+    assert out.splitlines()[-1] == "3 histories, 0 violations"
+    assert err == "fault 2: hostile is left out\n"
+    status, out, err = matrpo(*options)
+    assert (status, out) == (2, "")
+    assert "agent 0 to agent 2, not 'agent 3'" in err
+    assert err.count("\n") == 1
+
+
 def test_a_failing_seed_names_a_command_that_replays_it(matrpo: Matrpo, monkeypatch: pytest.MonkeyPatch) -> None:
     broken: Any = partial(simulate, make_peer=Deaf)
     monkeypatch.setattr(simulate_command, "simulate", broken)
-    failure = next(failure for seed in range(100) if (failure := simulate_command.check_seed(seed)[1]))
+    failure = next(failure for seed in range(100) for failure in simulate_command.check_seed(seed).failures)
     program, command, option, spec = shlex.split(failure.replay)
     assert (program, command, option) == ("matrpo", "simulate", "--replay")
     assert len(spec) < len(str(generate(failure.seed)))
@@ -83,6 +106,7 @@ def test_a_failing_seed_names_a_command_that_replays_it(matrpo: Matrpo, monkeypa
     ("arguments", "words"),
     [
         (["--replay", "nonsense"], ["--replay", "agents="]),
+        (["--replay", "lock-step nonsense"], ["--replay", "agents="]),
         (["--replay", str(generate(0)).replace("agents=", "agents=x")], ["agents", "integer"]),
         (["--seeds", "0"], ["--seeds", "0"]),
         (["--seeds", "many"], ["--seeds", "many"]),
