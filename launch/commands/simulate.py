@@ -20,12 +20,12 @@ from rich.progress import Progress, TaskID
 
 from matrpo.errors import ConfigError
 from matrpo.faults.script import FaultScript
-from matrpo.simulation.history import History
-from matrpo.simulation.lock_step_history import LockStepHistory
-from matrpo.simulation.lock_step_simulator import simulate_lock_step
+from matrpo.simulation.links.history import History
+from matrpo.simulation.links.simulator import Outcome, Trace, simulate
+from matrpo.simulation.lock_step.history import LockStepHistory
+from matrpo.simulation.lock_step.simulator import simulate_lock_step
 from matrpo.simulation.scenario import LEFT_OUT, Scenario, generate, parse
 from matrpo.simulation.shrink import AnyHistory, shrink
-from matrpo.simulation.simulator import Outcome, Trace, simulate
 from matrpo.topology import make_graph
 
 _BATCH = 50

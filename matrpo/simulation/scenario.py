@@ -19,10 +19,10 @@ from matrpo.faults.fault import Fault as Entry
 from matrpo.faults.fault import Trigger
 from matrpo.faults.gate import OVERTAKEN
 from matrpo.faults.script import FaultScript
-from matrpo.simulation import history as links
-from matrpo.simulation import lock_step_history as lock_step
-from matrpo.simulation.history import Fault, History
-from matrpo.simulation.lock_step_history import LockStepHistory, ProcessFault
+from matrpo.simulation.links import history as links
+from matrpo.simulation.links.history import Fault, History
+from matrpo.simulation.lock_step import history as lock_step
+from matrpo.simulation.lock_step.history import LockStepHistory, ProcessFault
 from matrpo.topology.graph import CommunicationGraph
 
 LEFT_OUT = ("limit", "hostile")

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TypeVar
 
-from matrpo.simulation.history import Fault, History
-from matrpo.simulation.lock_step_history import LockStepHistory, ProcessFault
+from matrpo.simulation.links.history import Fault, History
+from matrpo.simulation.lock_step.history import LockStepHistory, ProcessFault
 
 AnyHistory = TypeVar("AnyHistory", History, LockStepHistory)
 _AnyFault = TypeVar("_AnyFault", Fault, ProcessFault)

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from matrpo.faults.script import FaultScript, library
-from matrpo.simulation import history, lock_step_history
-from matrpo.simulation.lock_step_simulator import simulate_lock_step
+from matrpo.simulation.links import history as links
+from matrpo.simulation.links.simulator import simulate
+from matrpo.simulation.lock_step import history as lock_step
+from matrpo.simulation.lock_step.simulator import simulate_lock_step
 from matrpo.simulation.scenario import Scenario, generate, parse
-from matrpo.simulation.simulator import simulate
 from matrpo.topology import make_graph
 
 RING = make_graph("ring", 4, 0)
@@ -66,4 +67,4 @@ def test_scripts_that_ship_violate_nothing(name: str) -> None:
 
 
 def test_without_a_script_the_histories_of_a_seed_are_drawn() -> None:
-    assert generate(7) == (history.generate(7), lock_step_history.generate(7))
+    assert generate(7) == (links.generate(7), lock_step.generate(7))

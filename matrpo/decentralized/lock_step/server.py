@@ -4,7 +4,7 @@
 ever. It cannot know whether an agent has learnt from the last iteration, and other servers may be ahead or behind: all
 it hears of that is what agents say. So every start of an iteration has a number, its *attempt*, and whoever has heard
 of a later one is done with the earlier. Nobody is in charge of others: what one agent says moves that agent alone.
-It is played through thousands of faults, and with liars, in `matrpo/simulation/lock_step_simulator.py`.
+It is played through thousands of faults, and with liars, in `matrpo/simulation/lock_step/simulator.py`.
 
 Normal, with T = 2 steps an iteration; (i, T) is (i+1, 0), sent as the one or the other::
 

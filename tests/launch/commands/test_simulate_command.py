@@ -19,9 +19,9 @@ from running import Matrpo
 from matrpo.consensus.message import LinkMessage
 from matrpo.consensus.peer import Peer
 from matrpo.launch.commands import simulate as simulate_command
-from matrpo.simulation import lock_step_history
-from matrpo.simulation.history import generate, parse
-from matrpo.simulation.simulator import simulate
+from matrpo.simulation.links.history import generate, parse
+from matrpo.simulation.links.simulator import simulate
+from matrpo.simulation.lock_step import history as lock_step
 
 
 class Deaf(Peer):
@@ -61,7 +61,7 @@ def test_a_replay_prints_what_happens(matrpo: Matrpo) -> None:
 
 
 def test_a_replay_of_the_lock_step_prints_what_happens(matrpo: Matrpo) -> None:
-    status, out, err = matrpo("simulate", "--replay", str(lock_step_history.generate(4)))
+    status, out, err = matrpo("simulate", "--replay", str(lock_step.generate(4)))
     assert (status, err) == (0, "")
     assert "a0 > s0: hello incarnation 1, iteration 1, attempt 0" in out
     assert out.splitlines()[-1] == "1 histories, 0 violations"
@@ -69,7 +69,9 @@ def test_a_replay_of_the_lock_step_prints_what_happens(matrpo: Matrpo) -> None:
 
 def test_a_fault_script_is_run_in_every_history(matrpo: Matrpo, tmp_path: Path) -> None:
     script = tmp_path / "script.yaml"
-    script.write_text("faults:\n  - {do: kill, process: agent 3, restart_after: 1}\n  - {do: hostile, probability: 1}\n")
+    script.write_text(
+        "faults:\n  - {do: kill, process: agent 3, restart_after: 1}\n  - {do: hostile, probability: 1}\n"
+    )
     options = ("simulate", "--seeds", "3", "--jobs", "1", "--faults", str(script))
     status, out, err = matrpo(*options, "--agents", "4")
     assert status == 0

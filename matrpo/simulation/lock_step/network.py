@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 from matrpo.simulation.events import Clock, EventQueue
-from matrpo.simulation.lock_step_history import MESSAGE_FAULTS, LockStepHistory, ProcessFault
+from matrpo.simulation.lock_step.history import MESSAGE_FAULTS, LockStepHistory, ProcessFault
 
 _LATENCY = (0.005, 0.06)
 _DIAL = (0.01, 0.2)

@@ -103,14 +103,14 @@ class History:
 def generate(seed: int) -> History:
     """Generate a random history from a seed, at least 0."""
     rng = Random(seed)
-    agents = rng.choice((2, 2, 3, 3, 3, 4, 5))
+    agents = rng.choice((2, 2, 2, 2, 3, 3, 3, 3, 4, 5))
     links = _draw_links(rng, agents)
     clocks = tuple((round(rng.uniform(0, 100), 1), round(rng.uniform(*_RATES), 2)) for _ in range(agents))
     return History(
         agents=agents,
         links=links,
         iterations=rng.randint(1, 3),
-        k=rng.randint(2, 4 + 2 * len(links)),
+        k=rng.randint(2, 2 + len(links)),
         samples=rng.randint(1, 3),
         schedule=rng.choice(("seeded", "seeded", "poisson")),
         dtype=rng.choice(("float32", "float16")),
@@ -131,7 +131,7 @@ def _draw_links(rng: Random, agents: int) -> tuple[tuple[int, int], ...]:
 
 
 def _draw_faults(rng: Random, agents: int, links: tuple[tuple[int, int], ...]) -> tuple[Fault, ...]:
-    faults = [_draw_fault(rng, agents, links) for _ in range(rng.randint(1, 5))]
+    faults = [_draw_fault(rng, agents, links) for _ in range(rng.randint(1, 4))]
     for fault in list(faults):
         if fault.kind == "reset" and rng.random() < 0.5:  # The dead process's messages arrive among the new one's.
             faults.append(Fault("delay", max(0.0, round(fault.start - 1.0, 2)), fault.stop, (), 2.0))
@@ -159,8 +159,8 @@ def _draw_forgotten(rng: Random, agents: int) -> list[Fault]:
 
 def _draw_fault(rng: Random, agents: int, links: tuple[tuple[int, int], ...]) -> Fault:
     kind = rng.choice((*LINK_FAULTS, "loss", "loss", "split", *AGENT_FAULTS, "reset"))
-    start = round(rng.uniform(0.0, 6.0), 2)
-    stop = round(start + rng.uniform(0.1, 6.0), 2)
+    start = round(rng.uniform(0.0, 3.0), 2)
+    stop = round(start + rng.uniform(0.1, 4.0), 2)
     if kind in AGENT_FAULTS:
         if kind == "reset":
             stop = round(start + rng.uniform(0.02, 1.5), 2)
@@ -186,7 +186,7 @@ def _draw_loss(rng: Random, start: float, stop: float, where: tuple[int, ...]) -
         return Fault("loss", start, stop, where, round(rng.uniform(0.05, 0.6), 2))
     if character == "dead" and where:
         return Fault("loss", start, stop, where)
-    return Fault("loss", start, round(start + rng.uniform(5.0, 12.0), 2), (), round(rng.uniform(0.5, 0.85), 2))
+    return Fault("loss", start, round(start + rng.uniform(4.5, 8.0), 2), (), round(rng.uniform(0.5, 0.85), 2))
 
 
 def parse(text: str) -> History:

@@ -13,12 +13,12 @@ from random import Random
 from matrpo.decentralized.lock_step.client import Client
 from matrpo.decentralized.lock_step.server import Server
 from matrpo.simulation.events import EventQueue
-from matrpo.simulation.lock_step_history import PROCESS_FAULTS, LockStepHistory, ProcessFault
-from matrpo.simulation.lock_step_invariants import Invariants, Lineage
-from matrpo.simulation.lock_step_member import Disk, Member
-from matrpo.simulation.lock_step_network import Network
-from matrpo.simulation.lock_step_processes import ClientFactory, ServerFactory, SimulatedAgent, SimulatedServer
-from matrpo.simulation.simulator import Outcome, Trace
+from matrpo.simulation.links.simulator import Outcome, Trace
+from matrpo.simulation.lock_step.history import PROCESS_FAULTS, LockStepHistory, ProcessFault
+from matrpo.simulation.lock_step.invariants import Invariants, Lineage
+from matrpo.simulation.lock_step.member import Disk, Member
+from matrpo.simulation.lock_step.network import Network
+from matrpo.simulation.lock_step.processes import ClientFactory, ServerFactory, SimulatedAgent, SimulatedServer
 from matrpo.simulation.violation import Violation
 
 _PATIENCE = 400.0
@@ -91,8 +91,8 @@ class _Simulation:
         until = self._history.calm_at + _PATIENCE
         while not self._finished and self._queue.step(until):
             pass
+        self._check_ends()
         if not self._aborted:
-            self._check_ends()
             self._check_iterations()
             self._check_lies()
 
@@ -202,7 +202,7 @@ class _Simulation:
         member.alive, member.how = False, how
         self._network.gone(member, with_a_word=how is not None or self._rng.random() < _WITH_A_WORD)
         lives = [m for m in self._by_name.values() if m.how is None and not (isinstance(m, SimulatedAgent) and m.lies)]
-        self._finished = self._aborted or not lives
+        self._finished = not lives
 
     def _note_told(self, server: SimulatedServer) -> None:
         if self._queue.now < self._history.calm_at:
@@ -216,38 +216,57 @@ class _Simulation:
     # The end
 
     def _check_ends(self) -> None:
-        """L6: whoever is there comes to an end, except for those who come when a server has.
+        """L6: whoever is there comes to an end.
 
-        A run begins with all its agents, and goes on while there are any. A server that was killed in its first
-        iteration may not know that it has begun.
+        These have nobody to end with: an agent that comes when a server has ended, which does not tell it then; a
+        server that is waited for by such an agent; one that was started when the rule `abort` has ended the run for
+        all. Under the rule `wait`, a server waits for the goodbye of an agent that has ended since another server said
+        so.
         """
-        away = [agent for agent in self._agents if agent.lies or not (agent.alive or agent.how)]
-        if len(away) == len(self._agents) or (away and not all(server.disk.ended for server in self._servers)):
+        there = [agent for agent in self._agents if agent.alive and not agent.lies]
+        gone = [agent.number for agent in self._agents if agent.how]
+        if not (there or gone) or self._waits_for_a_first_start(there):
             return
         served = any(server.how for server in self._servers)
-        waiting = [agent for agent in self._agents if agent.alive and not agent.lies]
-        for agent in waiting:
+        for agent in there:
             if not served or agent.name in self._told:
                 raise Violation("L6", f"agent {agent.number} does not end")
         for server in self._servers:
-            waits = self._history.rule == "wait" and any(agent.how for agent in self._agents)
-            if server.alive and not waits and not (served and waiting):
+            membership = server.machine.membership
+            has_guests = served and not membership.connected.isdisjoint(agent.number for agent in there)
+            waits = self._history.rule == "wait" and not membership.finished.issuperset(gone)
+            unvisited = self._aborted and not server.has_begun
+            if server.alive and not (has_guests or waits or unvisited):
                 raise Violation("L6", f"server {server.number} does not end")
 
+    def _waits_for_a_first_start(self, there: list[SimulatedAgent]) -> bool:
+        """Whether a server waits for all, and one is not coming: so a run begins, however long that takes.
+
+        A server that was started again knows that the run has begun from what it has ended, or from two agents that
+        have heard of an attempt; one, if that is alone.
+        """
+        if len(there) == len(self._agents):
+            return False
+        lying = [agent for agent in self._agents if agent.alive and agent.lies]
+        knowing = sum(agent.has_heard for agent in there)
+        told = 0 < knowing >= min(2, len(there) + len(lying))
+        return not told and any(not (server.has_begun or server.disk.ended) for server in self._servers)
+
     def _check_iterations(self) -> None:
-        """L6: from the first iteration on in which all have learnt after the last fault, all learn in each."""
+        """L6: from the first iteration on in which all have learnt after the last fault, all learn in each.
+
+        Under the rule `wait`, all wait for a liar too.
+        """
         calm = self._history.calm_at
-        if self._history.rule == "wait" and self._invariants.have_lied:
+        if self._history.rule == "wait" and self._invariants.liars:
             return
         steady = [agent for agent in self._agents if agent.how is not None and agent.started_at <= calm]
-        if not steady or any(agent.how is None for agent in self._agents if not agent.lies and agent.alive):
-            return
         together = False
         for iteration in range(1, self._history.iterations + 1):
             missing = [agent.number for agent in steady if agent.learnt_at.get(iteration, -1.0) < calm]
             if together and missing:
                 raise Violation("L6", f"agents {missing} do not learn in iteration {iteration}, after the last fault")
-            together |= not missing
+            together |= bool(steady) and not missing
 
     def _check_lies(self) -> None:
         """L3: where nothing fails but one agent, which lies, the others learn in every iteration."""

@@ -128,8 +128,8 @@ def generate(seed: int) -> LockStepHistory:
     return LockStepHistory(
         agents=agents,
         servers=servers,
-        steps=rng.randint(1, 4),
-        iterations=rng.randint(2, 6),
+        steps=rng.randint(1, 3),
+        iterations=rng.randint(2, 5),
         rule=rule,
         patience=patience,
         silence=round(rng.choice((3.0, 6.0, 12.0)) * rng.uniform(1.0, 1.5), 1),

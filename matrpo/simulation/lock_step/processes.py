@@ -13,11 +13,11 @@ from typing import Any
 from matrpo.decentralized.lock_step.client import REPEAT, Client
 from matrpo.decentralized.lock_step.messages import Action, Observation, Outdated, Stop
 from matrpo.decentralized.lock_step.server import Server
-from matrpo.simulation.invariants import Violation
-from matrpo.simulation.lock_step_invariants import Learnt, Lineage
-from matrpo.simulation.lock_step_liar import lie
-from matrpo.simulation.lock_step_member import Member
-from matrpo.simulation.lock_step_network import Change, Line
+from matrpo.simulation.links.invariants import Violation
+from matrpo.simulation.lock_step.invariants import Learnt, Lineage
+from matrpo.simulation.lock_step.liar import lie
+from matrpo.simulation.lock_step.member import Member
+from matrpo.simulation.lock_step.network import Change, Line
 
 _GOODBYES = 3
 _MOST_AT_ONCE = 1000
@@ -47,10 +47,12 @@ class SimulatedServer(Member):
 
     Attributes:
         machine: its side of the lock step.
+        has_begun: it has begun an iteration.
     """
 
     make: ServerFactory
     machine: Server
+    has_begun = False
 
     def start(self) -> None:
         """Start the process, from what is on its disk."""
@@ -61,7 +63,7 @@ class SimulatedServer(Member):
         self._attempt = number
         self._state = hash((self.number, number if back else 0))
         self._lines: dict[bytes, Line] = {}
-        self._begun = False
+        self.has_begun = False
         steps: Any = [(self._state, {})] * self.history.agents
         self.machine = self.make(self.history.rules, steps, self.disk.newest + 1, number, ended, back)
         self.invariants.started(self.number, self.machine)
@@ -89,8 +91,8 @@ class SimulatedServer(Member):
         self._flush()
         if not self.alive or machine.t is None:
             return False
-        if not self._begun:
-            self._begun = True
+        if not self.has_begun:
+            self.has_begun = True
             self.disk.rewind(machine.iteration - 1)
         if machine.over:
             self._say_goodbye(Stop(finished=True), "finished")
@@ -133,6 +135,7 @@ class SimulatedAgent(Member):
 
     Attributes:
         client: its side of the lock step.
+        has_heard: it has been told of an attempt since it was started.
         learnt: what it has learnt from, by iteration.
         started_at: when it was started.
         learnt_at: when it has learnt from an iteration since then, if it took part at all servers by then.
@@ -140,6 +143,7 @@ class SimulatedAgent(Member):
 
     make: ClientFactory
     client: Client
+    has_heard = False
     lies = False
     """It is a liar."""
 
@@ -178,7 +182,7 @@ class SimulatedAgent(Member):
         incarnation = self.disk.begin_incarnation(at_least)
         self._newest = self.disk.newest
         self.learnt: Lineage = dict(self.disk.checkpoints.get(self._newest, {}))
-        self._taken_part = False
+        self._taken_part = self.has_heard = False
         self._sent_at, self._at_once = -1.0, 0
         self._lines: dict[int, Line] = {}
         self.client = self.make(self.number, incarnation, self.history.servers)
@@ -283,8 +287,8 @@ class SimulatedAgent(Member):
     # The network
 
     def _pump(self, until: float) -> Iterator[float]:
-        """Wait until something arrives, or a time, a second at most; then handle it."""
-        yield min(until, self.now + 1.0)
+        """Wait until something arrives, or a time, or something is due to be sent again; then handle it."""
+        yield min(until, self.client.next_event())
         self._exchange()
 
     def _exchange(self) -> None:
@@ -294,6 +298,7 @@ class SimulatedAgent(Member):
                 self._look(item)
         for item in inbox:
             if not isinstance(item, Change):
+                self.has_heard |= isinstance(item[1], Observation)
                 self.invariants.receive(self.client, item[0].server.number, item[1])
         client = self.client
         if client.stopped or client.over:

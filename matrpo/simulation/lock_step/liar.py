@@ -8,8 +8,8 @@ from typing import Any
 
 from matrpo.consensus.message import LARGEST_NUMBER
 from matrpo.decentralized.lock_step.messages import Action, Bye, Hello, Observation, Outdated
-from matrpo.simulation.lock_step_member import Member
-from matrpo.simulation.lock_step_network import Change, Line
+from matrpo.simulation.lock_step.member import Member
+from matrpo.simulation.lock_step.network import Change, Line
 
 _NUMBERS = (0, 1, 2**20, 2**31, 2**52, LARGEST_NUMBER - 2, LARGEST_NUMBER - 1)
 _PAUSE = (0.02, 0.6)

@@ -7,13 +7,35 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from broken_lock_steps import BROKEN, FOUND_BY, broken_machines
+from broken_lock_steps import BROKEN, broken_machines
 
-from matrpo.simulation.lock_step_history import LockStepHistory, ProcessFault, generate, parse
-from matrpo.simulation.lock_step_simulator import simulate_lock_step
+from matrpo.simulation.lock_step.history import LockStepHistory, ProcessFault, generate, parse
+from matrpo.simulation.lock_step.simulator import simulate_lock_step
 from matrpo.simulation.shrink import shrink
 
 MOST_SEEDS = 1000
+
+FOUND_BY = {
+    "believes the largest claim of an iteration": (41, "L3"),
+    "believes the largest claim of an attempt": (6, "L3"),
+    "takes a restarted agent for the one before": (16, "L6"),
+    "acts in any attempt": (23, "L6"),
+    "does not see a later attempt": (4, "L6"),
+    "begins what somebody may have learnt from": (378, "L1"),
+    "does not count its starts": (21, "L6"),
+    "waits for ever for those who do not come back": (18, "L6"),
+    "asks once": (110, "L6"),
+    "does not know that its folder was lost": (16, "L6"),
+    "takes an action of any attempt": (6, "L1"),
+    "takes an action of any step": (5, "L1"),
+    "breaks off as soon as one has left": (39, "L3"),
+    "waits for those who are silent": (32, "L4"),
+    "names the last incarnation that there is": (41, "L5"),
+    "forgets nobody": (17, "L4"),
+    "wants again what it has learnt from": (9, "L2"),
+    "keeps the actions of the last step": (0, "L1"),
+}
+"""The first seed whose history shows what is wrong, and what it violates."""
 
 
 def trace_of(history: LockStepHistory, *machines: Any) -> list[tuple[float, str]]:
@@ -73,7 +95,7 @@ def test_ten_and_more_are_broken_in_every_part() -> None:
     assert set(FOUND_BY) == set(BROKEN)
     assert len(BROKEN) >= 10
     assert {broken.module for broken in BROKEN.values()} == {"membership", "starts", "gathering", "client", "server"}
-    assert {invariant for _, invariant in FOUND_BY.values()} >= {"L1", "L3", "L4", "L5", "L6"}
+    assert {invariant for _, invariant in FOUND_BY.values()} == {"L1", "L2", "L3", "L4", "L5", "L6"}
 
 
 def test_a_history_happens_the_same_way_every_time() -> None:
@@ -109,7 +131,8 @@ def test_histories_bring_about_what_the_lock_step_is_there_for() -> None:
     assert sum("observation attempt 2" in text for text in texts) > 100
     ends = Counter(text.partition(" ")[2] for text in texts)
     assert ends["finished"] > 200
-    assert min(ends["aborted"], ends["stopped"], ends["is killed"], ends["finished alone"]) > 5
+    assert min(ends["aborted"], ends["stopped"], ends["is killed"]) > 5
+    assert ends["finished alone"] > 0
 
 
 def test_without_faults_all_learn_in_every_iteration_and_end() -> None:

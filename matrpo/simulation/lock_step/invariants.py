@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from matrpo.consensus.message import LARGEST_NUMBER
 from matrpo.decentralized.lock_step.client import Client
@@ -16,6 +16,8 @@ from matrpo.decentralized.lock_step.messages import Hello, Observation, Outdated
 from matrpo.decentralized.lock_step.rules import Rules
 from matrpo.decentralized.lock_step.server import Server
 from matrpo.simulation.violation import Violation
+
+_COLLECTIONS = frozenset({list, dict, set})
 
 _PROMPT = 1e-6
 """Seconds by which a timer may be late, for rounding."""
@@ -50,8 +52,7 @@ class _Record:
     charged: set[int] = field(default_factory=set)
 
 
-@dataclass(frozen=True)
-class _Before:
+class _Before(NamedTuple):
     """A server's machine before an event."""
 
     t: int | None
@@ -83,6 +84,7 @@ class Invariants:
         self.have_lied: set[int] = set()
         self._rules = rules
         self._states = states
+        self._most = 4 * (rules.num_agents + rules.num_servers + 1)
         self._records: dict[int, _Record] = {}
         self._iteration = 0
         """The latest iteration that a server was in, by itself or because it was told the truth."""
@@ -167,13 +169,16 @@ class Invariants:
 
     def tick(self, server: int, now: float) -> None:
         """Let time pass for a server's machine, and check that nobody is waited for too long."""
+        if self._rules.on_loss != "noop":
+            self.call(server, "tick", now)
+            return
         record = self._records[server]
         machine = record.machine
         waiting = self._waiting(machine)
         self._note_waiting(record, waiting, now)
         overdue = record.held_since is not None and now >= record.held_since + self._rules.silence
         self.call(server, "tick", now)
-        if self._rules.on_loss != "noop" or machine.t is None:
+        if machine.t is None:
             record.held_since = None
             return
         now_waiting = self._waiting(machine)
@@ -248,7 +253,7 @@ class Invariants:
 
     def _check_start(self, server: int, machine: Server, before: _Before) -> None:
         """L3: an iteration is begun at numbers that come from a server, or from the one agent that is there."""
-        alone = machine.membership.connected <= self.have_lied
+        alone = machine.membership.connected <= self.liars
         if before.t is None and not alone:
             if machine.iteration > self._iteration:
                 raise Violation("L3", f"server {server} begins {machine.iteration}; none was beyond {self._iteration}")
@@ -259,9 +264,8 @@ class Invariants:
 
     def _check_memory(self, machine: Server | Client) -> None:
         """L5: a machine keeps a few things for each agent and server."""
-        most = 4 * (self._rules.num_agents + self._rules.num_servers + 1)
         for name, value in vars(machine).items():
-            if isinstance(value, list | dict | set) and len(value) > most:
+            if type(value) in _COLLECTIONS and len(value) > self._most:
                 raise Violation("L5", f"{type(machine).__name__.lower()}{name} keeps {len(value)} things")
 
 

@@ -19,16 +19,17 @@ from typing import Any
 
 import numpy as np
 
+from matrpo.consensus.link import Link
 from matrpo.consensus.message import LinkMessage, has_valid_header, has_valid_payload
 from matrpo.consensus.peer import Peer
 from matrpo.settings.config import GraphConsensusSettings
 from matrpo.settings.sections import ConnectionSettings
 from matrpo.simulation.events import EventQueue
-from matrpo.simulation.faulty_network import LONGEST_LATENCY, FaultyNetwork
-from matrpo.simulation.history import AGENT_FAULTS, Fault, History
-from matrpo.simulation.invariants import Invariants
-from matrpo.simulation.promptness import Promptness
-from matrpo.simulation.simulated_agent import LocalStep, Node
+from matrpo.simulation.links.faulty_network import LONGEST_LATENCY, FaultyNetwork
+from matrpo.simulation.links.history import AGENT_FAULTS, Fault, History
+from matrpo.simulation.links.invariants import Invariants
+from matrpo.simulation.links.promptness import Promptness
+from matrpo.simulation.links.simulated_agent import LocalStep, Node
 from matrpo.simulation.violation import Violation
 from matrpo.topology.schedule import seeded_sequence
 
@@ -40,7 +41,7 @@ Trace = Callable[[float, str], None]
 
 _BETA = 0.7
 _DEADLINE = 4.0
-_RESEND = 1.0
+_RESEND = 2.0
 _MEAN_INTERVAL = 0.1
 _ROLLOUT = (0.1, 1.0)
 _RESTART = 0.02
@@ -161,7 +162,7 @@ class _Simulation:
     def _act(self, node: Node, action: Callable[..., None], *arguments: Any, ticked: bool = False) -> None:
         """Apply an event to an agent's state machine, send its outgoing messages, and check the invariants."""
         self._events += 1
-        now = node.now(self._now)
+        now = node.now(self._queue.now)
         self._check_promptness(node)
         try:
             action(*arguments, now)
@@ -169,14 +170,14 @@ class _Simulation:
         except Exception as error:
             raise Violation("I5", f"agent {node.agent} raises {type(error).__name__}: {error}") from error
         outbox = node.peer.take_outbox()
-        if len(outbox) > 4 * (self._history.k + len(self._graph.links_of(node.agent))):
+        if len(outbox) > 4 * (self._history.k + len(node.peer.links)):
             raise Violation("I5", f"agent {node.agent} sends {len(outbox)} messages at once")
         for receiver, message in outbox:
             self._invariants.sent(message, now)
             self._transmit(receiver, message)
         self._invariants.changed(node.peer, now, ticked, wake)
         self._note_waits(node)
-        if node.sleep_until(wake, self._now):
+        if node.sleep_until(wake, self._queue.now):
             self._schedule(node.wake_at, self._wake, node)
         if node.phase == "consensus" and node.peer.done:
             node.phase = "waiting"
@@ -184,17 +185,28 @@ class _Simulation:
             self._next_iteration()
 
     def _check_promptness(self, node: Node) -> None:
-        for link in node.peer.links.values():
-            other = self._nodes[link.neighbour]
-            if other.alive and not other.paused:
-                self._promptness.check(node.agent, link, self._now)
+        for e, link in node.peer.links.items():
+            if self._promptness.waits_at(e) == node.agent:
+                other = self._nodes[link.neighbour]
+                if other.alive and not other.paused:
+                    self._promptness.check(e, self._queue.now)
 
     def _note_waits(self, node: Node) -> None:
+        """Note which end of each of an agent's links is open though the other has left what is open there."""
         for e, link in node.peer.links.items():
             other = self._nodes[link.neighbour].peer.links[e]
-            for agent, own, theirs in ((node.agent, link, other), (link.neighbour, other, link)):
-                committed = self._invariants.has_committed(own.neighbour, e, (own.iteration, own.k))
-                self._promptness.update(agent, own, theirs, committed, self._now)
+            ours, theirs = (link.iteration, link.k), (other.iteration, other.k)
+            if link.is_open and (theirs > ours or (theirs == ours and not other.is_open)):
+                self._note_wait(node.agent, link, theirs == ours)
+            elif other.is_open and (ours > theirs or (theirs == ours and not link.is_open)):
+                self._note_wait(link.neighbour, other, theirs == ours)
+            else:
+                self._promptness.forget(e)
+
+    def _note_wait(self, agent: int, end: Link, is_there: bool) -> None:
+        position = (end.iteration, end.k)
+        said = is_there and not self._invariants.has_committed(end.neighbour, end.number, position)
+        self._promptness.note(agent, end, said, self._queue.now)
 
     def _disturb(self, node: Node) -> None:
         for e in node.peer.links:
@@ -220,15 +232,17 @@ class _Simulation:
     # Messages
 
     def _transmit(self, receiver: int, message: LinkMessage) -> None:
-        arrivals = self._network.send(receiver, message, self._now)
+        now, arrives_whole = self._queue.now, False
+        arrivals = self._network.send(receiver, message, now)
+        for latency, arriving in arrivals:
+            arrives_whole |= arriving is message
+            if latency > LONGEST_LATENCY:
+                self._promptness.disturb(message.link, now + latency)
+            self._schedule(now + latency, self._deliver, self._nodes[receiver], message, arriving)
         if not arrivals:
             self._say_message("lost: ", message, receiver)
-        if not any(arriving is message for _, arriving in arrivals):
-            self._promptness.disturb(message.link, self._now)
-        for latency, arriving in arrivals:
-            if latency > LONGEST_LATENCY:
-                self._promptness.disturb(message.link, self._now + latency)
-            self._schedule(self._now + latency, self._deliver, self._nodes[receiver], message, arriving)
+        if not arrives_whole:
+            self._promptness.disturb(message.link, now)
 
     def _deliver(self, node: Node, sent: LinkMessage, arriving: LinkMessage) -> None:
         if not node.alive:

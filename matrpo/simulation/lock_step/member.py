@@ -8,9 +8,9 @@ from random import Random
 from typing import Any
 
 from matrpo.simulation.events import EventQueue
-from matrpo.simulation.lock_step_history import LockStepHistory
-from matrpo.simulation.lock_step_invariants import Invariants, Lineage
-from matrpo.simulation.lock_step_network import Line, Network, Process
+from matrpo.simulation.lock_step.history import LockStepHistory
+from matrpo.simulation.lock_step.invariants import Invariants, Lineage
+from matrpo.simulation.lock_step.network import Line, Network, Process
 
 
 class Killed(BaseException):
