@@ -107,6 +107,7 @@ class Server:
         self._gathering = Gathering(rules, self.membership, ended, returns)
         self._now = -math.inf
         self._half_done_at = math.inf
+        self._alone_until = -math.inf
         self._addresses: dict[int, Address] = {}
         self._outbox: list[Answer] = []
         self._news: list[News] = []
@@ -123,8 +124,9 @@ class Server:
 
     @property
     def over(self) -> bool:
-        """Whether all iterations have ended, and all agents that are waited for have said goodbye."""
-        return self._last and not self._waiting
+        """Whether all iterations have ended, and all agents that are waited for have said goodbye, or nobody comes."""
+        heard = bool(self.membership.finished) or self._now >= self._alone_until
+        return self._last and not self._waiting and heard
 
     @property
     def waits_for(self) -> set[int]:
@@ -152,7 +154,8 @@ class Server:
         """The time until which nothing happens by itself; infinity if nothing will."""
         if self.t is None:
             return self._gathering.until()
-        return self._half_done_at + self._rules.silence
+        alone_until = self._alone_until if self._alone_until > self._now else math.inf
+        return min(self._half_done_at + self._rules.silence, alone_until)
 
     def take_outbox(self) -> list[Answer]:
         """The messages to send."""
@@ -285,6 +288,8 @@ class Server:
             self.actions.pop(agent, None)
         if agent not in self.membership.finished:
             self._note_loss(agent, how)
+        if self._last and how == "is lost":  # the end is not here before somebody has been told
+            self._alone_until = self._now + self._rules.patience
         self._break_if_left()
 
     def _note_loss(self, agent: int, how: str) -> None:

@@ -13,11 +13,11 @@ from typing import Any
 from matrpo.decentralized.lock_step.client import REPEAT, Client
 from matrpo.decentralized.lock_step.messages import Action, Observation, Outdated, Stop
 from matrpo.decentralized.lock_step.server import Server
-from matrpo.simulation.links.invariants import Violation
 from matrpo.simulation.lock_step.invariants import Learnt, Lineage
 from matrpo.simulation.lock_step.liar import lie
 from matrpo.simulation.lock_step.member import Member
 from matrpo.simulation.lock_step.network import Change, Line
+from matrpo.simulation.violation import Violation
 
 _GOODBYES = 3
 _MOST_AT_ONCE = 1000

@@ -122,6 +122,20 @@ def test_the_rules_for_a_lost_agent(rule: str) -> None:
     assert table.server.end == ("agent 2 is lost, and on_agent_loss is abort" if rule == "abort" else None)
 
 
+def test_a_server_that_loses_all_at_its_end_waits_for_one_to_come_back_and_not_for_ever() -> None:
+    table = Table(num_agents=1, length=1, iterations=1, patience=9.0)
+    table.hello(0)
+    table.server.tick(1.0)
+    assert table.act(0, 1, 0) == everyone((1, 1), [0])
+    table.server.lose(b"0")
+    assert (table.server.over, table.server.next_event()) == (False, 9.0)
+    assert table.hello(0) == everyone((2, 0), [0]), "it has lost the last iteration, and can say goodbye"
+    table.server.lose(b"0")
+    table.now = 9.0
+    table.turn()
+    assert table.server.over
+
+
 def test_a_server_follows_one_agent_alone_that_is_far_ahead_an_iteration_at_a_time() -> None:
     table = Table(num_agents=2, num_servers=2, iterations=9)
     table.server = Server(table.rules, STEPS, 1, 1, 0, True)
