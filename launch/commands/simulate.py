@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 
 import click
+import yaml
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
@@ -24,9 +26,9 @@ from matrpo.simulation.links.history import History
 from matrpo.simulation.links.simulator import Outcome, Trace, simulate
 from matrpo.simulation.lock_step.history import LockStepHistory
 from matrpo.simulation.lock_step.simulator import simulate_lock_step
-from matrpo.simulation.scenario import LEFT_OUT, Scenario, generate, parse
+from matrpo.simulation.scenario import LEFT_OUT, Scenario, generate, parse, script_of
 from matrpo.simulation.shrink import AnyHistory, shrink
-from matrpo.topology import make_graph
+from matrpo.topology import CommunicationGraph, TopologyError, make_graph, save_graph
 
 _BATCH = 50
 _LINE_EVERY = 10.0
@@ -68,6 +70,7 @@ class Totals:
     "--jobs", type=click.IntRange(min=1), default=os.cpu_count(), show_default="cores", help="Worker processes."
 )
 @click.option("--replay", metavar="SPEC", help="Run this one history instead, and print what happens.")
+@click.option("--as-script", metavar="FILE", help="With --replay: write a fault script that does it to a real run.")
 @click.option("--faults", metavar="FILE", help="In every history, what this fault script says, in place of others.")
 @click.option("--agents", type=click.IntRange(min=1), default=3, show_default=True, help="With --faults: how many.")
 @click.option("--topology", default="ring", show_default=True, help="With --faults: the agents' graph.")
@@ -80,6 +83,7 @@ def simulate_histories(
     first: int,
     jobs: int,
     replay: str | None,
+    as_script: str | None,
     faults: str | None,
     agents: int,
     topology: str,
@@ -95,9 +99,15 @@ def simulate_histories(
 
     Of a fault script, --faults leaves out `limit` and `hostile`. An iteration counts for a second; what has no end
     lasts ten, and what is repeated happens three times.
+
+    The other way, --replay SPEC --as-script FILE writes down what happens in a history, and prints the command that
+    lets it happen to a real run: faults begin so many seconds after a process has.
     """
+    if as_script is not None and (replay is None or as_json):
+        raise ConfigError("--as-script FILE needs --replay SPEC, and no --json")
     if replay is not None:
-        return _replay(replay, as_json)
+        history = _parse(replay)
+        return _replay(history, as_json) if as_script is None else _write_script(history, Path(as_script))
     scenario = _scenario(faults, agents, topology, env_servers) if faults is not None else None
     began = time.monotonic()
     totals = Totals()
@@ -113,12 +123,21 @@ def simulate_histories(
 
 
 def _scenario(faults: str, agents: int, topology: str, servers: int) -> Scenario:
-    graph = make_graph(topology, agents, 0)
+    try:
+        graph = make_graph(topology, agents, 0)
+    except TopologyError as error:
+        raise ConfigError(f"--topology: {error}") from None
     script = FaultScript.load(faults, graph, servers)
     for entry in script.faults:
         if entry.kind in LEFT_OUT:
             click.echo(f"fault {entry.number + 1}: {entry.kind} is left out", err=True)
-    return Scenario.of(script, graph, servers)
+    scenario = Scenario.of(script, graph, servers)
+    try:
+        for history in scenario.histories(0):
+            parse(str(history))
+    except ValueError as error:
+        raise ConfigError(f"--faults {faults} is too large to simulate: {error}") from None
+    return scenario
 
 
 def _print(totals: Totals, seconds: float, as_json: bool) -> None:
@@ -132,12 +151,48 @@ def _print(totals: Totals, seconds: float, as_json: bool) -> None:
     click.echo(f"{totals.histories} histories, {len(totals.failures)} violations")
 
 
-def _replay(spec: str, as_json: bool) -> int:
-    """Run one history and print every event of it."""
+def _parse(spec: str) -> History | LockStepHistory:
     try:
-        history = parse(spec)
+        return parse(spec)
     except ValueError as error:
         raise ConfigError(f"--replay: {error}") from None
+
+
+def _write_script(history: History | LockStepHistory, path: Path) -> int:
+    """Write a history down as a fault script, with its graph if that has no name, and print how to launch with it."""
+    entries, left_out = script_of(history)
+    if not entries:
+        raise ConfigError("--as-script: there is no fault in this history that a fault script can name")
+    command = ["matrpo", "launch", "--agents", str(history.agents)]
+    try:
+        if isinstance(history, History):
+            command += ["--topology", _topology(history.graph, path), "--admm-iterations", str(history.k)]
+            command += ["--schedule", history.schedule]
+        else:
+            command += ["--env-servers", str(history.servers), "--on-agent-loss", history.rule]
+        path.write_text(yaml.safe_dump({"faults": entries}, sort_keys=False, default_flow_style=None))
+    except TopologyError as error:
+        raise ConfigError(f"--as-script: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"--as-script {path}: {error.strerror}") from None
+    for fault in left_out:
+        click.echo(f"{fault} is left out", err=True)
+    click.echo(shlex.join([*command, "--faults", str(path)]))
+    return 0
+
+
+def _topology(graph: CommunicationGraph, script: Path) -> str:
+    """The name of a graph for `--topology`, or a file beside the script with its links."""
+    for name, fewest in (("line", 2), ("ring", 3), ("star", 2), ("complete", 2)):
+        if graph.num_agents >= fewest and make_graph(name, graph.num_agents, 0).links == graph.links:
+            return name
+    path = script.with_suffix(".links.json")
+    save_graph(graph, path)
+    return str(path)
+
+
+def _replay(history: History | LockStepHistory, as_json: bool) -> int:
+    """Run one history and print every event of it."""
     lines: list[tuple[float, str]] = []
     outcome = _simulate(history, lambda now, text: lines.append((now, text)))
     violation = outcome.violation

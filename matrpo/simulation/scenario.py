@@ -7,6 +7,10 @@ A fault script speaks of iterations, which take as long as they take; here, one 
     partition                   nothing passes between a group and the others
     kill, stop                  the process dies, or stands still, in both histories; a server, in that of the lock step
     limit, hostile              left out: simulated messages have no size, and are not made of bytes
+
+The other way, `script_of` says what a fault script can do to a run of what happens in a history. Left out is what no
+process does to itself or to its links: messages and connections between agents and servers that are lost, processes
+that are slow or silent, lost folders, lies.
 """
 
 from __future__ import annotations
@@ -14,11 +18,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from matrpo.faults.fault import Fault as Entry
 from matrpo.faults.fault import Trigger
 from matrpo.faults.gate import OVERTAKEN
 from matrpo.faults.script import FaultScript
+from matrpo.runs.process_id import ProcessId
 from matrpo.simulation.links import history as links
 from matrpo.simulation.links.history import Fault, History
 from matrpo.simulation.lock_step import history as lock_step
@@ -28,6 +34,7 @@ from matrpo.topology.graph import CommunicationGraph
 LEFT_OUT = ("limit", "hostile")
 
 _KINDS = {"drop": "loss", "duplicate": "duplication", "corrupt": "corruption", "delay": "delay", "reorder": "delay"}
+_ENTRIES = {kind: entry for entry, kind in reversed(_KINDS.items())}
 _LASTS = 10.0
 """Seconds that a fault without an end lasts: at the end of every history there are none."""
 
@@ -82,6 +89,37 @@ def parse(text: str) -> History | LockStepHistory:
         ValueError: it is no such line. The text is the reason.
     """
     return lock_step.parse(text) if text.startswith(lock_step.PREFIX) else links.parse(text)
+
+
+def script_of(history: History | LockStepHistory) -> tuple[list[dict[str, Any]], list[str]]:
+    """The entries of a fault script that do to a run what happens in a history, by the clock of each process.
+
+    Returns:
+        The entries, and the faults of the history that are left out.
+    """
+    entries = [(fault, _entry_of(fault, history.agents)) for fault in history.faults]
+    return [entry for _, entry in entries if entry], [str(fault) for fault, entry in entries if entry is None]
+
+
+def _entry_of(fault: Fault | ProcessFault, agents: int) -> dict[str, Any] | None:
+    begin, seconds = {"from": {"seconds": fault.start}}, round(fault.stop - fault.start, 3)
+    if fault.kind in ("pause", "crash", "reset"):
+        name = str(fault.where[0])
+        number = int(name.lstrip("as"))
+        process = ProcessId.server(number) if name.startswith("s") else ProcessId.agent(number)
+        if fault.kind == "pause":
+            return {"do": "stop", "process": process.name, **begin, "for": seconds}
+        returns = {"restart_after": seconds} if math.isfinite(seconds) else {}
+        return {"do": "kill", "process": process.name, **begin, **returns}
+    if isinstance(fault, ProcessFault):
+        return None
+    if fault.kind == "split":
+        others = [agent for agent in range(agents) if agent not in fault.where]
+        return {"do": "partition", "groups": [list(fault.where), others], **begin, "for": seconds}
+    late = fault.kind == "delay"
+    amounts = {"seconds": 0.0, "jitter": fault.amount} if late else {"probability": fault.amount}
+    where = {"links": [">".join(map(str, fault.where))]} if fault.where else {}
+    return {"do": _ENTRIES[fault.kind], **amounts, **where, **begin, "for": seconds}
 
 
 def _faults_of_links(entry: Entry, graph: CommunicationGraph) -> Iterator[Fault]:

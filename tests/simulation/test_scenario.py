@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from matrpo.faults.script import FaultScript, library
 from matrpo.simulation.links import history as links
 from matrpo.simulation.links.simulator import simulate
 from matrpo.simulation.lock_step import history as lock_step
 from matrpo.simulation.lock_step.simulator import simulate_lock_step
-from matrpo.simulation.scenario import Scenario, generate, parse
-from matrpo.topology import make_graph
+from matrpo.simulation.scenario import Scenario, generate, parse, script_of
+from matrpo.topology import CommunicationGraph, make_graph
 
 RING = make_graph("ring", 4, 0)
 
@@ -64,6 +66,45 @@ def test_scripts_that_ship_violate_nothing(name: str) -> None:
             assert parse(str(described)) == described
         assert simulate(of_links).violation is None
         assert simulate_lock_step(of_lock_step).violation is None
+
+
+def load(folder: Path, entries: list[dict[str, Any]], graph: CommunicationGraph, servers: int = 1) -> FaultScript:
+    script = folder / "written.yaml"
+    script.write_text(yaml.safe_dump({"faults": entries}))
+    return FaultScript.load(str(script), graph, servers)
+
+
+def plain(fault: Any) -> tuple[Any, ...]:
+    """A fault as a script can say it, to the millisecond; it does not tell how an agent returns."""
+    kind = "crash" if fault.kind == "reset" else fault.kind
+    return kind, fault.start, round(fault.stop, 3), fault.where, round(fault.amount, 6)
+
+
+def test_what_is_written_as_a_script_is_read_as_the_same_faults_of_links(tmp_path: Path) -> None:
+    for seed in range(100):
+        history = links.generate(seed)
+        entries, left_out = script_of(history)
+        assert left_out == []
+        script = load(tmp_path, entries, history.graph)
+        read = Scenario.of(script, history.graph, 1).of_links
+        of_groups = [fault for fault in history.faults if fault.kind == "split"]
+        assert [plain(fault) for fault in read if fault.kind != "split"] == [
+            plain(fault) for fault in history.faults if fault.kind != "split"
+        ]
+        both_ways = {pair for i, j in history.links for pair in ((i, j), (j, i))}
+        for fault, entry in zip(of_groups, [e for e in script.faults if e.kind == "partition"], strict=True):
+            assert entry.directions == {(i, j) for i, j in both_ways if (i in fault.where) != (j in fault.where)}
+
+
+def test_what_is_written_as_a_script_is_read_as_the_same_faults_of_processes(tmp_path: Path) -> None:
+    for seed in range(100):
+        history = lock_step.generate(seed)
+        entries, left_out = script_of(history)
+        graph = make_graph("complete", max(2, history.agents), 0)
+        read = Scenario.of(load(tmp_path, entries, graph, history.servers), graph, history.servers).of_processes
+        told = [fault for fault in history.faults if fault.kind in ("pause", "crash")]
+        assert [plain(fault)[:4] for fault in read] == [plain(fault)[:4] for fault in told]
+        assert left_out == [str(fault) for fault in history.faults if fault not in told]
 
 
 def test_without_a_script_the_histories_of_a_seed_are_drawn() -> None:
