@@ -23,9 +23,10 @@ from rich.progress import Progress, TaskID
 from matrpo.errors import ConfigError
 from matrpo.faults.script import FaultScript
 from matrpo.simulation.links.history import History
-from matrpo.simulation.links.simulator import Outcome, Trace, simulate
+from matrpo.simulation.links.simulator import simulate
 from matrpo.simulation.lock_step.history import LockStepHistory
 from matrpo.simulation.lock_step.simulator import simulate_lock_step
+from matrpo.simulation.outcome import Outcome, Trace
 from matrpo.simulation.scenario import LEFT_OUT, Scenario, generate, parse, script_of
 from matrpo.simulation.shrink import AnyHistory, shrink
 from matrpo.topology import CommunicationGraph, TopologyError, make_graph, save_graph

@@ -233,8 +233,9 @@ class Server:
             self._refused.append(f"agent {agent}'s hello: {doubt}")
         if not self._rules.allows(hello):
             return
+        anew = self._addresses.get(agent) != address
         self._addresses[agent] = address
-        if self.membership.hello(hello):
+        if self.membership.hello(hello, anew):
             self.actions.pop(agent, None)
             self._note_loss(agent, "was restarted")
             if self._running and self._rules.on_loss == "wait":

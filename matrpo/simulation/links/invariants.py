@@ -16,7 +16,7 @@ from matrpo.consensus.link import Link
 from matrpo.consensus.link_types import Outcome
 from matrpo.consensus.message import LinkMessage
 from matrpo.consensus.peer import Peer
-from matrpo.simulation.violation import Violation
+from matrpo.simulation.outcome import Violation
 
 _NO_COMMON_STATE = "no common state"
 _MESSAGES_KEPT = 3

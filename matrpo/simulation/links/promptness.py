@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from matrpo.consensus.link import Link
 from matrpo.consensus.message import LinkMessage
-from matrpo.simulation.violation import Violation
+from matrpo.simulation.outcome import Violation
 
 _SLACK = 1e-6
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from random import Random
 from typing import Any
 
@@ -30,14 +29,11 @@ from matrpo.simulation.links.history import AGENT_FAULTS, Fault, History
 from matrpo.simulation.links.invariants import Invariants
 from matrpo.simulation.links.promptness import Promptness
 from matrpo.simulation.links.simulated_agent import LocalStep, Node
-from matrpo.simulation.violation import Violation
+from matrpo.simulation.outcome import Outcome, Trace, Violation
 from matrpo.topology.schedule import seeded_sequence
 
 PeerFactory = Callable[..., Peer]
 """Makes an agent's consensus state machine from the arguments of `Peer`."""
-
-Trace = Callable[[float, str], None]
-"""Callback that is given each event's true time and description."""
 
 _BETA = 0.7
 _DEADLINE = 4.0
@@ -53,19 +49,6 @@ _INBOX = 16
 
 _PATIENCE = 500.0
 """Timeout of a simulation, in seconds after the last fault."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Outcome of a simulation.
-
-    Attributes:
-        events: messages delivered, timers and faults.
-        violation: the first invariant that did not hold; None if all did.
-    """
-
-    events: int
-    violation: Violation | None
 
 
 def simulate(history: History, make_peer: PeerFactory = Peer, trace: Trace | None = None) -> Outcome:

@@ -15,7 +15,7 @@ from matrpo.decentralized.lock_step.client import Client
 from matrpo.decentralized.lock_step.messages import Hello, Observation, Outdated, Stop
 from matrpo.decentralized.lock_step.rules import Rules
 from matrpo.decentralized.lock_step.server import Server
-from matrpo.simulation.violation import Violation
+from matrpo.simulation.outcome import Violation
 
 _COLLECTIONS = frozenset({list, dict, set})
 

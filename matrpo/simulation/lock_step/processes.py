@@ -17,7 +17,7 @@ from matrpo.simulation.lock_step.invariants import Learnt, Lineage
 from matrpo.simulation.lock_step.liar import lie
 from matrpo.simulation.lock_step.member import Member
 from matrpo.simulation.lock_step.network import Change, Line
-from matrpo.simulation.violation import Violation
+from matrpo.simulation.outcome import Violation
 
 _GOODBYES = 3
 _MOST_AT_ONCE = 1000

@@ -13,13 +13,12 @@ from random import Random
 from matrpo.decentralized.lock_step.client import Client
 from matrpo.decentralized.lock_step.server import Server
 from matrpo.simulation.events import EventQueue
-from matrpo.simulation.links.simulator import Outcome, Trace
 from matrpo.simulation.lock_step.history import PROCESS_FAULTS, LockStepHistory, ProcessFault
 from matrpo.simulation.lock_step.invariants import Invariants, Lineage
 from matrpo.simulation.lock_step.member import Disk, Member
 from matrpo.simulation.lock_step.network import Network
 from matrpo.simulation.lock_step.processes import ClientFactory, ServerFactory, SimulatedAgent, SimulatedServer
-from matrpo.simulation.violation import Violation
+from matrpo.simulation.outcome import Outcome, Trace, Violation
 
 _PATIENCE = 400.0
 """Timeout of a simulation, in seconds after the last fault."""

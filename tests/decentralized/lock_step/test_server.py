@@ -10,7 +10,7 @@ import pytest
 
 from matrpo.decentralized.lock_step.client import REPEAT, Client
 from matrpo.decentralized.lock_step.messages import Action, Bye, Hello, Observation, Outdated
-from matrpo.decentralized.lock_step.rules import Rules
+from matrpo.decentralized.lock_step.rules import LATEST_INCARNATION, Rules
 from matrpo.decentralized.lock_step.server import Server
 
 N, T, ITERATIONS = 3, 2, 3
@@ -86,6 +86,19 @@ def test_an_older_start_of_an_agent_is_told_of_the_later_one() -> None:
     table = Table()
     table.hello(0, incarnation=4)
     assert table.hello(0, incarnation=1, at=b"elsewhere") == [(0, Outdated(4))]
+
+
+@pytest.mark.parametrize(("incarnation", "is_other"), [(7, False), (LATEST_INCARNATION + 1, True)])
+def test_of_the_last_incarnations_one_that_comes_anew_may_be_another(incarnation: int, is_other: bool) -> None:
+    """An agent whose id has lied, and has acted: it is told how to come back, and may come by the same number."""
+    table = Table()
+    table.hello(2, incarnation=incarnation)
+    for agent in range(2):
+        table.hello(agent)
+    table.act(2, 1, 0)
+    assert table.hello(2, incarnation=incarnation) == [], "its action is here"
+    assert table.hello(2, incarnation=incarnation, at=b"elsewhere") == (everyone((1, 0), [2]) if is_other else [])
+    assert ("agent 2 was restarted" in table.texts()) == is_other
 
 
 def test_a_silent_agent_costs_its_deadline_and_is_kept_out_for_as_long_as_it_has_cost() -> None:

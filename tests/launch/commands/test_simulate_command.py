@@ -138,7 +138,18 @@ def test_a_history_happens_to_a_real_run(matrpo: Matrpo, tmp_path: Path) -> None
     script, run = tmp_path / "script.yaml", tmp_path / "run"
     _, out, _ = matrpo("simulate", "--replay", OF_PROCESSES, "--as-script", str(script))
     command = [sys.executable, "-m", "matrpo.launch.cli", *shlex.split(out)[1:], "--topology", "line"]
-    command += ["--task", "navigation", "--steps", "16000", "--envs", "4", "--rollout-length", "25", "--run", str(run)]
+    command += [
+        "--task",
+        "navigation",
+        "--steps",
+        "16000",
+        "--num-envs",
+        "4",
+        "--rollout-length",
+        "25",
+        "--run",
+        str(run),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for file in run.rglob("faults.jsonl") for line in file.read_text().splitlines()]
