@@ -60,6 +60,23 @@ def test_no_history_of_many_violates_an_invariant() -> None:
         assert outcome.violation is None, f"seed {seed}: {outcome.violation}: {history}"
 
 
+ENDED = [
+    # A server is cut off from all when it has just made its last step.
+    "lock-step agents=2 servers=2 steps=2 iterations=2 every=2 noise=841234693 patience=1 silence=5 "
+    "update=0.1 rule=noop cut:s0@0.76..0.95",
+    # An agent comes back as the very incarnation that has acted under its id, and lied.
+    "lock-step agents=3 servers=2 steps=1 iterations=2 every=3 noise=2848809493 patience=1 silence=5 "
+    "update=0.1 rule=wait liar:a2@0..1.84",
+]
+
+
+@pytest.mark.parametrize("text", ENDED)
+def test_all_come_to_an_end(text: str) -> None:
+    history = parse(text)
+    ends = Counter(event.partition(" ")[2] for _, event in trace_of(history))
+    assert ends["finished"] + ends["finished alone"] == history.agents + history.servers
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_lock_step_violates_an_invariant(name: str) -> None:
     seed, invariant = FOUND_BY[name]
