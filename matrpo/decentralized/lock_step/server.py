@@ -333,7 +333,7 @@ class Server:
         membership = self.membership
         if self._last:
             return membership.finished
-        return self.actions.keys() | membership.outside(self._now) | (membership.left - membership.finished)
+        return ((self.actions.keys() | membership.left) - membership.finished) | membership.outside(self._now)
 
     def _label_for(self, agent: int) -> tuple[int, int]:
         """The running step as an agent knows it: the start of what it wants, or the end of what it acted in."""

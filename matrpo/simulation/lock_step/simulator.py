@@ -219,24 +219,28 @@ class _Simulation:
 
         These have nobody to end with: an agent that comes when a server has ended, which does not tell it then; a
         server that is waited for by such an agent; one that was started when the rule `abort` has ended the run for
-        all. Under the rule `wait`, a server waits for the goodbye of an agent that has ended since another server said
-        so.
+        all. Under the rule `wait`, a server waits for the goodbye of an agent that has ended since another server, or
+        an earlier process of this one, said so; and so does who comes to that server.
         """
         there = [agent for agent in self._agents if agent.alive and not agent.lies]
-        gone = [agent.number for agent in self._agents if agent.how]
-        if not (there or gone) or self._waits_for_a_first_start(there):
+        is_deserted = not there and all(agent.how is None for agent in self._agents)
+        if is_deserted or self._waits_for_a_first_start(there):
             return
         served = any(server.how for server in self._servers)
         for agent in there:
-            if not served or agent.name in self._told:
+            if agent.name in self._told or not (served or any(map(self._waits_for_goodbyes, self._servers))):
                 raise Violation("L6", f"agent {agent.number} does not end")
         for server in self._servers:
-            membership = server.machine.membership
-            has_guests = served and not membership.connected.isdisjoint(agent.number for agent in there)
-            waits = self._history.rule == "wait" and not membership.finished.issuperset(gone)
+            connected = server.machine.membership.connected
+            has_guests = served and not connected.isdisjoint(agent.number for agent in there)
             unvisited = self._aborted and not server.has_begun
-            if server.alive and not (has_guests or waits or unvisited):
+            if server.alive and not (has_guests or unvisited or self._waits_for_goodbyes(server)):
                 raise Violation("L6", f"server {server.number} does not end")
+
+    def _waits_for_goodbyes(self, server: SimulatedServer) -> bool:
+        """Whether a server waits, by the rule `wait`, for agents that have ended and not said so to it."""
+        gone = {agent.number for agent in self._agents if agent.how}
+        return self._history.rule == "wait" and server.alive and not gone <= server.machine.membership.finished
 
     def _waits_for_a_first_start(self, there: list[SimulatedAgent]) -> bool:
         """Whether a server waits for all, and one is not coming: so a run begins, however long that takes.
@@ -268,9 +272,15 @@ class _Simulation:
             together |= bool(steady) and not missing
 
     def _check_lies(self) -> None:
-        """L3: where nothing fails but one agent, which lies, the others learn in every iteration."""
+        """L3: where nothing fails but one agent, which lies, the others learn in every iteration.
+
+        Not so of two agents with several servers: the liar is half of those that are there. It is done at one server,
+        and lets the other agent wait at the next; that one is then as late for the first.
+        """
         history = self._history
         if history.rule != "noop" or any(fault.kind != "liar" for fault in history.faults):
+            return
+        if history.agents == 2 and history.servers > 1:
             return
         for agent in self._agents:
             if agent.number not in self._invariants.have_lied and len(agent.learnt) != history.iterations:

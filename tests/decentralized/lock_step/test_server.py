@@ -124,6 +124,19 @@ def test_a_silent_agent_costs_its_deadline_and_is_kept_out_for_as_long_as_it_has
     assert table.server.membership.taking_part == {0, 1, 2}
 
 
+def test_who_has_acted_and_said_goodbye_keeps_nobody_from_taking_its_time() -> None:
+    table = Table(num_agents=2, silence=60.0)
+    table.server = Server(table.rules, STEPS, 1, 1, 0, False)
+    for agent in range(2):
+        table.hello(agent)
+    table.act(0, 1, 0)
+    assert table.server.next_event() == 60.0
+    table.bye(0)
+    table.now = 60.0
+    table.turn()
+    assert table.server.membership.taking_part >= {1}
+
+
 @pytest.mark.parametrize("rule", ["noop", "wait", "abort"])
 def test_the_rules_for_a_lost_agent(rule: str) -> None:
     table = Table(on_loss=rule)
