@@ -19,7 +19,7 @@ _SEEDED_STREAM = 0
 _POISSON_STREAM = 1
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=4)
 def seeded_sequence(num_links: int, activations: int, run_seed: int, iteration: int) -> NDArray[np.int64]:
     """The links that Algorithm 1 activates in one iteration, in order: uniform and independent draws.
 
