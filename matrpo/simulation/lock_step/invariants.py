@@ -44,12 +44,14 @@ class _Record:
         held_since: the reading of its clock since which half of the agents wait for the others.
         step: the attempt, iteration and step that they wait in.
         charged: the agents that it has waited for in vain, and not heard from since.
+        lied_to: the agents whose hello that it goes by was a liar's.
     """
 
     machine: Server
     held_since: float | None = None
     step: tuple[int, int, int | None] = (0, 0, None)
     charged: set[int] = field(default_factory=set)
+    lied_to: set[int] = field(default_factory=set)
 
 
 class _Before(NamedTuple):
@@ -153,18 +155,22 @@ class Invariants:
             frozenset(machine.actions),
         )
         concerned = self._concerned(machine, method, arguments)
+        is_hello = method == "receive" and isinstance(arguments[1], Hello)
         try:
             result = getattr(machine, method)(*arguments)
         except Exception as error:
             raise Violation("L5", f"server {server} raises {type(error).__name__}: {error}") from error
+        if is_hello and membership.latest(arguments[1].sender) is arguments[1]:
+            record.lied_to -= concerned - self.liars
+            record.lied_to |= concerned & self.liars
         self._check_part(server, machine, method, before, concerned)
         if before.t is not None and machine.t is None:
             self._check_break(server, method, before, concerned)
         elif machine.t == 0 and (before.t is None or method == "stepped"):
-            self._check_start(server, machine, before)
+            self._check_start(server, record, before)
         self._check_memory(machine)
-        if method == "receive" and isinstance(arguments[1], Hello):
-            record.charged.discard(arguments[1].sender)
+        if is_hello:
+            record.charged -= concerned
         return result
 
     def tick(self, server: int, now: float) -> None:
@@ -251,9 +257,10 @@ class Invariants:
         if left and left <= self.liars and there - left:
             raise Violation("L3", f"server {server} throws {before.iteration} away because {sorted(left)} lie")
 
-    def _check_start(self, server: int, machine: Server, before: _Before) -> None:
+    def _check_start(self, server: int, record: _Record, before: _Before) -> None:
         """L3: an iteration is begun at numbers that come from a server, or from the one agent that is there."""
-        alone = machine.membership.connected <= self.liars
+        machine = record.machine
+        alone = machine.membership.connected <= record.lied_to
         if before.t is None and not alone:
             if machine.iteration > self._iteration:
                 raise Violation("L3", f"server {server} begins {machine.iteration}; none was beyond {self._iteration}")
