@@ -259,7 +259,7 @@ class Server:
             return
         if not self._running:
             self._admit()
-        if not membership.taking_part and not (self._last and membership.finished):
+        if not membership.taking_part and (self._running or self._gathering.moves(self.iteration, self.attempt)):
             self._break()
 
     def _act(self, message: Action) -> None:

@@ -173,6 +173,22 @@ def test_a_server_follows_one_agent_alone_that_is_far_ahead_an_iteration_at_a_ti
     assert (table.server.iteration, table.server.membership.taking_part) == (5, {0})
 
 
+def test_an_agent_that_is_not_believed_does_not_make_attempts_grow_by_saying_so() -> None:
+    """Agent 1 lies that it has heard of a late attempt: it is not admitted, and agent 0 is not alone."""
+    table = Table(num_agents=2, num_servers=2, iterations=9)
+    table.server = Server(table.rules, STEPS, 3, 1, 2, True)
+    table.hello(1, iteration=1, attempt=2**31)
+    table.hello(0, iteration=4, attempt=1)
+    attempt = table.server.attempt
+    for _ in range(5):
+        table.hello(0, iteration=4, attempt=attempt)
+    assert (table.server.iteration, table.server.attempt) == (3, attempt)
+    table.server.lose(b"1")
+    table.hello(0, iteration=4, attempt=attempt)
+    table.now += table.rules.patience
+    assert (0, (4, 0)) in table.turn(), "it is alone, and believed"
+
+
 LIES = [0, 1, 4, 5, 2**31, 2**52, 2**53 - 1]
 
 
