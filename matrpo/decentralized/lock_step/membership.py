@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable
 
 from matrpo.decentralized.lock_step.messages import Hello
-from matrpo.decentralized.lock_step.rules import LATEST_INCARNATION
 
 _LONGEST_BAR = 64
 """Longest time for which an agent that was silent is kept out, in deadlines."""
@@ -64,17 +63,14 @@ class Membership:
         """An agent's last hello; of incarnation 0 if there was none."""
         return self._hellos[agent]
 
-    def hello(self, hello: Hello, anew: bool) -> bool:
-        """Register an agent's hello, which comes by another connection than the last if `anew`.
-
-        Where incarnations are in no order, one that comes anew may be another of the same number.
+    def hello(self, hello: Hello) -> bool:
+        """Register an agent's hello.
 
         Returns:
             Whether an agent that took part was restarted: its samples of the running iteration are gone.
         """
         agent = hello.sender
-        is_other = hello.incarnation != self._hellos[agent].incarnation
-        reborn = agent in self.taking_part and (is_other or (anew and hello.incarnation >= LATEST_INCARNATION))
+        reborn = agent in self.taking_part and hello.incarnation != self._hellos[agent].incarnation
         self._hellos[agent] = hello
         self.connected.add(agent)
         self.finished.discard(agent)

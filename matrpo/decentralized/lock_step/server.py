@@ -233,9 +233,8 @@ class Server:
             self._refused.append(f"agent {agent}'s hello: {doubt}")
         if not self._rules.allows(hello):
             return
-        anew = self._addresses.get(agent) != address
         self._addresses[agent] = address
-        if self.membership.hello(hello, anew):
+        if self.membership.hello(hello):
             self.actions.pop(agent, None)
             self._note_loss(agent, "was restarted")
             if self._running and self._rules.on_loss == "wait":
@@ -254,7 +253,8 @@ class Server:
         if self.t is None or agent in membership.left:
             return
         if agent in membership.taking_part:
-            if agent not in self.actions:
+            latest = membership.latest(agent)  # who has acted wants what it has acted in: else that was another
+            if agent not in self.actions or latest.iteration < self.iteration or latest.attempt < self.attempt:
                 self._observe(agent, *self._label_for(agent))
             return
         if not self._running:

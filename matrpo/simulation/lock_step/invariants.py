@@ -88,6 +88,7 @@ class Invariants:
         self._states = states
         self._most = 4 * (rules.num_agents + rules.num_servers + 1)
         self._records: dict[int, _Record] = {}
+        self._lies: dict[int, Hello] = {}
         self._iteration = 0
         """The latest iteration that a server was in, by itself or because it was told the truth."""
         self._attempt = 0
@@ -104,6 +105,8 @@ class Invariants:
 
     def sent(self, message: Any) -> None:
         """L5: every number of a message fits the wire."""
+        if isinstance(message, Hello) and message.sender in self.liars:
+            self._lies[id(message)] = message
         for name, value in vars(message).items():
             if isinstance(value, int) and name != "action" and not 0 <= value < LARGEST_NUMBER:
                 raise Violation("L5", f"{type(message).__name__.lower()} with {name} {value} is sent")
@@ -161,8 +164,8 @@ class Invariants:
         except Exception as error:
             raise Violation("L5", f"server {server} raises {type(error).__name__}: {error}") from error
         if is_hello and membership.latest(arguments[1].sender) is arguments[1]:
-            record.lied_to -= concerned - self.liars
-            record.lied_to |= concerned & self.liars
+            is_lie = id(arguments[1]) in self._lies
+            record.lied_to = record.lied_to | concerned if is_lie else record.lied_to - concerned
         self._check_part(server, machine, method, before, concerned)
         if before.t is not None and machine.t is None:
             self._check_break(server, method, before, concerned)

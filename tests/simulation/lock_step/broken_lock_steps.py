@@ -34,8 +34,8 @@ BROKEN = {
     ),
     "takes a restarted agent for the one before": Broken(
         "membership",
-        "reborn = agent in self.taking_part and (is_other",
-        "reborn = False and (is_other",
+        "reborn = agent in self.taking_part and hello.incarnation != self._hellos[agent].incarnation",
+        "reborn = False",
     ),
     "acts in any attempt": Broken(
         "starts", "(start.iteration, start.attempt) != target", "start.iteration != target[0]"
