@@ -254,7 +254,7 @@ class Server:
             return
         if agent in membership.taking_part:
             latest = membership.latest(agent)  # who has acted wants what it has acted in: else that was another
-            if agent not in self.actions or latest.iteration < self.iteration or latest.attempt < self.attempt:
+            if agent not in self.actions or latest.iteration < self.iteration:
                 self._observe(agent, *self._label_for(agent))
             return
         if not self._running:

@@ -78,7 +78,7 @@ def test_a_lost_message_is_asked_for_again() -> None:
     table.begin()
     assert table.hello(0) == everyone((1, 0), [0]), "its action is not here"
     table.act(0, 1, 0)
-    assert table.hello(0, attempt=1) == [], "it is"
+    assert table.hello(0) == [], "it is"
     assert table.act(0, 1, 1) == [], "that step is not made"
 
 
