@@ -226,9 +226,9 @@ class _Simulation:
         is_deserted = not there and all(agent.how is None for agent in self._agents)
         if is_deserted or self._waits_for_a_first_start(there):
             return
-        served = any(server.how for server in self._servers)
+        served = any(server.how or self._waits_for_goodbyes(server) for server in self._servers)
         for agent in there:
-            if agent.name in self._told or not (served or any(map(self._waits_for_goodbyes, self._servers))):
+            if agent.name in self._told or not served:
                 raise Violation("L6", f"agent {agent.number} does not end")
         for server in self._servers:
             connected = server.machine.membership.connected
