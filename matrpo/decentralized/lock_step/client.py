@@ -2,7 +2,7 @@
 
 **The intuition.** Each server runs the iterations by itself, but an agent's rollout needs all of them, so it acts only
 on starts of one iteration and one attempt from all servers (`starts.py`). It asks until it is answered: whatever is
-lost, an agent's hello and its action come again.
+lost, an agent's hello and its action come again::
 
     not begun      hello to every server that is behind what the agent wants, and again when that stays so
     acting         an action to each server, again with a hello after `REPEAT` without an observation of the next step
