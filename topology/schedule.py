@@ -7,6 +7,7 @@ distributions: two machines with different numpy versions derive the same schedu
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ _SEEDED_STREAM = 0
 _POISSON_STREAM = 1
 
 
+@lru_cache(maxsize=4)
 def seeded_sequence(num_links: int, activations: int, run_seed: int, iteration: int) -> NDArray[np.int64]:
     """The links that Algorithm 1 activates in one iteration, in order: uniform and independent draws.
 
@@ -31,19 +33,19 @@ def seeded_sequence(num_links: int, activations: int, run_seed: int, iteration: 
         iteration: number of the iteration, at least 0.
 
     Returns:
-        Link indices in 0 .. L-1, shape (K,).
+        Link indices in 0 .. L-1, shape (K,); not to be written to.
     """
-    if num_links == 0:
-        return np.empty(0, dtype=np.int64)
-    draws = _stream(run_seed, _SEEDED_STREAM, iteration).random_raw(activations)
+    draws = _stream(run_seed, _SEEDED_STREAM, iteration).random_raw(activations if num_links else 0)
     high = draws >> np.uint64(32)
-    return ((high * np.uint64(num_links)) >> np.uint64(32)).astype(np.int64)
+    sequence = ((high * np.uint64(num_links)) >> np.uint64(32)).astype(np.int64)
+    sequence.flags.writeable = False
+    return sequence
 
 
 def positions_of(agent: int, graph: CommunicationGraph, sequence: NDArray[np.int64]) -> list[tuple[int, int]]:
     """The activations (k, link) of `sequence` that touch `agent`, in order; k counts from 1."""
-    positions = np.flatnonzero(np.isin(sequence, graph.links_of(agent)))
-    return [(int(p) + 1, int(sequence[p])) for p in positions]
+    own = set(graph.links_of(agent))
+    return [(k, e) for k, e in enumerate(sequence.tolist(), start=1) if e in own]
 
 
 class PoissonClock:

@@ -1,1 +1,1 @@
-"""Deterministic simulation of the link protocol under injected faults, and the invariants that it checks."""
+"""Deterministic simulation of the link protocol and of the lock step under injected faults, and their invariants."""

@@ -15,7 +15,7 @@ from matrpo.consensus.message import LinkMessage
 from matrpo.consensus.peer import Peer
 from matrpo.settings.config import GraphConsensusSettings
 from matrpo.settings.sections import ConnectionSettings
-from matrpo.simulation.invariants import Invariants
+from matrpo.simulation.links.invariants import Invariants
 
 GRAPH = line(3)
 ACTIVATIONS = 6

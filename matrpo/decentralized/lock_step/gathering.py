@@ -51,14 +51,28 @@ class Gathering:
 
     def place(self, iteration: int, attempt: int) -> tuple[int, int]:
         """The iteration and the attempt to begin, from those that were the last."""
+        iteration, known = self._believed(iteration, attempt)
+        if self._again or known > attempt:
+            attempt = max(attempt + 1, known)
+        self._again = True
+        return iteration, attempt
+
+    def moves(self, iteration: int, attempt: int) -> bool:
+        """Whether a start that nobody takes part in would be a later one, made anew; not after all have finished.
+
+        If not, an agent that wants a later one would hear of another attempt whenever it says so, for ever.
+        """
+        if iteration > self._rules.iterations and self._membership.finished:
+            return False
+        later, known = self._believed(iteration, attempt)
+        return later > iteration or known > attempt
+
+    def _believed(self, iteration: int, attempt: int) -> tuple[int, int]:
+        """The latest iteration and attempt that are more than one agent's word, after those that were the last."""
         membership = self._membership
         if membership.missing:  # one of them may be learning from what this start has not seen
             iteration = max(iteration, self.ended + 1)
         # Of one agent alone, another server may be ahead: this one follows, an iteration at a time.
         ahead = self._rules.num_servers > 1 and len(membership.connected) == 1
         iteration = max(iteration, membership.credible_iteration(max(iteration, self.ended + 1) + ahead))
-        known = membership.credible_attempt(attempt + GREATEST_LEAP)
-        if self._again or known > attempt:
-            attempt = max(attempt + 1, known)
-        self._again = True
-        return iteration, attempt
+        return iteration, membership.credible_attempt(attempt + GREATEST_LEAP)

@@ -4,6 +4,7 @@
 ever. It cannot know whether an agent has learnt from the last iteration, and other servers may be ahead or behind: all
 it hears of that is what agents say. So every start of an iteration has a number, its *attempt*, and whoever has heard
 of a later one is done with the earlier. Nobody is in charge of others: what one agent says moves that agent alone.
+It is played through thousands of faults, and with liars, in `matrpo/simulation/lock_step/simulator.py`.
 
 Normal, with T = 2 steps an iteration; (i, T) is (i+1, 0), sent as the one or the other::
 
@@ -106,6 +107,7 @@ class Server:
         self._gathering = Gathering(rules, self.membership, ended, returns)
         self._now = -math.inf
         self._half_done_at = math.inf
+        self._alone_until = -math.inf
         self._addresses: dict[int, Address] = {}
         self._outbox: list[Answer] = []
         self._news: list[News] = []
@@ -122,8 +124,9 @@ class Server:
 
     @property
     def over(self) -> bool:
-        """Whether all iterations have ended, and all agents that are waited for have said goodbye."""
-        return self._last and not self._waiting
+        """Whether all iterations have ended, and all agents that are waited for have said goodbye, or nobody comes."""
+        heard = bool(self.membership.finished) or self._now >= self._alone_until
+        return self._last and not self._waiting and heard
 
     @property
     def waits_for(self) -> set[int]:
@@ -151,7 +154,8 @@ class Server:
         """The time until which nothing happens by itself; infinity if nothing will."""
         if self.t is None:
             return self._gathering.until()
-        return self._half_done_at + self._rules.silence
+        alone_until = self._alone_until if self._alone_until > self._now else math.inf
+        return min(self._half_done_at + self._rules.silence, alone_until)
 
     def take_outbox(self) -> list[Answer]:
         """The messages to send."""
@@ -249,12 +253,13 @@ class Server:
         if self.t is None or agent in membership.left:
             return
         if agent in membership.taking_part:
-            if agent not in self.actions:
+            latest = membership.latest(agent)  # who has acted wants what it has acted in: else that was another
+            if agent not in self.actions or latest.iteration < self.iteration:
                 self._observe(agent, *self._label_for(agent))
             return
         if not self._running:
             self._admit()
-        if not membership.taking_part and not (self._last and membership.finished):
+        if not membership.taking_part and (self._running or self._gathering.moves(self.iteration, self.attempt)):
             self._break()
 
     def _act(self, message: Action) -> None:
@@ -284,6 +289,8 @@ class Server:
             self.actions.pop(agent, None)
         if agent not in self.membership.finished:
             self._note_loss(agent, how)
+        if self._last and how == "is lost":  # the end is not here before somebody has been told
+            self._alone_until = self._now + self._rules.patience
         self._break_if_left()
 
     def _note_loss(self, agent: int, how: str) -> None:
@@ -326,7 +333,7 @@ class Server:
         membership = self.membership
         if self._last:
             return membership.finished
-        return self.actions.keys() | membership.outside(self._now) | (membership.left - membership.finished)
+        return ((self.actions.keys() | membership.left) - membership.finished) | membership.outside(self._now)
 
     def _label_for(self, agent: int) -> tuple[int, int]:
         """The running step as an agent knows it: the start of what it wants, or the end of what it acted in."""

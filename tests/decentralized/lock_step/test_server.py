@@ -88,6 +88,17 @@ def test_an_older_start_of_an_agent_is_told_of_the_later_one() -> None:
     assert table.hello(0, incarnation=1, at=b"elsewhere") == [(0, Outdated(4))]
 
 
+def test_who_comes_with_the_number_of_another_that_has_acted_under_its_id_is_answered() -> None:
+    """An agent whose id has lied: what it counts up to is what the liar has said."""
+    table = Table()
+    table.server = Server(table.rules, STEPS, 2, 1, 1, True)
+    for agent in range(N):
+        table.hello(agent, iteration=2)
+    table.act(2, 2, 0)
+    assert table.hello(2, iteration=2, attempt=1) == [], "its action is here"
+    assert table.hello(2, iteration=1, attempt=1) == everyone((2, 0), [2]), "it has not acted in what it does not want"
+
+
 def test_a_silent_agent_costs_its_deadline_and_is_kept_out_for_as_long_as_it_has_cost() -> None:
     table = Table(silence=60.0)
     table.begin()
@@ -111,6 +122,19 @@ def test_a_silent_agent_costs_its_deadline_and_is_kept_out_for_as_long_as_it_has
     assert table.server.membership.taking_part == {0, 1, 2}
 
 
+def test_who_has_acted_and_said_goodbye_keeps_nobody_from_taking_its_time() -> None:
+    table = Table(num_agents=2, silence=60.0)
+    table.server = Server(table.rules, STEPS, 1, 1, 0, False)
+    for agent in range(2):
+        table.hello(agent)
+    table.act(0, 1, 0)
+    assert table.server.next_event() == 60.0
+    table.bye(0)
+    table.now = 60.0
+    table.turn()
+    assert table.server.membership.taking_part >= {1}
+
+
 @pytest.mark.parametrize("rule", ["noop", "wait", "abort"])
 def test_the_rules_for_a_lost_agent(rule: str) -> None:
     table = Table(on_loss=rule)
@@ -122,6 +146,20 @@ def test_the_rules_for_a_lost_agent(rule: str) -> None:
     assert table.server.end == ("agent 2 is lost, and on_agent_loss is abort" if rule == "abort" else None)
 
 
+def test_a_server_that_loses_all_at_its_end_waits_for_one_to_come_back_and_not_for_ever() -> None:
+    table = Table(num_agents=1, length=1, iterations=1, patience=9.0)
+    table.hello(0)
+    table.server.tick(1.0)
+    assert table.act(0, 1, 0) == everyone((1, 1), [0])
+    table.server.lose(b"0")
+    assert (table.server.over, table.server.next_event()) == (False, 9.0)
+    assert table.hello(0) == everyone((2, 0), [0]), "it has lost the last iteration, and can say goodbye"
+    table.server.lose(b"0")
+    table.now = 9.0
+    table.turn()
+    assert table.server.over
+
+
 def test_a_server_follows_one_agent_alone_that_is_far_ahead_an_iteration_at_a_time() -> None:
     table = Table(num_agents=2, num_servers=2, iterations=9)
     table.server = Server(table.rules, STEPS, 1, 1, 0, True)
@@ -131,6 +169,22 @@ def test_a_server_follows_one_agent_alone_that_is_far_ahead_an_iteration_at_a_ti
         if (0, (5, 0)) in [*said, *table.turn()]:
             break
     assert (table.server.iteration, table.server.membership.taking_part) == (5, {0})
+
+
+def test_an_agent_that_is_not_believed_does_not_make_attempts_grow_by_saying_so() -> None:
+    """Agent 1 lies that it has heard of a late attempt: it is not admitted, and agent 0 is not alone."""
+    table = Table(num_agents=2, num_servers=2, iterations=9)
+    table.server = Server(table.rules, STEPS, 3, 1, 2, True)
+    table.hello(1, iteration=1, attempt=2**31)
+    table.hello(0, iteration=4, attempt=1)
+    attempt = table.server.attempt
+    for _ in range(5):
+        table.hello(0, iteration=4, attempt=attempt)
+    assert (table.server.iteration, table.server.attempt) == (3, attempt)
+    table.server.lose(b"1")
+    table.hello(0, iteration=4, attempt=attempt)
+    table.now += table.rules.patience
+    assert (0, (4, 0)) in table.turn(), "it is alone, and believed"
 
 
 LIES = [0, 1, 4, 5, 2**31, 2**52, 2**53 - 1]

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from matrpo.consensus.message import LinkMessage
-from matrpo.simulation.history import LINK_FAULTS, Fault, History
+from matrpo.simulation.links.history import LINK_FAULTS, Fault, History
 
-LONGEST_LATENCY = 0.03
+LONGEST_LATENCY = 0.012
 """The longest time of a message without faults, in seconds."""
 
-_LATENCY = (0.005, LONGEST_LATENCY)
+_LATENCY = (0.002, LONGEST_LATENCY)
 _NUMBERS = ("sender", "incarnation", "iteration", "link", "k", "tip", "base")
 _NONSENSE: tuple[Any, ...] = (None, "1", 1.5, True, float("nan"), [1], -1, 2**70)
 _WRONG = (np.nan, np.inf, -np.inf, 1e30)
@@ -42,7 +42,10 @@ class FaultyNetwork:
     def send(self, receiver: int, message: LinkMessage, now: float) -> list[tuple[float, LinkMessage]]:
         """Deliveries of a message: (seconds until it arrives, its content on arrival), for each copy."""
         copies, delay, spoilt = 1, 0.0, False
-        for fault in self._faults[message.sender, receiver]:
+        faults = self._faults[message.sender, receiver]
+        if not faults:
+            return [(self.latency(), message)]
+        for fault in faults:
             if not fault.start <= now < fault.stop:
                 continue
             if fault.kind == "delay":

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from random import Random
 
+from matrpo.simulation.fields import choice, integer, number, split_line
 from matrpo.topology.graph import CommunicationGraph
 
 LINK_FAULTS = ("loss", "duplication", "delay", "corruption")
@@ -102,14 +103,14 @@ class History:
 def generate(seed: int) -> History:
     """Generate a random history from a seed, at least 0."""
     rng = Random(seed)
-    agents = rng.choice((2, 2, 3, 3, 3, 4, 5))
+    agents = rng.choice((2, 2, 2, 2, 3, 3, 3, 3, 4, 5))
     links = _draw_links(rng, agents)
     clocks = tuple((round(rng.uniform(0, 100), 1), round(rng.uniform(*_RATES), 2)) for _ in range(agents))
     return History(
         agents=agents,
         links=links,
         iterations=rng.randint(1, 3),
-        k=rng.randint(2, 4 + 2 * len(links)),
+        k=rng.randint(2, 2 + len(links)),
         samples=rng.randint(1, 3),
         schedule=rng.choice(("seeded", "seeded", "poisson")),
         dtype=rng.choice(("float32", "float16")),
@@ -130,7 +131,7 @@ def _draw_links(rng: Random, agents: int) -> tuple[tuple[int, int], ...]:
 
 
 def _draw_faults(rng: Random, agents: int, links: tuple[tuple[int, int], ...]) -> tuple[Fault, ...]:
-    faults = [_draw_fault(rng, agents, links) for _ in range(rng.randint(1, 5))]
+    faults = [_draw_fault(rng, agents, links) for _ in range(rng.randint(1, 4))]
     for fault in list(faults):
         if fault.kind == "reset" and rng.random() < 0.5:  # The dead process's messages arrive among the new one's.
             faults.append(Fault("delay", max(0.0, round(fault.start - 1.0, 2)), fault.stop, (), 2.0))
@@ -158,8 +159,8 @@ def _draw_forgotten(rng: Random, agents: int) -> list[Fault]:
 
 def _draw_fault(rng: Random, agents: int, links: tuple[tuple[int, int], ...]) -> Fault:
     kind = rng.choice((*LINK_FAULTS, "loss", "loss", "split", *AGENT_FAULTS, "reset"))
-    start = round(rng.uniform(0.0, 6.0), 2)
-    stop = round(start + rng.uniform(0.1, 6.0), 2)
+    start = round(rng.uniform(0.0, 3.0), 2)
+    stop = round(start + rng.uniform(0.1, 4.0), 2)
     if kind in AGENT_FAULTS:
         if kind == "reset":
             stop = round(start + rng.uniform(0.02, 1.5), 2)
@@ -185,7 +186,7 @@ def _draw_loss(rng: Random, start: float, stop: float, where: tuple[int, ...]) -
         return Fault("loss", start, stop, where, round(rng.uniform(0.05, 0.6), 2))
     if character == "dead" and where:
         return Fault("loss", start, stop, where)
-    return Fault("loss", start, round(start + rng.uniform(5.0, 12.0), 2), (), round(rng.uniform(0.5, 0.85), 2))
+    return Fault("loss", start, round(start + rng.uniform(4.5, 8.0), 2), (), round(rng.uniform(0.5, 0.85), 2))
 
 
 def parse(text: str) -> History:
@@ -194,19 +195,9 @@ def parse(text: str) -> History:
     Raises:
         ValueError: it is no such line. The text is the reason.
     """
-    words = text.split()
-    fields = dict(word.split("=", 1) for word in words if "=" in word)
-    expected = (*_LIMITS, *_CHOICES, "links", "clocks")
-    for name in expected:
-        if name not in fields:
-            raise ValueError(f"a history needs {name}=...")
-    for name in fields:
-        if name not in expected:
-            raise ValueError(f"a history has no {name}=...: expected {', '.join(expected)}")
-    numbers = {name: _integer(name, fields[name], *limits) for name, limits in _LIMITS.items()}
-    for name, allowed in _CHOICES.items():
-        if fields[name] not in allowed:
-            raise ValueError(f"{name} must be {' or '.join(allowed)}, not {fields[name]!r}")
+    fields, words = split_line(text, (*_LIMITS, *_CHOICES, "links", "clocks"))
+    numbers = {name: integer(name, fields[name], *limits) for name, limits in _LIMITS.items()}
+    chosen = {name: choice(name, fields[name], allowed) for name, allowed in _CHOICES.items()}
     agents = numbers["agents"]
     history = History(
         agents=agents,
@@ -214,12 +205,12 @@ def parse(text: str) -> History:
         iterations=numbers["iterations"],
         k=numbers["k"],
         samples=numbers["samples"],
-        schedule=fields["schedule"],
-        dtype=fields["dtype"],
-        absent=fields["absent"],
+        schedule=chosen["schedule"],
+        dtype=chosen["dtype"],
+        absent=chosen["absent"],
         noise=numbers["noise"],
         clocks=tuple(_clock(item) for item in fields["clocks"].split(",")),
-        faults=tuple(_parse_fault(word, agents) for word in words if "=" not in word),
+        faults=tuple(_parse_fault(word, agents) for word in words),
     )
     if len(history.clocks) != agents:
         raise ValueError(f"clocks must name {agents} clocks, not {len(history.clocks)}")
@@ -235,20 +226,20 @@ def _parse_fault(word: str, agents: int) -> Fault:
     if kind not in (*LINK_FAULTS, *AGENT_FAULTS, "split"):
         raise ValueError(f"unknown fault {word!r}")
     mark = ">" if kind in LINK_FAULTS else "+"
-    among = () if where == "all" else tuple(_integer(word, item, 0, agents - 1) for item in where.split(mark))
+    among = () if where == "all" else tuple(integer(word, item, 0, agents - 1) for item in where.split(mark))
     sizes = (0, 2) if kind in LINK_FAULTS else range(1, agents) if kind == "split" else (1,)
     if len(among) not in sizes or bool(star) != (kind in LINK_FAULTS):
         raise ValueError(f"malformed fault {word!r}")
-    begins, ends = _number(word, start, 0.0, _LONGEST), _number(word, stop, 0.0, math.inf)
+    begins, ends = number(word, start, 0.0, _LONGEST), number(word, stop, 0.0, math.inf)
     if ends < begins or (ends > _LONGEST and kind not in ("crash", "reset")):
         raise ValueError(f"fault {word!r} must stop after it starts, within {_LONGEST:g} s")
     limit = 60.0 if kind == "delay" else 1.0
-    return Fault(kind, begins, ends, among, _number(word, amount, 0.0, limit) if star else 1.0)
+    return Fault(kind, begins, ends, among, number(word, amount, 0.0, limit) if star else 1.0)
 
 
 def _link(text: str, agents: int) -> tuple[int, int]:
     first, _, second = text.partition("-")
-    i, j = _integer("links", first, 0, agents - 1), _integer("links", second, 0, agents - 1)
+    i, j = integer("links", first, 0, agents - 1), integer("links", second, 0, agents - 1)
     if i >= j:
         raise ValueError(f"links must be written i-j with i < j, not {text!r}")
     return i, j
@@ -256,24 +247,4 @@ def _link(text: str, agents: int) -> tuple[int, int]:
 
 def _clock(text: str) -> tuple[float, float]:
     offset, _, rate = text.partition(":")
-    return _number("clocks", offset, 0.0, _LONGEST), _number("clocks", rate, 0.1, 10.0)
-
-
-def _integer(name: str, text: str, low: int, high: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = low - 1
-    if not low <= value <= high:
-        raise ValueError(f"{name}: expected an integer from {low} to {high}, not {text!r}")
-    return value
-
-
-def _number(name: str, text: str, low: float, high: float) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not low <= value <= high:
-        raise ValueError(f"{name}: expected a number from {low:g} to {high:g}, not {text!r}")
-    return value
+    return number("clocks", offset, 0.0, _LONGEST), number("clocks", rate, 0.1, 10.0)

@@ -13,10 +13,10 @@ import numpy as np
 
 from matrpo.consensus.admm import LinkState, initial_state
 from matrpo.consensus.link import Link
-from matrpo.consensus.link_types import Counters, Outcome
+from matrpo.consensus.link_types import Outcome
 from matrpo.consensus.message import LinkMessage
 from matrpo.consensus.peer import Peer
-from matrpo.simulation.violation import Violation
+from matrpo.simulation.outcome import Violation
 
 _NO_COMMON_STATE = "no common state"
 _MESSAGES_KEPT = 3
@@ -185,7 +185,8 @@ class Invariants:
             wake: time of its next timer.
         """
         for e, link in peer.links.items():
-            end = self._ends[peer.agent, e]
+            end, counters = self._ends[peer.agent, e], peer.link_counters[e]
+            counts = counters.commits, counters.give_ups, counters.skips, counters.drops[_NO_COMMON_STATE]
             if link.iteration != end.iteration:
                 end.begin()
                 if end.position[0] < link.iteration:  # What was open then is over, and not for silence.
@@ -197,19 +198,17 @@ class Invariants:
                 self._check_common(peer.agent, e, link)
             if end.opened_at is not None:
                 self._check_deadline(end, now, ticked, wake)
-            self._check_counts(end, peer.link_counters[e], now)
-            end.open = (end.position, end.opened_at) if end.opened_at is not None and link.is_open else None
+            if end.hears:
+                end.heard_at, end.hears = now, False
+            if counts != end.counts:
+                self._check_counts(end, counts, now)
+            end.open = None if end.opened_at is None else (end.position, end.opened_at)
 
-    def _check_counts(self, end: _End, counters: Counters, now: float) -> None:
+    def _check_counts(self, end: _End, counts: tuple[int, int, int, int], now: float) -> None:
         """I2 and I4: nothing is skipped or given up without a reason."""
-        link, before = end.link, end.counts
-        lost = counters.drops[_NO_COMMON_STATE]
-        end.counts = counters.commits, counters.give_ups, counters.skips, lost
-        if end.hears:
-            end.heard_at, end.hears = now, False
-        if end.counts == before:
-            return
-        commits, give_ups, skips, none_common = (now > then for now, then in zip(end.counts, before, strict=True))
+        link = end.link
+        commits, give_ups, skips, none_common = (now > then for now, then in zip(counts, end.counts, strict=True))
+        end.counts = counts
         where, position = f"agent {end.agent}, link {link.number}", (link.iteration, link.k)
         if none_common and (link.number, link.iteration) not in self._torn:
             raise Violation("I2", f"{where}: no common state to commit {link.k} from")

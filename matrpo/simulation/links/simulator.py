@@ -11,36 +11,33 @@ finished the last, except for those that are dead or, if the history says so, pa
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 import numpy as np
 
+from matrpo.consensus.link import Link
 from matrpo.consensus.message import LinkMessage, has_valid_header, has_valid_payload
 from matrpo.consensus.peer import Peer
 from matrpo.settings.config import GraphConsensusSettings
 from matrpo.settings.sections import ConnectionSettings
-from matrpo.simulation.faulty_network import LONGEST_LATENCY, FaultyNetwork
-from matrpo.simulation.history import AGENT_FAULTS, Fault, History
-from matrpo.simulation.invariants import Invariants
-from matrpo.simulation.promptness import Promptness
-from matrpo.simulation.simulated_agent import LocalStep, Node
-from matrpo.simulation.violation import Violation
+from matrpo.simulation.events import EventQueue
+from matrpo.simulation.links.faulty_network import LONGEST_LATENCY, FaultyNetwork
+from matrpo.simulation.links.history import AGENT_FAULTS, Fault, History
+from matrpo.simulation.links.invariants import Invariants
+from matrpo.simulation.links.promptness import Promptness
+from matrpo.simulation.links.simulated_agent import LocalStep, Node
+from matrpo.simulation.outcome import Outcome, Trace, Violation
 from matrpo.topology.schedule import seeded_sequence
 
 PeerFactory = Callable[..., Peer]
 """Makes an agent's consensus state machine from the arguments of `Peer`."""
 
-Trace = Callable[[float, str], None]
-"""Callback that is given each event's true time and description."""
-
 _BETA = 0.7
 _DEADLINE = 4.0
-_RESEND = 1.0
+_RESEND = 2.0
 _MEAN_INTERVAL = 0.1
 _ROLLOUT = (0.1, 1.0)
 _RESTART = 0.02
@@ -52,22 +49,6 @@ _INBOX = 16
 
 _PATIENCE = 500.0
 """Timeout of a simulation, in seconds after the last fault."""
-
-_MOST_AT_ONCE = 10_000
-"""Limit of events at one instant; more mean that an agent sets its timer to the present for ever."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Outcome of a simulation.
-
-    Attributes:
-        events: messages delivered, timers and faults.
-        violation: the first invariant that did not hold; None if all did.
-    """
-
-    events: int
-    violation: Violation | None
 
 
 def simulate(history: History, make_peer: PeerFactory = Peer, trace: Trace | None = None) -> Outcome:
@@ -88,10 +69,9 @@ class _Simulation:
         self._first = np.linspace(-1.0, 1.0, history.agents * history.samples, dtype=np.float32).reshape(self._shape)
         self._dtype = np.dtype(history.dtype)
         self._calm_at = history.calm_at
-        self._now = 0.0
+        self._queue = EventQueue()
+        self._schedule = self._queue.schedule
         self._events = 0
-        self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
-        self._scheduled = 0
         self._nodes = [Node(q, self._new_peer(q, 0), clock) for q, clock in enumerate(history.clocks)]
         self._invariants = Invariants([node.peer for node in self._nodes], _BETA, _DEADLINE)
         slowest = min(rate for _, rate in history.clocks)
@@ -139,22 +119,15 @@ class _Simulation:
                 self._schedule(fault.start, self._strike, fault)
                 self._schedule(fault.stop, self._lift, fault)
         self._next_iteration()
-        at_once = 0
-        while self._heap and not self._finished:
-            time, _, action, arguments = heapq.heappop(self._heap)
-            at_once = at_once + 1 if time == self._now else 0
-            if time > self._calm_at + _PATIENCE or at_once > _MOST_AT_ONCE:
-                break
-            self._now = time
-            action(*arguments)
+        while not self._finished and self._queue.step(self._calm_at + _PATIENCE):
+            pass
         if not self._finished and any(node.alive for node in self._nodes):
             waiting = [node.agent for node in self._nodes if node.alive and node.phase == "consensus"]
             raise Violation("liveness", f"agents {waiting} never finish iteration {self._iteration}")
 
-    def _schedule(self, time: float, action: Callable[..., None], *arguments: Any) -> None:
-        if time < math.inf:
-            self._scheduled += 1
-            heapq.heappush(self._heap, (time, self._scheduled, action, arguments))
+    @property
+    def _now(self) -> float:
+        return self._queue.now
 
     def _say(self, text: str) -> None:
         if self._trace is not None:
@@ -172,7 +145,7 @@ class _Simulation:
     def _act(self, node: Node, action: Callable[..., None], *arguments: Any, ticked: bool = False) -> None:
         """Apply an event to an agent's state machine, send its outgoing messages, and check the invariants."""
         self._events += 1
-        now = node.now(self._now)
+        now = node.now(self._queue.now)
         self._check_promptness(node)
         try:
             action(*arguments, now)
@@ -180,14 +153,14 @@ class _Simulation:
         except Exception as error:
             raise Violation("I5", f"agent {node.agent} raises {type(error).__name__}: {error}") from error
         outbox = node.peer.take_outbox()
-        if len(outbox) > 4 * (self._history.k + len(self._graph.links_of(node.agent))):
+        if len(outbox) > 4 * (self._history.k + len(node.peer.links)):
             raise Violation("I5", f"agent {node.agent} sends {len(outbox)} messages at once")
         for receiver, message in outbox:
             self._invariants.sent(message, now)
             self._transmit(receiver, message)
         self._invariants.changed(node.peer, now, ticked, wake)
         self._note_waits(node)
-        if node.sleep_until(wake, self._now):
+        if node.sleep_until(wake, self._queue.now):
             self._schedule(node.wake_at, self._wake, node)
         if node.phase == "consensus" and node.peer.done:
             node.phase = "waiting"
@@ -195,17 +168,28 @@ class _Simulation:
             self._next_iteration()
 
     def _check_promptness(self, node: Node) -> None:
-        for link in node.peer.links.values():
-            other = self._nodes[link.neighbour]
-            if other.alive and not other.paused:
-                self._promptness.check(node.agent, link, self._now)
+        for e, link in node.peer.links.items():
+            if self._promptness.waits_at(e) == node.agent:
+                other = self._nodes[link.neighbour]
+                if other.alive and not other.paused:
+                    self._promptness.check(e, self._queue.now)
 
     def _note_waits(self, node: Node) -> None:
+        """Note which end of each of an agent's links is open though the other has left what is open there."""
         for e, link in node.peer.links.items():
             other = self._nodes[link.neighbour].peer.links[e]
-            for agent, own, theirs in ((node.agent, link, other), (link.neighbour, other, link)):
-                committed = self._invariants.has_committed(own.neighbour, e, (own.iteration, own.k))
-                self._promptness.update(agent, own, theirs, committed, self._now)
+            ours, theirs = (link.iteration, link.k), (other.iteration, other.k)
+            if link.is_open and (theirs > ours or (theirs == ours and not other.is_open)):
+                self._note_wait(node.agent, link, theirs == ours)
+            elif other.is_open and (ours > theirs or (theirs == ours and not link.is_open)):
+                self._note_wait(link.neighbour, other, theirs == ours)
+            else:
+                self._promptness.forget(e)
+
+    def _note_wait(self, agent: int, end: Link, is_there: bool) -> None:
+        position = (end.iteration, end.k)
+        said = is_there and not self._invariants.has_committed(end.neighbour, end.number, position)
+        self._promptness.note(agent, end, said, self._queue.now)
 
     def _disturb(self, node: Node) -> None:
         for e in node.peer.links:
@@ -231,15 +215,17 @@ class _Simulation:
     # Messages
 
     def _transmit(self, receiver: int, message: LinkMessage) -> None:
-        arrivals = self._network.send(receiver, message, self._now)
+        now, arrives_whole = self._queue.now, False
+        arrivals = self._network.send(receiver, message, now)
+        for latency, arriving in arrivals:
+            arrives_whole |= arriving is message
+            if latency > LONGEST_LATENCY:
+                self._promptness.disturb(message.link, now + latency)
+            self._schedule(now + latency, self._deliver, self._nodes[receiver], message, arriving)
         if not arrivals:
             self._say_message("lost: ", message, receiver)
-        if not any(arriving is message for _, arriving in arrivals):
-            self._promptness.disturb(message.link, self._now)
-        for latency, arriving in arrivals:
-            if latency > LONGEST_LATENCY:
-                self._promptness.disturb(message.link, self._now + latency)
-            self._schedule(self._now + latency, self._deliver, self._nodes[receiver], message, arriving)
+        if not arrives_whole:
+            self._promptness.disturb(message.link, now)
 
     def _deliver(self, node: Node, sent: LinkMessage, arriving: LinkMessage) -> None:
         if not node.alive:

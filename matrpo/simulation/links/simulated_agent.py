@@ -8,6 +8,7 @@ import numpy as np
 
 from matrpo.consensus.message import LinkMessage
 from matrpo.consensus.peer import Peer
+from matrpo.simulation.events import Clock
 
 
 class LocalStep:
@@ -23,7 +24,7 @@ class LocalStep:
         return self._state
 
 
-class Node:
+class Node(Clock):
     """A simulated process of an agent: its state machine, clock and progress in the run.
 
     Args:
@@ -33,11 +34,10 @@ class Node:
     """
 
     def __init__(self, agent: int, peer: Peer, clock: tuple[float, float]) -> None:
+        super().__init__(*clock)
         self.agent = agent
         self.incarnation = 0
         self.iteration = -1
-        self._offset, self._rate = clock
-        self._latest = 0.0
         self.start(peer)
 
     def start(self, peer: Peer) -> None:
@@ -48,21 +48,8 @@ class Node:
         self.has_begun = False
         self.phase = "waiting"
         """`waiting` for the environment to begin an iteration, `rollout`, or `consensus`."""
-        self.begin_at = self.wake_at = math.inf
-        """True times at which the consensus begins, and of the state machine's next timer."""
+        self.begin_at = math.inf
+        """True time at which the consensus begins."""
         self.inbox: list[tuple[LinkMessage, LinkMessage]] = []
         """Messages queued while the agent is paused: as they were sent, and as they arrived."""
-        self._wake = 0.0
-
-    def now(self, true: float) -> float:
-        """The reading of this agent's clock; never before the time of a timer that has expired."""
-        reading = self._offset + self._rate * true
-        self._latest = max(self._latest, self._wake if true >= self.wake_at else reading, reading)
-        return self._latest
-
-    def sleep_until(self, wake: float | None, true: float) -> bool:
-        """Set the timer `wake_at` from a reading of this agent's clock; returns whether the time has changed."""
-        before = self.wake_at
-        self._wake = math.inf if wake is None else wake
-        self.wake_at = max(true, (self._wake - self._offset) / self._rate)
-        return self.wake_at != before or before <= true
+        self.stop()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from matrpo.consensus.link import Link
 from matrpo.consensus.message import LinkMessage
-from matrpo.simulation.violation import Violation
+from matrpo.simulation.outcome import Violation
 
 _SLACK = 1e-6
 
@@ -21,11 +21,13 @@ class _Wait:
     """The wait of one end in an open activation.
 
     Attributes:
+        agent: whose end it is.
         position: what is open.
         since: the time at which the other end left it, or the waiting one heard of a later one.
         is_known: the other end gave it up, and said so, or the waiting one heard of a later one.
     """
 
+    agent: int
     position: tuple[int, int]
     since: float
     is_known: bool
@@ -42,10 +44,10 @@ class Promptness:
     def __init__(self, round_trip: float, question: float) -> None:
         self._round_trip = round_trip
         self._question = question
-        self._waits: dict[tuple[int, int], _Wait] = {}
-        """By agent and link."""
+        self._waits: dict[int, _Wait] = {}
+        """By link, of which one end at most waits in vain."""
         self._told: dict[tuple[int, int], tuple[int, int]] = {}
-        """The latest activation of which an end heard by the other's ratios."""
+        """By agent and link: the latest activation of which the end heard by the other's ratios."""
         self._disturbed: dict[int, float] = {}
         """By link: the time of the last lost message, or of an end's return."""
 
@@ -59,40 +61,42 @@ class Promptness:
             end = (agent, message.link)
             self._told[end] = max(message.position, self._told.get(end, message.position))
 
-    def check(self, agent: int, link: Link, now: float) -> None:
-        """Check that an end does not wait in vain, just before its next event.
+    def waits_at(self, link: int) -> int | None:
+        """The agent whose end of a link waits in vain; None if neither does."""
+        wait = self._waits.get(link)
+        return None if wait is None else wait.agent
+
+    def check(self, link: int, now: float) -> None:
+        """Check that an end does not wait in vain for too long, just before its agent's next event.
 
         Raises:
-            Violation: it waits too long.
+            Violation: it does.
         """
-        wait = self._waits.get((agent, link.number))
-        if wait is None:
-            return
-        disturbed = self._disturbed.get(link.number, -1.0)
+        wait = self._waits[link]
+        disturbed = self._disturbed.get(link, -1.0)
         at_once = wait.is_known and disturbed < wait.since
         limit = self._round_trip if at_once else self._question + 2 * self._round_trip
         if now > max(wait.since, disturbed) + limit + _SLACK:
             seconds = now - max(wait.since, disturbed)
-            text = f"agent {agent}, link {link.number}: {wait.position} is still open, {seconds:.2f} s after the other"
+            text = f"agent {wait.agent}, link {link}: {wait.position} is still open, {seconds:.2f} s after the other"
             raise Violation("prompt", f"{text} end has left it")
 
-    def update(self, agent: int, own: Link, other: Link, committed: bool, now: float) -> None:
-        """Note whether an end waits in vain, after an event of either.
+    def note(self, agent: int, end: Link, said: bool, now: float) -> None:
+        """Note that an end waits in vain, for what the other end has left.
 
         Args:
             agent: whose end it is.
-            own: the end.
-            other: the other end.
-            committed: whether the other end has committed what is open.
+            end: the end.
+            said: whether the other end has given it up, and said so.
             now: the true time.
         """
-        key, position, theirs = (agent, own.number), (own.iteration, own.k), (other.iteration, other.k)
-        if not own.is_open or theirs < position or (theirs == position and other.is_open):
-            self._waits.pop(key, None)
-            return
-        told = self._told.get(key, (-1, 0)) > position
-        wait = self._waits.get(key)
-        if wait is None or wait.position != position:
-            self._waits[key] = _Wait(position, now, told or (theirs == position and not committed))
+        position, wait = (end.iteration, end.k), self._waits.get(end.number)
+        told = self._told.get((agent, end.number), (-1, 0)) > position
+        if wait is None or (wait.agent, wait.position) != (agent, position):
+            self._waits[end.number] = _Wait(agent, position, now, told or said)
         elif told and not wait.is_known:
-            self._waits[key] = _Wait(position, now, True)
+            self._waits[end.number] = _Wait(agent, position, now, True)
+
+    def forget(self, link: int) -> None:
+        """Note that neither end of a link waits in vain."""
+        self._waits.pop(link, None)

@@ -1,0 +1,1 @@
+"""Simulation of the lock step: the real sides of agents and environment servers, as processes that fail."""
