@@ -58,11 +58,12 @@ class Gathering:
         return iteration, attempt
 
     def moves(self, iteration: int, attempt: int) -> bool:
-        """Whether a start that nobody takes part in would be a later one, made anew; not after all have finished.
+        """Whether a start that nobody takes part in would be a later one, made anew.
 
-        If not, an agent that wants a later one would hear of another attempt whenever it says so, for ever.
+        If not, an agent that wants a later one would hear of another attempt whenever it says so, for ever. Nor is any
+        made once an agent has finished, unless the end waits for all: one that lies could put it off for ever.
         """
-        if iteration > self._rules.iterations and self._membership.finished:
+        if iteration > self._rules.iterations and self._membership.finished and self._rules.on_loss != "wait":
             return False
         later, known = self._believed(iteration, attempt)
         return later > iteration or known > attempt

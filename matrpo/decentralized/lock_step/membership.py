@@ -50,6 +50,11 @@ class Membership:
         return set(self._everyone - self.taking_part) | self.left
 
     @property
+    def active(self) -> set[int]:
+        """Agents that take part and have not said goodbye."""
+        return self.taking_part - self.finished
+
+    @property
     def unfinished(self) -> set[int]:
         """Agents that have not said goodbye."""
         return set(self._everyone - self.finished)
@@ -119,12 +124,12 @@ class Membership:
 
         Of a run of one agent, that agent knows.
         """
-        wanted = [self._hellos[agent].iteration for agent in self.connected]
+        wanted = [self._hellos[agent].iteration for agent in self.connected - self.finished]
         return max(wanted, default=0) if len(self._everyone) == 1 else _second(known, wanted)
 
     def credible_attempt(self, alone: int) -> int:
-        """The latest attempt that two of the connected agents know of; up to `alone` if there is but one of them."""
-        known = [self._hellos[agent].attempt for agent in self.connected]
+        """The latest attempt that two unfinished agents here know of; up to `alone` if there is but one of them."""
+        known = [self._hellos[agent].attempt for agent in self.connected - self.finished]
         return min(known[0], alone) if len(known) == 1 else _second(0, known)
 
 

@@ -43,8 +43,8 @@ What always holds:
   one. (A checkpoint that is loaded knows no more than what was learnt before it.)
 - L3 A message of one agent changes that agent's part and no more: an iteration breaks off when more than half of those
   that take part have left it (under the rule `wait`, any, for all wait for it), and is begun at an iteration and an
-  attempt that a server has come to, or that two agents know of. Where one agent is alone with a server, it is believed:
-  an iteration more if there are other servers, and `GREATEST_LEAP` attempts more.
+  attempt that a server has come to, or that two agents know of. Where one agent is alone with a server, or all others
+  have finished, it is believed: an iteration more if there are other servers, and `GREATEST_LEAP` attempts more.
 - L4 An agent that is connected and does nothing costs the others its deadline: from when half of those that are here
   have acted, or wait for a later start. Then the rule for lost agents applies to it until it says hello again, and it
   is kept out for as long as it has cost, twice as long each time. (Under `wait`, all wait.)
@@ -259,7 +259,7 @@ class Server:
             return
         if not self._running:
             self._admit()
-        if not membership.taking_part and (self._running or self._gathering.moves(self.iteration, self.attempt)):
+        if not membership.active and (self._running or self._gathering.moves(self.iteration, self.attempt)):
             self._break()
 
     def _act(self, message: Action) -> None:
@@ -376,7 +376,7 @@ class Server:
 
     def _break_if_left(self) -> None:
         membership = self.membership
-        active = membership.taking_part - membership.finished
+        active = membership.active
         all_done = bool(membership.taking_part) and not active and not self._last
         others = 0 if self._rules.on_loss == "wait" else len(active)
         if self.t is not None and (2 * len(membership.left & active) > others or all_done):

@@ -263,7 +263,8 @@ class Invariants:
     def _check_start(self, server: int, record: _Record, before: _Before) -> None:
         """L3: an iteration is begun at numbers that come from a server, or from the one agent that is there."""
         machine = record.machine
-        alone = machine.membership.connected <= record.lied_to
+        membership = machine.membership
+        alone = membership.connected - membership.finished <= record.lied_to
         if before.t is None and not alone:
             if machine.iteration > self._iteration:
                 raise Violation("L3", f"server {server} begins {machine.iteration}; none was beyond {self._iteration}")
