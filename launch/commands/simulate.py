@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -304,7 +305,9 @@ def _collect(pipes: list[Connection], batches: int) -> Iterator[Totals]:
 
 def _work(pipe: Connection, starts: list[int], end: int, scenario: Scenario | None) -> None:
     """Main function of a worker process: check batches of seeds until all are done, or the pipe is closed."""
+    gc.disable()  # a history leaves few cycles, but makes it look for them all the time
     for start in starts:
+        gc.collect()
         batch = Totals()
         for seed in range(start, min(start + _BATCH, end)):
             batch.add(check_seed(seed, scenario))

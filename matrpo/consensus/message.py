@@ -65,8 +65,9 @@ def has_valid_header(message: LinkMessage, last_k: int) -> bool:
     """Whether all fields but `u` have the right types and ranges; activations go up to `last_k`."""
     m = message
     integers: tuple[object, ...] = (m.sender, m.incarnation, m.iteration, m.link, m.k, m.tip, m.base)
-    if not all(type(i) is int and 0 <= i < LARGEST_NUMBER for i in integers):
-        return False
+    for number in integers:
+        if type(number) is not int or not 0 <= number < LARGEST_NUMBER:
+            return False
     kind: object = m.kind
     if type(kind) is not str or kind not in _KINDS or type(m.answered) is not bool:
         return False

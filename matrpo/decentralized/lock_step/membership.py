@@ -124,13 +124,14 @@ class Membership:
 
         Of a run of one agent, that agent knows.
         """
-        wanted = [self._hellos[agent].iteration for agent in self.connected - self.finished]
+        wanted = [self._hellos[agent].iteration for agent in self.connected]
         return max(wanted, default=0) if len(self._everyone) == 1 else _second(known, wanted)
 
     def credible_attempt(self, alone: int) -> int:
-        """The latest attempt that two unfinished agents here know of; up to `alone` if there is but one of them."""
-        known = [self._hellos[agent].attempt for agent in self.connected - self.finished]
-        return min(known[0], alone) if len(known) == 1 else _second(0, known)
+        """The latest attempt that two agents here know of; up to `alone`, that one if all others have finished."""
+        known = _second(0, [self._hellos[agent].attempt for agent in self.connected])
+        left = self.connected - self.finished or self.connected
+        return max(known, min(self._hellos[min(left)].attempt, alone)) if len(left) == 1 else known
 
 
 def _second(known: int, claims: Iterable[int]) -> int:

@@ -187,6 +187,24 @@ def test_an_agent_that_is_not_believed_does_not_make_attempts_grow_by_saying_so(
     assert (0, (4, 0)) in table.turn(), "it is alone, and believed"
 
 
+@pytest.mark.parametrize("rule", ["noop", "wait"])
+def test_at_the_end_a_late_agent_that_has_heard_of_another_attempt_is_believed_where_all_are_waited_for(
+    rule: str,
+) -> None:
+    """Agent 1 has finished; agent 0 comes back, from another server that was started again."""
+    table = Table(num_agents=2, num_servers=2, length=1, iterations=1, on_loss=rule)
+    for agent in range(2):
+        table.hello(agent)
+    for agent in range(2):
+        table.act(agent, 1, 0)
+    table.server.lose(b"0")
+    table.bye(1)
+    if rule == "noop":
+        assert table.server.over, "those that are gone are not waited for"
+    said = table.hello(0, iteration=2, incarnation=2, attempt=2)
+    assert ((0, (2, 0)) in [*said, *table.turn()], table.server.attempt) == (rule == "wait", 1 + (rule == "wait"))
+
+
 LIES = [0, 1, 4, 5, 2**31, 2**52, 2**53 - 1]
 
 

@@ -29,8 +29,8 @@ BROKEN = {
     ),
     "believes the largest claim of an attempt": Broken(
         "membership",
-        "return min(known[0], alone) if len(known) == 1 else _second(0, known)",
-        "return max(known, default=0)",
+        "known = _second(0, [self._hellos[agent].attempt for agent in self.connected])",
+        "known = max((self._hellos[agent].attempt for agent in self.connected), default=0)",
     ),
     "takes a restarted agent for the one before": Broken(
         "membership",
