@@ -253,8 +253,9 @@ class Server:
         if self.t is None or agent in membership.left:
             return
         if agent in membership.taking_part:
-            latest = membership.latest(agent)  # who has acted wants what it has acted in: else that was another
-            if agent not in self.actions or latest.iteration < self.iteration:
+            if membership.latest(agent).iteration < self.iteration:  # who has acted wants that: else it was another
+                self.actions.pop(agent, None)
+            if agent not in self.actions:
                 self._observe(agent, *self._label_for(agent))
             return
         if not self._running:
@@ -375,8 +376,7 @@ class Server:
                 self._observe(agent, self.iteration, 0)
 
     def _break_if_left(self) -> None:
-        membership = self.membership
-        active = membership.active
+        membership, active = self.membership, self.membership.active
         all_done = bool(membership.taking_part) and not active and not self._last
         others = 0 if self._rules.on_loss == "wait" else len(active)
         if self.t is not None and (2 * len(membership.left & active) > others or all_done):

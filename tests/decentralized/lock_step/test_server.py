@@ -97,6 +97,9 @@ def test_who_comes_with_the_number_of_another_that_has_acted_under_its_id_is_ans
     table.act(2, 2, 0)
     assert table.hello(2, iteration=2, attempt=1) == [], "its action is here"
     assert table.hello(2, iteration=1, attempt=1) == everyone((2, 0), [2]), "it has not acted in what it does not want"
+    table.act(0, 2, 0)
+    assert table.act(1, 2, 0) == [], "the other's action is not its own"
+    assert table.act(2, 2, 0) == everyone((2, 1))
 
 
 def test_a_silent_agent_costs_its_deadline_and_is_kept_out_for_as_long_as_it_has_cost() -> None:

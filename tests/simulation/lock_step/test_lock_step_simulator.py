@@ -67,6 +67,9 @@ ENDED = [
     # An agent comes back as the very incarnation that has acted under its id, and lied.
     "lock-step agents=3 servers=2 steps=1 iterations=2 every=3 noise=2848809493 patience=1 silence=5 "
     "update=0.1 rule=wait liar:a2@0..1.84",
+    # The same, when the liar's action was about to be made a step with.
+    "lock-step agents=4 servers=1 steps=3 iterations=3 every=1 noise=383826304 patience=1 silence=5 "
+    "update=0.44 rule=wait liar:a3@0..2.23",
     # An agent that lost its folder hears of a server's second start, when the other agent has finished.
     "lock-step agents=2 servers=2 steps=2 iterations=2 every=1 noise=3708769981 patience=1 silence=5 "
     "update=0.1 rule=wait full:a1>s0@2.62..12.56*1 crash:s0@2.33..2.38*0 lost:a0@1.02..2.8*0",
