@@ -113,6 +113,7 @@ def in_terminal(run: Path, kind: str, lives: Callable[[], bool], read: bool = Tr
     process, terminal = pty.fork()
     if process == 0:
         os.environ["TERM"] = "xterm"
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
         os.execv(line[0], line)
 
     def show() -> None:
