@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from marks import slow
 from recall import RecallEnv
 
 import matrpo.envs.build
@@ -61,7 +62,7 @@ def assert_same_states(left, right):
             np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
-@pytest.mark.parametrize("layers", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("layers", [slow(1), 2])
 def test_a_memory_learns_to_recall(tmp_path, layers):
     run = create(tmp_path / "run", recurrent_layers=layers, steps=7 * 1400, admm_iterations=12, critic_epochs=2)
     train(run)
@@ -86,7 +87,7 @@ def finished(tmp_path, recall):  # noqa: ARG001
     return run
 
 
-@pytest.mark.parametrize("interrupted_after", [1, 2, 3])
+@pytest.mark.parametrize("interrupted_after", [2, *map(slow, [1, 3])])
 def test_a_resumed_run_equals_the_uninterrupted_one(finished, tmp_path, interrupted_after):
     run = create(tmp_path / "interrupted", **SHORT)
     train(run, stop_after=interrupted_after)

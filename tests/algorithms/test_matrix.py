@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from marks import slow
 
 from matrpo.envs.shared import holds_episodes
 from matrpo.errors import ConfigError
@@ -97,7 +98,7 @@ def test_an_algorithm_trains_resumes_and_evaluates_or_refuses(algo, family, tmp_
     assert np.isfinite(result.return_mean)
 
 
-@pytest.mark.parametrize("algo", ["happo", "hatrpo", "jrppo", "ippo", "ctrpo", "fdmarl"])
+@pytest.mark.parametrize("algo", ["happo", "ctrpo", *map(slow, ["hatrpo", "jrppo", "ippo", "fdmarl"])])
 def test_an_algorithm_with_a_memory_resumes(algo, tmp_path):
     settings = {"recurrent_layers": 1, "chunk_length": 5, "policy_batch": 5, "rollout_length": 10, "steps": 60}
     whole, stopped = (create(tmp_path / name, algo, "discrete", **settings) for name in ("whole", "stopped"))

@@ -13,6 +13,7 @@ import cvxpy as cp
 import numpy as np
 import pytest
 import torch
+from marks import slow
 
 from matrpo.consensus import admm
 from matrpo.networks.joint_policy import JointPolicy
@@ -115,7 +116,7 @@ def surrogate(problem: Problem, agent: int, u: np.ndarray) -> float:
 
 @pytest.mark.parametrize(
     ("kind", "topology"),
-    [("recycled", "ring"), ("recycled", "line"), pytest.param("cg", "line", marks=pytest.mark.slow)],
+    [("recycled", "ring"), ("recycled", "line"), slow("cg", "line")],
 )
 def test_admm_reaches_the_optimum_of_the_consensus_problem(topology, kind):
     problem = Problem(seed=1)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from marks import slow
 
 import matrpo.networks.linearized_policy
 from dense import MIXED, dense_hessian, dense_jacobian, draw_samples, make_policy, make_spec
@@ -154,7 +155,7 @@ def test_a_minibatch_of_segments_is_their_part_of_the_rollout():
     )
 
 
-@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("layers", [slow(1), 2])
 def test_the_preconditioned_solver_finds_the_dense_solution(layers):
     case = Case(layers)
     dimension = len(case.hessian)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from marks import slow
 
 from matrpo.envs.mujoco.mamujoco import MamujocoEnv, episode_seed, make_mamujoco
 from matrpo.envs.mujoco.robots import PARTITIONS, mamujoco_spec
@@ -129,7 +130,7 @@ def test_an_episode_is_truncated_after_1000_steps_and_its_team_return_is_the_rob
 
 
 @pytest.mark.parametrize(
-    ("task", "num_envs"), [("mamujoco/Hopper-3x1", 3), ("mamujoco/Ant-4x2", 1), ("mamujoco/Humanoid-9|8", 1)]
+    ("task", "num_envs"), [("mamujoco/Hopper-3x1", 3), ("mamujoco/Ant-4x2", 1), slow("mamujoco/Humanoid-9|8", 1)]
 )
 def test_a_restored_environment_continues_bit_for_bit(task: str, num_envs: int) -> None:
     env = make_mamujoco(task, num_envs, seed=1)

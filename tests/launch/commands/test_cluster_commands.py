@@ -41,6 +41,7 @@ def test_processes_started_by_hand_equal_a_launch(tmp_path: Path) -> None:
     assert checkpoints(run) == checkpoints(launched)
 
 
+@pytest.mark.slow
 def test_further_servers_find_their_numbers_and_are_probed_by_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 from click.testing import CliRunner
+from marks import slow
 from running import TINY, checkpoints, free_ports, has_iterations, train_here, wait_for
 
 from matrpo.errors import ConfigError
@@ -245,7 +246,7 @@ def test_a_run_over_ssh_equals_one_in_one_process(tmp_path: Path, ssh: Path, pro
     assert checkpoints(run) == checkpoints(train_here(tmp_path / "here", *AGENTS))
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
+@pytest.mark.parametrize("number", [slow(signal.SIGINT), signal.SIGKILL])
 def test_whatever_ends_the_launcher_ends_the_remote_processes(
     tmp_path: Path, ssh: Path, program: Path, number: signal.Signals
 ) -> None:

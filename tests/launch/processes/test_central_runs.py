@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from marks import slow
 from running import (
     LAST,
     TINY,
@@ -66,7 +67,7 @@ def test_a_launched_run_is_complete_and_is_in_process_anyway(folder: Path, hatrp
 
 @pytest.mark.parametrize(
     "changes",
-    [{"algo": "happo", "recurrent_layers": 1}, pytest.param({"algo": "hatrpo"}, marks=pytest.mark.slow)],
+    [{"algo": "happo", "recurrent_layers": 1}, slow({"algo": "hatrpo"})],
     ids=str,
 )
 def test_ctrl_c_stops_with_a_checkpoint_and_the_run_goes_on_as_if_nothing_happened(

@@ -94,7 +94,7 @@ def test_agents_that_are_killed_or_stopped_are_missed_by_nobody_for_long_and_com
         errors = launcher.stderr.read()
     assert "agent 2 was killed by SIGKILL; the others go on" in errors
     assert_well_formed(run)
-    goal = RunDirectory.open(run).latest_common_iteration() + 2
+    goal = RunDirectory.open(run).resume_point().iteration + 2
     train(run, *RING, "--steps", str(40 * goal), "--resume")
     assert RunDirectory.open(run).latest_common_iteration() == goal
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from marks import slow
 from scripted_agents import CONFIG, Agents, line_cluster, scripted_agents
 
 from matrpo.decentralized.lock_step.messages import Observation
@@ -89,7 +90,7 @@ def make(num_agents, num_envs, seed):
         ("mpe2/simple_push_v3", 2, "own"),
         ("mamujoco/Hopper-3x1", 3, "own"),
         ("masked", 3, "one-agent"),
-        pytest.param("smax/3s_vs_5z", 3, "one-agent", marks=pytest.mark.slow),
+        slow("smax/3s_vs_5z", 3, "one-agent"),
         ("pettingzoo/mpe2.simple_crypto_v3:parallel_env", 3, "own"),
     ],
 )

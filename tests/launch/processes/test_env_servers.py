@@ -9,6 +9,7 @@ from typing import Any
 
 import psutil
 import pytest
+from marks import slow
 from running import (
     LAST,
     TIMINGS,
@@ -55,7 +56,7 @@ def single(folder: Path) -> Path:
     return train_here(folder / "single", *NAVIGATION, "--env-servers", "4")
 
 
-@pytest.mark.parametrize("servers", [pytest.param("2", marks=pytest.mark.slow), "4"])
+@pytest.mark.parametrize("servers", [slow("2"), "4"])
 def test_several_servers_equal_one_process_bit_for_bit(folder: Path, single: Path, servers: str) -> None:
     run = train(folder / f"navigation-{servers}", *NAVIGATION, "--env-servers", servers)
     assert learnt(run) == learnt(single)
@@ -80,7 +81,7 @@ def test_servers_with_keys_equal_one_process_bit_for_bit(folder: Path, single: P
     assert Cluster.load(run / "cluster.yaml").servers == (f"tcp://127.0.0.1:{port}", f"tcp://127.0.0.1:{port + 4}")
 
 
-@pytest.mark.parametrize("killed", [pytest.param("env-server", marks=pytest.mark.slow), "env-server 1", "agent 1"])
+@pytest.mark.parametrize("killed", [slow("env-server"), "env-server 1", "agent 1"])
 def test_a_killed_process_comes_back_and_the_run_finishes(folder: Path, killed: str) -> None:
     run = folder / f"killed-{killed}"
     iterations = 16 if "server" in killed else 40  # without an agent the others go on, without a server nobody

@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import zmq
+from marks import slow
 from strangers import STRANGERS, Attempt, free_port, garbage_sender, keyring, tapped
 
 from matrpo.consensus.message import LinkMessage
@@ -124,7 +125,7 @@ def knock(house: House, stranger: Callable[[Attempt], None], attempts: int, reco
 
 
 @pytest.mark.parametrize("stranger", STRANGERS, ids=lambda stranger: stranger.__name__)
-@pytest.mark.parametrize("attempts", [10, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("attempts", [10, slow(1000)])
 def test_strangers_stay_outside(
     house: House, stranger: Callable[[Attempt], None], attempts: int, caplog: pytest.LogCaptureFixture
 ) -> None:
