@@ -33,8 +33,8 @@ UNSUPPORTED = {
 }
 """Families that an algorithm refuses."""
 
-SLOW = {"mamujoco", "smax"}
-"""Families whose tasks take seconds to start."""
+SLOW = {"treasure", "mamujoco", "smax"}
+"""Families that are a sibling's in all but size, or whose tasks take seconds to start."""
 
 TINY = {
     "num_envs": 2,

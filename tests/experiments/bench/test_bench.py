@@ -100,6 +100,7 @@ def test_a_missing_vmas_is_told_with_what_to_install(tmp_path: Path, monkeypatch
         CliRunner().invoke(bench, ["envs", "--json", str(tmp_path / "bench.json")], catch_exceptions=False)
 
 
+@pytest.mark.slow
 def test_signal(tmp_path: Path) -> None:
     document, _ = run("signal", "--batches", "2", path=tmp_path / "bench.json")
     check_document(document, "signal", tables=4)

@@ -58,6 +58,7 @@ def test_further_servers_find_their_numbers_and_are_probed_by_them(
     assert probed.communicate(timeout=60)[0].startswith(f"env-server 1: iteration {LAST}")
 
 
+@pytest.mark.slow
 def test_when_the_server_is_stopped_all_stop_with_a_checkpoint(tmp_path: Path) -> None:
     run = prepare(tmp_path, steps=4_000_000)
     agents = [start(run, "agent", "--id", agent) for agent in "01"]

@@ -81,7 +81,7 @@ def test_servers_with_keys_equal_one_process_bit_for_bit(folder: Path, single: P
     assert Cluster.load(run / "cluster.yaml").servers == (f"tcp://127.0.0.1:{port}", f"tcp://127.0.0.1:{port + 4}")
 
 
-@pytest.mark.parametrize("killed", [slow("env-server"), "env-server 1", "agent 1"])
+@pytest.mark.parametrize("killed", [slow("env-server"), "env-server 1", slow("agent 1")])
 def test_a_killed_process_comes_back_and_the_run_finishes(folder: Path, killed: str) -> None:
     run = folder / f"killed-{killed}"
     iterations = 16 if "server" in killed else 40  # without an agent the others go on, without a server nobody
