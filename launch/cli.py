@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import click
 
-from matrpo.errors import ConfigError, TaskError
+from matrpo.errors import ConfigError, TaskError, lack_of_memory
 from matrpo.runs.storage import StorageError
 from matrpo.standard_streams import drop_unwritable
 from matrpo.version import __version__
@@ -81,6 +81,10 @@ def _run() -> int:
         return 130
     except (StorageError, TaskError) as error:
         return _fail(str(error), 1)
+    except (MemoryError, RuntimeError) as error:
+        if not (reason := lack_of_memory(error)):
+            raise
+        return _fail(reason, 1)
     return status if isinstance(status, int) else 0
 
 

@@ -1,4 +1,4 @@
-"""Configuration errors, suggestions for mistyped names, and one-line texts of exceptions."""
+"""Errors of settings and tasks, suggestions for mistyped names, and one-line texts of exceptions."""
 
 from __future__ import annotations
 
@@ -46,6 +46,21 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """A suggestion to append to an error about a mistyped name, or nothing; arguments as of `closest`."""
     close = closest(name, known, cutoff)
     return f"; did you mean {close!r}?" if close else ""
+
+
+def lack_of_memory(error: BaseException) -> str:
+    """What to tell the user if an exception says that this machine's memory is not enough; nothing if it does not.
+
+    numpy raises `MemoryError`; torch a `RuntimeError` on the CPU, and its own `OutOfMemoryError` on an accelerator.
+    """
+    text = str(error)
+    of_torch = "can't allocate memory" in text or type(error).__name__ == "OutOfMemoryError"
+    if not (isinstance(error, MemoryError) or of_torch):
+        return ""
+    return (
+        f"not enough memory: {text.splitlines()[0] if text else 'an allocation failed'}; lower --num-envs or "
+        "--rollout-length (`matrpo plan` says what a run needs)"
+    )
 
 
 def in_words(error: BaseException) -> str:

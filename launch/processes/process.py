@@ -21,7 +21,7 @@ from typing import Any, TextIO
 
 from setproctitle import setproctitle
 
-from matrpo.errors import ConfigError, TaskError
+from matrpo.errors import ConfigError, TaskError, lack_of_memory
 from matrpo.launch.processes.temporary_folder import remove_if_dead
 from matrpo.runs.process_directory import ProcessDirectory
 from matrpo.runs.storage import StorageError, storing
@@ -136,8 +136,11 @@ def _run(work: Callable[[], None], *stops: signal.Signals) -> tuple[int, str]:
         _LOG.error("%s", error)
         return EXIT_MISTAKE if isinstance(error, ConfigError) else EXIT_FAILED, str(error)
     except Exception as error:
-        _LOG.exception("failed")
-        return EXIT_FAILED, f"{type(error).__name__}: {error}".splitlines()[0]
+        if reason := lack_of_memory(error):
+            _LOG.error("%s", reason)
+        else:
+            _LOG.exception("failed")
+        return EXIT_FAILED, reason or f"{type(error).__name__}: {error}".splitlines()[0]
     finally:
         ignore_stops()
     _LOG.info("finished")

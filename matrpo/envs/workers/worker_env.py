@@ -100,4 +100,5 @@ class WorkerEnv(VectorEnv):
             for worker in self._workers:
                 worker.receive(np.empty(0))
         except RuntimeError as error:
-            raise TaskError(f"task {self.spec.name!r}: {error}") from None
+            task = f"task {self.spec.name!r}"
+            raise TaskError(str(error) if task in str(error) else f"{task}: {error}") from None

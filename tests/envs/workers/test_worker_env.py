@@ -146,6 +146,7 @@ def test_what_goes_wrong_in_a_worker_is_one_line(factory: str, words: str, task:
         roll(env, 4)
     assert words in str(caught.value)
     assert "environment" in str(caught.value)
+    assert str(caught.value).count("task ") == 1
     assert "\n" not in str(caught.value)
 
 

@@ -373,6 +373,19 @@ def test_status_reads_a_run(matrpo: Matrpo, run: RunDirectory) -> None:
     assert "checkpoint of iteration 5" in out
 
 
+@pytest.mark.parametrize("large", ["--num-envs", "--rollout-length"], ids=["numpy's array", "torch's tensor"])
+def test_more_than_the_memory_holds_is_one_line(matrpo: Matrpo, large: str) -> None:
+    """More than any address space holds, so that it is refused everywhere."""
+    sizes = {"--num-envs": 1, "--rollout-length": 10, "--agents": 3, large: 10**16}
+    given = [f"{flag}={size}" for flag, size in sizes.items()]
+    status, _, err = matrpo("launch", "--run", "run", "--in-process", "--steps", 10**18, *given)
+    assert status == 1
+    last = err.splitlines()[-1]
+    assert last.startswith("matrpo: error: not enough memory: ")
+    assert "lower --num-envs or --rollout-length" in last
+    assert "Traceback" not in err
+
+
 def test_neither_the_launcher_nor_the_environment_server_imports_torch() -> None:
     processes = [f"processes.{name}" for name in ("supervisor", "children", "env_server")]
     modules = ["cli", "commands.launch", "commands.read", "screen.screen", *processes]
