@@ -380,9 +380,8 @@ def test_more_than_the_memory_holds_is_one_line(matrpo: Matrpo, large: str) -> N
     given = [f"{flag}={size}" for flag, size in sizes.items()]
     status, _, err = matrpo("launch", "--run", "run", "--in-process", "--steps", 10**18, *given)
     assert status == 1
-    last = err.splitlines()[-1]
-    assert last.startswith("matrpo: error: not enough memory: ")
-    assert "lower --num-envs or --rollout-length" in last
+    assert err.splitlines()[-1].startswith("matrpo: error: not enough memory: ")
+    assert "lower --num-envs or --rollout-length" in err
     assert "Traceback" not in err
 
 
