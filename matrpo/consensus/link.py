@@ -22,7 +22,7 @@ on both send ratios in copies and ask sooner, until nothing was lost for a while
 If j's deadline passes first, j says `over` 2 and keeps base 0, tip 1. In 3 the ends name {2, 1} and {1, 0}: 1 it is.
 
 A restart: j is back as incarnation 2 with no state but 0, and takes part from the next iteration on. i forgets what the
-old one said; had the new one come at once, i would skip the link all the same, if it has committed anything already::
+old one said. For the rest of this iteration the ends are estranged, if i has committed anything: i skips the link::
 
     i: ratios 3, tip 2, base 1  ->  lost
                                 <-  j: over 9, incarnation 2     9 is the last: i gives 3 up, and opens no more

@@ -32,8 +32,8 @@ class Rules:
         iterations: how many the run has.
         num_servers: how many servers there are.
         on_loss: the rule for lost agents: `noop`, `wait` or `abort`.
-        patience: seconds to wait for agents that do not come back when an iteration begins again.
-        silence: seconds that those who have acted wait for one who has not.
+        patience: seconds to wait for agents that do not come back when an iteration begins again; `link_deadline`.
+        silence: seconds that those who have acted wait for one who has not; `agent_deadline`.
     """
 
     num_agents: int

@@ -11,7 +11,7 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
-from running import LAST, TINY, checkpoints, has_iterations, train, wait_for
+from running import TINY, checkpoints, train, wait_for
 
 from matrpo.launch.cluster.cluster_file import Cluster
 from matrpo.launch.engines.kubernetes import preparation
@@ -193,6 +193,11 @@ def by_hand(found, name: str, ordinal: int, home: Path, **places: str) -> tuple[
     return start, environment, ready
 
 
+def has_finished(pod):
+    """Whether the process of a pod has nothing left to do but stay."""
+    return any("INFO finished" in log.read_text() for log in (pod / "run").rglob("log.txt"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("servers", [1, 2])
 def test_the_start_commands_by_hand_make_a_run_that_equals_a_launch(render, tmp_path, servers):
@@ -207,7 +212,7 @@ def test_the_start_commands_by_hand_make_a_run_that_equals_a_launch(render, tmp_
         subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
         for command, environment, _ in pods
     ]
-    wait_for(has_iterations(tmp_path / "team-env-0" / "run", LAST), running[-1])
+    wait_for(lambda: all(has_finished(tmp_path / f"{name}-{q}") for name, q in names), running[-1])
     for process, (_, environment, ready) in zip(running, pods, strict=True):
         assert subprocess.run(ready, env=environment, capture_output=True).returncode == 0
         process.terminate()

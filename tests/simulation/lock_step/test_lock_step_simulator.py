@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from broken_lock_steps import BROKEN, broken_machines
+from planted_lock_step_bugs import BROKEN, broken_machines
 
 from matrpo.simulation.lock_step.history import LockStepHistory, ProcessFault, generate, parse
 from matrpo.simulation.lock_step.simulator import simulate_lock_step
