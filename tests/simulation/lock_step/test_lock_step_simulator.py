@@ -30,7 +30,7 @@ FOUND_BY = {
     "takes an action of any step": (5, "L1"),
     "breaks off as soon as one has left": (39, "L3"),
     "waits for those who are silent": (32, "L4"),
-    "names the last incarnation that there is": (41, "L5"),
+    "names the last incarnation that there is": (21, "L5"),
     "forgets nobody": (17, "L4"),
     "wants again what it has learnt from": (9, "L2"),
     "keeps the actions of the last step": (0, "L1"),
