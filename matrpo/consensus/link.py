@@ -205,8 +205,9 @@ class Link:
         reply = self._later if self._later and self._later.position == self._position else None
         if reply is not None:
             self._later = None
-        message = self._header("ratios", self.iteration, k, answered=reply is not None)
-        self._open = replace(message, tip=self.tip.number, base=self.base.number, u=rounded)
+        agent, incarnation = self._settings.agent, self._settings.incarnation
+        position, states, answered = (self.iteration, self.number, k), (self.tip.number, self.base.number), bool(reply)
+        self._open = LinkMessage("ratios", agent, incarnation, *position, *states, answered, rounded)
         self._send(self._open)
         self._opened_at = now
         self._retries.open(now)
@@ -226,8 +227,8 @@ class Link:
         own_u, other_u = own.u.astype(np.float32, copy=False), other.u.astype(np.float32, copy=False)
         self.base = self.tip if self.tip.number == common else self.base
         self.tip = admm.commit(self.base, own.k, own_u, other_u, self.sign, self._settings.beta)
-        self.gap = float(np.mean(np.square(own_u - other_u)))
-        self._answer = replace(own, answered=True)
+        self.gap = float(np.square(own_u - other_u).mean())
+        self._answer = own if own.answered else replace(own, answered=True)
         self._retries.note_commit()
         self._close(Outcome.COMMITTED)
 
@@ -388,7 +389,7 @@ class Link:
 
     def _header(self, kind: Kind, iteration: int, k: int, answered: bool = False) -> LinkMessage:
         agent, incarnation = self._settings.agent, self._settings.incarnation
-        return LinkMessage(kind, agent, incarnation, iteration, self.number, k, answered=answered)
+        return LinkMessage(kind, agent, incarnation, iteration, self.number, k, 0, 0, answered)
 
     def _send(self, message: LinkMessage) -> None:
         """Send a message; ratios in as many copies as losses call for, of which only the first may want an answer."""

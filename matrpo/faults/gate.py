@@ -17,9 +17,7 @@ import numpy as np
 from matrpo import random_streams
 from matrpo.consensus.message import Frames
 from matrpo.faults.fault import Fault, Position
-
-OVERTAKEN = 0.2
-"""Delay of a reordered message, in seconds."""
+from matrpo.faults.passage import Passage
 
 NOTICED_AFTER = 2.5
 """Timeout in seconds after which a neighbour cut off in both directions counts as lost, like that of libzmq's
@@ -89,6 +87,10 @@ class FaultGate:
             for fault in faults
             for other in neighbours
         }
+        unused = 1 + max((fault.number for fault in faults), default=-1)
+        self._noise = {
+            other: np.random.default_rng(random_streams.faults(seed, unused, agent, other)) for other in neighbours
+        }
         self._held: list[tuple[float, int, int, Frames]] = []
         self._order = count()
         self._free_at: dict[tuple[int, int], float] = {}
@@ -101,30 +103,26 @@ class FaultGate:
 
     def take(self, neighbour: int, frames: Frames, now: float) -> list[Frames]:
         """Apply the active faults to a message; returns those to send to the neighbour at once, and holds others."""
-        faults = [fault for fault in self.activity.active if (self._agent, neighbour) in fault.directions]
-        copies, extra, leaves_at = [frames], [], now
-        for fault in faults:
-            draw = self._draws[fault.number, neighbour]
-            happens = draw.random() < fault.amounts.get("probability", 1.0)
-            if fault.kind in ("drop", "partition") and happens:
-                copies = []
-            elif fault.kind == "duplicate" and happens:
-                copies = copies * 2
-            elif fault.kind == "corrupt" and happens:
-                copies = [_with_flipped_bit(copy, draw) for copy in copies]
-            elif fault.kind == "hostile" and happens:
-                extra.append(_garbage(frames, draw))
-            elif fault.kind == "reorder" and happens:
-                leaves_at += OVERTAKEN
-            elif fault.kind == "delay":
-                leaves_at += fault.amounts["seconds"] + fault.amounts.get("jitter", 0.0) * draw.random()
-            elif fault.kind == "limit":
-                leaves_at = max(leaves_at, self._passage(fault, neighbour, sum(map(len, frames)), now))
-        if leaves_at > now:
-            for copy in copies:
-                heapq.heappush(self._held, (leaves_at, next(self._order), neighbour, copy))
-            copies = []
-        return [*extra, *copies]
+        passage, noise = self._passage(neighbour, sum(map(len, frames)), now), self._noise[neighbour]
+        leaving = [_garbage(frames, noise) for _ in range(passage.garbage)]
+        for delay in passage.delays:
+            copy = _with_flipped_bit(frames, noise) if passage.is_corrupt else frames
+            if delay > 0.0:
+                heapq.heappush(self._held, (now + delay, next(self._order), neighbour, copy))
+            else:
+                leaving.append(copy)
+        return leaving
+
+    def _passage(self, neighbour: int, size: int, now: float) -> Passage:
+        passage = Passage()
+        for fault in self.activity.active:
+            if (self._agent, neighbour) not in fault.directions:
+                continue
+            if fault.kind == "limit":
+                passage.hold(self._queueing(fault, neighbour, size, now))
+            else:
+                passage.meet(fault.kind, self._draws[fault.number, neighbour].random, **fault.amounts)
+        return passage
 
     def due(self, now: float) -> list[tuple[int, Frames]]:
         """The held messages whose time has come, each with its receiver."""
@@ -145,11 +143,12 @@ class FaultGate:
                 self._cut_since.pop(other, None)
         return [other for other, since in self._cut_since.items() if now - since >= NOTICED_AFTER]
 
-    def _passage(self, fault: Fault, neighbour: int, size: int, now: float) -> float:
+    def _queueing(self, fault: Fault, neighbour: int, size: int, now: float) -> float:
+        """Seconds until a limited direction has carried what was sent before, and these bytes."""
         key = (fault.number, neighbour)
         begins = max(now, self._free_at.get(key, now))
         self._free_at[key] = begins + size / max(1.0, fault.amounts["bytes_per_second"])
-        return self._free_at[key]
+        return self._free_at[key] - now
 
 
 def _drops_all(fault: Fault) -> bool:

@@ -1,11 +1,13 @@
 """What a seed runs under the simulator: a history of links and one of the lock step, with a user's fault script or not.
 
-A fault script speaks of iterations, which take as long as they take; here, one takes a second. What an entry does:
+Faults have one language: the same words here as there, and `matrpo.faults.passage` says for both what one does to a
+message. A fault script speaks of iterations, which take as long as they take; here, one takes a second. Where an entry
+goes:
 
-    drop, duplicate, corrupt    as the simulated network's faults of links
-    delay, reorder              messages are late by up to as much
-    partition                   nothing passes between a group and the others
-    kill, stop                  the process dies, or stands still, in both histories; a server, in that of the lock step
+    drop, duplicate, corrupt    to the history of links
+    delay, reorder              likewise, as a delay by up to as much
+    partition                   likewise, for each group
+    kill, stop                  to both histories, a server's to that of the lock step
     limit, hostile              left out: simulated messages have no size, and are not made of bytes
 
 The other way, `script_of` says what a fault script can do to a run of what happens in a history. Left out is what no
@@ -22,7 +24,7 @@ from typing import Any
 
 from matrpo.faults.fault import Fault as Entry
 from matrpo.faults.fault import Trigger
-from matrpo.faults.gate import OVERTAKEN
+from matrpo.faults.passage import OVERTAKEN
 from matrpo.faults.script import FaultScript
 from matrpo.runs.process_id import ProcessId
 from matrpo.simulation.links import history as links
@@ -32,9 +34,8 @@ from matrpo.simulation.lock_step.history import LockStepHistory, ProcessFault
 from matrpo.topology.graph import CommunicationGraph
 
 LEFT_OUT = ("limit", "hostile")
+_DELAYS = ("delay", "reorder")
 
-_KINDS = {"drop": "loss", "duplicate": "duplication", "corrupt": "corruption", "delay": "delay", "reorder": "delay"}
-_ENTRIES = {kind: entry for entry, kind in reversed(_KINDS.items())}
 _LASTS = 10.0
 """Seconds that a fault without an end lasts: at the end of every history there are none."""
 
@@ -103,39 +104,37 @@ def script_of(history: History | LockStepHistory) -> tuple[list[dict[str, Any]],
 
 def _entry_of(fault: Fault | ProcessFault, agents: int) -> dict[str, Any] | None:
     begin, seconds = {"from": {"seconds": fault.start}}, round(fault.stop - fault.start, 3)
-    if fault.kind in ("pause", "crash", "reset"):
+    if fault.kind in ("stop", "kill", "reset"):
         name = str(fault.where[0])
         number = int(name.lstrip("as"))
         process = ProcessId.server(number) if name.startswith("s") else ProcessId.agent(number)
-        if fault.kind == "pause":
+        if fault.kind == "stop":
             return {"do": "stop", "process": process.name, **begin, "for": seconds}
         returns = {"restart_after": seconds} if math.isfinite(seconds) else {}
         return {"do": "kill", "process": process.name, **begin, **returns}
     if isinstance(fault, ProcessFault):
         return None
-    if fault.kind == "split":
+    if fault.kind == "partition":
         others = [agent for agent in range(agents) if agent not in fault.where]
         return {"do": "partition", "groups": [list(fault.where), others], **begin, "for": seconds}
-    late = fault.kind == "delay"
-    amounts = {"seconds": 0.0, "jitter": fault.amount} if late else {"probability": fault.amount}
+    is_delay = fault.kind == "delay"
+    amounts = {"seconds": 0.0, "jitter": fault.amount} if is_delay else {"probability": fault.amount}
     where = {"links": [">".join(map(str, fault.where))]} if fault.where else {}
-    return {"do": _ENTRIES[fault.kind], **amounts, **where, **begin, "for": seconds}
+    return {"do": fault.kind, **amounts, **where, **begin, "for": seconds}
 
 
 def _faults_of_links(entry: Entry, graph: CommunicationGraph) -> Iterator[Fault]:
-    amounts = entry.amounts
     if entry.process is not None:
         if not entry.process.is_server:
-            kind = "pause" if entry.kind == "stop" else "crash"
-            yield from (Fault(kind, start, stop, (entry.process.number,)) for start, stop in _times(entry))
+            yield from (Fault(entry.kind, start, stop, (entry.process.number,)) for start, stop in _times(entry))
         return
     for start, stop in _times(entry):
         if entry.kind == "partition":
-            yield from (Fault("split", start, stop, group) for group in _groups(entry, graph))
-        elif entry.kind in _KINDS:
-            kind = _KINDS[entry.kind]
-            late = amounts.get("seconds", OVERTAKEN) + amounts.get("jitter", 0.0)
-            amount = late if kind == "delay" else amounts["probability"]
+            yield from (Fault("partition", start, stop, group) for group in _groups(entry, graph))
+        elif entry.kind not in LEFT_OUT:
+            is_delay = entry.kind in _DELAYS
+            late = entry.amounts.get("seconds", OVERTAKEN) + entry.amounts.get("jitter", 0.0)
+            kind, amount = ("delay", late) if is_delay else (entry.kind, entry.amounts["probability"])
             everywhere = len(entry.directions) == 2 * len(graph.links)
             for where in [()] if everywhere else sorted(entry.directions):
                 yield Fault(kind, start, stop, where, amount)
@@ -145,8 +144,7 @@ def _faults_of_processes(entry: Entry) -> Iterator[ProcessFault]:
     if entry.process is None:
         return
     name = f"{'s' if entry.process.is_server else 'a'}{entry.process.number}"
-    kind = "pause" if entry.kind == "stop" else "crash"
-    yield from (ProcessFault(kind, start, stop, (name,)) for start, stop in _times(entry))
+    yield from (ProcessFault(entry.kind, start, stop, (name,)) for start, stop in _times(entry))
 
 
 def _times(entry: Entry) -> Iterator[tuple[float, float]]:

@@ -78,7 +78,7 @@ def _simpler_lock_step(history: LockStepHistory) -> Iterator[LockStepHistory]:
     plainer = (replace(history, update=0.1), replace(history, patience=1.0), replace(history, silence=5.0))
     yield from (simpler for simpler in plainer if simpler != history)
     for f, fault in enumerate(faults):
-        if fault.amount >= 1 and fault.kind in ("crash", "lost"):
+        if fault.amount >= 1 and fault.kind in ("kill", "lost"):
             yield replace(history, faults=(*faults[:f], replace(fault, amount=fault.amount - 1), *faults[f + 1 :]))
         for milder in _milder(fault):
             yield replace(history, faults=(*faults[:f], milder, *faults[f + 1 :]))

@@ -31,21 +31,21 @@ def read(folder: Path, *entries: str, servers: int = 1) -> tuple[list[str], list
 @pytest.mark.parametrize(
     ("entry", "of_links", "of_processes"),
     [
-        ("do: drop, probability: 0.2", ["loss:all@0..10*0.2"], []),
-        ("do: duplicate, probability: 0.5, links: [0>1], for: 2", ["duplication:0>1@0..2*0.5"], []),
+        ("do: drop, probability: 0.2", ["drop:all@0..10*0.2"], []),
+        ("do: duplicate, probability: 0.5, links: [0>1], for: 2", ["duplicate:0>1@0..2*0.5"], []),
         ("do: corrupt, probability: 1, links: [1-2], from: {seconds: 3}, for: 1",
-         ["corruption:1>2@3..4*1", "corruption:2>1@3..4*1"], []),
+         ["corrupt:1>2@3..4*1", "corrupt:2>1@3..4*1"], []),
         ("do: delay, seconds: 0.5, jitter: 0.25, for: 4", ["delay:all@0..4*0.75"], []),
         ("do: reorder, probability: 0.1, for: 4", ["delay:all@0..4*0.2"], []),
         ("do: drop, probability: 1, links: [2>3], for: 2, every: 6, from: {iteration: 2}",
-         ["loss:2>3@1..3*1", "loss:2>3@7..9*1", "loss:2>3@13..15*1"], []),
+         ["drop:2>3@1..3*1", "drop:2>3@7..9*1", "drop:2>3@13..15*1"], []),
         ("do: partition, groups: halves, from: {iteration: 3, phase: consensus}, until: {iteration: 5}",
-         ["split:0+1@2.5..4"], []),
-        ("do: partition, groups: [[0], [1, 2], [3]], for: 1", ["split:0@0..1", "split:1+2@0..1"], []),
-        ("do: kill, process: agent 1, from: {iteration: 3}, restart_after: 5", ["crash:1@2..7"], ["crash:a1@2..7*0"]),
-        ("do: kill, process: agent 2", ["crash:2@0..inf"], ["crash:a2@0..inf*0"]),
-        ("do: kill, process: env-server 1, restart_after: 1", [], ["crash:s1@0..1*0"]),
-        ("do: stop, process: agent 0, for: 3", ["pause:0@0..3"], ["pause:a0@0..3"]),
+         ["partition:0+1@2.5..4"], []),
+        ("do: partition, groups: [[0], [1, 2], [3]], for: 1", ["partition:0@0..1", "partition:1+2@0..1"], []),
+        ("do: kill, process: agent 1, from: {iteration: 3}, restart_after: 5", ["kill:1@2..7"], ["kill:a1@2..7*0"]),
+        ("do: kill, process: agent 2", ["kill:2@0..inf"], ["kill:a2@0..inf*0"]),
+        ("do: kill, process: env-server 1, restart_after: 1", [], ["kill:s1@0..1*0"]),
+        ("do: stop, process: agent 0, for: 3", ["stop:0@0..3"], ["stop:a0@0..3"]),
         ("do: limit, bytes_per_second: 1000", [], []),
         ("do: hostile, probability: 0.5", [], []),
     ],
@@ -76,7 +76,7 @@ def load(folder: Path, entries: list[dict[str, Any]], graph: CommunicationGraph,
 
 def plain(fault: Any) -> tuple[Any, ...]:
     """A fault as a script can say it, to the millisecond; it does not tell how an agent returns."""
-    kind = "crash" if fault.kind == "reset" else fault.kind
+    kind = "kill" if fault.kind == "reset" else fault.kind
     return kind, fault.start, round(fault.stop, 3), fault.where, round(fault.amount, 6)
 
 
@@ -87,9 +87,9 @@ def test_what_is_written_as_a_script_is_read_as_the_same_faults_of_links(tmp_pat
         assert left_out == []
         script = load(tmp_path, entries, history.graph)
         read = Scenario.of(script, history.graph, 1).of_links
-        of_groups = [fault for fault in history.faults if fault.kind == "split"]
-        assert [plain(fault) for fault in read if fault.kind != "split"] == [
-            plain(fault) for fault in history.faults if fault.kind != "split"
+        of_groups = [fault for fault in history.faults if fault.kind == "partition"]
+        assert [plain(fault) for fault in read if fault.kind != "partition"] == [
+            plain(fault) for fault in history.faults if fault.kind != "partition"
         ]
         both_ways = {pair for i, j in history.links for pair in ((i, j), (j, i))}
         for fault, entry in zip(of_groups, [e for e in script.faults if e.kind == "partition"], strict=True):
@@ -102,7 +102,7 @@ def test_what_is_written_as_a_script_is_read_as_the_same_faults_of_processes(tmp
         entries, left_out = script_of(history)
         graph = make_graph("complete", max(2, history.agents), 0)
         read = Scenario.of(load(tmp_path, entries, graph, history.servers), graph, history.servers).of_processes
-        told = [fault for fault in history.faults if fault.kind in ("pause", "crash")]
+        told = [fault for fault in history.faults if fault.kind in ("stop", "kill")]
         assert [plain(fault)[:4] for fault in read] == [plain(fault)[:4] for fault in told]
         assert left_out == [str(fault) for fault in history.faults if fault not in told]
 

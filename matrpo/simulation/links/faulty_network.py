@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from matrpo.consensus.message import LinkMessage
+from matrpo.faults.passage import Passage
 from matrpo.simulation.links.history import LINK_FAULTS, Fault, History
 
 LONGEST_LATENCY = 0.012
@@ -41,31 +42,20 @@ class FaultyNetwork:
 
     def send(self, receiver: int, message: LinkMessage, now: float) -> list[tuple[float, LinkMessage]]:
         """Deliveries of a message: (seconds until it arrives, its content on arrival), for each copy."""
-        copies, delay, spoilt = 1, 0.0, False
-        faults = self._faults[message.sender, receiver]
+        faults = [fault for fault in self._faults[message.sender, receiver] if fault.start <= now < fault.stop]
         if not faults:
             return [(self.latency(), message)]
+        passage, random = Passage(), self._rng.random
         for fault in faults:
-            if not fault.start <= now < fault.stop:
-                continue
-            if fault.kind == "delay":
-                delay += fault.amount
-            elif self._rng.random() >= fault.amount:
-                continue
-            elif fault.kind == "duplication":
-                copies += 1
-            elif fault.kind == "corruption":
-                spoilt = True
-            else:
-                return []
+            passage.meet(fault.kind, random, probability=fault.amount, jitter=fault.amount)
         return [
-            (self.latency() + delay * self._rng.random(), corrupt(message, self._rng) if spoilt else message)
-            for _ in range(copies)
+            (self.latency() + delay, corrupt(message, self._rng) if passage.is_corrupt else message)
+            for delay in passage.delays
         ]
 
 
 def _concerns(fault: Fault, direction: tuple[int, int]) -> bool:
-    if fault.kind == "split":
+    if fault.kind == "partition":
         return (direction[0] in fault.where) != (direction[1] in fault.where)
     return fault.kind in LINK_FAULTS and fault.where in ((), direction)
 

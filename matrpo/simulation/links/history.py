@@ -13,8 +13,8 @@ from random import Random
 from matrpo.simulation.fields import choice, integer, number, split_line
 from matrpo.topology.graph import CommunicationGraph
 
-LINK_FAULTS = ("loss", "duplication", "delay", "corruption")
-AGENT_FAULTS = ("pause", "crash", "reset")
+LINK_FAULTS = ("drop", "duplicate", "delay", "corrupt")
+AGENT_FAULTS = ("stop", "kill", "reset")
 
 _CHOICES = {"schedule": ("seeded", "poisson"), "dtype": ("float32", "float16"), "absent": ("wait", "leave")}
 _LIMITS = {"agents": (1, 32), "iterations": (1, 1000), "k": (1, 10000), "samples": (1, 64), "noise": (0, 2**63 - 1)}
@@ -27,9 +27,9 @@ class Fault:
     """An injected fault, active from `start` to `stop`, in seconds of true time.
 
     Attributes:
-        kind: on messages: `loss`, `duplication` and `corruption` with the probability `amount`; `delay` by up to
-            `amount` seconds, each message by its own, which reorders them. `split`: nothing passes between a group
-            and the others. `pause`: an agent does nothing, its messages wait. `crash`: an agent dies, and returns
+        kind: on messages: `drop`, `duplicate` and `corrupt` with the probability `amount`; `delay` by up to
+            `amount` seconds, each message by its own, which reorders them. `partition`: nothing passes between a group
+            and the others. `stop`: an agent does nothing, its messages wait. `kill`: an agent dies, and returns
             in the next iteration that begins. `reset`: an agent dies, and resumes the iteration that it was in.
         start: when it begins.
         stop: when it ends; infinite for an agent that does not return.
@@ -112,7 +112,7 @@ def generate(seed: int) -> History:
         iterations=rng.randint(1, 3),
         k=rng.randint(2, 2 + len(links)),
         samples=rng.randint(1, 3),
-        schedule=rng.choice(("seeded", "seeded", "poisson")),
+        schedule=rng.choice(("seeded", "poisson")),
         dtype=rng.choice(("float32", "float16")),
         absent=rng.choice(("wait", "leave")),
         noise=rng.getrandbits(32),
@@ -141,40 +141,40 @@ def _draw_faults(rng: Random, agents: int, links: tuple[tuple[int, int], ...]) -
     elif situation < 0.2:
         start = faults[0].start
         stop = round(start + 3.0, 2)
-        faults.append(Fault("loss", start, stop, (), round(rng.uniform(0.4, 0.8), 2)))
-        faults.append(Fault("corruption", start, stop, (), round(rng.uniform(0.1, 0.4), 2)))
+        faults.append(Fault("drop", start, stop, (), round(rng.uniform(0.4, 0.8), 2)))
+        faults.append(Fault("corrupt", start, stop, (), round(rng.uniform(0.1, 0.4), 2)))
     elif situation < 0.3:  # What arrives before an agent's first iteration is of a shape that it cannot know.
-        faults.append(Fault("corruption", 0.0, 1.0, (), round(rng.uniform(0.3, 0.9), 2)))
+        faults.append(Fault("corrupt", 0.0, 2.0, (), round(rng.uniform(0.3, 0.9), 2)))
     return tuple(faults)
 
 
 def _draw_forgotten(rng: Random, agents: int) -> list[Fault]:
     """An agent that takes its sleeping neighbours for dead, and is itself restarted before they wake up."""
     restarted = rng.randrange(agents)
-    wakes = round(rng.uniform(8.0, 11.0), 2)
-    dies = round(rng.uniform(4.5, 7.5), 2)
-    asleep = [Fault("pause", 0.05, wakes, (agent,)) for agent in range(agents) if agent != restarted]
+    wakes = round(rng.uniform(5.0, 7.0), 2)
+    dies = round(rng.uniform(2.9, 4.6), 2)
+    asleep = [Fault("stop", 0.05, wakes, (agent,)) for agent in range(agents) if agent != restarted]
     return [*asleep, Fault("reset", dies, round(dies + rng.uniform(0.02, 0.5), 2), (restarted,))]
 
 
 def _draw_fault(rng: Random, agents: int, links: tuple[tuple[int, int], ...]) -> Fault:
-    kind = rng.choice((*LINK_FAULTS, "loss", "loss", "split", *AGENT_FAULTS, "reset"))
-    start = round(rng.uniform(0.0, 3.0), 2)
-    stop = round(start + rng.uniform(0.1, 4.0), 2)
+    kind = rng.choice((*LINK_FAULTS, "drop", "drop", "partition", *AGENT_FAULTS, "reset"))
+    start = round(rng.uniform(0.0, 2.5), 2)
+    stop = round(start + rng.uniform(0.1, 3.0), 2)
     if kind in AGENT_FAULTS:
         if kind == "reset":
             stop = round(start + rng.uniform(0.02, 1.5), 2)
-        elif kind == "crash" and rng.random() < 0.2:
+        elif kind == "kill" and rng.random() < 0.2:
             stop = math.inf
         return Fault(kind, start, stop, (rng.randrange(agents),))
-    if kind == "split":
+    if kind == "partition":
         group = rng.sample(range(agents), rng.randint(1, agents - 1))
         return Fault(kind, start, stop, tuple(sorted(group)))
     i, j = rng.choice(links)
     where = rng.choice(((), (i, j), (j, i)))
     if kind == "delay":
-        return Fault(kind, start, stop, where, round(rng.choice((0.2, 1.0, 4.0)) * rng.random() + 0.01, 2))
-    if kind == "loss":
+        return Fault(kind, start, stop, where, round(rng.choice((0.2, 1.0, 3.0)) * rng.random() + 0.01, 2))
+    if kind == "drop":
         return _draw_loss(rng, start, stop, where)
     return Fault(kind, start, stop, where, round(rng.uniform(0.05, 0.7), 2))
 
@@ -183,10 +183,10 @@ def _draw_loss(rng: Random, start: float, stop: float, where: tuple[int, ...]) -
     """A random message loss: light; or total in one direction; or nearly total for several deadlines."""
     character = rng.choice(("some", "dead", "storm"))
     if character == "some":
-        return Fault("loss", start, stop, where, round(rng.uniform(0.05, 0.6), 2))
+        return Fault("drop", start, stop, where, round(rng.uniform(0.05, 0.6), 2))
     if character == "dead" and where:
-        return Fault("loss", start, stop, where)
-    return Fault("loss", start, round(start + rng.uniform(4.5, 8.0), 2), (), round(rng.uniform(0.5, 0.85), 2))
+        return Fault("drop", start, stop, where)
+    return Fault("drop", start, round(start + rng.uniform(3.0, 5.5), 2), (), round(rng.uniform(0.5, 0.85), 2))
 
 
 def parse(text: str) -> History:
@@ -223,15 +223,15 @@ def _parse_fault(word: str, agents: int) -> Fault:
     where, _, rest = rest.partition("@")
     times, star, amount = rest.partition("*")
     start, _, stop = times.partition("..")
-    if kind not in (*LINK_FAULTS, *AGENT_FAULTS, "split"):
+    if kind not in (*LINK_FAULTS, *AGENT_FAULTS, "partition"):
         raise ValueError(f"unknown fault {word!r}")
     mark = ">" if kind in LINK_FAULTS else "+"
     among = () if where == "all" else tuple(integer(word, item, 0, agents - 1) for item in where.split(mark))
-    sizes = (0, 2) if kind in LINK_FAULTS else range(1, agents) if kind == "split" else (1,)
+    sizes = (0, 2) if kind in LINK_FAULTS else range(1, agents) if kind == "partition" else (1,)
     if len(among) not in sizes or bool(star) != (kind in LINK_FAULTS):
         raise ValueError(f"malformed fault {word!r}")
     begins, ends = number(word, start, 0.0, _LONGEST), number(word, stop, 0.0, math.inf)
-    if ends < begins or (ends > _LONGEST and kind not in ("crash", "reset")):
+    if ends < begins or (ends > _LONGEST and kind not in ("kill", "reset")):
         raise ValueError(f"fault {word!r} must stop after it starts, within {_LONGEST:g} s")
     limit = 60.0 if kind == "delay" else 1.0
     return Fault(kind, begins, ends, among, number(word, amount, 0.0, limit) if star else 1.0)

@@ -19,6 +19,7 @@ from matrpo.consensus.peer import Peer
 from matrpo.simulation.outcome import Violation
 
 _NO_COMMON_STATE = "no common state"
+_COLLECTIONS = frozenset({list, dict, set})
 _MESSAGES_KEPT = 3
 """Messages that an end may keep: its open activation, the answer for its last commit, one of the neighbour's."""
 
@@ -315,7 +316,7 @@ class Invariants:
         for value in vars(link).values():
             if type(value) is LinkMessage:
                 messages += 1
-            elif isinstance(value, list | dict | set):
+            elif type(value) in _COLLECTIONS:
                 collected += len(value)
         if max(messages, collected) > _MESSAGES_KEPT:
             raise Violation("I5", f"link {link.number} keeps {messages} messages and {collected} things more")

@@ -61,10 +61,9 @@ class Promptness:
             end = (agent, message.link)
             self._told[end] = max(message.position, self._told.get(end, message.position))
 
-    def waits_at(self, link: int) -> int | None:
-        """The agent whose end of a link waits in vain; None if neither does."""
-        wait = self._waits.get(link)
-        return None if wait is None else wait.agent
+    def waits_of(self, agent: int) -> list[int]:
+        """The links of which an agent's end waits in vain."""
+        return [link for link, wait in self._waits.items() if wait.agent == agent]
 
     def check(self, link: int, now: float) -> None:
         """Check that an end does not wait in vain for too long, just before its agent's next event.

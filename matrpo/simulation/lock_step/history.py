@@ -16,16 +16,16 @@ from matrpo.simulation.fields import choice, integer, number, split_line
 PREFIX = "lock-step"
 """The first word of such a history's line."""
 
-MESSAGE_FAULTS = ("loss", "full", "duplication", "delay")
-PROCESS_FAULTS = ("pause", "silence", "slow", "crash", "lost", "liar")
+MESSAGE_FAULTS = ("drop", "full", "duplicate", "delay")
+PROCESS_FAULTS = ("stop", "silence", "slow", "kill", "lost", "liar")
 
-_AMOUNTS = dict.fromkeys(MESSAGE_FAULTS, 1.0) | {"delay": 60.0, "slow": 1e4, "crash": 1000.0, "lost": 1000.0}
+_AMOUNTS = dict.fromkeys(MESSAGE_FAULTS, 1.0) | {"delay": 60.0, "slow": 1e4, "kill": 1000.0, "lost": 1000.0}
 """The largest amount of the kinds that have one."""
 
 _NOTICED = 3.0
 """Seconds after which what happens to a process is noticed by all that are connected to it."""
 
-_ENDLESS = ("crash", "lost", "liar")
+_ENDLESS = ("kill", "lost", "liar")
 _RULES = ("noop", "wait", "abort")
 _LIMITS = {
     "agents": (1, 64),
@@ -44,11 +44,11 @@ class ProcessFault:
     """An injected fault, active from `start` to `stop`, in seconds of true time.
 
     Attributes:
-        kind: on messages: `loss` and `duplication` with the probability `amount`; `full`: with that probability a
+        kind: on messages: `drop` and `duplicate` with the probability `amount`; `full`: with that probability a
             message cannot be sent, and the sender knows; `delay` by up to `amount` seconds, each message by its own,
-            which reorders them. `cut`: no connection to a process, or between two; both ends are told. `pause`: a
+            which reorders them. `cut`: no connection to a process, or between two; both ends are told. `stop`: a
             process stands still, and is soon taken for lost. `silence`: a process is there and does nothing. `slow`: an
-            agent's updates take `amount` seconds more. `crash`: a process dies when it has sent `amount` more messages,
+            agent's updates take `amount` seconds more. `kill`: a process dies when it has sent `amount` more messages,
             and is started again from what is on its disk. `lost`: the same of an agent, whose folder is lost. `liar`:
             an agent says whatever it likes, and is started again as an honest one.
         start: when it begins.
@@ -128,7 +128,7 @@ def generate(seed: int) -> LockStepHistory:
     return LockStepHistory(
         agents=agents,
         servers=servers,
-        steps=rng.randint(1, 3),
+        steps=rng.choice((1, 1, 2, 3)),
         iterations=rng.randint(2, 5),
         rule=rule,
         patience=patience,
@@ -157,8 +157,8 @@ def _draw_parting(rng: Random, agents: int, servers: int, patience: float) -> tu
     start = round(rng.uniform(0.2, 1.5), 2)
     stop = round(start + rng.uniform(1.0, 1.5), 2)
     until = round(stop + patience + rng.uniform(0.5, 2.0), 2)
-    crash = ProcessFault("crash", start, stop, (server,), float(told))
-    return crash, ProcessFault("cut", stop, until, (agent, server))
+    kill = ProcessFault("kill", start, stop, (server,), float(told))
+    return kill, ProcessFault("cut", stop, until, (agent, server))
 
 
 def _draw_liar(rng: Random, agents: int) -> ProcessFault:
@@ -168,7 +168,7 @@ def _draw_liar(rng: Random, agents: int) -> ProcessFault:
 
 
 def _draw_fault(rng: Random, agents: int, servers: int, rule: str) -> ProcessFault:
-    kind = rng.choice((*MESSAGE_FAULTS, "loss", "cut", "cut", "pause", "silence", "slow", *("crash",) * 6, "lost"))
+    kind = rng.choice((*MESSAGE_FAULTS, "drop", "cut", "cut", "stop", "silence", "slow", *("kill",) * 6, "lost"))
     start = round(rng.uniform(0.0, 3.0), 2)
     stop = round(start + rng.choice((0.3, 1.0, 4.0, 10.0)) * rng.uniform(0.1, 1.0), 2)
     agent, server = f"a{rng.randrange(agents)}", f"s{rng.randrange(servers)}"
@@ -179,7 +179,7 @@ def _draw_fault(rng: Random, agents: int, servers: int, rule: str) -> ProcessFau
     if kind == "cut":
         return ProcessFault(kind, start, stop, rng.choice(((agent,), (server,), (agent, server))))
     who = agent if kind in ("lost", "slow") else rng.choice((agent, server))
-    if kind in ("crash", "lost"):
+    if kind in ("kill", "lost"):
         if who == agent and rule != "wait" and rng.random() < 0.15:
             stop = math.inf
         return ProcessFault(kind, start, stop, (who,), rng.choice((0, 0, 1, 2, 3)))

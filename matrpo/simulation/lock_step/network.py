@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+from matrpo.faults.passage import Passage
 from matrpo.simulation.events import Clock, EventQueue
 from matrpo.simulation.lock_step.history import MESSAGE_FAULTS, LockStepHistory, ProcessFault
 
@@ -235,25 +236,16 @@ class Network:
 
     def send(self, sender: Process, line: Line, message: Any) -> bool:
         """Send a message; False if it cannot be sent, and the sender knows that."""
-        receiver = line.other(sender)
-        copies, delay = 1, 0.0
+        receiver, passage = line.other(sender), Passage()
         for fault in self._faults:
-            if not self._acts(fault, sender.name, receiver.name):
-                continue
-            if fault.kind == "delay":
-                delay += fault.amount * self._rng.random()
-            elif self._rng.random() >= fault.amount:
-                continue
-            elif fault.kind == "full":
-                return False
-            elif fault.kind == "duplication":
-                copies += 1
-            else:
-                return True
-        if line.broken:
+            if self._acts(fault, sender.name, receiver.name):
+                passage.meet(fault.kind, self._rng.random, probability=fault.amount, jitter=fault.amount)
+        if passage.is_refused:
+            return False
+        if line.broken and passage.delays:
             self._keep(sender, line, message)
             return True
-        for _ in range(copies):
+        for delay in passage.delays:
             arrives = self._queue.now + self._rng.uniform(*_LATENCY)
             if delay:
                 arrives += delay

@@ -20,7 +20,7 @@ from matrpo.simulation.lock_step.network import Network
 from matrpo.simulation.lock_step.processes import ClientFactory, ServerFactory, SimulatedAgent, SimulatedServer
 from matrpo.simulation.outcome import Outcome, Trace, Violation
 
-_PATIENCE = 400.0
+_PATIENCE = 120.0
 """Timeout of a simulation, in seconds after the last fault."""
 
 _UNHEARD_OF = 2.5
@@ -112,7 +112,7 @@ class _Simulation:
             self._network.cut(fault.where)
             return
         member = self._by_name[fault.where[0]]
-        if fault.kind == "pause":
+        if fault.kind == "stop":
             member.paused += 1
             self._queue.schedule(self._queue.now + _UNHEARD_OF, self._miss, member)
         elif fault.kind == "silence":
@@ -135,7 +135,7 @@ class _Simulation:
             self._network.mend(fault.where)
             return
         member = self._by_name[fault.where[0]]
-        if fault.kind == "pause":
+        if fault.kind == "stop":
             member.paused -= 1
             self._resume(member)
         elif fault.kind == "silence":

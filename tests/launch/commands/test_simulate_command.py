@@ -94,7 +94,7 @@ OF_LINKS = str(
         k=7,
         schedule="seeded",
         clocks=((0.0, 1.0),) * 4,
-        faults=(Fault("loss", 1.5, 4.0, (0, 2), 0.25), Fault("crash", 1.0, 3.0, (1,))),
+        faults=(Fault("drop", 1.5, 4.0, (0, 2), 0.25), Fault("kill", 1.0, 3.0, (1,))),
     )
 )
 OF_PROCESSES = str(
@@ -104,8 +104,8 @@ OF_PROCESSES = str(
         servers=2,
         rule="noop",
         faults=(
-            ProcessFault("crash", 0.5, 1.5, ("s1",)),
-            ProcessFault("pause", 1.0, 1.25, ("a0",)),
+            ProcessFault("kill", 0.5, 1.5, ("s1",)),
+            ProcessFault("stop", 1.0, 1.25, ("a0",)),
             ProcessFault("cut", 1.0, 2.0, ("a0", "s1")),
         ),
     )

@@ -42,8 +42,8 @@ PLANTED = {
         "        self._retries.open",
     ),
     "own end commits unrounded ratios": (
-        "u=rounded)\n        self._send(self._open)",
-        "u=u)\n        self._send(replace(self._open, u=rounded))",
+        "answered, rounded)\n        self._send(self._open)",
+        "answered, u)\n        self._send(replace(self._open, u=rounded))",
     ),
     "a refusal is not remembered": (
         '            self._refused = self._later.position\n            self._send(self._header("busy", *self._refused',
@@ -74,7 +74,7 @@ PLANTED = {
         'if message.incarnation < self._incarnation - 1:\n            return "incarnation"',
     ),
     "no answer is kept for a neighbour that still waits": (
-        "        self._answer = replace(own, answered=True)\n",
+        "        self._answer = own if own.answered else replace(own, answered=True)\n",
         "",
     ),
     "restart of the neighbour keeps its old answer": (
