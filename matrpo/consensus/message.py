@@ -81,4 +81,4 @@ def has_valid_payload(message: LinkMessage, dtype: np.dtype[Any], shape: tuple[i
         return u is None
     if not isinstance(u, np.ndarray) or u.dtype != dtype or u.ndim != 2:
         return False
-    return (shape is None or u.shape == shape) and bool((np.abs(u) <= LARGEST_RATIO).all())
+    return (shape is None or u.shape == shape) and bool(np.abs(u).max(initial=0.0) <= LARGEST_RATIO)

@@ -103,7 +103,7 @@ class History:
 def generate(seed: int) -> History:
     """Generate a random history from a seed, at least 0."""
     rng = Random(seed)
-    agents = rng.choice((2, 2, 2, 2, 3, 3, 3, 3, 4, 5))
+    agents = rng.choice((2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 4, 5))
     links = _draw_links(rng, agents)
     clocks = tuple((round(rng.uniform(0, 100), 1), round(rng.uniform(*_RATES), 2)) for _ in range(agents))
     return History(
@@ -143,7 +143,7 @@ def _draw_faults(rng: Random, agents: int, links: tuple[tuple[int, int], ...]) -
         stop = round(start + 3.0, 2)
         faults.append(Fault("drop", start, stop, (), round(rng.uniform(0.4, 0.8), 2)))
         faults.append(Fault("corrupt", start, stop, (), round(rng.uniform(0.1, 0.4), 2)))
-    elif situation < 0.3:  # What arrives before an agent's first iteration is of a shape that it cannot know.
+    elif situation < 0.4:  # What arrives before an agent's first iteration is of a shape that it cannot know.
         faults.append(Fault("corrupt", 0.0, 2.0, (), round(rng.uniform(0.3, 0.9), 2)))
     return tuple(faults)
 
@@ -159,8 +159,8 @@ def _draw_forgotten(rng: Random, agents: int) -> list[Fault]:
 
 def _draw_fault(rng: Random, agents: int, links: tuple[tuple[int, int], ...]) -> Fault:
     kind = rng.choice((*LINK_FAULTS, "drop", "drop", "partition", *AGENT_FAULTS, "reset"))
-    start = round(rng.uniform(0.0, 2.5), 2)
-    stop = round(start + rng.uniform(0.1, 3.0), 2)
+    start = round(rng.uniform(0.0, 2.0), 2)
+    stop = round(start + rng.uniform(0.1, 2.5), 2)
     if kind in AGENT_FAULTS:
         if kind == "reset":
             stop = round(start + rng.uniform(0.02, 1.5), 2)
@@ -173,7 +173,7 @@ def _draw_fault(rng: Random, agents: int, links: tuple[tuple[int, int], ...]) ->
     i, j = rng.choice(links)
     where = rng.choice(((), (i, j), (j, i)))
     if kind == "delay":
-        return Fault(kind, start, stop, where, round(rng.choice((0.2, 1.0, 3.0)) * rng.random() + 0.01, 2))
+        return Fault(kind, start, stop, where, round(rng.choice((0.2, 1.0, 2.5)) * rng.random() + 0.01, 2))
     if kind == "drop":
         return _draw_loss(rng, start, stop, where)
     return Fault(kind, start, stop, where, round(rng.uniform(0.05, 0.7), 2))

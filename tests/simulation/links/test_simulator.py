@@ -30,32 +30,33 @@ CAUGHT_BY = {
 
 FOUND_BY = {
     "common state: the smallest, not the largest": (0, "I2"),
-    "restarted neighbour after a commit is not estranged": (179, "I1"),
-    "restart of the neighbour keeps its old 'over'": (211, "I4"),
-    "restart of the neighbour keeps its pending ratios": (75, "I1"),
-    "restart of the neighbour keeps its old answer": (28, "I1"),
-    "estrangement is never forgotten": (10, "I4"),
+    "restarted neighbour after a commit is not estranged": (12, "I1"),
+    "restart of the neighbour keeps its old 'over'": (409, "I4"),
+    "restart of the neighbour keeps its pending ratios": (27, "I1"),
+    "restart of the neighbour keeps its old answer": (1, "I1"),
+    "estrangement is never forgotten": (1, "I4"),
     "quarantine is never lifted": (5, "liveness"),
-    "over for exactly this activation does not close it": (4, "prompt"),
-    "deadline counts from the iteration's start": (2, "I4"),
-    "own end commits unrounded ratios": (0, "I3"),
-    "a refusal is not remembered": (161, "liveness"),
-    "quarantine does not tell the neighbour": (35, "prompt"),
-    "silence after any deadline, heard or not": (4, "I4"),
+    "over for exactly this activation does not close it": (1, "prompt"),
+    "deadline counts from the iteration's start": (3, "I4"),
+    "own end commits unrounded ratios": (3, "I3"),
+    "a refusal is not remembered": (908, "liveness"),
+    "quarantine does not tell the neighbour": (27, "prompt"),
+    "silence after any deadline, heard or not": (3, "I4"),
     "late answer names the own position": (39, "liveness"),
-    "later ratios replace without asking for the open ones": (4, "prompt"),
-    "early payload of the wrong shape is not checked at begin": (428, "I5"),
-    "an old incarnation's message counts as a sign of life and is taken": (162, "I4"),
-    "no answer is kept for a neighbour that still waits": (17, "liveness"),
-    "who gives up at the deadline does not say so": (13, "prompt"),
+    "later ratios replace without asking for the open ones": (5, "prompt"),
+    "early payload of the wrong shape is not checked at begin": (83, "I5"),
+    "an old incarnation's message counts as a sign of life and is taken": (58, "I4"),
+    "no answer is kept for a neighbour that still waits": (3, "liveness"),
+    "who gives up at the deadline does not say so": (301, "prompt"),
 }
 """The first seed whose history shows a planted bug, and what it violates."""
 
 
-def first_violation(make_peer):
+def first_violation(make_peer, invariant=None):
+    """The first seed that shows something wrong, or that this invariant is violated."""
     for seed in range(MOST_SEEDS):
         violation = simulate(generate(seed), make_peer).violation
-        if violation is not None:
+        if violation is not None and invariant in (None, violation.invariant):
             return seed, violation
     raise AssertionError(f"not caught within {MOST_SEEDS} seeds")
 
@@ -121,7 +122,7 @@ def test_a_broken_protocol_is_caught_shrunk_and_replayed(name):
     [(NoBase, "I2"), (Raises, "I5"), (Hoarder, "I5"), (Grudge, "I4")],
 )
 def test_every_check_can_fail(link_class, invariant):
-    assert first_violation(partial(BrokenPeer, link_class))[1].invariant == invariant
+    first_violation(partial(BrokenPeer, link_class), invariant)
 
 
 @pytest.mark.parametrize("name", PLANTED)
