@@ -103,7 +103,7 @@ class History:
 def generate(seed: int) -> History:
     """Generate a random history from a seed, at least 0."""
     rng = Random(seed)
-    agents = rng.choice((2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 4, 5))
+    agents = rng.choice((2, 2, 2, 2, 2, 2, 3, 3, 3, 4))
     links = _draw_links(rng, agents)
     clocks = tuple((round(rng.uniform(0, 100), 1), round(rng.uniform(*_RATES), 2)) for _ in range(agents))
     return History(
@@ -131,7 +131,7 @@ def _draw_links(rng: Random, agents: int) -> tuple[tuple[int, int], ...]:
 
 
 def _draw_faults(rng: Random, agents: int, links: tuple[tuple[int, int], ...]) -> tuple[Fault, ...]:
-    faults = [_draw_fault(rng, agents, links) for _ in range(rng.randint(1, 4))]
+    faults = [_draw_fault(rng, agents, links) for _ in range(rng.randint(1, 3))]
     for fault in list(faults):
         if fault.kind == "reset" and rng.random() < 0.5:  # The dead process's messages arrive among the new one's.
             faults.append(Fault("delay", max(0.0, round(fault.start - 1.0, 2)), fault.stop, (), 2.0))

@@ -123,7 +123,7 @@ class LockStepHistory:
 def generate(seed: int) -> LockStepHistory:
     """Generate a random history from a seed, at least 0."""
     rng = Random(f"{PREFIX} {seed}")
-    agents, servers = rng.choice((1, 2, 2, 2, 3, 3, 3, 3, 4, 5)), rng.choice((1, 1, 2, 2, 3))
+    agents, servers = rng.choice((1, 2, 2, 2, 3, 3, 3, 3, 4, 5)), rng.choice((1, 1, 1, 2, 2, 3))
     rule, patience = rng.choice(("noop",) * 5 + ("wait", "wait", "abort")), round(rng.uniform(0.5, 5.0), 1)
     return LockStepHistory(
         agents=agents,
