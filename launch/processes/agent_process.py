@@ -25,6 +25,7 @@ from matrpo.launch.cluster.cluster_file import Cluster
 from matrpo.launch.processes.agent_network import AgentNetwork
 from matrpo.launch.processes.environment_channels import OutdatedError, RunOver
 from matrpo.launch.processes.process import Supervision, ignore_stops, return_free_memory, run_supervised
+from matrpo.launch.wire.sockets import leave_open
 from matrpo.runs.phase_clock import PhaseClock
 from matrpo.runs.process_id import ProcessId
 from matrpo.runs.recorder import Recorder
@@ -70,8 +71,11 @@ class AgentProcess:
         self._recorder: Recorder | None = None
         self._network = AgentNetwork(cluster, run, agent, spec, self._participant.peer, incarnation.number)
 
-    def run(self) -> None:
+    def run(self, to_exit: bool = False) -> None:
         """Learn until the last iteration. However the run ends, the last states are saved.
+
+        Args:
+            to_exit: the process ends with the run: its sockets are left to the system. See `leave_open`.
 
         Raises:
             StopRequested: the run ends early.
@@ -89,6 +93,7 @@ class AgentProcess:
             self._save()
         except OutdatedError as later:
             if self._recorder is None:
+                to_exit = False
                 raise
             self._save()
             raise ConfigError(f"agent {self._id} was started elsewhere meanwhile, and goes on there: {later}") from None
@@ -97,7 +102,7 @@ class AgentProcess:
             self._save()
             raise
         finally:
-            self._network.close()
+            leave_open(self._network) if to_exit else self._network.close()
 
     def _save(self) -> None:
         if self._recorder:
@@ -206,7 +211,7 @@ def learn(cluster: Cluster, agent: int) -> None:
     with run.agent(agent).lock():
         while True:
             try:
-                return AgentProcess(cluster, run, agent, spec, at_least).run()
+                return AgentProcess(cluster, run, agent, spec, at_least).run(to_exit=True)
             except OutdatedError as later:  # once for each server that knows of a later one still
                 _LOG.warning("%s: its folder was lost, or is another machine's; it joins as a later one", later)
                 at_least = later.incarnation + 1

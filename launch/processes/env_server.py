@@ -38,6 +38,7 @@ from matrpo.launch.wire.channels import ServerChannel
 from matrpo.launch.wire.environment_codec import EnvironmentCodec
 from matrpo.launch.wire.frames import WireError
 from matrpo.launch.wire.limits import make_context
+from matrpo.launch.wire.sockets import leave_open
 from matrpo.launch.wire.watch import PROBE_EVERY
 from matrpo.runs.metrics import environment_metrics
 from matrpo.runs.process_id import ProcessId
@@ -94,8 +95,11 @@ class EnvironmentServer:
         self._context = make_context(0, run.num_agents, cluster.on_one_machine)
         self._channel = ServerChannel(cluster.endpoints[process], codec, self._context, cluster.security(process))
 
-    def run(self) -> None:
+    def run(self, to_exit: bool = False) -> None:
         """Serve all iterations, then say goodbye. However the run ends, the last states are saved.
+
+        Args:
+            to_exit: the process ends with the run: its sockets are left to the system. See `leave_open`.
 
         Raises:
             StopRequested: the run ends early; the agents are told.
@@ -116,9 +120,12 @@ class EnvironmentServer:
         finally:
             if last_word:
                 self._channel.say_last(last_word, self._machine.addresses)
-            self._channel.close()
-            self._context.term()
+            leave_open(self._channel) if to_exit else self._close()
             self._shared.env.close()
+
+    def _close(self) -> None:
+        self._channel.close()
+        self._context.term()
 
     def _first_steps(self, back: bool) -> list[AgentStep]:
         """The first observations: of the checkpoint's episodes, or of new ones if the run has gone on since."""
@@ -248,7 +255,7 @@ def serve(cluster: Cluster, on_ready: OnReady = dict, server: int = 0) -> None:
     """
     run = RunDirectory.open(cluster.config.parent, cluster.identity)
     with run.server(server).lock():
-        EnvironmentServer(cluster, run, on_ready, server).run()
+        EnvironmentServer(cluster, run, on_ready, server).run(to_exit=True)
 
 
 def child_main(cluster: Cluster, process: ProcessId, supervision: Supervision) -> None:

@@ -229,3 +229,23 @@ def test_a_disk_that_fills_up_ends_the_run_with_a_clear_line(folder: Path) -> No
     assert "Traceback" not in errors
     assert not list(run.glob("**/*.tmp"))
     assert survivors(everyone, within=2) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", ["complete", "star"])
+def test_64_agents_that_end_together_all_end_well(folder: Path, topology: str) -> None:
+    """Each has up to 63 connections, over which messages still come while it ends."""
+    tiny = (
+        "--num-envs",
+        "1",
+        "--rollout-length",
+        "3",
+        "--steps",
+        "6",
+        "--hidden-sizes",
+        "4,4",
+        "--admm-iterations",
+        "64",
+    )
+    run = train(folder / topology, "--agents", "64", "--topology", topology, *tiny)
+    assert {len(lines) for lines in metrics(run).values()} == {2}
