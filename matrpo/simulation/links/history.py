@@ -103,7 +103,7 @@ class History:
 def generate(seed: int) -> History:
     """Generate a random history from a seed, at least 0."""
     rng = Random(seed)
-    agents = rng.choice((2, 2, 2, 2, 2, 2, 3, 3, 3, 4))
+    agents = rng.choice((2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 4))
     links = _draw_links(rng, agents)
     clocks = tuple((round(rng.uniform(0, 100), 1), round(rng.uniform(*_RATES), 2)) for _ in range(agents))
     return History(

@@ -123,12 +123,12 @@ class LockStepHistory:
 def generate(seed: int) -> LockStepHistory:
     """Generate a random history from a seed, at least 0."""
     rng = Random(f"{PREFIX} {seed}")
-    agents, servers = rng.choice((1, 2, 2, 2, 3, 3, 3, 3, 4, 5)), rng.choice((1, 1, 1, 2, 2, 3))
+    agents, servers = rng.choice((1, 2, 2, 2, 2, 3, 3, 3, 3, 4)), rng.choice((1, 1, 1, 2, 2, 3))
     rule, patience = rng.choice(("noop",) * 5 + ("wait", "wait", "abort")), round(rng.uniform(0.5, 5.0), 1)
     return LockStepHistory(
         agents=agents,
         servers=servers,
-        steps=rng.choice((1, 1, 2, 3)),
+        steps=rng.choice((1, 1, 1, 2, 3)),
         iterations=rng.randint(2, 5),
         rule=rule,
         patience=patience,

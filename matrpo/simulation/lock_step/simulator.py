@@ -20,7 +20,7 @@ from matrpo.simulation.lock_step.network import Network
 from matrpo.simulation.lock_step.processes import ClientFactory, ServerFactory, SimulatedAgent, SimulatedServer
 from matrpo.simulation.outcome import Outcome, Trace, Violation
 
-_PATIENCE = 120.0
+_PATIENCE = 90.0
 """Timeout of a simulation, in seconds after the last fault."""
 
 _UNHEARD_OF = 2.5

@@ -23,7 +23,7 @@ CAUGHT_BY = {
     "commit counts": "I2",
     "no incarnation": "I1",
     "apply twice": "I3",
-    "ignore iteration": "I4",
+    "ignore iteration": "I3",
     "no deadline": "I4",
 }
 
@@ -31,23 +31,23 @@ CAUGHT_BY = {
 FOUND_BY = {
     "common state: the smallest, not the largest": (0, "I2"),
     "restarted neighbour after a commit is not estranged": (13, "I1"),
-    "restart of the neighbour keeps its old 'over'": (248, "I4"),
-    "restart of the neighbour keeps its pending ratios": (691, "I1"),
-    "restart of the neighbour keeps its old answer": (6, "I1"),
+    "restart of the neighbour keeps its old 'over'": (392, "I4"),
+    "restart of the neighbour keeps its pending ratios": (27, "I1"),
+    "restart of the neighbour keeps its old answer": (0, "I1"),
     "estrangement is never forgotten": (2, "I4"),
-    "quarantine is never lifted": (12, "liveness"),
-    "over for exactly this activation does not close it": (6, "prompt"),
+    "quarantine is never lifted": (6, "liveness"),
+    "over for exactly this activation does not close it": (15, "prompt"),
     "deadline counts from the iteration's start": (0, "I4"),
     "own end commits unrounded ratios": (0, "I3"),
     "a refusal is not remembered": (580, "liveness"),
-    "quarantine does not tell the neighbour": (40, "prompt"),
-    "silence after any deadline, heard or not": (17, "I4"),
+    "quarantine does not tell the neighbour": (27, "prompt"),
+    "silence after any deadline, heard or not": (0, "I4"),
     "late answer names the own position": (4, "liveness"),
     "later ratios replace without asking for the open ones": (27, "prompt"),
-    "early payload of the wrong shape is not checked at begin": (415, "I3"),
+    "early payload of the wrong shape is not checked at begin": (194, "I5"),
     "an old incarnation's message counts as a sign of life and is taken": (309, "I4"),
     "no answer is kept for a neighbour that still waits": (1, "liveness"),
-    "who gives up at the deadline does not say so": (62, "prompt"),
+    "who gives up at the deadline does not say so": (325, "prompt"),
 }
 """The first seed whose history shows a planted bug, and what it violates."""
 
