@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from matrpo.experiments.bench.report import Row
-from matrpo.networks.linearized_policy import LinearizedPolicy
+from matrpo.trust_region.solvers import LinearModel
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Shape:
     steps: int
 
 
-def measure_products(model: LinearizedPolicy, shape: Shape, repeats: int) -> list[Row]:
+def measure_products(model: LinearModel, shape: Shape, repeats: int) -> list[Row]:
     """Median CPU time of each product, beside that of its bare matrix products measured in turn with it.
 
     Args:

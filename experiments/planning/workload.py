@@ -141,15 +141,20 @@ def phase_counts(sizes: Sizes, config: Config) -> dict[str, Counts]:
 def _prepare_counts(s: Sizes, config: Config) -> Counts:
     """Fitting the critic, two passes of it for advantages, the linearisation, and the factors of the preconditioner."""
     minibatches = config.critic_epochs * -(-s.samples // config.critic_batch)
-    operations = s.critic_weights * s.samples * (6 * config.critic_epochs + 4)
-    operations += 2 * s.policy_weights * s.samples
+    operations: float = s.critic_weights * s.samples * (6 * config.critic_epochs + 4)
+    operations += 2 * _linearised(config) * s.policy_weights * s.samples
     operations += 6 * config.model_epochs * s.samples * s.policy[-2] * s.outputs
     if config.solver == "recycled":
-        operations += 2 * s.policy_weights * s.samples
+        operations += 2 * config.fisher_share * s.policy_weights * s.samples
         for inputs, outputs in pairwise(s.policy):
-            operations += 2 * s.samples * ((inputs + 1) ** 2 + outputs**2)
+            operations += 2 * config.fisher_share * s.samples * ((inputs + 1) ** 2 + outputs**2)
             operations += _EIGENVECTORS * ((inputs + 1) ** 3 + outputs**3)
     return minibatches, operations
+
+
+def _linearised(config: Config) -> float:
+    """Samples that the policy is linearised at, as a multiple of M: all, and the Fisher matrix's share once more."""
+    return 1.0 if config.fisher_share == 1.0 else 1.0 + config.fisher_share
 
 
 @dataclass(frozen=True)
@@ -189,8 +194,8 @@ def step_counts(sizes: Sizes, config: Config, made: Products, steps: int) -> lis
     counts: list[Counts] = []
     for step in range(steps):
         products, vector_products = made.at(step, config), _vector_products(config, step)
-        operations = (2 * products + vector_products) * vector_product
-        numbers = exchange + products * _HEAD_PASSES * s.samples * s.outputs
+        operations = (_passes_of_fisher(config) * products + vector_products) * vector_product
+        numbers = exchange + products * _HEAD_PASSES * config.fisher_share * s.samples * s.outputs
         if config.solver == "recycled":
             operations += products * sum(4 * (a + 1) * b * (a + 1 + b) for a, b in pairwise(s.policy))
             numbers += vector_products * directions * (s.policy_weights + s.ratios)
@@ -199,6 +204,15 @@ def step_counts(sizes: Sizes, config: Config, made: Products, steps: int) -> lis
             numbers += 2 * directions * s.ratios
         counts.append((1, operations, numbers))
     return counts
+
+
+def _passes_of_fisher(config: Config) -> float:
+    """What a Fisher product costs, in passes of J or its transpose over all samples.
+
+    On all samples, J p comes of it; a recycled solver needs that also where the Fisher matrix is of a share of them.
+    """
+    share = config.fisher_share
+    return 2 * share + (share < 1.0 and config.solver == "recycled")
 
 
 def _vector_products(config: Config, step: int) -> int:
@@ -222,7 +236,7 @@ def memory_bytes(sizes: Sizes, config: Config, made: Products, steps: int) -> in
     parameters = s.policy_weights + sum(s.policy[1:])
     hidden = sum(s.policy[1:-1])
     samples = s.samples * (s.observation + s.action_width + 6)
-    linearised = s.samples * (2 * hidden + s.outputs) + parameters
+    linearised = _linearised(config) * s.samples * (2 * hidden + s.outputs) + parameters
     networks = 4 * (parameters + 4 * s.critic_weights)
     links = s.degree * s.shared_ratios * 7
     transients = _PASSES_OF_TRANSIENTS * s.ratios

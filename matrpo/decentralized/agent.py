@@ -26,6 +26,7 @@ from matrpo.sampling.rollout import Rollout
 from matrpo.settings.config import Config
 from matrpo.spaces import TaskSpec
 from matrpo.trust_region.line_search import Reached, line_search
+from matrpo.trust_region.sampled_fisher import SampledFisher, linearize
 from matrpo.trust_region.solvers import Solver, make_solver
 from matrpo.trust_region.step_rule import make_step_rule
 
@@ -119,9 +120,8 @@ class Agent:
         self._actor.state = self._actor.state.masked_fill(ended, 0.0)
         if config.model_epochs:
             self._fit_models()
-        model = LinearizedPolicy(
-            self.policy, rollout.observations, rollout.joint_actions, rollout.action_masks, rollout.sequences
-        )
+        samples = rollout.observations, rollout.joint_actions, rollout.action_masks, rollout.sequences
+        model = linearize(self.policy, *samples, config.fisher_share)
         solver = make_solver(model, self._rule, config)
         self._update = Update(model, solver, advantages - advantages.mean())
         self._critic_metrics = {"critic_loss": loss, "explained_variance": explained}
@@ -238,7 +238,7 @@ class Update:
         advantages: A^q, (M,).
     """
 
-    def __init__(self, model: LinearizedPolicy, solver: Solver, advantages: Tensor) -> None:
+    def __init__(self, model: LinearizedPolicy | SampledFisher, solver: Solver, advantages: Tensor) -> None:
         self.model = model
         self.solver = solver
         self.advantages = advantages

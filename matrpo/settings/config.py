@@ -54,6 +54,11 @@ class Config(
         return self.samples if self.consensus_samples is None else self.consensus_samples
 
     @property
+    def fisher_share(self) -> float:
+        """Share of an iteration's samples that the Fisher matrix is of."""
+        return 1.0 if self.fisher_samples is None else self.fisher_samples / self.samples
+
+    @property
     def envs_per_server(self) -> int:
         """Number of environments that each environment server simulates."""
         return self.num_envs // self.env_servers
@@ -119,6 +124,7 @@ def resolve(*layers: tuple[str, Mapping[str, Any]]) -> Config:
         values.setdefault(key, _checked(key, value, f"tuned for {named.algo}"))
     config = Config(**values)
     _check_recurrence(config, origins)
+    _check_trust_region(config, origins)
     _check_consensus(config, origins)
     _check_servers(config, origins)
     return config
@@ -188,6 +194,12 @@ def _check_consensus(config: Config, origins: Mapping[str, str]) -> None:
     if config.shared_samples > config.samples:
         expected = f"at most the {config.samples} samples of an iteration, num_envs times rollout_length"
         raise _bad("consensus_samples", config.consensus_samples, expected, origins["consensus_samples"])
+
+
+def _check_trust_region(config: Config, origins: Mapping[str, str]) -> None:
+    if config.fisher_share > 1.0:
+        expected = f"at most the {config.samples} samples of an iteration, num_envs times rollout_length"
+        raise _bad("fisher_samples", config.fisher_samples, expected, origins["fisher_samples"])
 
 
 def _check_servers(config: Config, origins: Mapping[str, str]) -> None:

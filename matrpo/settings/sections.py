@@ -137,6 +137,9 @@ class TrustRegionSettings:
 
     kl_step: float = setting(0.012, "Each agent's share of the KL trust region (delta/N).", above=0.0)
     damping: float = setting(0.1, "Multiple of the identity added to the Fisher matrix.", minimum=0.0)
+    fisher_samples: int | None = setting(
+        None, "Samples of an iteration that the Fisher matrix is of, spread evenly (default: all).", minimum=1
+    )
     solver: str = setting("recycled", "Solver of the local step.", choices=("recycled", "cg"))
     cg_iterations: int = setting(10, "CG iterations per solve (cg), or most first directions (recycled).", minimum=1)
     solver_tolerance: float = setting(0.1, "Relative residual at which no more directions are added.", above=0.0)

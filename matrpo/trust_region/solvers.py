@@ -17,7 +17,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from matrpo.networks.linearized_policy import LinearizedPolicy
 from matrpo.settings.sections import TrustRegionSettings
 from matrpo.trust_region.preconditioner import KroneckerPreconditioner
 from matrpo.trust_region.step_rule import StepRule
@@ -36,8 +35,15 @@ class LinearModel(Protocol):
     def vjp(self, weights: Tensor) -> Tensor:
         """Vector-Jacobian product (1/M) J^T w. Shapes (N, M) -> (D,)."""
 
-    def fisher(self, direction: Tensor) -> tuple[Tensor, Tensor]:
-        """Fisher-vector product H p without damping, and J p. Shapes (D,) -> (D,), (N, M)."""
+    def fisher(self, direction: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Fisher-vector product H p without damping, and J p if it comes of that. Shapes (D,) -> (D,), (N, M)."""
+
+
+class FactoredModel(LinearModel, Protocol):
+    """A linear model that can be preconditioned."""
+
+    def kronecker_factors(self) -> list[tuple[Tensor, Tensor]]:
+        """Kronecker factors of each layer's block of the Fisher matrix; see `preconditioner`."""
 
 
 class RecycledSolver:
@@ -118,6 +124,7 @@ class RecycledSolver:
             direction = self._precondition(residual)
             direction = self._conjugate(self._conjugate(direction / direction.norm()))
             product, ratios = self._model.fisher(direction)
+            ratios = self._model.jvp(direction) if ratios is None else ratios
             product += self._damping * direction
             curvature = float(direction @ product)
             if not 0.0 < curvature < math.inf:
@@ -215,7 +222,7 @@ def conjugate_gradients(product: Callable[[Tensor], Tensor], target: Tensor, ite
     return solution
 
 
-def make_solver(model: LinearizedPolicy, rule: StepRule, settings: TrustRegionSettings) -> Solver:
+def make_solver(model: FactoredModel, rule: StepRule, settings: TrustRegionSettings) -> Solver:
     """Build the solver that the settings name."""
     if settings.solver == "cg":
         return ConjugateGradientSolver(model, rule, settings)

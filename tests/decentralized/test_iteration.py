@@ -25,6 +25,7 @@ SETTINGS = {
     "recurrent_layers": 1,
     "chunk_length": 5,
     "consensus_samples": 30,
+    "fisher_samples": 20,
     "admm_iterations": 12,
     "tensorboard": False,
 }

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from matrpo.algorithms.shared.learner import Learner, Samples, ascend
 from matrpo.networks.distributions import Head
-from matrpo.networks.linearized_policy import LinearizedPolicy
 from matrpo.networks.sequences import random_parts
 from matrpo.settings.config import Config
 from matrpo.trust_region.line_search import Reached, line_search
+from matrpo.trust_region.sampled_fisher import linearize
 from matrpo.trust_region.solvers import make_solver
 from matrpo.trust_region.step_rule import StepRule
 
@@ -172,7 +172,7 @@ class KLBall:
 
     settings_read: ClassVar[frozenset[str]] = frozenset(
         {
-            *("kl_step", "damping", "solver", "cg_iterations"),
+            *("kl_step", "damping", "fisher_samples", "solver", "cg_iterations"),
             *("solver_tolerance", "solver_extension", "solver_check_every"),
             *("backtrack_limit", "backtrack_factor", "backtrack_kl", "accept_ratio"),
         }
@@ -184,8 +184,8 @@ class KLBall:
         config, policy = learner.config, learner.policy
         kl_step = self.shares * config.kl_step
         samples, states, weights = _counted(objective)
-        actions = samples.actions
-        model = LinearizedPolicy(policy, samples.observations, actions, samples.action_masks, samples.sequences)
+        parts = samples.observations, samples.actions, samples.action_masks, samples.sequences
+        model = linearize(policy, *parts, config.fisher_share)
         solver = make_solver(model, StepRule(kl_step, penalty=0.0), config)
         gains = (weights * states).expand(model.num_agents, -1)
         promised = float((solver.solve(gains) * gains).sum(0).mean())
