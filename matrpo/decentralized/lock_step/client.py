@@ -111,12 +111,15 @@ class Client:
         self.tick(now)
 
     def tick(self, now: float) -> None:
-        """Send the actions that are due, for the first time or again."""
-        for server, question in self._questions.items():
-            if now < question.say_at:
-                continue
-            if question.said:
+        """Send the actions that are due, for the first time, or again with a hello to all servers.
+
+        One that has answered its action may have lost the agent since, and what that said then.
+        """
+        due = [(server, question) for server, question in self._questions.items() if now >= question.say_at]
+        if any(question.said for _, question in due):
+            for server in range(self._num_servers):
                 self.hello(server)
+        for server, question in due:
             question.said, question.say_at = True, now + REPEAT
             question.times += 1
             self._outbox.append((server, question.action))

@@ -64,6 +64,15 @@ class Membership:
         barred = {agent for agent, until in self._barred_until.items() if until > now}
         return self.connected - self.taking_part - self.finished - barred
 
+    def beyond(self, iteration: int, attempt: int) -> set[int]:
+        """The agents that are here and want a later iteration, or know of a later attempt."""
+        hellos = {agent: self._hellos[agent] for agent in self.connected}
+        return {agent for agent, hello in hellos.items() if hello.iteration > iteration or hello.attempt > attempt}
+
+    def leave(self, agent: int, iteration: int, attempt: int) -> None:
+        """Note that an agent that takes part has left this iteration and attempt, if it is beyond them."""
+        self.left |= {agent} & self.taking_part & self.beyond(iteration, attempt)
+
     def latest(self, agent: int) -> Hello:
         """An agent's last hello; of incarnation 0 if there was none."""
         return self._hellos[agent]

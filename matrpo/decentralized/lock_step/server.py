@@ -239,13 +239,9 @@ class Server:
             self._note_loss(agent, "was restarted")
             if self._running and self._rules.on_loss == "wait":
                 self._break()
-        if agent in self.membership.taking_part and self._is_beyond(hello):
-            self.membership.left.add(agent)
+        if self.t is not None:
+            self.membership.leave(agent, self.iteration, self.attempt)
         self._answer(agent)
-
-    def _is_beyond(self, hello: Hello) -> bool:
-        """Whether a hello names a later iteration or attempt than the running one."""
-        return self.t is not None and (hello.iteration > self.iteration or hello.attempt > self.attempt)
 
     def _answer(self, agent: int) -> None:
         """Tell an agent that said hello what it needs: the last observation again, or the start of an iteration."""
@@ -260,7 +256,7 @@ class Server:
             return
         if not self._running:
             self._admit()
-        if not membership.active and (self._running or self._gathering.moves(self.iteration, self.attempt)):
+        if self._is_deserted:
             self._break()
 
     def _act(self, message: Action) -> None:
@@ -270,7 +266,7 @@ class Server:
             or self._last
             or message.attempt != self.attempt
             or agent not in self._needed
-            or self._tick_of(message.iteration, message.t) != self._tick_of(self.iteration, self.t)
+            or (message.iteration, message.t) not in ((self.iteration, self.t), self.label)
         ):
             return
         self.actions[agent] = message.action
@@ -339,11 +335,7 @@ class Server:
     def _label_for(self, agent: int) -> tuple[int, int]:
         """The running step as an agent knows it: the start of what it wants, or the end of what it acted in."""
         is_new = agent in self.membership.newcomers or self.membership.latest(agent).iteration >= self.iteration
-        starts = not self._running and is_new
-        return self.label if self.label and not starts else (self.iteration, 0)
-
-    def _tick_of(self, iteration: int, t: int) -> int:
-        return iteration * self._rules.length + t
+        return self.label if self.label and (self._running or not is_new) else (self.iteration, 0)
 
     def _gather(self, now: float) -> None:
         """Begin an iteration once all agents are here, or some are and the others do not come."""
@@ -376,11 +368,19 @@ class Server:
                 self._observe(agent, self.iteration, 0)
 
     def _break_if_left(self) -> None:
-        membership, active = self.membership, self.membership.active
+        membership, active, outside = self.membership, self.membership.active, self.membership.outside(self._now)
+        waits, left = self._rules.on_loss == "wait", membership.left & active
+        if self._last and not waits and self._gathering.moves(self.iteration, self.attempt):
+            left |= outside & membership.beyond(self.iteration, self.attempt)  # they wait for no step any more
         all_done = bool(membership.taking_part) and not active and not self._last
-        others = 0 if self._rules.on_loss == "wait" else len(active)
-        if self.t is not None and (2 * len(membership.left & active) > others or all_done):
+        most = 2 * len(left) > (0 if waits else len(active | left))
+        if self.t is not None and (most or all_done or (outside and self._is_deserted)):
             self._break()
+
+    @property
+    def _is_deserted(self) -> bool:
+        """Whether nobody acts in the running iteration, and another would be begun in its place."""
+        return not self.membership.active and (self._running or self._gathering.moves(self.iteration, self.attempt))
 
     def _break(self) -> None:
         """The running iteration cannot be finished: it begins again, or a later one, when the agents are gathered."""

@@ -103,7 +103,7 @@ class History:
 def generate(seed: int) -> History:
     """Generate a random history from a seed, at least 0."""
     rng = Random(seed)
-    agents = rng.choice((2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 4))
+    agents = rng.choice((2, 2, 2, 2, 2, 2, 3, 3, 3, 4))
     links = _draw_links(rng, agents)
     clocks = tuple((round(rng.uniform(0, 100), 1), round(rng.uniform(*_RATES), 2)) for _ in range(agents))
     return History(
@@ -112,7 +112,7 @@ def generate(seed: int) -> History:
         iterations=rng.randint(1, 3),
         k=rng.randint(2, 2 + len(links)),
         samples=rng.randint(1, 3),
-        schedule=rng.choice(("seeded", "poisson")),
+        schedule=rng.choice(("seeded", "poisson", "poisson")),
         dtype=rng.choice(("float32", "float16")),
         absent=rng.choice(("wait", "leave")),
         noise=rng.getrandbits(32),
@@ -151,8 +151,8 @@ def _draw_faults(rng: Random, agents: int, links: tuple[tuple[int, int], ...]) -
 def _draw_forgotten(rng: Random, agents: int) -> list[Fault]:
     """An agent that takes its sleeping neighbours for dead, and is itself restarted before they wake up."""
     restarted = rng.randrange(agents)
-    wakes = round(rng.uniform(5.0, 7.0), 2)
-    dies = round(rng.uniform(2.9, 4.6), 2)
+    wakes = round(rng.uniform(7.2, 9.8), 2)
+    dies = round(rng.uniform(4.1, 6.8), 2)
     asleep = [Fault("stop", 0.05, wakes, (agent,)) for agent in range(agents) if agent != restarted]
     return [*asleep, Fault("reset", dies, round(dies + rng.uniform(0.02, 0.5), 2), (restarted,))]
 
@@ -186,7 +186,7 @@ def _draw_loss(rng: Random, start: float, stop: float, where: tuple[int, ...]) -
         return Fault("drop", start, stop, where, round(rng.uniform(0.05, 0.6), 2))
     if character == "dead" and where:
         return Fault("drop", start, stop, where)
-    return Fault("drop", start, round(start + rng.uniform(3.0, 5.5), 2), (), round(rng.uniform(0.5, 0.85), 2))
+    return Fault("drop", start, round(start + rng.uniform(4.0, 7.0), 2), (), round(rng.uniform(0.5, 0.85), 2))
 
 
 def parse(text: str) -> History:

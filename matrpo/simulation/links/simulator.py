@@ -36,7 +36,7 @@ PeerFactory = Callable[..., Peer]
 """Makes an agent's consensus state machine from the arguments of `Peer`."""
 
 _BETA = 0.7
-_DEADLINE = 2.5
+_DEADLINE = 3.6
 _RESEND = 2.0
 _MEAN_INTERVAL = 0.1
 _ROLLOUT = (0.1, 1.0)

@@ -255,6 +255,9 @@ class Invariants:
         membership = self._records[server].machine.membership
         gone = (before.connected - membership.connected) | membership.finished
         left = (before.left | (concerned if method == "receive" else set())) - gone
+        if before.iteration > self._rules.iterations:
+            outside = membership.connected - before.taking_part
+            left |= {agent for agent in outside - gone if membership.latest(agent).attempt > before.attempt}
         there = (before.taking_part - gone) | left
         if method != "tick" and there and 2 * len(left) <= len(there):
             raise Violation("L3", f"server {server} throws {before.iteration} away, which {sorted(left)} have left")

@@ -58,10 +58,10 @@ BROKEN = {
     "does not know that its folder was lost": Broken("client", "message.t > 0 and not self._has_acted:", "False:"),
     "takes an action of any attempt": Broken("server", "or message.attempt != self.attempt", "or False"),
     "takes an action of any step": Broken(
-        "server", "or self._tick_of(message.iteration, message.t) != self._tick_of(self.iteration, self.t)", "or False"
+        "server", "or (message.iteration, message.t) not in ((self.iteration, self.t), self.label)", "or False"
     ),
     "breaks off as soon as one has left": Broken(
-        "server", 'others = 0 if self._rules.on_loss == "wait" else len(active)', "others = 0"
+        "server", "2 * len(left) > (0 if waits else len(active | left))", "len(left) > 0"
     ),
     "waits for those who are silent": Broken(
         "server", "if now >= self._half_done_at + self._rules.silence:", "if False:"

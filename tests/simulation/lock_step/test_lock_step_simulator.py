@@ -27,7 +27,7 @@ FOUND_BY = {
     "asks once": (8, "L6"),
     "does not know that its folder was lost": (16, "L6"),
     "takes an action of any attempt": (6, "L1"),
-    "takes an action of any step": (8, "L6"),
+    "takes an action of any step": (11, "L1"),
     "breaks off as soon as one has left": (8, "L3"),
     "waits for those who are silent": (4, "L4"),
     "names the last incarnation that there is": (122, "L5"),
@@ -73,6 +73,15 @@ ENDED = [
     # An agent that lost its folder hears of a server's second start, when the other agent has finished.
     "lock-step agents=2 servers=2 steps=2 iterations=2 every=1 noise=3708769981 patience=1 silence=5 "
     "update=0.1 rule=wait full:a1>s0@2.62..12.56*1 kill:s0@2.33..2.38*0 lost:a0@1.02..2.8*0",
+    # A server that has answered an agent's action is started again and loses its hello; the agent waits for another.
+    "lock-step agents=3 servers=2 steps=1 iterations=5 every=2 noise=228913177 patience=1 silence=5 update=0.11 "
+    "rule=wait silence:s1@0.42..0.46 kill:a1@1.37..3*1 kill:s0@1.49..5.58*0 drop:all@5.58..5.67*0.41",
+    # One agent has gone on to the end at a server where the two others, which have heard of another start, are not.
+    "lock-step agents=3 servers=2 steps=1 iterations=3 every=2 noise=3117935090 patience=1 silence=5 update=0.54 "
+    "rule=noop cut:s0@2.23..2.35 kill:s1@1.59..1.66*0 drop:all@1.64..2.4*0.49",
+    # The same before the end: whoever was dropped for its silence came back before the others were heard again.
+    "lock-step agents=3 servers=2 steps=1 iterations=4 every=2 noise=3117935090 patience=1 silence=5 update=0.54 "
+    "rule=noop cut:s0@2.23..2.35 kill:s1@1.59..1.66*0 drop:all@1.64..2.4*0.49",
 ]
 
 
