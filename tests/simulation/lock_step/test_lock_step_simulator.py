@@ -80,8 +80,8 @@ ENDED = [
     "lock-step agents=3 servers=2 steps=1 iterations=3 every=2 noise=3117935090 patience=1 silence=5 update=0.54 "
     "rule=noop cut:s0@2.23..2.35 kill:s1@1.59..1.66*0 drop:all@1.64..2.4*0.49",
     # The same before the end: whoever was dropped for its silence came back before the others were heard again.
-    "lock-step agents=3 servers=2 steps=1 iterations=4 every=2 noise=3117935090 patience=1 silence=5 update=0.54 "
-    "rule=noop cut:s0@2.23..2.35 kill:s1@1.59..1.66*0 drop:all@1.64..2.4*0.49",
+    "lock-step agents=3 servers=2 steps=1 iterations=4 every=2 noise=3117935090 patience=0.9 silence=8.3 update=0.54 "
+    "rule=noop delay:s1>a2@2.11..2.74*2.01 cut:s0@2.23..2.48 kill:s1@1.4..1.66*3 drop:all@1.64..2.4*0.49",
 ]
 
 
