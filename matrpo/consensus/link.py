@@ -205,9 +205,8 @@ class Link:
         reply = self._later if self._later and self._later.position == self._position else None
         if reply is not None:
             self._later = None
-        agent, incarnation = self._settings.agent, self._settings.incarnation
-        position, states, answered = (self.iteration, self.number, k), (self.tip.number, self.base.number), bool(reply)
-        self._open = LinkMessage("ratios", agent, incarnation, *position, *states, answered, rounded)
+        message = self._header("ratios", self.iteration, k, answered=reply is not None)
+        self._open = replace(message, tip=self.tip.number, base=self.base.number, u=rounded)
         self._send(self._open)
         self._opened_at = now
         self._retries.open(now)
@@ -389,7 +388,7 @@ class Link:
 
     def _header(self, kind: Kind, iteration: int, k: int, answered: bool = False) -> LinkMessage:
         agent, incarnation = self._settings.agent, self._settings.incarnation
-        return LinkMessage(kind, agent, incarnation, iteration, self.number, k, 0, 0, answered)
+        return LinkMessage(kind, agent, incarnation, iteration, self.number, k, answered=answered)
 
     def _send(self, message: LinkMessage) -> None:
         """Send a message; ratios in as many copies as losses call for, of which only the first may want an answer."""

@@ -42,8 +42,8 @@ PLANTED = {
         "        self._retries.open",
     ),
     "own end commits unrounded ratios": (
-        "answered, rounded)\n        self._send(self._open)",
-        "answered, u)\n        self._send(replace(self._open, u=rounded))",
+        "u=rounded)\n        self._send(self._open)",
+        "u=u)\n        self._send(replace(self._open, u=rounded))",
     ),
     "a refusal is not remembered": (
         '            self._refused = self._later.position\n            self._send(self._header("busy", *self._refused',
