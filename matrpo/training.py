@@ -20,6 +20,7 @@ from matrpo.envs.central import CentralEnvironment, CentralStep
 from matrpo.envs.shared import AgentStep
 from matrpo.errors import ConfigError
 from matrpo.networks.state import to_arrays
+from matrpo.runs.heap import keep_free_memory
 from matrpo.runs.metrics import environment_metrics
 from matrpo.runs.phase_clock import PhaseClock
 from matrpo.runs.process_id import ProcessId
@@ -46,6 +47,7 @@ class Training(ABC):
         if run.num_servers > 1:
             raise ConfigError(f"bad value {run.num_servers} for 'env_servers': one process is one server, expected 1")
         torch.set_num_threads(config.torch_threads)
+        keep_free_memory()
         self.config: RunConfig = config
         self.iteration = start
         self._stream = run.episode_stream(start)

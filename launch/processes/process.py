@@ -196,16 +196,6 @@ def signal_at_parents_death(number: signal.Signals) -> None:
         prctl(_SET_SIGNAL_AT_PARENTS_DEATH, int(number))
 
 
-def return_free_memory() -> None:
-    """Give the heap's free pages back to the system, for one phase to have room where another had it.
-
-    malloc keeps what is free between arrays that live on. Only glibc is known to need to be told; elsewhere, nothing.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
 def _end_with_parent(socket_directory: Path) -> None:
     """End this process as soon as its launcher is gone, or the warm parent, without which nobody sees its end."""
     parent = multiprocessing.parent_process()

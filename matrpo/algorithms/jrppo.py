@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from matrpo.algorithms.shared.learner import Samples, ascend
+from matrpo.algorithms.shared.learner import PolicyPass, Samples, ascend
 from matrpo.algorithms.shared.mirror import OnPolicyTrajectories, PolicySpace
 from matrpo.algorithms.shared.on_policy import OnPolicy
 from matrpo.errors import ConfigError
@@ -38,7 +38,8 @@ class JRPPO(OnPolicy):
             for units in random_parts(len(advantage), config.policy_batch, self.generator, samples[0].sequences):
                 rows, parts = zip(*(part.part(units) for part in samples), strict=True)
                 chosen = slice(None) if rows[0] is None else rows[0]
-                new = [part.head(policy) for part, policy in zip(parts, self.policies, strict=True)]
+                passes = [PolicyPass(self.learner(q), part) for q, part in enumerate(parts)]
+                new = [each.head for each in passes]
                 ratio = (_log_prob(parts, new) - old_log_prob[chosen]).exp()
                 clipped = ratio.clamp(1.0 - config.clip_range, 1.0 + config.clip_range)
                 gain = torch.minimum(ratio * advantage[chosen], clipped * advantage[chosen]).mean()
@@ -46,7 +47,7 @@ class JRPPO(OnPolicy):
                     (head.entropy().squeeze(1) * weights[chosen]).mean()
                     for head, weights in zip(new, states, strict=True)
                 ]
-                ascend(gain + config.entropy_coef * torch.stack(entropies).sum(), self.learners)
+                ascend(gain + config.entropy_coef * torch.stack(entropies).sum(), passes)
         return [{} for _ in samples]
 
 

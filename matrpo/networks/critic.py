@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from matrpo.networks.backpropagation import ForwardPass
 from matrpo.networks.gru import make_network
-from matrpo.networks.optimizer import make_adam
+from matrpo.networks.optimizer import make_adam, step_along
 from matrpo.networks.sequences import Sequences, minibatches
 from matrpo.settings.sections import CriticSettings, NetworkSettings
 
@@ -134,13 +135,10 @@ class Critic(nn.Module):
             loss_sum, batches = 0.0, 0
             for rows, part in minibatches(len(targets), batch_size, self._generator, sequences):
                 chosen = slice(None) if rows is None else rows
-                values = self.network(observations[chosen], part)
-                loss = self._value_loss(values, None if before is None else before[chosen], normalised[chosen])
-                self.optimizer.zero_grad()
+                values = ForwardPass(self.network, observations[chosen], part)
+                loss = self._value_loss(values.outputs, None if before is None else before[chosen], normalised[chosen])
                 loss.backward()  # type: ignore[no-untyped-call]
-                if self._value_loss.max_grad_norm is not None:
-                    nn.utils.clip_grad_norm_(self.parameters(), self._value_loss.max_grad_norm)
-                self.optimizer.step()
+                step_along(self.optimizer, values.gradient(), self._value_loss.max_grad_norm)
                 loss_sum += float(loss.detach())
                 batches += 1
         return loss_sum / batches

@@ -44,7 +44,9 @@ class CategoricalBlock:
 
     def select(self, rows: Tensor) -> CategoricalBlock:
         """The distributions of some samples alone."""
-        return CategoricalBlock(self.log_probs[rows], self._no_log_std)
+        some = copy.copy(self)
+        some.log_probs = self.log_probs[rows]
+        return some
 
     def sample(self, generator: torch.Generator) -> Tensor:
         """Sample by inverting the cumulative distribution. Shape (batch, heads, 1)."""

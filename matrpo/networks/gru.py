@@ -281,6 +281,7 @@ class LinearizedGRU:
 
 
 Network = MLP | RecurrentNetwork
+LinearizedNetwork = LinearizedMLP | LinearizedRecurrentNetwork
 
 
 def make_network(

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from matrpo.networks.gru import LinearizedRecurrentNetwork
+from matrpo.networks.gru import LinearizedNetwork
 from matrpo.networks.joint_policy import JointPolicy
-from matrpo.networks.mlp import LinearizedMLP, flat_parameters
+from matrpo.networks.mlp import flat_parameters
 from matrpo.networks.sequences import Sequences
 
 CHUNK = 2048 * 128
@@ -17,8 +17,6 @@ CHUNK = 2048 * 128
 
 FEWEST = 64
 """Samples of a chunk at least: each chunk takes a pass over all parameters, which a layer of images has more of."""
-
-LinearizedNetwork = LinearizedMLP | LinearizedRecurrentNetwork
 
 
 class LinearizedPolicy:

@@ -21,6 +21,23 @@ def make_adam(parameters: Iterable[Tensor], lr: float, eps: float = 1e-8, fused:
     return _Adam(parameters, lr=lr, eps=eps, fused=fused)
 
 
+def step_along(optimizer: torch.optim.Optimizer, gradient: Tensor, max_norm: float | None) -> None:
+    """Take one optimiser step along a gradient.
+
+    Args:
+        optimizer: what it changes is in its groups.
+        gradient: with respect to all of that, in order, as one vector; it is overwritten.
+        max_norm: gradient clipping: a longer gradient is shortened to this; None: never.
+    """
+    if max_norm is not None:
+        gradient *= (max_norm / (torch.linalg.vector_norm(gradient) + 1e-6)).clamp_max(1.0)
+    start = 0
+    for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+        parameter.grad = gradient[start : start + parameter.numel()].view_as(parameter)
+        start += parameter.numel()
+    optimizer.step()
+
+
 def _plain(method: Callable[..., Any]) -> Any:
     """Unwrap a method: remove torch's decorator that hides it from the compiler."""
     return getattr(method, "__wrapped__", method)

@@ -78,8 +78,14 @@ class Actors:
 
     def __init__(self, policies: Sequence[JointPolicy], num_envs: int) -> None:
         self.members = [Actor(policy, num_envs) for policy in policies]
-        self._policies = list(policies)
-        self._teams = _alike(policies)
+        self._teams = [(ids, Team([policies[q] for q in ids])) for ids in _alike(policies) if len(ids) > 1]
+        together = [q for ids, _ in self._teams for q in ids]
+        self._alone = [q for q in range(len(policies)) if q not in together]
+
+    def refresh(self) -> None:
+        """Take the policies' parameters as they are now, after an update."""
+        for _, team in self._teams:
+            team.refresh()
 
     def act(self, seen: Sequence[ActorInput], generator: torch.Generator, deterministic: bool) -> np.ndarray:
         """Choose every agent's action, sampled or most probable.
@@ -93,52 +99,73 @@ class Actors:
             (B, W) float32, the joint action, of width W.
         """
         actions: dict[int, np.ndarray] = {}
-        for team in self._teams:
-            if len(team) > 1:
-                actions |= self._act_together(team, seen, generator, deterministic)
-            else:
-                actions[team[0]] = self.members[team[0]].act(seen[team[0]], generator, deterministic)
+        for ids, team in self._teams:
+            actions |= zip(ids, team.act([seen[q] for q in ids], generator, deterministic), strict=True)
+        for q in self._alone:
+            actions[q] = self.members[q].act(seen[q], generator, deterministic)
         return np.concatenate([actions[q] for q in range(len(self.members))], axis=1)
 
+
+class Team:
+    """G policies of the same shape, none of them recurrent: their networks as one batched matrix product a layer.
+
+    Args:
+        policies: G, all of them different, or the same one G times.
+    """
+
+    def __init__(self, policies: Sequence[JointPolicy]) -> None:
+        self._policies = [policies[0]] if all(policy is policies[0] for policy in policies) else list(policies)
+        self._layers: list[tuple[Tensor, Tensor]] = []
+        self.refresh()
+
     @torch.no_grad()
-    def _act_together(
-        self, team: Sequence[int], seen: Sequence[ActorInput], generator: torch.Generator, deterministic: bool
-    ) -> dict[int, np.ndarray]:
-        policies = [self._policies[q] for q in team]
-        outputs = own_outputs(policies, torch.from_numpy(np.stack([seen[q].observation for q in team])))
-        masks = [seen[q].action_mask for q in team]
+    def refresh(self) -> None:
+        """Take the policies' parameters as they are now."""
+        networks = [policy.network for policy in self._policies if isinstance(policy.network, MLP)]
+        self._function = networks[0].hidden
+        *hidden, last = zip(*(network.linear_layers for network in networks), strict=True)
+        parts = [[(layer.weight, layer.bias) for layer in layers] for layers in hidden]
+        own = zip(last, (policy.own_outputs for policy in self._policies), strict=True)
+        parts.append([(layer.weight[rows], layer.bias[rows]) for layer, rows in own])
+        self._layers = [_stacked(layer) for layer in parts]
+        self._log_std = torch.cat([policy.own_log_std for policy in self._policies])
+
+    @torch.no_grad()
+    def act(self, seen: Sequence[ActorInput], generator: torch.Generator, deterministic: bool) -> np.ndarray:
+        """As `Actors.act`, each agent's actions apart: (G, B, width of one agent's)."""
+        outputs = self.outputs(torch.from_numpy(np.stack([each.observation for each in seen])))
+        masks = [each.action_mask for each in seen]
         if any(mask is not None for mask in masks):
             every = np.ones(outputs.shape[1:], dtype=bool)
             allowed = np.stack([every if mask is None else mask for mask in masks])
             outputs = outputs.masked_fill(~torch.from_numpy(allowed), MASKED)
-        group = policies[0].groups[policies[0].own_group]
-        heads = group.block(outputs.transpose(0, 1), torch.cat([policy.own_log_std for policy in policies]))
-        actions = (heads.mode() if deterministic else heads.sample(generator)).numpy()
-        return {q: actions[:, k] for k, q in enumerate(team)}
+        group = self._policies[0].groups[self._policies[0].own_group]
+        heads = group.block(outputs.transpose(0, 1), self._log_std.expand(len(seen), -1))
+        actions = heads.mode() if deterministic else heads.sample(generator)
+        chosen: np.ndarray = actions.transpose(0, 1).numpy()
+        return chosen
+
+    def outputs(self, observations: Tensor) -> Tensor:
+        """Outputs of the own heads.
+
+        Args:
+            observations: (G, B, O), each policy's, of size O in B environments.
+
+        Returns:
+            (G, B, size of an own head).
+        """
+        *hidden, last = self._layers
+        values = self._function.normalized(observations.reshape(len(self._policies), -1, observations.shape[2]))
+        for weight, bias in hidden:
+            values = self._function(torch.baddbmm(bias, values, weight))
+        weight, bias = last
+        return torch.baddbmm(bias, values, weight).view(*observations.shape[:2], -1)
 
 
-def own_outputs(policies: Sequence[JointPolicy], observations: Tensor) -> Tensor:
-    """Outputs of the own heads of policies of the same shape, by one batched matrix product a layer.
-
-    Args:
-        policies: G of them, whose networks have the same shape and are not recurrent.
-        observations: (G, B, O), each policy's, of size O in B environments.
-
-    Returns:
-        (G, B, size of an own head).
-    """
-    networks = [policy.network for policy in policies if isinstance(policy.network, MLP)]
-    function = networks[0].hidden
-    *hidden, last = zip(*(network.linear_layers for network in networks), strict=True)
-    values = function.normalized(observations)
-    for layers in hidden:
-        values = function(_affine(values, [layer.weight for layer in layers], [layer.bias for layer in layers]))
-    own = list(zip(last, (policy.own_outputs for policy in policies), strict=True))
-    return _affine(values, [layer.weight[rows] for layer, rows in own], [layer.bias[rows] for layer, rows in own])
-
-
-def _affine(values: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
-    return torch.baddbmm(torch.stack(list(biases)).unsqueeze(1), values, torch.stack(list(weights)).mT)
+def _stacked(layers: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Weights and biases of G linear layers of one shape: (G, inputs, outputs) and (G, 1, outputs)."""
+    weights, biases = zip(*layers, strict=True)
+    return torch.stack(weights).mT.contiguous(), torch.stack(biases).unsqueeze(1)
 
 
 def _alike(policies: Sequence[JointPolicy]) -> list[list[int]]:

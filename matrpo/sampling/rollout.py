@@ -49,17 +49,17 @@ class Rollout:
         chunk_length = networks.chunk_length if state_size else 1
         self._length = length
         self._chunk_length = chunk_length
-        self._starts = torch.zeros(shape, dtype=torch.bool)
-        self._states = torch.zeros(length // chunk_length, num_envs, state_size)
-        self._observations = torch.zeros(*shape, spec.observation_sizes[agent_id])
-        self._joint_actions = torch.zeros(*shape, spec.joint_action_width)
-        self._rewards = torch.zeros(shape)
-        self._reward_scale = torch.ones(1)
-        self._terminated = torch.zeros(shape, dtype=torch.bool)
-        self._truncated = torch.zeros(shape, dtype=torch.bool)
-        self._masks: Tensor | None = None
-        self._final_observations: dict[int, Tensor] = {}
-        self._last_observation = torch.zeros(num_envs, spec.observation_sizes[agent_id])
+        self._starts = np.zeros(shape, dtype=bool)
+        self._states = np.zeros((length // chunk_length, num_envs, state_size), dtype=np.float32)
+        self._observations = np.zeros((*shape, spec.observation_sizes[agent_id]), dtype=np.float32)
+        self._joint_actions = np.zeros((*shape, spec.joint_action_width), dtype=np.float32)
+        self._rewards = np.zeros(shape, dtype=np.float32)
+        self._reward_scale = np.ones(1, dtype=np.float32)
+        self._terminated = np.zeros(shape, dtype=bool)
+        self._truncated = np.zeros(shape, dtype=bool)
+        self._masks: np.ndarray | None = None
+        self._final_observations: dict[int, np.ndarray] = {}
+        self._last_observation = np.zeros((num_envs, spec.observation_sizes[agent_id]), dtype=np.float32)
         self._t = np.zeros(num_envs, dtype=np.int64)
 
     def t(self, first: int = 0) -> int:
@@ -87,48 +87,48 @@ class Rollout:
         if self.complete:
             self.discard()
         rows, t = _rows(step, first), self.t(first)
-        self._observations[t, rows] = _tensor(step.observation)
-        self._starts[t, rows] = _tensor(step.ended)
+        self._observations[t, rows] = step.observation
+        self._starts[t, rows] = step.ended
         if t % self._chunk_length == 0:
-            self._states[t // self._chunk_length, rows] = state[rows]
+            self._states[t // self._chunk_length, rows] = state.numpy()[rows]
         if step.action_mask is not None:
             if self._masks is None:
-                self._masks = torch.ones(*self._rewards.shape, step.action_mask.shape[-1], dtype=torch.bool)
-            self._masks[t, rows] = _tensor(step.action_mask)
+                self._masks = np.ones((*self._rewards.shape, step.action_mask.shape[-1]), dtype=bool)
+            self._masks[t, rows] = step.action_mask
         self._t[rows] += 1
 
     def add_outcome(self, step: AgentStep, first: int = 0) -> None:
         """Record joint action, reward, termination and truncation of a step; arguments as of `add_observation`."""
         rows, t = _rows(step, first), self.t(first) - 1
-        self._rewards[t, rows] = _tensor(step.reward)
-        self._reward_scale = _tensor(step.reward_scale)
-        self._terminated[t, rows] = _tensor(step.terminated)
-        self._truncated[t, rows] = _tensor(step.truncated)
-        self._joint_actions[t, rows] = _tensor(step.joint_action)
+        self._rewards[t, rows] = step.reward
+        self._reward_scale = step.reward_scale
+        self._terminated[t, rows] = step.terminated
+        self._truncated[t, rows] = step.truncated
+        self._joint_actions[t, rows] = step.joint_action
         if step.final_observation is not None:
-            whole = self._final_observations.setdefault(t, torch.zeros_like(self._last_observation))
-            whole[rows] = _tensor(step.final_observation)
-        self._last_observation[rows] = _tensor(step.observation)
+            whole = self._final_observations.setdefault(t, np.zeros_like(self._last_observation))
+            whole[rows] = step.final_observation
+        self._last_observation[rows] = step.observation
 
     @property
     def observations(self) -> Tensor:
         """Own observations, (M, observation size)."""
-        return self._observations.flatten(0, 1)
+        return torch.from_numpy(self._observations).flatten(0, 1)
 
     @property
     def joint_actions(self) -> Tensor:
         """Joint actions, (M, width)."""
-        return self._joint_actions.flatten(0, 1)
+        return torch.from_numpy(self._joint_actions).flatten(0, 1)
 
     @property
     def action_masks(self) -> Tensor | None:
         """Action masks, (M, n), or None where every action is always available."""
-        return None if self._masks is None else self._masks.flatten(0, 1)
+        return None if self._masks is None else torch.from_numpy(self._masks).flatten(0, 1)
 
     @property
     def sequences(self) -> Sequences | None:
         """Sequence structure of the samples for a recurrent policy; None for a feedforward one."""
-        return self._sequences(self._states)
+        return self._sequences(torch.from_numpy(self._states))
 
     def critic_sequences(self, values: Values) -> Sequences | None:
         """Sequence structure of the samples for a recurrent critic, whose states along them are in `values`."""
@@ -136,34 +136,32 @@ class Rollout:
 
     def values(self, critic: Critic, state: Tensor) -> Values:
         """The critic's values, from its recurrent state before the first observation, (B, S)."""
-        values, states = critic.values(self._observations, self._starts, state)
-        following = torch.cat([values[1:], self._value_after(critic, self._last_observation, states[-1])])
-        ended = self._terminated | self._truncated
-        for t, final_observation in self._final_observations.items():
-            final = self._value_after(critic, final_observation, states[t + 1])[0]
-            following[t] = torch.where(ended[t], final, following[t])
+        values, states = critic.values(torch.from_numpy(self._observations), torch.from_numpy(self._starts), state)
+        last = _value_after(critic, torch.from_numpy(self._last_observation), states[-1])
+        following = torch.cat([values[1:], last.unsqueeze(0)])
+        if times := sorted(self._final_observations):
+            finals = torch.from_numpy(np.concatenate([self._final_observations[t] for t in times]))
+            final = _value_after(critic, finals, states[1:][times].flatten(0, 1)).view(len(times), -1)
+            ended = torch.from_numpy(self._terminated[times] | self._truncated[times])
+            following[times] = torch.where(ended, final, following[times])
         return Values(values, following, states)
 
     def advantages(self, values: Values, gamma: float, gae_lambda: float) -> tuple[Tensor, Tensor]:
         """GAE of the scaled rewards by a critic's values, and the returns it implies (advantage + value). Each (M,)."""
-        rewards = self._rewards / self._reward_scale
-        advantages = generalized_advantages(
-            rewards, values.current, values.following, self._terminated, self._truncated, gamma, gae_lambda
-        )
+        rewards = torch.from_numpy(self._rewards / self._reward_scale)
+        ends = torch.from_numpy(self._terminated), torch.from_numpy(self._truncated)
+        advantages = generalized_advantages(rewards, values.current, values.following, *ends, gamma, gae_lambda)
         return advantages.flatten(), (advantages + values.current).flatten()
 
-    def _value_after(self, critic: Critic, observation: Tensor, state: Tensor) -> Tensor:
-        """V of one more observation of the same episodes. Shapes (B, O), (B, S) -> (1, B)."""
-        goes_on = torch.zeros_like(self._starts[:1])
-        return critic.values(observation.unsqueeze(0), goes_on, state)[0]
-
     def _sequences(self, states: Tensor) -> Sequences | None:
-        return Sequences(self._starts, states) if states.shape[2] else None
+        return Sequences(torch.from_numpy(self._starts), states) if states.shape[2] else None
+
+
+def _value_after(critic: Critic, observations: Tensor, states: Tensor) -> Tensor:
+    """V of one more observation of each of E episodes. Shapes (E, O), (E, S) -> (E,)."""
+    goes_on = torch.zeros(1, len(observations), dtype=torch.bool)
+    return critic.values(observations.unsqueeze(0), goes_on, states)[0][0]
 
 
 def _rows(step: AgentStep, first: int) -> slice:
     return slice(first, first + len(step.reward))
-
-
-def _tensor(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array))

@@ -6,7 +6,7 @@ import torch
 
 from matrpo.envs.vector_env import ActorInput
 from matrpo.networks.joint_policy import JointPolicy
-from matrpo.sampling.acting import Actor, Actors, own_outputs
+from matrpo.sampling.acting import Actor, Actors, Team
 from matrpo.settings.sections import NetworkSettings
 from matrpo.spaces import ActionSpace, Box, Discrete, MultiDiscrete, TaskSpec
 
@@ -63,7 +63,7 @@ def test_the_most_probable_actions_are_those_of_each_alone(name):
 def test_outputs_are_those_of_each_own_head():
     policies = TEAMS["with other spaces"][1::2]
     observations = torch.from_numpy(np.stack(seen("with other spaces")[1::2]))
-    outputs = own_outputs(policies, observations)
+    outputs = Team(policies).outputs(observations)
     for p, own, observation in zip(policies, outputs, observations, strict=True):
         torch.testing.assert_close(own.unsqueeze(1), p.own_head(observation).mean)
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from matrpo.networks.backpropagation import ForwardPass
 from matrpo.networks.distributions import Head
 from matrpo.networks.joint_policy import JointPolicy
-from matrpo.networks.optimizer import make_adam
+from matrpo.networks.optimizer import make_adam, step_along
 from matrpo.networks.sequences import Sequences, samples_of, side_by_side
 from matrpo.settings.config import Config
 
@@ -92,12 +93,37 @@ class Learner:
         self.optimizer = make_adam(policy.parameters(), lr=config.actor_lr, eps=1e-5)
 
 
-def ascend(objective: Tensor, learners: Sequence[Learner]) -> None:
-    """One gradient ascent step of every learner's policy on a scalar objective."""
+class PolicyPass:
+    """A policy's distributions at a minibatch, which an objective of theirs is ascended through.
+
+    Args:
+        learner: whose policy it is.
+        samples: the minibatch.
+
+    Attributes:
+        learner: as given.
+        head: the distributions.
+    """
+
+    def __init__(self, learner: Learner, samples: Samples) -> None:
+        policy = learner.policy
+        self.learner = learner
+        self._forward = ForwardPass(policy.network, samples.observations, samples.sequences)
+        self.head: Head = policy.own_head_of(self._forward.outputs, samples.action_masks)
+
+    def network_gradient(self) -> Tensor:
+        """As `ForwardPass.gradient`, of the policy's network."""
+        return self._forward.gradient()
+
+
+def ascend(objective: Tensor, passes: Sequence[PolicyPass]) -> None:
+    """One gradient ascent step of every policy that a scalar objective depends on, through these passes."""
+    learners = dict.fromkeys(each.learner for each in passes)
     for learner in learners:
-        learner.optimizer.zero_grad()
+        learner.policy.log_std.zero_grad()
     (-objective).backward()  # type: ignore[no-untyped-call]
     for learner in learners:
-        if learner.config.max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(learner.policy.parameters(), learner.config.max_grad_norm)
-        learner.optimizer.step()
+        network = torch.stack([each.network_gradient() for each in passes if each.learner is learner]).sum(0)
+        log_std = [torch.zeros_like(part) if part.grad is None else part.grad for part in learner.policy.log_std]
+        gradient = torch.cat([network, *(part.flatten() for part in log_std)])
+        step_along(learner.optimizer, gradient, learner.config.max_grad_norm)

@@ -14,7 +14,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from matrpo.algorithms.shared.learner import Learner, Samples, ascend
+from matrpo.algorithms.shared.learner import Learner, PolicyPass, Samples, ascend
 from matrpo.networks.distributions import Head
 from matrpo.networks.sequences import random_parts
 from matrpo.settings.config import Config
@@ -84,20 +84,19 @@ class Objective:
         self.weights = weights
         self.states = mirror.sampling(samples)
         self._drift = mirror.drift
-        self._policy = learner.policy
         self._config = learner.config
 
-    def on(self, rows: Tensor | None, samples: Samples) -> Tensor:
+    def on(self, rows: Tensor | None, samples: Samples, new: Head) -> Tensor:
         """The objective, entropy bonus included, estimated from a minibatch.
 
         Args:
             rows: which they are; None for all.
             samples: these samples alone.
+            new: the policy's distributions there.
         """
         old, old_log_prob, weights, states = self.old, self.old_log_prob, self.weights, self.states
         if rows is not None:
             old, old_log_prob, weights, states = old.select(rows), old_log_prob[rows], weights[rows], states[rows]
-        new = samples.head(self._policy)
         ratio = (samples.log_prob(new) - old_log_prob).exp()
         gain = ratio * weights - self._drift(ratio, weights, old, new)
         return ((gain + self._config.entropy_coef * new.entropy().squeeze(1)) * states).mean()
@@ -158,7 +157,8 @@ class PolicySpace:
         """Ascend the objective's gradient on minibatches."""
         for _ in range(learner.config.policy_epochs):
             for rows, samples in objective.batches(learner.config.policy_batch, learner.generator):
-                ascend(objective.on(rows, samples), [learner])
+                forward = PolicyPass(learner, samples)
+                ascend(objective.on(rows, samples, forward.head), [forward])
         return {}
 
 

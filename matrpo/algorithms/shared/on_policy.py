@@ -66,7 +66,7 @@ class OnPolicy(Algorithm):
             view = TaskSpec(spec.name, ("all",), sizes[:1], spec.action_spaces)
             self._views = [Rollout(0, view, config, config, state_size) for _ in sizes]
         self._memories = [self.critic(v).initial_state(config.num_envs) for v in range(len(self._views))]
-        self._alive = torch.ones(config.rollout_length, config.num_envs, spec.num_agents, dtype=torch.bool)
+        self._alive = np.ones((config.rollout_length, config.num_envs, spec.num_agents), dtype=bool)
         self._last: CentralStep | None = None
 
     @abstractmethod
@@ -101,7 +101,9 @@ class OnPolicy(Algorithm):
     def act(self, step: CentralStep) -> np.ndarray:
         """Choose the next joint action, and record the observations that it is chosen on."""
         t = self._rollouts[0].t() % self.config.rollout_length
-        self._alive[t] = torch.from_numpy(step.alive)
+        if not t:
+            self._actors.refresh()
+        self._alive[t] = step.alive
         for rollout, actor, seen in zip(self._rollouts, self._actors.members, step.agents, strict=True):
             rollout.add_observation(seen, actor.state)
         if self._views is not self._rollouts:
@@ -217,7 +219,7 @@ class OnPolicy(Algorithm):
     def _samples(self, agent: int) -> Samples:
         rollout = self._rollouts[agent]
         actions = rollout.joint_actions[:, self.columns(agent)]
-        alive = self._alive[:, :, agent].flatten()
+        alive = torch.from_numpy(self._alive[:, :, agent].flatten())
         return Samples(rollout.observations, actions, rollout.action_masks, alive, rollout.sequences)
 
     def fit_critics(self, targets: list[Tensor], values: list[Values]) -> list[float]:

@@ -94,6 +94,5 @@ def test_a_deadline_ends_a_wait_and_leaves_nothing_behind():
 def test_a_system_without_linuxs_calls_will_do(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace())
     process.signal_at_parents_death(signal.SIGKILL)
-    process.return_free_memory()
     monkeypatch.delattr(os, "sched_getaffinity")
     assert usable_cores() == os.cpu_count()
