@@ -7,6 +7,7 @@ a layer. Autograd would build and walk a graph at every product; this walks the 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,11 +29,23 @@ _SELU_ALPHA = 1.6732632423543772
 
 @dataclass(frozen=True)
 class Activation:
-    """An elementwise activation, its derivative as a function of its *output*, and the gain for initialisation."""
+    """An elementwise activation, and the gain for initialisation.
+
+    Attributes:
+        function: the activation, which autograd can differentiate.
+        apply_: the same in the place of its argument, without autograd.
+        backward: cotangents of its inputs, from those of its outputs and its *outputs*.
+        gain: relative to variance-preserving initial weights.
+    """
 
     function: Callable[[Tensor], Tensor]
-    derivative: Callable[[Tensor], Tensor]
+    apply_: Callable[[Tensor], Tensor]
+    backward: Callable[[Tensor, Tensor], Tensor]
     gain: float
+
+    def derivative(self, outputs: Tensor) -> Tensor:
+        """The derivative, as a function of the outputs."""
+        return self.backward(outputs.new_ones(()).expand_as(outputs), outputs)
 
 
 def _tanh(values: Tensor) -> Tensor:
@@ -40,21 +53,29 @@ def _tanh(values: Tensor) -> Tensor:
     return torch.sigmoid(2.0 * values) * 2.0 - 1.0
 
 
-def _elu_derivative(alpha: float, scale: float) -> Callable[[Tensor], Tensor]:
-    """Derivative of `scale` * ELU as a function of its outputs."""
-    return lambda h: torch.ops.aten.elu_backward(_ones(h), alpha, scale, 1.0, True, h)
+def _tanh_(values: Tensor) -> Tensor:
+    return values.mul_(2.0).sigmoid_().mul_(2.0).sub_(1.0)
 
 
-def _ones(values: Tensor) -> Tensor:
-    """Cotangents of 1 for these values: torch's backward functions then give derivatives, in one pass."""
-    return values.new_ones(()).expand_as(values)
+def _elu_(values: Tensor) -> Tensor:
+    return nn.functional.elu(values, inplace=True)
+
+
+def _elu_backward(alpha: float, scale: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """`Activation.backward` of `scale` times ELU."""
+    return lambda cotangent, h: torch.ops.aten.elu_backward(cotangent, alpha, scale, 1.0, True, h)
+
+
+def _relu_backward(cotangent: Tensor, outputs: Tensor) -> Tensor:
+    result: Tensor = torch.ops.aten.threshold_backward(cotangent, outputs, 0.0)
+    return result
 
 
 ACTIVATIONS = {
-    "selu": Activation(torch.selu, _elu_derivative(_SELU_ALPHA, _SELU_SCALE), 1.0),
-    "elu": Activation(nn.functional.elu, _elu_derivative(1.0, 1.0), math.sqrt(2.0)),
-    "tanh": Activation(_tanh, lambda h: torch.ops.aten.tanh_backward(_ones(h), h), 5.0 / 3.0),
-    "relu": Activation(torch.relu, lambda h: torch.ops.aten.threshold_backward(_ones(h), h, 0.0), math.sqrt(2.0)),
+    "selu": Activation(torch.selu, torch.selu_, _elu_backward(_SELU_ALPHA, _SELU_SCALE), 1.0),
+    "elu": Activation(nn.functional.elu, _elu_, _elu_backward(1.0, 1.0), math.sqrt(2.0)),
+    "tanh": Activation(_tanh, _tanh_, torch.ops.aten.tanh_backward, 5.0 / 3.0),
+    "relu": Activation(torch.relu, torch.relu_, _relu_backward, math.sqrt(2.0)),
 }
 """The activations of `NetworkSettings.activation`. SELU is the papers' (section VI.A)."""
 
@@ -80,13 +101,12 @@ class HiddenFunction:
         return nn.functional.layer_norm(values, values.shape[-1:]) if self.normalize else values
 
     def linearize(self, values: Tensor) -> tuple[Tensor, HiddenSlope]:
-        """The function's values, and its derivative there."""
-        activated = self.activation.function(values)
-        slopes = self.activation.derivative(activated)
+        """The function of some values, which are overwritten, and its derivative there."""
+        activated = self.activation.apply_(values)
         if not self.normalize:
-            return activated, HiddenSlope(slopes)
-        outputs, mean, inverse_std = torch.native_layer_norm(activated, activated.shape[-1:], None, None, 1e-5)
-        return outputs, HiddenSlope(slopes, (activated, mean, inverse_std))
+            return activated, HiddenSlope(self.activation, activated)
+        outputs, *moments = torch.native_layer_norm(activated, activated.shape[-1:], None, None, 1e-5)
+        return outputs, HiddenSlope(self.activation, activated, moments)
 
 
 @dataclass(frozen=True)
@@ -94,13 +114,19 @@ class HiddenSlope:
     """The derivative of a `HiddenFunction` at some values.
 
     Attributes:
-        slopes: of the activation, (..., size).
-        normal: the values before they were normalised, their means, and the inverse of what they were divided by; None
-            without normalisation.
+        activation: its activation.
+        activated: the activation's outputs, (..., size).
+        moments: their means, and the inverse of what they were divided by, if they are then normalised.
     """
 
-    slopes: Tensor
-    normal: tuple[Tensor, Tensor, Tensor] | None = None
+    activation: Activation
+    activated: Tensor
+    moments: Sequence[Tensor] | None = None
+
+    @functools.cached_property
+    def slopes(self) -> Tensor:
+        """The activation's derivative, (..., size)."""
+        return self.activation.derivative(self.activated)
 
     def jvp(self, tangent: Tensor) -> Tensor:
         """Jacobian-vector product: change of the outputs along a change of the inputs, which is overwritten."""
@@ -108,15 +134,15 @@ class HiddenSlope:
 
     def vjp(self, cotangent: Tensor) -> Tensor:
         """Vector-Jacobian product, the transpose of `jvp`. The normalisation's Jacobian is a symmetric matrix."""
-        return self._normalize(cotangent).mul_(self.slopes)
+        return self.activation.backward(self._normalize(cotangent), self.activated)
 
     def _normalize(self, change: Tensor) -> Tensor:
-        if self.normal is None:
+        if self.moments is None:
             return change
-        values, *moments = self.normal
         of_inputs = [True, False, False]
         backward = torch.ops.aten.native_layer_norm_backward
-        normalized: Tensor = backward(change, values, change.shape[-1:], *moments, None, None, of_inputs)[0]
+        shape = change.shape[-1:]
+        normalized: Tensor = backward(change, self.activated, shape, *self.moments, None, None, of_inputs)[0]
         return normalized
 
 
@@ -203,7 +229,8 @@ class LinearizedMLP:
         with torch.no_grad():
             *hidden, last = network.linear_layers
             for layer in hidden:
-                outputs, slope = network.hidden.linearize(layer(self._inputs[-1]))
+                values = torch.addmm(layer.bias, self._inputs[-1], layer.weight.T)
+                outputs, slope = network.hidden.linearize(values)
                 self._inputs.append(outputs)
                 self._slopes.append(slope)
             self.outputs: Tensor = last(self._inputs[-1])
