@@ -172,13 +172,22 @@ def _more(run: Path, agent: int, count: int) -> Callable[[], bool]:
     return lambda: len(RunDirectory.open(run).agent(agent).read_metrics()) >= goal
 
 
+def _see_stopped(process: psutil.Process) -> None:
+    """Stop a process until it is seen so: the launcher's call to go on takes back a stop that is still pending."""
+    deadline = time.monotonic() + 20
+    while process.status() != psutil.STATUS_STOPPED:
+        assert time.monotonic() < deadline
+        process.suspend()
+        time.sleep(0.01)
+
+
 def test_a_warm_parent_that_is_stopped_holds_nobody_up(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with start(run, *arguments("processes"), "--restart") as launcher:
         wait_for(has_iterations(run, 4), launcher)
         everyone = session_of(launcher)
         parent = _process(launcher, "warm parent")
-        parent.suspend()
+        _see_stopped(parent)
         _process(launcher, "agent 1").kill()
         wait_for(_more(run, 1, 3), launcher)
         parent.suspend()
