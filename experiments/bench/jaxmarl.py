@@ -27,6 +27,12 @@ _NUMBERS = (
 )
 """What a baseline's file has to say for ours to be set alike."""
 
+_FIXED = {
+    **{"ENV_NAME": "MPE_simple_spread_v3", "ENV_KWARGS": {}},
+    **{"ACTIVATION": "tanh", "FC_DIM_SIZE": 128, "GRU_HIDDEN_DIM": 128},
+}
+"""What a baseline's file may not change: the task, and the networks of `Baseline.networks`."""
+
 _QUICK = {"NUM_ENVS": 4, "NUM_STEPS": 32}
 
 
@@ -98,7 +104,7 @@ class Checkout:
                 if not (folder / file).is_file():
                     raise ConfigError(f"--jaxmarl {folder}: there is no {file}: expected a checkout of JaxMARL")
         if not os.access(checkout.python, os.X_OK) or checkout.python.is_dir():
-            raise ConfigError(f"--jaxmarl-python {python}: expected a Python interpreter")
+            raise ConfigError(f"--jaxmarl-python {checkout.python}: expected a Python interpreter")
         return checkout
 
     def settings(self, baseline: Baseline) -> dict[str, Any]:
@@ -133,16 +139,17 @@ class Checkout:
             text=True,
             check=False,
         )
-        lines = (done.stderr if done.returncode else done.stdout).strip().splitlines()
         if done.returncode:
-            raise ConfigError(f"--jaxmarl {self.folder}: {lines[-1] if lines else f'exit status {done.returncode}'}")
-        figures: dict[str, Any] = json.loads(lines[-1])
+            said = done.stderr.strip().splitlines() if done.returncode == 1 else []
+            why = said[-1] if said else f"{baseline.module} ended with status {done.returncode}"
+            raise ConfigError(f"--jaxmarl {self.folder}: {why}")
+        figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return figures
 
     def commit(self) -> str:
         """Which commit it is, or `unknown` where git does not say."""
+        command = ["git", "-C", str(self.folder), "rev-parse", "HEAD"]
         try:
-            command = ["git", "-C", self.folder, "rev-parse", "HEAD"]
             return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
         except (OSError, subprocess.CalledProcessError):
             return "unknown"
@@ -168,7 +175,7 @@ def run(repeats: int, iterations: int, folder: Path, python: Path | None, quick:
     used: dict[str, Any] = {"repeats": repeats, "iterations": iterations, "warm_up": WARM_UP}
     used["JaxMARL"] = checkout.commit()
     for algo, baseline in BASELINES.items():
-        theirs = checkout.settings(baseline) | (_QUICK if quick else {})
+        theirs = checkout.settings(baseline) | _FIXED | (_QUICK if quick else {})
         samples = theirs["NUM_ENVS"] * theirs["NUM_STEPS"]
         theirs["TOTAL_TIMESTEPS"] = samples * (WARM_UP + iterations)
         ours = our_settings(algo, theirs)
@@ -222,20 +229,20 @@ def _rows(
     processor = theirs["processor"] / thousands, ours["rollout"] + ours["update"]
     memory = theirs["memory"], ours["memory"]
     sides = zip(("JaxMARL", "matrpo"), speeds, processor, memory, (theirs["compile"], "-"), (theirs, ours), strict=True)
-    return [
+    rows: list[Row] = [
         {
             **{"algorithm": algo, "side": side, "steps_per_s": speed, "CPU_s_per_1000_steps": cpu, "peak_MiB": peak},
             **{"compile_s": compiling, "return": figures["return"], "episode_steps": figures["episode_steps"]},
             "parameters": int(figures["parameters"]),
         }
         for side, speed, cpu, peak, compiling, figures in sides
-    ] + [
-        {
-            **{"algorithm": algo, "side": "ratio", "steps_per_s": speeds[1] / speeds[0]},
-            **{"CPU_s_per_1000_steps": processor[1] / processor[0], "peak_MiB": memory[1] / memory[0]},
-            **{"compile_s": "-", "return": "-", "episode_steps": "-", "parameters": "-"},
-        }
     ]
+    ratio = {
+        **{"algorithm": algo, "side": "ratio", "steps_per_s": speeds[1] / speeds[0]},
+        **{"CPU_s_per_1000_steps": processor[1] / processor[0], "peak_MiB": memory[1] / memory[0]},
+        **dict.fromkeys(("compile_s", "return", "episode_steps", "parameters"), "-"),
+    }
+    return [*rows, ratio]
 
 
 def _goals(algo: str, ratio: Row) -> list[Goal]:

@@ -33,11 +33,11 @@ def main(checkout: str, module: str, settings: str) -> None:
     began = time.perf_counter()
     try:
         train = jax.jit(script.make_train(json.loads(settings))).lower(key).compile()
+        compiled, processor = time.perf_counter(), time.process_time()
+        outcome = jax.block_until_ready(train(key))
+        jax.effects_barrier()
     except Exception as error:
-        sys.exit(f"make_train of {module} does not take the settings of its file: {_line(error)}")
-    compiled, processor = time.perf_counter(), time.process_time()
-    outcome = jax.block_until_ready(train(key))
-    jax.effects_barrier()
+        sys.exit(f"make_train of {module} fails with the settings of its file: {_line(error)}")
     seconds, processor = time.perf_counter() - compiled, time.process_time() - processor
     figures = {"compile": compiled - began, "seconds": seconds, "processor": processor, "memory": peak_mebibytes()}
     try:
@@ -58,14 +58,16 @@ def _imported(module: str) -> Any:
 
 def _learned(state: Any, logged: list[Mapping[str, Any]]) -> dict[str, Any]:
     """The updates made, the mean return of the last of them, the steps of an episode, and the networks' parameters."""
-    returns = [log.get("returns", log.get("returned_episode_returns")) for log in logged]
-    last = [float(value.mean()) for value in returns[-LAST:]]  # type: ignore[union-attr]
+    returns = [log["returns" if "returns" in log else "returned_episode_returns"] for log in logged]
+    last = [float(value.mean()) for value in returns[-LAST:]]
+    lengths = [float(length.mean()) for length in _attributes(state, "returned_episode_lengths")]
     parameters = sum(_attributes(list(_attributes(state, "params")), "size"))
-    length = next(iter(_attributes(state, "returned_episode_lengths"))).mean()
+    if not (last and lengths and parameters):
+        raise KeyError("no returns, no returned_episode_lengths, or no params")
     return {
         "updates": len(returns),
         "return": sum(last) / len(last),
-        "episode_steps": float(length),
+        "episode_steps": lengths[0],
         "parameters": parameters,
     }
 
