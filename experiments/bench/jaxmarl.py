@@ -237,7 +237,7 @@ def _rows(
         }
         for side, speed, cpu, peak, compiling, figures in sides
     ]
-    ratio = {
+    ratio: Row = {
         **{"algorithm": algo, "side": "ratio", "steps_per_s": speeds[1] / speeds[0]},
         **{"CPU_s_per_1000_steps": processor[1] / processor[0], "peak_MiB": memory[1] / memory[0]},
         **dict.fromkeys(("compile_s", "return", "episode_steps", "parameters"), "-"),
