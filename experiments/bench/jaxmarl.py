@@ -43,7 +43,7 @@ class Baseline:
     Attributes:
         script, settings: the files in a checkout.
         networks: the settings of ours that make networks of the same layers.
-        samples: how many samples of a step its critic sees, by ours.
+        samples: how many samples our critic is fitted to for each step of an environment.
     """
 
     script: str
