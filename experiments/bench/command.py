@@ -40,6 +40,7 @@ class Counts(click.ParamType[tuple[int, ...]]):
 
 
 _COUNT = click.IntRange(min=1)
+_PATH = click.Path(path_type=Path)
 _RING = click.IntRange(min=3)
 
 _changes = click.option(
@@ -57,9 +58,8 @@ def _shared(command: Command) -> Command:
     command = click.option("--quick", is_flag=True, help="Tiny sizes, to see that it works; the figures mean little.")(
         command
     )
-    path = click.Path(path_type=Path)
     return click.option(
-        "--json", "path", type=path, metavar="FILE", help="Where the figures go [default: bench-NAME.json]."
+        "--json", "path", type=_PATH, metavar="FILE", help="Where the figures go [default: bench-NAME.json]."
     )(command)
 
 
@@ -192,11 +192,34 @@ def loss(agents: int, iterations: int, path: Path | None, quick: bool) -> None:
 
 @bench.command()
 @click.option("--repeats", type=_COUNT, default=3, show_default=True, help="Runs of each algorithm.")
-@click.option("--iterations", type=_COUNT, default=10, show_default=True, help="Measured iterations of a run.")
+@click.option("--iterations", type=_COUNT, help="Measured iterations of a run. [10; with --jaxmarl 30]")
+@click.option("--jaxmarl", type=_PATH, metavar="DIR", help="Compare with the baselines in this checkout of JaxMARL.")
+@click.option(
+    "--jaxmarl-python",
+    type=_PATH,
+    metavar="PROGRAM",
+    help="The Python that has what JaxMARL imports. [the checkout's .venv/bin/python, or else this one]",
+)
 @_shared
-def throughput(repeats: int, iterations: int, path: Path | None, quick: bool) -> None:
-    """CPU seconds and memory of whole training by HAPPO, HATRPO and MAPPO against HARL's own code."""
-    _measure("throughput", path, quick, repeats, iterations)
+def throughput(
+    repeats: int,
+    iterations: int | None,
+    jaxmarl: Path | None,
+    jaxmarl_python: Path | None,
+    path: Path | None,
+    quick: bool,
+) -> None:
+    """CPU seconds and memory of whole training by HAPPO, HATRPO and MAPPO against HARL's own code.
+
+    With --jaxmarl: speed, CPU seconds, memory and return of training by IPPO and MAPPO with shared parameters against
+    JaxMARL's own scripts, run here in turn, with their settings. JAX uses all cores. The file is bench-jaxmarl.json.
+    """
+    if jaxmarl is None:
+        if jaxmarl_python is not None:
+            raise ConfigError("--jaxmarl-python is for --jaxmarl DIR, the checkout to compare with")
+        _measure("throughput", path, quick, repeats, iterations or 10)
+    else:
+        _measure("jaxmarl", path, quick, repeats, iterations or 30, jaxmarl, jaxmarl_python)
 
 
 @bench.command("signal")
