@@ -12,8 +12,9 @@ from matrpo.envs.particle.treasure_hunt import AWAY, BANK_REACH, HUNTER_REACH, N
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST_FACTOR = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND_FACTOR = np.uint64(0x94D049BB133111EB)
+_FARTHEST = np.int64(2**63 - 1)
 _STATE = "f8[:,:,::1], f8[:,:,:,::1], f8[:,:,::1]"
-_SEEN = "f8[:,:,::1], f8[:,:,::1], f8[:,:,:,::1], f8[:,:,::1], i8[:,::1], i8[:,::1], b1[:,::1], f4[:,:,::1]"
+_SEEN = "f8[:,:,::1], f8[:,:,::1], f8[:,:,:,::1], i8[:,:,::1], i8[:,::1], i8[:,::1], b1[:,::1], f4[:,:,::1]"
 
 
 @inlined
@@ -46,7 +47,6 @@ def take_treasures(
 ) -> None:
     """See `treasure_numpy.take_treasures`."""
     num_agents = len(squared)
-    taken[:] = 0
     for treasure in range(len(colours)):
         for hunter in range(len(holding)):
             for b in range(len(taken)):
@@ -102,7 +102,6 @@ def return_treasures(
 @compiled("void(i8[:,::1], f8[:,:,::1], i8[:,::1])")
 def deliver(holding: np.ndarray, squared: np.ndarray, delivered: np.ndarray) -> None:
     """See `treasure_numpy.deliver`."""
-    delivered[:] = 0
     for hunter in range(len(holding)):
         for b in range(holding.shape[1]):
             bank = holding[hunter, b]
@@ -131,25 +130,25 @@ def pay_treasure(
             rewards[hunter, b] = -1.0 if overlaps > 1 else 0.0
             if holding[hunter, b] == NOTHING:
                 for treasure in range(len(away)):
-                    if not away[treasure, b]:
-                        least = min(least, math.sqrt(squared[hunter, num_agents + treasure, b]))
+                    distance = math.sqrt(squared[hunter, num_agents + treasure, b])
+                    if not (away[treasure, b] or least <= distance or least != least):
+                        least = distance
         events = taken[b]
         for bank in range(len(delivered)):
             events += delivered[bank, b] > 0
-        reward = 5.0 * events - 0.1 * (least if least < math.inf else 0.0)
+        reward = 5.0 * events - 0.1 * (0.0 if least == math.inf else least)
         for bank in range(hunters, num_agents):
             rewards[bank, b] = reward
 
 
 @inlined
-def _nearest_first(distances: np.ndarray, keys: np.ndarray) -> None:
-    """Replace `keys` by the order of `distances`, as `nearest_first` does: by their bits, with the id in the last."""
+def _sort(keys: np.ndarray) -> None:
+    """Replace the bits of distances by the ids of the nearest, the next, and so on: see `nearest_first`."""
     size, id_bits = len(keys), 0
     while id_bits < size - 1:
         id_bits = 2 * id_bits + 1
-    bits = distances.view(np.int64)
     for i in range(size):
-        key = bits[i] & ~id_bits | i
+        key = keys[i] & ~id_bits | i
         place = i
         while place > 0 and keys[place - 1] > key:
             keys[place] = keys[place - 1]
@@ -161,7 +160,8 @@ def _nearest_first(distances: np.ndarray, keys: np.ndarray) -> None:
 
 @inlined
 def _write_one_hot(row: np.ndarray, size: int, colour: int) -> None:
-    row[:size] = 0.0
+    for column in range(size):
+        row[column] = 0.0
     if colour != NOTHING:
         row[colour] = 1.0
 
@@ -172,21 +172,21 @@ def _write_treasures(
     q: int,
     b: int,
     relative: np.ndarray,
-    squared: np.ndarray,
+    distances: np.ndarray,
     colours: np.ndarray,
     away: np.ndarray,
     num_banks: int,
-    distances: np.ndarray,
     order: np.ndarray,
 ) -> None:
-    num_agents, num_treasures = len(squared), len(colours)
+    num_agents, num_treasures = len(distances), len(colours)
     for treasure in range(num_treasures):
-        distances[treasure] = squared[q, num_agents + treasure, b]
-    _nearest_first(distances, order)
+        order[treasure] = distances[q, num_agents + treasure, b]
+    _sort(order)
     for k in range(num_treasures):
         column, treasure = k * (2 + num_banks), order[k]
         if away[treasure, b]:
-            row[column : column + 2 + num_banks] = 0.0
+            row[column] = row[column + 1] = 0.0
+            _write_one_hot(row[column + 2 :], num_banks, NOTHING)
         else:
             row[column] = relative[0, q, num_agents + treasure, b]
             row[column + 1] = relative[1, q, num_agents + treasure, b]
@@ -199,23 +199,23 @@ def describe_treasure(
     positions: np.ndarray,
     velocities: np.ndarray,
     relative: np.ndarray,
-    squared: np.ndarray,
+    distances: np.ndarray,
     holding: np.ndarray,
     colours: np.ndarray,
     away: np.ndarray,
     block: np.ndarray,
 ) -> None:
     """See `treasure_numpy.describe_treasure`."""
-    num_agents, num_treasures = len(squared), len(colours)
+    num_agents, num_treasures = len(distances), len(colours)
     num_banks = num_agents - len(holding)
-    distances, order = np.empty(num_treasures), np.empty(num_treasures, dtype=np.int64)
+    order = np.empty(num_treasures, dtype=np.int64)
     for k in range(len(block)):
         q = first + k
         for b in range(block.shape[1]):
             row = block[k, b]
             row[0], row[1] = positions[0, q, b], positions[1, q, b]
             row[2], row[3] = velocities[0, q, b], velocities[1, q, b]
-            _write_treasures(row[4:], q, b, relative, squared, colours, away, num_banks, distances, order)
+            _write_treasures(row[4:], q, b, relative, distances, colours, away, num_banks, order)
             column = 4 + num_treasures * (2 + num_banks)
             for i in range(num_agents):
                 if i != q:
@@ -231,17 +231,16 @@ def describe_collect(
     positions: np.ndarray,
     velocities: np.ndarray,
     relative: np.ndarray,
-    squared: np.ndarray,
+    distances: np.ndarray,
     holding: np.ndarray,
     colours: np.ndarray,
     away: np.ndarray,
     block: np.ndarray,
 ) -> None:
     """See `treasure_numpy.describe_collect`."""
-    num_agents, num_hunters, num_treasures = len(squared), len(holding), len(colours)
+    num_agents, num_hunters, num_treasures = len(distances), len(holding), len(colours)
     num_banks = num_agents - num_hunters
-    to_agents, agents = np.empty(num_agents), np.empty(num_agents, dtype=np.int64)
-    to_treasures, treasures = np.empty(num_treasures), np.empty(num_treasures, dtype=np.int64)
+    agents, treasures = np.empty(num_agents, dtype=np.int64), np.empty(num_treasures, dtype=np.int64)
     for k in range(len(block)):
         q = first + k
         for b in range(block.shape[1]):
@@ -253,13 +252,14 @@ def describe_collect(
                 _write_one_hot(row[column:], num_banks, holding[q, b])
                 column += num_banks
             for i in range(num_agents):
-                to_agents[i] = squared[q, i, b] if i != q else math.inf
-            _nearest_first(to_agents, agents)
-            for i in agents[:-1]:
+                agents[i] = distances[q, i, b] if i != q else _FARTHEST
+            _sort(agents)
+            for place in range(num_agents - 1):
+                i = agents[place]
                 row[column], row[column + 1] = relative[0, q, i, b], relative[1, q, i, b]
                 row[column + 2], row[column + 3] = velocities[0, i, b], velocities[1, i, b]
                 _write_one_hot(row[column + 4 :], num_banks, i - num_hunters if i >= num_hunters else NOTHING)
                 column += 4 + num_banks
                 _write_one_hot(row[column:], num_banks, holding[i, b] if i < num_hunters else NOTHING)
                 column += num_banks
-            _write_treasures(row[column:], q, b, relative, squared, colours, away, num_banks, to_treasures, treasures)
+            _write_treasures(row[column:], q, b, relative, distances, colours, away, num_banks, treasures)

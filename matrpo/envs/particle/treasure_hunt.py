@@ -99,6 +99,8 @@ class TreasureHuntEnv(ParticleEnv):
         measured = (world.positions, world.relative, world.squared)
         world.advance(self._controls.thrust(joint_action))
         returning = self._away.copy()
+        self._taken[...] = 0
+        self._delivered[...] = 0
         self.kernels.take_treasures(self._holding, *treasures, *measured, self._taken)
         if returning.any():
             first = self._draws + 3 * self._time * self._num_treasures
@@ -117,7 +119,7 @@ class TreasureHuntEnv(ParticleEnv):
                 world.positions,
                 world.velocities,
                 world.relative,
-                world.squared,
+                world.squared.view(np.int64),
                 self._holding,
                 self._colours,
                 self._away,

@@ -29,11 +29,10 @@ def take_treasures(
     Args:
         holding, away, positions, relative, squared: changed.
         colours: of the treasures.
-        taken: written, (B,), how many treasures were taken.
+        taken: (B,), to which how many treasures were taken is added.
     """
     touching = squared[: len(holding), len(squared) :].transpose(1, 0, 2) < TREASURE_REACH
     treasure, hunter, env = np.nonzero(touching)
-    taken[...] = 0
     while env.size:
         empty = (holding[hunter, env] == NOTHING) & ~away[treasure, env]
         treasure, hunter, env = treasure[empty], hunter[empty], env[empty]
@@ -75,13 +74,12 @@ def return_treasures(
 
 
 def deliver(holding: np.ndarray, squared: np.ndarray, delivered: np.ndarray) -> None:
-    """Hunters that touch the bank of what they hold give it away; `delivered`, (K, B), counts what banks received."""
+    """Hunters that touch the bank of what they hold give it away, which is added to what banks received, (K, B)."""
     hunter, env = np.nonzero(holding != NOTHING)
     bank = holding[hunter, env]
     near = squared[hunter, len(holding) + bank, env] < BANK_REACH
     hunter, bank, env = hunter[near], bank[near], env[near]
     holding[hunter, env] = NOTHING
-    delivered[...] = 0
     np.add.at(delivered, (bank, env), 1)
 
 
@@ -110,7 +108,7 @@ def describe_treasure(
     positions: np.ndarray,
     velocities: np.ndarray,
     relative: np.ndarray,
-    squared: np.ndarray,
+    distances: np.ndarray,
     holding: np.ndarray,
     colours: np.ndarray,
     away: np.ndarray,
@@ -120,17 +118,18 @@ def describe_treasure(
 
     Args:
         first: the first of the agents that observe, all of which are hunters, or all banks.
-        positions, velocities, relative, squared, holding, colours, away: the state.
+        positions, velocities, relative, holding, colours, away: the state.
+        distances: (N, E, B) int64, the bits of `squared`.
         block: written, (agents, B, O) float32, of each agent its position, velocity, the sorted treasures, the other
             agents and, of hunters, what they hold.
     """
     rows = block.transpose(0, 2, 1)
-    num_agents, num_treasures = len(squared), len(colours)
+    num_agents, num_treasures = len(distances), len(colours)
     num_banks = num_agents - len(holding)
     agents = slice(first, first + len(block))
     _describe_selves(agents, positions, velocities, rows)
     others_from = 4 + num_treasures * (2 + num_banks)
-    _describe_treasures(agents, relative, squared, colours, away, num_banks, rows[:, 4:others_from])
+    _describe_treasures(agents, relative, distances, colours, away, num_banks, rows[:, 4:others_from])
     holding_from = others_from + 2 * (num_agents - 1)
     for q in range(len(block)):
         others = [i for i in range(num_agents) if i != first + q]
@@ -145,7 +144,7 @@ def describe_collect(
     positions: np.ndarray,
     velocities: np.ndarray,
     relative: np.ndarray,
-    squared: np.ndarray,
+    distances: np.ndarray,
     holding: np.ndarray,
     colours: np.ndarray,
     away: np.ndarray,
@@ -155,13 +154,14 @@ def describe_collect(
 
     Args:
         first: the first of the agents that observe, all of which are hunters, or all banks.
-        positions, velocities, relative, squared, holding, colours, away: the state.
+        positions, velocities, relative, holding, colours, away: the state.
+        distances: (N, E, B) int64, the bits of `squared`.
         block: written, (agents, B, O) float32, of each agent its position, velocity, if a hunter what it holds, the
             sorted other agents with velocities and two colours, one of which they accept or hold, and the sorted
             treasures.
     """
     rows = block.transpose(0, 2, 1)
-    num_agents, num_envs = len(squared), squared.shape[2]
+    num_agents, num_envs = len(distances), distances.shape[2]
     num_banks = num_agents - len(holding)
     agents = slice(first, first + len(block))
     _describe_selves(agents, positions, velocities, rows)
@@ -171,9 +171,9 @@ def describe_collect(
         column += num_banks
     width = 4 + 2 * num_banks
     treasures_from = column + (num_agents - 1) * width
-    distances = squared[:, :num_agents].copy()
-    distances[np.arange(num_agents), np.arange(num_agents)] = np.inf
-    order = nearest_first(distances)[agents, :-1]
+    squared = distances[:, :num_agents].view(np.float64).copy()
+    squared[np.arange(num_agents), np.arange(num_agents)] = np.inf
+    order = nearest_first(squared)[agents, :-1]
     others = rows[:, column:treasures_from].reshape(len(block), num_agents - 1, width, num_envs).copy()
     observers, envs = np.arange(first, first + len(block))[:, None, None], np.arange(num_envs)
     others[:, :, 0:2] = relative[:, observers, order, envs].transpose(1, 2, 0, 3)
@@ -183,7 +183,7 @@ def describe_collect(
     roles = np.concatenate([held, np.repeat(np.arange(num_banks)[:, None], num_envs, axis=1)])
     others[:, :, 4:] = roles[order, envs][:, :, None] == np.arange(2 * num_banks)[:, None]
     rows[:, column:treasures_from] = others.reshape(len(block), -1, num_envs)
-    _describe_treasures(agents, relative, squared, colours, away, num_banks, rows[:, treasures_from:])
+    _describe_treasures(agents, relative, distances, colours, away, num_banks, rows[:, treasures_from:])
 
 
 def _describe_selves(agents: slice, positions: np.ndarray, velocities: np.ndarray, rows: np.ndarray) -> None:
@@ -194,15 +194,15 @@ def _describe_selves(agents: slice, positions: np.ndarray, velocities: np.ndarra
 def _describe_treasures(
     agents: slice,
     relative: np.ndarray,
-    squared: np.ndarray,
+    distances: np.ndarray,
     colours: np.ndarray,
     away: np.ndarray,
     num_banks: int,
     rows: np.ndarray,
 ) -> None:
     """The treasures by their distance from each agent, those that are away last and all zeros."""
-    num_agents, num_envs = len(squared), squared.shape[2]
-    order = nearest_first(squared[agents, num_agents:])
+    num_agents, num_envs = len(distances), distances.shape[2]
+    order = nearest_first(distances[agents, num_agents:].view(np.float64))
     observers, envs = np.arange(agents.start, agents.stop)[:, None, None], np.arange(num_envs)
     places = relative[:, observers, num_agents + order, envs].transpose(1, 2, 0, 3)
     shown = np.where(away, NOTHING, colours)[order, envs]

@@ -109,12 +109,14 @@ def sum_uncovered(squared: np.ndarray, uncovered: np.ndarray) -> None:
     """See `world_numpy.sum_uncovered`."""
     num_agents, entities, num_envs = squared.shape
     least = np.empty(num_envs)
-    uncovered[:] = 0.0
+    for b in range(num_envs):
+        uncovered[b] = 0.0
     for i in range(num_agents, entities):
-        least[:] = squared[0, i]
+        for b in range(num_envs):
+            least[b] = squared[0, i, b]
         for q in range(1, num_agents):
             for b in range(num_envs):
-                # NaN is less than anything, as it is for NumPy's `min`.
+                # NaN is the least, as it is to NumPy.
                 least[b] = least[b] if least[b] <= squared[q, i, b] or least[b] != least[b] else squared[q, i, b]
         for b in range(num_envs):
             uncovered[b] += math.sqrt(least[b])
