@@ -59,15 +59,15 @@ def take_treasures(
 
 
 @inlined
-def _mix(word: int) -> int:
+def _mix(word: np.uint64) -> np.uint64:
     word = (word ^ (word >> np.uint64(30))) * _FIRST_FACTOR
     word = (word ^ (word >> np.uint64(27))) * _SECOND_FACTOR
     return word ^ (word >> np.uint64(31))
 
 
 @inlined
-def _uniform(key: int, draw: int) -> float:
-    word = _mix(key + np.uint64(draw) * _GOLDEN)
+def _uniform(key: np.uint64, draw: np.uint64) -> float:
+    word = _mix(key + draw * _GOLDEN)
     return np.float64(word >> np.uint64(11)) * 2.0**-53
 
 
