@@ -32,7 +32,7 @@ def compiled(signature: str) -> Callable[[_Function], _Function]:
         try:
             return _compile(function, signature, cache=True)
         except Exception as error:  # whatever comes of reading, unpickling or writing the cache
-            _LOG.info("the machine code of %s is not kept: %s", function.__name__, error)
+            _LOG.debug("the machine code of %s is not kept: %s", function.__name__, error)
             return _compile(function, signature, cache=False)
 
     return decorate

@@ -155,6 +155,7 @@ def test_both_implementations_have_the_same_functions() -> None:
 
 
 def test_numba_is_left_out_where_it_is_not_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "0")
     assert ParticleWorld([Agent(0.1)], [], 1).kernels is world_compiled
     monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
     assert ParticleWorld([Agent(0.1)], [], 1).kernels is world_numpy
