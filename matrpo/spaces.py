@@ -206,7 +206,7 @@ class TaskSpec:
         starts = [0, *ends[:-1]]
         return tuple(slice(a, b) for a, b in zip(starts, ends, strict=True))
 
-    @property
+    @cached_property
     def joint_action_width(self) -> int:
         """Columns of the joint action over all agents."""
         return sum(space.width for space in self.action_spaces)

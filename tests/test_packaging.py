@@ -72,5 +72,9 @@ def test_a_wheel_holds_every_package_and_every_file_that_is_no_module() -> None:
     assert set(settings["options"]["packages"].split()) == set(packages)
     shipped = {path for name, patterns in data.items() for each in patterns for path in packages[name].glob(each)}
     loose = {path for folder in packages.values() for path in folder.rglob("*.*") if path.is_file()}
-    kept = {path for path in loose if path.suffix not in (".py", ".pyc", ".md") and "results" not in path.parts}
+    kept = {
+        path
+        for path in loose
+        if path.suffix not in (".py", ".md") and "__pycache__" not in path.parts and "results" not in path.parts
+    }
     assert kept == {path for path in shipped if path.is_file()}

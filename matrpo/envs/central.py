@@ -61,13 +61,14 @@ class CentralEnvironment:
         final = last.final_state
         if final is None and final_observations is not None:
             final = np.concatenate(final_observations, axis=1)
-        finals: Sequence[np.ndarray | None] = [None] * len(self._states(last.observations))
+        views = self._states(last.observations)
+        finals: Sequence[np.ndarray | None] = [None] * len(views)
         if final is not None and final_observations is not None:
             finals = self._views(final, final_observations)
         reward = team_rewards(last.rewards).astype(np.float32)
         states = [
             AgentStep(view, reward, agents[0].reward_scale, ended & ~truncated, truncated, end, joint_action, None)
-            for view, end in zip(self._states(last.observations), finals, strict=True)
+            for view, end in zip(views, finals, strict=True)
         ]
         return CentralStep(agents, states, self._alive, before & ~last.terminated)
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MASK = 2**64 - 1
+MASK = 2**64 - 1
+"""What is kept of a seed."""
 
 
 def uniform(seed: int, envs: np.ndarray, episodes: np.ndarray, draws: int, first: int | np.ndarray = 0) -> np.ndarray:
@@ -32,7 +33,7 @@ def uniform(seed: int, envs: np.ndarray, episodes: np.ndarray, draws: int, first
 
 def bits(seed: int, envs: np.ndarray, episodes: np.ndarray, draws: int, first: int | np.ndarray = 0) -> np.ndarray:
     """Random 64-bit words, by the same key as `uniform`: (draws, B) uint64."""
-    key = _mix(np.array([seed & _MASK], dtype=np.uint64) + _GOLDEN)
+    key = _mix(np.array([seed & MASK], dtype=np.uint64) + _GOLDEN)
     key = _mix(key + _GOLDEN * (np.asarray(envs).astype(np.uint64) + np.uint64(1)))
     key = _mix(key + _GOLDEN * (np.asarray(episodes).astype(np.uint64) + np.uint64(1)))
     counters = np.arange(1, draws + 1, dtype=np.uint64)[:, None] + np.asarray(first).astype(np.uint64)

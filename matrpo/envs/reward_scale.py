@@ -27,22 +27,22 @@ class RewardScale:
     def __init__(self, gamma: float, num_envs: int) -> None:
         self._gamma = gamma
         self._returns = np.zeros(num_envs)
-        self._moments = np.zeros((num_envs, 3))
+        self._moments = np.zeros((3, num_envs))
 
     @property
     def value(self) -> float:
         """The scale, above 0."""
-        return scale_of(self._moments)
+        return scale_of(self._moments.T)
 
     @property
     def moments(self) -> np.ndarray:
         """(B, 3) float64: in each environment the number of values of R, their mean, and their squared deviations."""
-        return self._moments.copy()
+        return self._moments.T.copy()
 
     def update(self, team_rewards: np.ndarray, ended: np.ndarray) -> None:
         """Count one more step: the rewards summed over agents, (B,), and where the episode ended, (B,) bool."""
         self._returns = self._gamma * self._returns + team_rewards
-        count, mean, squares = self._moments.T
+        count, mean, squares = self._moments
         count += 1.0
         shift = self._returns - mean
         mean += shift / count
@@ -63,7 +63,7 @@ class RewardScale:
         moments = state["moments"]
         if moments.ndim == 1:  # of a version that pooled them at once: each environment had the same share
             moments = moments / np.array([len(self._returns), 1.0, len(self._returns)])
-        self._moments[...] = moments
+        self._moments[...] = moments.T
 
 
 def scale_of(moments: np.ndarray) -> float:
@@ -73,9 +73,9 @@ def scale_of(moments: np.ndarray) -> float:
     they hardly differ, and it is 1 as long as no reward has been seen.
     """
     count, mean, squares = np.ascontiguousarray(moments.T)
-    total = count.sum()
+    total = np.add.reduce(count)
     if total == 0:
         return 1.0
-    common = (count * mean).sum() / total
-    variance = (squares + count * np.square(mean - common)).sum() / total
+    common = np.add.reduce(count * mean) / total
+    variance = np.add.reduce(squares + count * np.square(mean - common)) / total
     return math.sqrt(max(variance, _LEAST_RATIO**2 * (variance + common**2))) or 1.0

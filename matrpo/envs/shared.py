@@ -136,7 +136,7 @@ class SharedEnvironment:
             rewards = np.repeat(team_rewards(rewards)[:, np.newaxis], rewards.shape[1], axis=1)
         steps = self._split(
             result.observations,
-            rewards.astype(np.float32),
+            rewards,
             result.terminated,
             result.truncated,
             result.final_observations,
@@ -227,7 +227,7 @@ class SharedEnvironment:
 
     def _initial(self, observations: list[np.ndarray], truncated: bool) -> list[AgentStep]:
         shape = (self.env.num_envs, self.spec.num_agents)
-        rewards, terminated = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=bool)
+        rewards, terminated = np.zeros(shape), np.zeros(shape, dtype=bool)
         noop = self.spec.noop(self.env.num_envs)
         return self._split(observations, rewards, terminated, np.full(shape, truncated), None, noop)
 
@@ -241,16 +241,21 @@ class SharedEnvironment:
         joint_action: np.ndarray,
     ) -> list[AgentStep]:
         masks = self.env.action_masks()
+        self.waiting[...] = False
         for q, mask in enumerate(masks):
-            self.waiting[:, q] = False if mask is None else ~mask.any(axis=1)
+            if mask is not None:
+                self.waiting[:, q] = ~mask.any(axis=1)
         scale = np.array([self.reward_scale], dtype=np.float32)
+        # One copy of all agents' rows: three of each would be most of a small batch's time here.
+        paid = np.array(rewards.T, dtype=np.float32, order="C")
+        over, cut = terminated.T.copy(), truncated.T.copy()
         return [
             AgentStep(
                 observation=observations[q],
-                reward=rewards[:, q].copy(),
+                reward=paid[q],
                 reward_scale=scale,
-                terminated=terminated[:, q].copy(),
-                truncated=truncated[:, q].copy(),
+                terminated=over[q],
+                truncated=cut[q],
                 final_observation=final_observations[q] if final_observations else None,
                 joint_action=joint_action,
                 action_mask=playable(masks[q], self.spec.action_spaces[q]),

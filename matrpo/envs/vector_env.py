@@ -61,7 +61,7 @@ class VectorStep:
     statistics: np.ndarray | None = None
     alive: np.ndarray | None = None
 
-    @property
+    @cached_property
     def ended(self) -> np.ndarray:
         """Environments whose episode ended with this step: no agent is in it any more. (B,) bool."""
         if self.alive is None:
@@ -70,7 +70,7 @@ class VectorStep:
             ended = ~np.any(self.alive, axis=1)
         return ended
 
-    @property
+    @cached_property
     def cut(self) -> np.ndarray:
         """Environments whose episode ended with this step, for one agent at least by a time limit alone. (B,) bool."""
         cut: np.ndarray = self.ended & (self.truncated & ~self.terminated).any(axis=1)
@@ -207,9 +207,13 @@ class VectorEnv(ABC):
         if not len(sizes):
             return
         indices = joint_action if len(sizes) == expected[1] else joint_action[:, columns]
-        # The least index is NaN if any is, and then not at least 0.
-        if not (indices.min() >= 0 and (indices < sizes).all()):
+        if not self._allowed(indices, sizes):
             raise ValueError(f"joint action of {self.spec.name} holds an index outside its action space")
+
+    def _allowed(self, indices: np.ndarray, sizes: np.ndarray) -> bool:
+        """Whether every index, (B, W), is at least 0 and below the size of its column's space, (W,) float32."""
+        # The least index is NaN if any is, and then not at least 0.
+        return bool(indices.min() >= 0 and (indices < sizes).all())
 
     @cached_property
     def _index_columns(self) -> tuple[np.ndarray, np.ndarray]:
@@ -222,4 +226,4 @@ class VectorEnv(ABC):
             for factor, size in enumerate(space.sizes)
         ]
         columns, sizes = np.array(discrete, dtype=np.intp).reshape(-1, 2).T
-        return columns, sizes
+        return columns, sizes.astype(np.float32)

@@ -121,7 +121,7 @@ def test_listing_and_describing_tasks_imports_nothing_that_they_need() -> None:
         "assert {name.split('.')[2] for name in loaded} <= set(light), loaded;"
         "[task.spec(None) for family in families().values() for task in family.tasks];"
         "[family.needs.problem() for family in families().values()];"
-        "heavy = {'torch', 'gymnasium', 'pettingzoo', 'mpe2', 'pygame', 'jax', 'jaxmarl', 'mujoco', 'smac'};"
+        "heavy = {'torch', 'numba', 'gymnasium', 'pettingzoo', 'mpe2', 'pygame', 'jax', 'jaxmarl', 'mujoco', 'smac'};"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

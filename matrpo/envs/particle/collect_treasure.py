@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from matrpo.envs.family import variant_name, wrong_agents
-from matrpo.envs.particle.particle_env import movement_controls, nearest_first
-from matrpo.envs.particle.treasure_hunt import TreasureHuntEnv, num_banks
+from matrpo.envs.particle.particle_env import movement_controls
+from matrpo.envs.particle.treasure_hunt import HUNTER_REACH, TreasureHuntEnv, num_banks
 from matrpo.spaces import TaskSpec
 
 EPISODE_LENGTH = 25
@@ -42,9 +42,9 @@ class CollectTreasureEnv(TreasureHuntEnv):
         spec = collect_treasure_spec(num_agents, continuous)
         collectors = num_agents - num_banks(num_agents)
         super().__init__(spec, collectors, movement_controls(num_agents, continuous), num_envs, seed)
-        self._roles = np.empty((num_agents, num_envs), dtype=np.int8)
-        self._roles[collectors:] = np.arange(self._num_banks)[:, None]
-        self._role_column = np.arange(2 * self._num_banks, dtype=np.int8)[:, None]
+
+    def observe(self) -> list[np.ndarray]:
+        return self._describe(self.kernels.describe_collect)
 
     def _rewards(self) -> np.ndarray:
         events = 5.0 * (self._taken + self._delivered.sum(axis=0))
@@ -54,50 +54,23 @@ class CollectTreasureEnv(TreasureHuntEnv):
     def _collector_rewards(self) -> np.ndarray:
         collectors = np.arange(self._num_hunters)[:, None]
         to_deposit = np.sqrt(self._world.squared[collectors, self._num_hunters + self._holding, self._envs])
-        to_treasure = self._nearest_treasure()
-        to_treasure[np.isinf(to_treasure)] = 0.0
+        to_treasure = np.sqrt(self._world.squared[: self._num_hunters, self.spec.num_agents :].min(axis=1))
+        to_treasure[:, self._away.all(axis=0)] = 0.0
         distance = np.where(self._holding < 0, to_treasure, to_deposit)
-        rewards: np.ndarray = -5.0 * self._overlaps() - 0.1 * distance
+        near = self._world.squared[: self._num_hunters, : self._num_hunters] < HUNTER_REACH
+        rewards: np.ndarray = -5.0 * (near.sum(axis=1) - 1) - 0.1 * distance
         return rewards
 
     def _deposit_rewards(self) -> np.ndarray:
         world, collectors = self._world, self._num_hunters
         squared = world.squared[collectors : collectors + self._num_banks, :collectors]
-        carriers = self._holding == self._bank_ids
+        carriers = self._holding == np.arange(self._num_banks)[:, None, None]
         to_carrier = np.sqrt(np.where(carriers, squared, np.inf).min(axis=1))
         # Added up in order: `mean` rounds otherwise where there is one environment.
         centre = np.add.accumulate(world.positions[:, :collectors], axis=1)[:, -1:] / collectors
         to_centre = np.hypot(*(centre - world.positions[:, collectors : self.spec.num_agents]))
         rewards: np.ndarray = -0.1 * np.where(np.isinf(to_carrier), to_centre, to_carrier)
         return rewards
-
-    def _describe(self) -> None:
-        n, width = self.spec.num_agents, 4 + 2 * self._num_banks
-        self._describe_selves(holding=4)
-        first = (4 + self._num_banks, 4)
-        self._describe_treasures([row + (n - 1) * width for row in first])
-        places, velocities, roles = self._sorted_others()
-        for (block, agents), row in zip(self._kinds(), first, strict=True):
-            others = block[:, row : row + (n - 1) * width].reshape(len(block), n - 1, width, self.num_envs)
-            others[:, :, 0:2] = places[:, agents].transpose(1, 2, 0, 3)
-            others[:, :, 2:4] = velocities[:, agents].transpose(1, 2, 0, 3)
-            others[:, :, 4:] = roles[agents, :, None] == self._role_column
-
-    def _sorted_others(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The other agents by their distance from each agent.
-
-        Returns:
-            relative positions and velocities, each (2, N, N - 1, B), and roles, (N, N - 1, B): i of the deposit of
-            colour i, K + i of a collector that holds colour i, -1 of an empty one.
-        """
-        world, n = self._world, self.spec.num_agents
-        squared = world.squared[:, :n].copy()
-        squared[np.arange(n), np.arange(n)] = np.inf
-        order = nearest_first(squared)[:, :-1] * self.num_envs
-        places = world.relative.reshape(2, -1).take(order + self._agent_rows, axis=1)
-        order += self._envs
-        self._roles[: self._num_hunters] = np.where(self._holding < 0, -1, self._num_banks + self._holding)
-        return places, world.velocities.reshape(2, -1).take(order, axis=1), self._roles.reshape(-1).take(order)
 
 
 def collect_treasure_spec(num_agents: int, continuous: bool = False) -> TaskSpec:

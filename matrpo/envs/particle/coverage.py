@@ -30,7 +30,6 @@ class CoverageEnv(ParticleEnv):
         world = ParticleWorld([Agent(AGENT_RADIUS)] * n, [Landmark(LANDMARK_RADIUS)] * n, num_envs)
         super().__init__(spec, world, seed, draws=4 * n)
         self._controls = controls
-        self._others = other_agents(n, entities=2 * n)
 
     def render(self) -> np.ndarray:
         """Environment 0 now, (350, 350, 3) uint8; agent 0 is the orange one."""
@@ -48,24 +47,14 @@ class CoverageEnv(ParticleEnv):
     def _act(self, joint_action: np.ndarray) -> None:
         self._world.advance(self._controls.thrust(joint_action))
 
-    def _describe(self) -> None:
-        world, n = self._world, self.spec.num_agents
-        (block,) = self._table.blocks
-        block[:, 0:2] = world.velocities.transpose(1, 0, 2)
-        block[:, 2:4] = world.positions[:, :n].transpose(1, 0, 2)
-        pairs = block[:, 4 : 4 * n + 2].reshape(n, 2 * n - 1, 2, self.num_envs)
-        pairs[:, :n] = world.relative[:, :, n:].transpose(1, 2, 0, 3)
-        others = world.relative.reshape(2, -1, self.num_envs).take(self._others, axis=1)
-        pairs[:, n:] = others.transpose(1, 2, 0, 3)
+    def observe(self) -> list[np.ndarray]:
+        observations = np.empty((self.spec.num_agents, self.num_envs, self.spec.observation_sizes[0]), dtype=np.float32)
+        world = self._world
+        world.kernels.describe_coverage(world.positions, world.velocities, world.relative, observations)
+        return list(observations)
 
     def _uncovered(self) -> np.ndarray:
         """Distance of each landmark from its nearest agent, summed over the landmarks in order: (B,)."""
-        distances = np.sqrt(self._world.squared[:, self.spec.num_agents :].min(axis=0))
-        uncovered: np.ndarray = np.add.accumulate(distances)[-1]
+        uncovered = np.empty(self.num_envs)
+        self._world.kernels.sum_uncovered(self._world.squared, uncovered)
         return uncovered
-
-
-def other_agents(num_agents: int, entities: int) -> np.ndarray:
-    """Where (agent, entity) pairs, flattened, hold each agent's other agents in the order of ids: (N, N - 1)."""
-    others = [[q * entities + i for i in range(num_agents) if i != q] for q in range(num_agents)]
-    return np.array(others, dtype=np.intp).reshape(num_agents, num_agents - 1)

@@ -43,7 +43,7 @@ class NavigationEnv(CoverageEnv):
         )
 
     def _rewards(self) -> np.ndarray:
-        rewards: np.ndarray = np.subtract(0.0, self._world.collisions() > 0)
+        rewards: np.ndarray = 0.0 - np.minimum(self._world.collisions(), 1.0)
         rewards[0] -= self._uncovered()
         return rewards.T
 

@@ -46,7 +46,6 @@ class ParticleEnv(VectorEnv):
         self._episode = -1
         self._time = 0
         self._state: dict[str, np.ndarray] = {"positions": world.positions, "velocities": world.velocities}
-        self._table = ObservationTable(spec.observation_sizes, world.num_envs)
 
     @abstractmethod
     def _begin(self, draws: np.ndarray) -> None:
@@ -59,10 +58,6 @@ class ParticleEnv(VectorEnv):
     @abstractmethod
     def _rewards(self) -> np.ndarray:
         """Each agent's reward in the state that the last step led to: (B, N) float64, fresh."""
-
-    @abstractmethod
-    def _describe(self) -> None:
-        """Write the current observations into the table."""
 
     def reset(self) -> list[np.ndarray]:
         self._begin_episode()
@@ -84,15 +79,11 @@ class ParticleEnv(VectorEnv):
             self._begin_episode()
             observations = self.observe()
         shape = (self.num_envs, self.spec.num_agents)
-        truncated = np.full(shape, ended)
+        truncated = np.ones(shape, dtype=bool) if ended else np.zeros(shape, dtype=bool)
         return VectorStep(observations, rewards, np.zeros(shape, dtype=bool), truncated, final_observations)
 
     def number_from(self, first: int) -> None:
         self._first = first
-
-    def observe(self) -> list[np.ndarray]:
-        self._describe()
-        return self._table.observations()
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Positions (2, E, B) and velocities (2, N, B), what else the task's state holds, and the clock.
@@ -110,6 +101,10 @@ class ParticleEnv(VectorEnv):
             array[...] = state[key]
         self._world.measure()
         self._time, self._episode = (int(number) for number in state["clock"])
+
+    def _allowed(self, indices: np.ndarray, sizes: np.ndarray) -> bool:
+        allowed: bool = self._world.kernels.allowed(np.ascontiguousarray(indices, dtype=np.float32), sizes)
+        return allowed
 
     def _begin_episode(self) -> None:
         self._episode += 1

@@ -2,7 +2,7 @@
 
 Step for step the arithmetic of `mpe2`'s `World` in float64, with the forces added in the same order. Entities are
 agents, then landmarks, which are fixed, as all of mpe2's are. Arrays are laid out (coordinate, entity,
-environment): the innermost axis is the batch, so that NumPy's loops are long whatever the number of agents.
+environment): the innermost axis is the batch, so that inner loops are long whatever the number of agents.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from matrpo.envs.particle import kernels
 
 TIME_STEP = 0.1
 """Seconds that a step lasts."""
@@ -60,26 +62,6 @@ class Landmark:
     collides: bool = False
 
 
-@dataclass(frozen=True)
-class Contacts:
-    """The K pairs of colliding bodies close enough to push each other, over all environments.
-
-    Attributes:
-        first, second: (K,) the pair's entities as entity * B + environment; the first has the smaller id.
-        delta: (2, K) position of the second relative to the first.
-        distance: (K,) length of `delta`.
-        gap: (K,) distance less the two radii: negative where the discs overlap.
-        mutual: how many of the pairs are of two agents; they come first, the others are of an agent and a landmark.
-    """
-
-    first: np.ndarray
-    second: np.ndarray
-    delta: np.ndarray
-    distance: np.ndarray
-    gap: np.ndarray
-    mutual: int
-
-
 class ParticleWorld:
     """Positions and velocities of agents and landmarks in B worlds.
 
@@ -89,34 +71,36 @@ class ParticleWorld:
         num_envs: B.
 
     Attributes:
+        kernels: the loops that do the work, `world_compiled` or `world_numpy`.
         positions: (2, E, B) of all entities, float64.
         velocities: (2, N, B) of the agents.
         relative: (2, N, E, B), position of every entity relative to every agent.
         squared: (N, E, B), squared distance of every entity from every agent.
-        contacts: the pairs of bodies in reach of each other.
     """
 
     def __init__(self, agents: Sequence[Agent], landmarks: Sequence[Landmark], num_envs: int) -> None:
         num_agents, entities = len(agents), len(agents) + len(landmarks)
+        self.kernels = kernels.load("world")
         self.num_agents = num_agents
         self.num_envs = num_envs
         self.positions = np.zeros((2, entities, num_envs))
         self.velocities = np.zeros((2, num_agents, num_envs))
         self.relative = np.zeros((2, num_agents, entities, num_envs))
         self.squared = np.zeros((num_agents, entities, num_envs))
-        self._squares = np.zeros((num_agents, entities, num_envs))
-        self._forces = np.array([agent.force for agent in agents])[:, None]
-        self._gains = np.array([TIME_STEP / agent.mass if agent.movable else 0.0 for agent in agents])[:, None]
-        self._max_speeds = np.array([agent.max_speed for agent in agents])[:, None]
-        self._limited = bool(np.isfinite(self._max_speeds).any())
-        self._first, self._second = _colliding_pairs(agents, landmarks)
-        self._mutual_pairs = int((self._second < num_agents).sum())
-        self._pair_rows = self._first * entities + self._second
+        gains = [TIME_STEP / agent.mass if agent.movable else 0.0 for agent in agents]
+        self._agents = np.array([[agent.force for agent in agents], gains, [agent.max_speed for agent in agents]])
+        self._pairs = _colliding_pairs(agents, landmarks)
         bodies: list[Agent | Landmark] = [*agents, *landmarks]
-        radii = np.array([body.radius for body in bodies])
-        self._touching = radii[self._first] + radii[self._second]
-        self._near = (self._touching[:, None] + _REACH) ** 2
-        self.contacts = self._find_contacts()
+        touching = np.array([body.radius for body in bodies])[self._pairs].sum(axis=0)
+        self._reach = np.stack([touching, (touching + _REACH) ** 2])
+        self._contacts = np.zeros((3, touching.size * num_envs), dtype=np.int64)
+        self._depth = np.zeros(touching.size * num_envs)
+        self.measure()
+
+    @property
+    def depth(self) -> np.ndarray:
+        """(K,) how deep the bodies of each contact overlap, in `CONTACT_MARGIN`s; negative if they do not touch."""
+        return self._depth[: self._found]
 
     def place(self, positions: np.ndarray, velocities: np.ndarray | None = None) -> None:
         """Put every entity at `positions`, (2, E, B), moving with `velocities`, (2, N, B), or at rest."""
@@ -126,14 +110,18 @@ class ParticleWorld:
 
     def advance(self, thrust: np.ndarray) -> None:
         """One time step; `thrust`, (2, N, B), is each agent's movement in units of its force, and is overwritten."""
-        thrust *= self._forces
-        self._add_contact_forces(thrust)
-        self.positions[:, : self.num_agents] += self.velocities * TIME_STEP
-        self.velocities *= 1 - DAMPING
-        thrust *= self._gains
-        self.velocities += thrust
-        if self._limited:
-            self._limit_speed()
+        # Every mathematical library rounds this one in its own way: it is NumPy's whatever the kernels are.
+        softened = np.logaddexp(0.0, self.depth)
+        self.kernels.advance(
+            thrust,
+            softened,
+            self._contacts,
+            self._agents,
+            self.relative,
+            self.squared,
+            self.positions,
+            self.velocities,
+        )
         self.measure()
 
     def move_landmarks(self, landmarks: np.ndarray, envs: np.ndarray, positions: np.ndarray) -> None:
@@ -145,69 +133,24 @@ class ParticleWorld:
         self.squared[:, entities, envs] = relative[0] * relative[0] + relative[1] * relative[1]
 
     def collisions(self) -> np.ndarray:
-        """How many other colliding agents each agent overlaps: (N, B) int."""
-        mutual = self.contacts.mutual
-        hit = np.flatnonzero(self.contacts.gap[:mutual] < 0)
-        ends = np.concatenate([self.contacts.first[hit], self.contacts.second[hit]])
-        return np.bincount(ends, minlength=self.num_agents * self.num_envs).reshape(self.num_agents, self.num_envs)
+        """How many other colliding agents each agent overlaps: (N, B) float64."""
+        collisions = np.zeros((self.num_agents, self.num_envs))
+        self.kernels.count_collisions(self._contacts, self.depth, collisions)
+        return collisions
 
     def measure(self) -> None:
         """Find distances and contacts again after a change of `positions`."""
-        agents = self.positions[:, : self.num_agents, None, :]
-        np.subtract(self.positions[:, None, :, :], agents, out=self.relative)
-        np.multiply(self.relative[0], self.relative[0], out=self.squared)
-        np.multiply(self.relative[1], self.relative[1], out=self._squares)
-        self.squared += self._squares
-        if self._first.size:
-            self.contacts = self._find_contacts()
-
-    def _add_contact_forces(self, force: np.ndarray) -> None:
-        contacts = self.contacts
-        if not contacts.first.size:
-            return
-        penetration = np.logaddexp(0.0, -(contacts.gap / CONTACT_MARGIN)) * CONTACT_MARGIN
-        # Bodies at the very same point push each other nowhere, rather than by 0 / 0.
-        distance = np.maximum(contacts.distance, np.finfo(np.float64).tiny)
-        push = CONTACT_FORCE * contacts.delta / distance * penetration
-        mutual = contacts.mutual
-        # Second ends first: each agent then adds its pairs in the order of mpe2's double loop.
-        for coordinate in range(2):
-            flat = force[coordinate].reshape(-1)
-            np.add.at(flat, contacts.second[:mutual], push[coordinate, :mutual])
-            np.subtract.at(flat, contacts.first, push[coordinate])
-
-    def _limit_speed(self) -> None:
-        speeds = np.sqrt(self.velocities[0] * self.velocities[0] + self.velocities[1] * self.velocities[1])
-        exceeding = speeds > self._max_speeds
-        if not exceeding.any():
-            return
-        agent, env = np.nonzero(exceeding)
-        directions = self.velocities[:, agent, env] / speeds[agent, env]
-        self.velocities[:, agent, env] = directions * self._max_speeds[agent, 0]
-
-    def _find_contacts(self) -> Contacts:
-        num_envs = self.num_envs
-        squared = self.squared.reshape(-1, num_envs).take(self._pair_rows, axis=0)
-        near = np.flatnonzero(squared < self._near)
-        pair, env = np.divmod(near, num_envs)
-        distance = np.sqrt(squared.reshape(-1)[near])
-        return Contacts(
-            first=self._first[pair] * num_envs + env,
-            second=self._second[pair] * num_envs + env,
-            delta=self.relative.reshape(2, -1).take(self._pair_rows[pair] * num_envs + env, axis=1),
-            distance=distance,
-            gap=distance - self._touching[pair],
-            mutual=int(near.searchsorted(self._mutual_pairs * num_envs)),
+        self._found = self.kernels.measure(
+            self.positions, self._pairs, self._reach, self.relative, self.squared, self._contacts, self._depth
         )
 
 
-def _colliding_pairs(agents: Sequence[Agent], landmarks: Sequence[Landmark]) -> tuple[np.ndarray, np.ndarray]:
-    """The entities of every pair that can collide: the pairs of agents, then those of an agent and a landmark."""
+def _colliding_pairs(agents: Sequence[Agent], landmarks: Sequence[Landmark]) -> np.ndarray:
+    """The entities of every pair that can collide, (2, P): the pairs of agents, then those of agent and landmark."""
     num_agents = len(agents)
     bodies: list[Agent | Landmark] = [*agents, *landmarks]
     collides = np.array([body.collides for body in bodies])
-    first, second = np.triu_indices(len(collides), k=1)
-    counted = collides[first] & collides[second] & (first < num_agents)
-    first, second = first[counted], second[counted]
-    mutual_first = np.argsort(second >= num_agents, kind="stable")
-    return first[mutual_first], second[mutual_first]
+    pairs = np.array(np.triu_indices(len(collides), k=1), dtype=np.int64)
+    first, second = pairs
+    pairs = pairs[:, collides[first] & collides[second] & (first < num_agents)]
+    return np.ascontiguousarray(pairs[:, np.argsort(pairs[1] >= num_agents, kind="stable")])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from matrpo.envs.family import variant_name
-from matrpo.envs.particle.particle_env import Controls, ParticleEnv
+from matrpo.envs.particle.particle_env import Controls, ObservationTable, ParticleEnv
 from matrpo.envs.particle.physics import Agent, Landmark, ParticleWorld
 from matrpo.spaces import TaskSpec
 
@@ -45,6 +45,7 @@ class SimpleReferenceEnv(ParticleEnv):
         self._words = np.zeros((2, VOCABULARY, num_envs), dtype=np.float32)
         self._state |= {"goals": self._goals, "words": self._words}
         self._envs = np.arange(num_envs)
+        self._table = ObservationTable(self.spec.observation_sizes, num_envs)
 
     def render(self) -> np.ndarray:
         """Environment 0 now, (350, 350, 3) uint8; an agent has the colour of the landmark that it is to reach."""
@@ -71,13 +72,14 @@ class SimpleReferenceEnv(ParticleEnv):
         rewards: np.ndarray = -LOCAL_RATIO * errors - (1 - LOCAL_RATIO) * errors.mean(axis=0)
         return rewards.T
 
-    def _describe(self) -> None:
+    def observe(self) -> list[np.ndarray]:
         world = self._world
         (block,) = self._table.blocks
         block[:, 0:2] = world.velocities.transpose(1, 0, 2)
         block[:, 2:8].reshape(2, NUM_LANDMARKS, 2, -1)[...] = world.relative[:, :, 2:].transpose(1, 2, 0, 3)
         block[:, 8:11] = _COLOURS.T.take(self._goals, axis=1).transpose(1, 0, 2)
         block[:, 11:] = self._words[::-1]
+        return self._table.observations()
 
 
 def simple_reference_spec(continuous: bool = False) -> TaskSpec:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from matrpo.envs.family import variant_name
-from matrpo.envs.particle.particle_env import Controls, ParticleEnv
+from matrpo.envs.particle.particle_env import Controls, ObservationTable, ParticleEnv
 from matrpo.envs.particle.physics import Agent, Landmark, ParticleWorld
 from matrpo.spaces import TaskSpec
 
@@ -42,6 +42,7 @@ class SimpleSpeakerListenerEnv(ParticleEnv):
         self._word = np.zeros((1, VOCABULARY, num_envs), dtype=np.float32)
         self._state |= {"goal": self._goal, "word": self._word}
         self._envs = np.arange(num_envs)
+        self._table = ObservationTable(self.spec.observation_sizes, num_envs)
 
     def render(self) -> np.ndarray:
         """Environment 0 now, (350, 350, 3) uint8: the listener in the goal's colour, the speaker grey."""
@@ -66,13 +67,14 @@ class SimpleSpeakerListenerEnv(ParticleEnv):
         squared = self._world.squared[1, 2 + self._goal, self._envs]
         return np.stack([-squared, -squared], axis=1)
 
-    def _describe(self) -> None:
+    def observe(self) -> list[np.ndarray]:
         world = self._world
         speaker, listener = (block[0] for block in self._table.blocks)
         speaker[...] = _COLOURS.T.take(self._goal, axis=1)
         listener[0:2] = world.velocities[:, 1]
         listener[2:8].reshape(NUM_LANDMARKS, 2, -1)[...] = world.relative[:, 1, 2:].transpose(1, 0, 2)
         listener[8:] = self._word[0]
+        return self._table.observations()
 
 
 def simple_speaker_listener_spec(continuous: bool = False) -> TaskSpec:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from matrpo.envs.family import NOTHING, Family, both_actions, variant_name, wrong_agents
-from matrpo.envs.particle.coverage import other_agents
 from matrpo.envs.particle.particle_env import movement_controls
 from matrpo.envs.particle.treasure_hunt import TreasureHuntEnv, num_banks
 from matrpo.spaces import TaskSpec
@@ -46,26 +45,14 @@ class TreasureEnv(TreasureHuntEnv):
         spec = treasure_spec(num_agents, continuous)
         hunters = num_agents - num_banks(num_agents)
         super().__init__(spec, hunters, movement_controls(num_agents, continuous), num_envs, seed)
-        self._others = other_agents(num_agents, entities=num_agents + hunters)
+
+    def observe(self) -> list[np.ndarray]:
+        return self._describe(self.kernels.describe_treasure)
 
     def _rewards(self) -> np.ndarray:
         rewards = np.empty((self.spec.num_agents, self.num_envs))
-        np.subtract(0.0, self._overlaps() > 0, out=rewards[: self._num_hunters])
-        nearest = np.where(self._holding < 0, self._nearest_treasure(), np.inf).min(axis=0)
-        nearest[np.isinf(nearest)] = 0.0
-        events = self._taken + (self._delivered > 0).sum(axis=0)
-        rewards[self._num_hunters :] = 5.0 * events - 0.1 * nearest
+        self.kernels.pay_treasure(self._world.squared, self._holding, self._away, self._taken, self._delivered, rewards)
         return rewards.T
-
-    def _describe(self) -> None:
-        n = self.spec.num_agents
-        after_treasures = 4 + self._num_treasures * (2 + self._num_banks)
-        self._describe_selves(holding=after_treasures + 2 * (n - 1))
-        self._describe_treasures((4, 4))
-        others = self._world.relative.reshape(2, -1, self.num_envs).take(self._others, axis=1)
-        for block, agents in self._kinds():
-            rows = block[:, after_treasures : after_treasures + 2 * (n - 1)]
-            rows.reshape(len(block), n - 1, 2, self.num_envs)[...] = others[:, agents].transpose(1, 2, 0, 3)
 
 
 def treasure_spec(num_agents: int, continuous: bool = False) -> TaskSpec:
