@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,11 +20,12 @@ class Actor:
     """Samples one agent's actions in B environments, and keeps the policy's recurrent states.
 
     Attributes:
+        policy: as given.
         state: (B, size), the policy's recurrent states before the next step.
     """
 
     def __init__(self, policy: JointPolicy, num_envs: int) -> None:
-        self._policy = policy
+        self.policy = policy
         self.state = torch.zeros(num_envs, policy.network.state_size)
 
     @torch.no_grad()
@@ -44,10 +46,10 @@ class Actor:
         """
         rows = slice(first, first + len(seen.observation))
         inputs, starts = self._whole(seen.observation, rows), self._whole(seen.ended, rows)
-        outputs, states = self._policy.network.unroll(inputs.unsqueeze(0), starts.unsqueeze(0), self.state)
+        outputs, states = self.policy.network.unroll(inputs.unsqueeze(0), starts.unsqueeze(0), self.state)
         self.state = self._merged(states[1], rows)
         mask = None if seen.action_mask is None else self._whole(seen.action_mask, rows)
-        head = self._policy.own_head_of(outputs[0], mask)
+        head = self.policy.own_head_of(outputs[0], mask)
         actions = head.mode() if deterministic else head.sample(generator)
         chosen: np.ndarray = actions[rows, 0].numpy()
         return chosen
@@ -78,14 +80,15 @@ class Actors:
 
     def __init__(self, policies: Sequence[JointPolicy], num_envs: int) -> None:
         self.members = [Actor(policy, num_envs) for policy in policies]
-        self._teams = [(ids, Team([policies[q] for q in ids])) for ids in _alike(policies) if len(ids) > 1]
-        together = [q for ids, _ in self._teams for q in ids]
-        self._alone = [q for q in range(len(policies)) if q not in together]
+        groups = _alike(policies)
+        self._teams = [(ids, _team([self.members[q] for q in ids])) for ids in groups if len(ids) > 1]
+        self._alone = [ids[0] for ids in groups if len(ids) == 1]
 
     def refresh(self) -> None:
         """Take the policies' parameters as they are now, after an update."""
         for _, team in self._teams:
-            team.refresh()
+            if isinstance(team, StackedPolicies):
+                team.refresh()
 
     def act(self, seen: Sequence[ActorInput], generator: torch.Generator, deterministic: bool) -> np.ndarray:
         """Choose every agent's action, sampled or most probable.
@@ -106,21 +109,64 @@ class Actors:
         return np.concatenate([actions[q] for q in range(len(self.members))], axis=1)
 
 
-class Team:
-    """G policies of the same shape, none of them recurrent: their networks as one batched matrix product a layer.
+class Team(ABC):
+    """G agents whose networks are evaluated in one batch, with the same action space."""
 
-    Args:
-        policies: G, all of them different, or the same one G times.
-    """
+    def __init__(self, policy: JointPolicy) -> None:
+        self._block = policy.groups[policy.own_group].block
+
+    @abstractmethod
+    def outputs(self, seen: Sequence[ActorInput]) -> tuple[Tensor, Tensor]:
+        """Outputs of the own heads at the agents' observations, (G, B, size), and log standard deviations, (G, size).
+
+        Recurrent states advance by a step.
+        """
+
+    @torch.no_grad()
+    def act(self, seen: Sequence[ActorInput], generator: torch.Generator, deterministic: bool) -> np.ndarray:
+        """As `Actors.act`, each agent's actions apart: (G, B, width of one agent's)."""
+        outputs, log_std = self.outputs(seen)
+        masks = [each.action_mask for each in seen]
+        if any(mask is not None for mask in masks):
+            every = np.ones(outputs.shape[1:], dtype=bool)
+            allowed = np.stack([every if mask is None else mask for mask in masks])
+            outputs = outputs.masked_fill(~torch.from_numpy(allowed), MASKED)
+        heads = self._block(outputs.transpose(0, 1), log_std)
+        actions = heads.mode() if deterministic else heads.sample(generator)
+        chosen: np.ndarray = actions.transpose(0, 1).numpy()
+        return chosen
+
+
+class SharedPolicy(Team):
+    """G agents with one policy in common, which sees them as one agent in more environments."""
+
+    def __init__(self, members: Sequence[Actor]) -> None:
+        super().__init__(members[0].policy)
+        self._members = members
+
+    def outputs(self, seen: Sequence[ActorInput]) -> tuple[Tensor, Tensor]:
+        count, policy = len(seen), self._members[0].policy
+        inputs = torch.from_numpy(np.concatenate([each.observation for each in seen]))
+        starts = torch.from_numpy(np.concatenate([each.ended for each in seen]))
+        states = torch.cat([member.state for member in self._members])
+        outputs, states = policy.network.unroll(inputs.unsqueeze(0), starts.unsqueeze(0), states)
+        for member, state in zip(self._members, states[1].chunk(count), strict=True):
+            member.state = state
+        own = outputs[0, :, policy.own_outputs]
+        return own.view(count, -1, own.shape[1]), policy.own_log_std.expand(count, -1)
+
+
+class StackedPolicies(Team):
+    """G agents with policies of one shape, none recurrent: a layer of all is one batched matrix product."""
 
     def __init__(self, policies: Sequence[JointPolicy]) -> None:
-        self._policies = [policies[0]] if all(policy is policies[0] for policy in policies) else list(policies)
-        self._layers: list[tuple[Tensor, Tensor]] = []
+        super().__init__(policies[0])
+        self._policies = policies
         self.refresh()
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Take the policies' parameters as they are now."""
+        """As `Actors.refresh`."""
         networks = [policy.network for policy in self._policies if isinstance(policy.network, MLP)]
         self._function = networks[0].hidden
         *hidden, last = zip(*(network.linear_layers for network in networks), strict=True)
@@ -130,36 +176,13 @@ class Team:
         self._layers = [_stacked(layer) for layer in parts]
         self._log_std = torch.cat([policy.own_log_std for policy in self._policies])
 
-    @torch.no_grad()
-    def act(self, seen: Sequence[ActorInput], generator: torch.Generator, deterministic: bool) -> np.ndarray:
-        """As `Actors.act`, each agent's actions apart: (G, B, width of one agent's)."""
-        outputs = self.outputs(torch.from_numpy(np.stack([each.observation for each in seen])))
-        masks = [each.action_mask for each in seen]
-        if any(mask is not None for mask in masks):
-            every = np.ones(outputs.shape[1:], dtype=bool)
-            allowed = np.stack([every if mask is None else mask for mask in masks])
-            outputs = outputs.masked_fill(~torch.from_numpy(allowed), MASKED)
-        group = self._policies[0].groups[self._policies[0].own_group]
-        heads = group.block(outputs.transpose(0, 1), self._log_std.expand(len(seen), -1))
-        actions = heads.mode() if deterministic else heads.sample(generator)
-        chosen: np.ndarray = actions.transpose(0, 1).numpy()
-        return chosen
-
-    def outputs(self, observations: Tensor) -> Tensor:
-        """Outputs of the own heads.
-
-        Args:
-            observations: (G, B, O), each policy's, of size O in B environments.
-
-        Returns:
-            (G, B, size of an own head).
-        """
+    def outputs(self, seen: Sequence[ActorInput]) -> tuple[Tensor, Tensor]:
         *hidden, last = self._layers
-        values = self._function.normalized(observations.reshape(len(self._policies), -1, observations.shape[2]))
+        values = self._function.normalized(torch.from_numpy(np.stack([each.observation for each in seen])))
         for weight, bias in hidden:
             values = self._function(torch.baddbmm(bias, values, weight))
         weight, bias = last
-        return torch.baddbmm(bias, values, weight).view(*observations.shape[:2], -1)
+        return torch.baddbmm(bias, values, weight), self._log_std
 
 
 def _stacked(layers: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -168,13 +191,18 @@ def _stacked(layers: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return torch.stack(weights).mT.contiguous(), torch.stack(biases).unsqueeze(1)
 
 
+def _team(members: Sequence[Actor]) -> Team:
+    policies = [member.policy for member in members]
+    return SharedPolicy(members) if policies[0] is policies[1] else StackedPolicies(policies)
+
+
 def _alike(policies: Sequence[JointPolicy]) -> list[list[int]]:
-    """Group agents whose policies can be evaluated in one batch; a recurrent one is alone."""
+    """Group agents that have one policy in common, or policies of one shape; a recurrent one of its own is alone."""
     teams: dict[Any, list[int]] = {}
     for q, policy in enumerate(policies):
         network = policy.network
-        key: Any = q
-        if type(policy) is JointPolicy and isinstance(network, MLP):
+        key: Any = id(policy)
+        if type(policy) is JointPolicy and isinstance(network, MLP) and policies.count(policy) == 1:
             shapes = tuple(layer.weight.shape for layer in network.linear_layers)
             key = (shapes, network.hidden, policy.groups[policy.own_group].space)
         teams.setdefault(key, []).append(q)

@@ -6,7 +6,7 @@ import torch
 
 from matrpo.envs.vector_env import ActorInput
 from matrpo.networks.joint_policy import JointPolicy
-from matrpo.sampling.acting import Actor, Actors, Team
+from matrpo.sampling.acting import Actor, Actors, StackedPolicies
 from matrpo.settings.sections import NetworkSettings
 from matrpo.spaces import ActionSpace, Box, Discrete, MultiDiscrete, TaskSpec
 
@@ -62,10 +62,39 @@ def test_the_most_probable_actions_are_those_of_each_alone(name):
 @torch.no_grad()
 def test_outputs_are_those_of_each_own_head():
     policies = TEAMS["with other spaces"][1::2]
-    observations = torch.from_numpy(np.stack(seen("with other spaces")[1::2]))
-    outputs = Team(policies).outputs(observations)
+    observations, goes_on = seen("with other spaces")[1::2], np.zeros(B, dtype=bool)
+    outputs, _ = StackedPolicies(policies).outputs([ActorInput(own, None, goes_on) for own in observations])
     for p, own, observation in zip(policies, outputs, observations, strict=True):
-        torch.testing.assert_close(own.unsqueeze(1), p.own_head(observation).mean)
+        torch.testing.assert_close(own.unsqueeze(1), p.own_head(torch.from_numpy(observation)).mean)
+
+
+def test_after_an_update_policies_of_one_shape_act_by_their_new_parameters():
+    policies, goes_on = team((4, 4), (FORCE,) * 2), np.zeros(B, dtype=bool)
+    actors, inputs = Actors(policies, B), [ActorInput(own, None, goes_on) for own in seen("with factors")]
+    before = actors.act(inputs, torch.Generator(), deterministic=True)
+    with torch.no_grad():
+        for parameter in policies[1].parameters():
+            parameter += 1.0
+    actors.refresh()
+    after = actors.act(inputs, torch.Generator(), deterministic=True)
+    moved = Actor(policies[1], B).act(inputs[1], torch.Generator(), deterministic=True)
+    width = moved.shape[1]
+    assert np.array_equal(after[:, :width], before[:, :width])
+    assert after[:, width:] == pytest.approx(moved, rel=1e-5)
+
+
+@pytest.mark.parametrize("recurrent_layers", [0, 1])
+def test_a_policy_in_common_acts_and_remembers_as_each_agent_s_own_would(recurrent_layers):
+    (policy,) = team((4,), (FORCE,), recurrent_layers=recurrent_layers)
+    together, alone = Actors([policy] * 3, B), [Actor(policy, B) for _ in range(3)]
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        inputs = [ActorInput(rng.normal(size=(B, 4)).astype(np.float32), None, rng.random(B) < 0.3) for _ in range(3)]
+        actions = together.act(inputs, torch.Generator(), deterministic=True)
+        apart = [a.act(own, torch.Generator(), deterministic=True) for a, own in zip(alone, inputs, strict=True)]
+        assert actions == pytest.approx(np.concatenate(apart, axis=1), abs=1e-5)
+        for member, other in zip(together.members, alone, strict=True):
+            torch.testing.assert_close(member.state, other.state)
 
 
 def test_actions_are_drawn_from_the_same_distributions_and_masks_hold():
