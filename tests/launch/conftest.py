@@ -16,6 +16,13 @@ from matrpo.launch.processes.process import STOPS
 from matrpo.runs.run_directory import RunDirectory
 
 
+@pytest.fixture(autouse=True)
+def references_of_loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short runs step too little to be worth loading the compiled loops, which the slow ones do; the bits are equal."""
+    if not request.node.get_closest_marker("slow"):
+        monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
+
+
 @pytest.fixture
 def matrpo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Matrpo]:
     """Runs a command line; gives its exit status, standard output and standard error."""

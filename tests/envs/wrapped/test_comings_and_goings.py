@@ -141,8 +141,8 @@ def test_a_team_s_reward_ends_with_the_team_s_episode(reward: str, stays: Script
     to_go = np.cumsum(team[::-1])[::-1]
     zeros = torch.zeros(task.length, 1)
     for q, rollout in enumerate(found):
-        flags = (rollout._terminated, rollout._truncated)
-        returns = generalized_advantages(rollout._rewards, zeros, zeros, *flags, 1.0, 1.0).flatten()
+        rewards, *flags = map(torch.from_numpy, (rollout._rewards, rollout._terminated, rollout._truncated))
+        returns = generalized_advantages(rewards, zeros, zeros, *flags, 1.0, 1.0).flatten()
         expected = to_go if reward == "shared" or q == 0 else np.zeros(task.length)
         assert returns.tolist() == pytest.approx(expected.tolist())
         ends = [bool(step[q].terminated[0] or step[q].truncated[0]) for step in steps[1:]]
