@@ -199,7 +199,7 @@ def compared(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("compared")
     file = write(
         folder / "figure.yaml",
-        settings={"task": "navigation", "agents": 3, "admm_iterations": 3},
+        settings={"task": "navigation", "agents": 3, "admm_iterations": 12},
         lines={"ring": {}, "lossy": {"faults": "loss-20"}, "HATRPO": {"algo": "hatrpo"}},
         scales={"smoke": {"seeds": 1, "settings": TINY}},
     )
