@@ -28,7 +28,8 @@ def state_sizes(env: VectorEnv, state_type: str) -> tuple[int, ...]:
 
 def build_agent(agent_id: int, graph: CommunicationGraph, spec: TaskSpec, config: DecentralizedConfig) -> Agent:
     """Build agent `agent_id` with freshly initialised networks."""
-    return Agent(agent_id, len(graph.links_of(agent_id)) * config.beta, spec, config)
+    penalty = 0.0 if config.consensus == "averaging" else len(graph.links_of(agent_id)) * config.beta
+    return Agent(agent_id, penalty, spec, config)
 
 
 def build_participant(

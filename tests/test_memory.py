@@ -8,6 +8,7 @@ from recall import RecallEnv
 
 import matrpo.envs.build
 from matrpo.decentralized.agent import Agent
+from matrpo.decentralized.shared_samples import SharedSamples
 from matrpo.envs.shared import SharedEnvironment
 from matrpo.errors import ConfigError
 from matrpo.evaluation import evaluate
@@ -153,7 +154,7 @@ class Team:
         self.sample(self.config.rollout_length)
         for agent, step in zip(self.agents, self.steps, strict=True):
             agent.prepare_update(step)
-            agent.step(np.zeros((2, self.config.samples), np.float32))
+            agent.step(np.zeros((2, self.config.samples), np.float32), SharedSamples(self.config.samples))
             agent.finish_update()
 
 

@@ -62,6 +62,20 @@ def commit(state: LinkState, number: int, own_u: np.ndarray, other_u: np.ndarray
     return LinkState(number, y, ubar)
 
 
+def averaging_term(states: Sequence[LinkState], signs: Sequence[int]) -> np.ndarray:
+    """The term added to what an agent brings to an average: -sum_e C_e^q y_e, shape (N, M).
+
+    With `commit` at beta = 1, in which each end's own_u is what it brought plus this term, that takes the mean of both
+    ends (the pairwise average of Boyd et al. 2006); the sum over all agents stays as it is, whatever is lost.
+
+    `states` and `signs` as of `consensus_term`.
+    """
+    total = np.zeros_like(states[0].y)
+    for state, sign in zip(states, signs, strict=True):
+        total -= state.y.dtype.type(sign) * state.y
+    return total
+
+
 def consensus_term(states: Sequence[LinkState], signs: Sequence[int], beta: float) -> np.ndarray:
     """The consensus term added to an agent's advantage in V of (22): sum_e (beta ubar_e - C_e^q y_e), shape (N, M).
 

@@ -2,6 +2,11 @@
 
 Algorithm 1 of Li & He as seen by one agent. The agent is in at most one activation at a time: it takes a local step
 from its links' latest states, opens the activation with the result, and turns to the next one when that is over.
+
+What always holds with averaging, besides I1 to I5 of `link`:
+
+- I6 Whatever was lost, the sum over all agents of what they average is that of what they brought, as often as the ends
+  of every link are in the same state: the links' duals count once with either sign.
 """
 
 from __future__ import annotations
@@ -18,10 +23,15 @@ from matrpo.consensus.schedules import Initiator, PoissonSchedule, Responder, Sc
 from matrpo.settings.config import GraphConsensusSettings
 from matrpo.settings.sections import ConnectionSettings
 from matrpo.topology.graph import CommunicationGraph
-from matrpo.topology.schedule import PoissonClock, positions_of, seeded_sequence
+from matrpo.topology.schedule import PoissonClock, link_sequence, positions_of
 
 Step = Callable[[np.ndarray], np.ndarray]
-"""The local trust-region step: maps the consensus term, added to the advantage, to log ratios; both (N, M) float32."""
+"""The local step: maps the consensus term of the agent's links to log ratios; both (N, M) float32.
+
+With ADMM the term is sum_e (beta ubar_e - C_e^q y_e), added to the advantage; the last step is that of the last
+activation. With averaging it is -sum_e C_e^q y_e, added to the agent's own ratios; after the last activation there is
+one step more, which tells the agent the average.
+"""
 
 
 class Peer:
@@ -63,6 +73,8 @@ class Peer:
         self._run_seed = run_seed
         self._activations = consensus.admm_iterations
         self._beta = consensus.beta
+        self._averages = consensus.consensus == "averaging"
+        self._schedule_kind = consensus.schedule
         self._poisson = consensus.schedule == "poisson"
         self._mean_interval = mean_interval
         self._share = -(-self._activations // max(1, len(graph.links)))
@@ -89,7 +101,7 @@ class Peer:
     def begin(self, iteration: int, step: Step, shape: tuple[int, int], now: float) -> None:
         """Start the consensus of an iteration, later than all before; `shape` is (N, M).
 
-        An agent that gets no activation takes one step with no consensus term at the end: it then learns alone.
+        An agent that gets no activation takes one step at the end, without a neighbour's part: it then learns alone.
         """
         self.done = False
         self.activations = 0
@@ -168,10 +180,19 @@ class Peer:
         gaps = [link.gap for link in self.links.values() if link.gap is not None]
         return float(np.sqrt(np.mean(gaps))) if gaps else 0.0
 
+    def term(self) -> np.ndarray:
+        """The consensus term of the links' latest states; zero without links."""
+        if not self.links:
+            return np.zeros(self._shape, np.float32)
+        states, signs = [link.tip for link in self.links.values()], [link.sign for link in self.links.values()]
+        if self._averages:
+            return admm.averaging_term(states, signs)
+        return admm.consensus_term(states, signs, self._beta)
+
     def _make_schedule(self, iteration: int, now: float) -> Schedule:
         if self._poisson:
             return PoissonSchedule([self._make_end(link, iteration, now) for link in self.links.values()])
-        sequence = seeded_sequence(len(self._graph.links), self._activations, self._run_seed, iteration)
+        sequence = link_sequence(self._schedule_kind, self._graph, self._activations, self._run_seed, iteration)
         return SeededSchedule(positions_of(self.agent, self._graph, sequence), self.links)
 
     def _make_end(self, link: Link, iteration: int, now: float) -> Initiator | Responder:
@@ -201,15 +222,13 @@ class Peer:
             self._activate(*choice, now)
         schedule.tend(now, idle=self._current is None)
         if self._current is None and schedule.finished and not self.done:
-            if not self._stepped:
-                self._step(np.zeros(self._shape, np.float32))
+            if self._averages or not self._stepped:
+                self._step(self.term())
             self.done = True
 
     def _activate(self, link: Link, k: int, now: float) -> None:
         self._current = link
         self.activations += 1
         if link.approach(k):
-            links = self.links.values()
-            term = admm.consensus_term([e.tip for e in links], [e.sign for e in links], self._beta)
             self._stepped = True
-            link.open(k, self._step(term), now)
+            link.open(k, self._step(self.term()), now)

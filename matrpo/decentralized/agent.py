@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from matrpo import random_streams
+from matrpo.decentralized.local_steps import LocalSteps, make_local_steps
 from matrpo.decentralized.model_fitting import fit_models
+from matrpo.decentralized.shared_samples import SharedSamples
 from matrpo.envs.shared import AgentStep
 from matrpo.errors import ConfigError
 from matrpo.networks.critic import Critic
@@ -27,7 +29,6 @@ from matrpo.settings.config import Config
 from matrpo.spaces import TaskSpec
 from matrpo.trust_region.line_search import Reached, line_search
 from matrpo.trust_region.sampled_fisher import SampledFisher, linearize
-from matrpo.trust_region.solvers import Solver, make_solver
 from matrpo.trust_region.step_rule import make_step_rule
 
 
@@ -122,23 +123,22 @@ class Agent:
             self._fit_models()
         samples = rollout.observations, rollout.joint_actions, rollout.action_masks, rollout.sequences
         model = linearize(self.policy, *samples, config.fisher_share)
-        solver = make_solver(model, self._rule, config)
-        self._update = Update(model, solver, advantages - advantages.mean())
+        advantages = advantages - advantages.mean()
+        self._update = Update(model, make_local_steps(model, self._rule, advantages, config), advantages)
         self._critic_metrics = {"critic_loss": loss, "explained_variance": explained}
 
     @torch.no_grad()
-    def step(self, term: np.ndarray) -> np.ndarray:
-        """The local trust-region step of eq. (22), for a given consensus term.
+    def step(self, term: np.ndarray, shared: SharedSamples) -> np.ndarray:
+        """The local step for a given consensus term: with ADMM, that of eq. (22).
 
         Args:
-            term: sum_e (beta ubar_e - C_e^q y_e), (N, M) float32.
+            term: what the links ask for, (N, m) float32; see `Peer`.
+            shared: the m samples that the consensus is about.
 
         Returns:
-            Log ratios u^q = [J^{qn} x^q]_n, (N, M) float32.
+            What the agent sends: log ratios, (N, m) float32; see `LocalSteps`.
         """
-        update = self.update
-        ratios: np.ndarray = update.solver.solve(update.advantages + torch.from_numpy(term)).numpy()
-        return ratios
+        return self.update.steps.step(term, shared)
 
     @torch.no_grad()
     def finish_update(self) -> dict[str, float]:
@@ -147,7 +147,7 @@ class Agent:
         The surrogate is the mean over this agent's samples of A^q times the new policy's joint ratio.
         """
         update, self._update = self.update, None
-        before, change, advantages = update.model.parameters, update.solver.x, update.advantages
+        before, change, advantages = update.model.parameters, update.steps.change(), update.advantages
         products = {
             "fisher_products": update.model.fisher_products,
             "jacobian_products": update.model.jacobian_products,
@@ -230,17 +230,17 @@ class Agent:
 
 
 class Update:
-    """A pending policy update: linearised policy, solver and advantages, fixed during one iteration's consensus.
+    """A pending policy update: linearised policy, local steps and advantages, fixed during one iteration's consensus.
 
     Args:
         model: the policy, linearised at the iteration's samples.
-        solver: of the local steps; it holds the last one's x^q.
+        steps: the local steps; they hold the last one's x^q.
         advantages: A^q, (M,).
     """
 
-    def __init__(self, model: LinearizedPolicy | SampledFisher, solver: Solver, advantages: Tensor) -> None:
+    def __init__(self, model: LinearizedPolicy | SampledFisher, steps: LocalSteps, advantages: Tensor) -> None:
         self.model = model
-        self.solver = solver
+        self.steps = steps
         self.advantages = advantages
 
 

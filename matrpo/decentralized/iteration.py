@@ -16,7 +16,7 @@ import numpy as np
 
 from matrpo.consensus.peer import Peer
 from matrpo.decentralized.agent import Agent
-from matrpo.decentralized.shared_samples import on_shared_samples
+from matrpo.decentralized.shared_samples import SharedSamples
 from matrpo.envs.shared import AgentStep
 from matrpo.errors import diverged
 from matrpo.runs.metrics import agent_metrics
@@ -51,16 +51,17 @@ class Participant:
         A local step that is not finite, which no neighbour would take, raises a `TaskError` from where it is made.
         """
         agent, config = self.agent, self.agent.config
+        shared = SharedSamples.of(config, iteration)
 
         def local_step(term: np.ndarray) -> np.ndarray:
             with self.clock.phase("consensus"):
-                ratios = agent.step(term)
+                ratios = agent.step(term, shared)
             if not np.isfinite(ratios).all():
                 raise diverged(config.task, f"the step of agent {agent.spec.agents[agent.agent_id]!r}", iteration)
             return ratios
 
         shape = (agent.spec.num_agents, config.shared_samples)
-        self.peer.begin(iteration, on_shared_samples(local_step, config, iteration), shape, now)
+        self.peer.begin(iteration, local_step, shape, now)
 
     def finish(self) -> dict[str, float]:
         """Take the step that was agreed on; what `Agent.finish_update` says of it."""

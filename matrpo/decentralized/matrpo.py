@@ -21,7 +21,7 @@ class MATRPO:
         *("kl_step", "damping", "fisher_samples", "solver", "cg_iterations", "step_rule"),
         *("solver_tolerance", "solver_extension", "solver_check_every"),
         *("backtrack_limit", "backtrack_factor", "backtrack_kl"),
-        *("beta", "admm_iterations", "schedule", "wire_dtype", "consensus_samples", "model_epochs"),
+        *("consensus", "beta", "admm_iterations", "schedule", "wire_dtype", "consensus_samples", "model_epochs"),
         *("link_deadline", "link_resend", "env_servers", "on_agent_loss", "agent_deadline"),
         *("transport", "port", "insecure"),
     }

@@ -7,39 +7,45 @@ advantages count on all samples, as ever.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from matrpo import random_streams
-from matrpo.consensus.peer import Step
 from matrpo.settings.config import Config
 
 
-def shared_rows(config: Config, iteration: int) -> np.ndarray:
-    """Indices of the samples that an iteration's consensus uses: (m,), ascending, the same for all agents."""
-    keys = random_streams.shared_samples(config.seed, iteration).generate_state(config.samples, np.uint64)
-    rows: np.ndarray = np.sort(np.argsort(keys, kind="stable")[: config.shared_samples])
-    return rows
+@dataclass(frozen=True, eq=False)
+class SharedSamples:
+    """The samples of an iteration whose log ratios are exchanged.
 
-
-def on_shared_samples(step: Step, config: Config, iteration: int) -> Step:
-    """Wrap an agent's local step so that it exchanges log ratios of the shared samples alone.
-
-    Args:
-        step: takes the consensus terms of all samples, (N, M), and gives their log ratios, (N, M).
-        config: the run's settings.
-        iteration: of the consensus.
-
-    Returns:
-        The same of the shared samples: (N, m) to (N, m). A mean over them stands for one over all, hence the M / m.
+    Attributes:
+        num_samples: M, all of the iteration's.
+        rows: indices of the shared ones, (m,), ascending, the same for all agents; None: all.
     """
-    if config.shared_samples == config.samples:
-        return step
-    rows = shared_rows(config, iteration)
-    scale = np.float32(config.samples / len(rows))
 
-    def shared_step(term: np.ndarray) -> np.ndarray:
-        weights = np.zeros((len(term), config.samples), term.dtype)
-        weights[:, rows] = term * scale
-        return np.take(step(weights), rows, axis=1)
+    num_samples: int
+    rows: np.ndarray | None = None
 
-    return shared_step
+    @classmethod
+    def of(cls, config: Config, iteration: int) -> SharedSamples:
+        """Those of an iteration."""
+        if config.shared_samples == config.samples:
+            return cls(config.samples)
+        keys = random_streams.shared_samples(config.seed, iteration).generate_state(config.samples, np.uint64)
+        return cls(config.samples, np.sort(np.argsort(keys, kind="stable")[: config.shared_samples]))
+
+    def spread(self, term: np.ndarray) -> np.ndarray:
+        """A term of the links as weights of all samples: a mean over m stands for one over all M, hence the M / m.
+
+        Shapes (N, m) -> (N, M).
+        """
+        if self.rows is None:
+            return term
+        weights = np.zeros((len(term), self.num_samples), term.dtype)
+        weights[:, self.rows] = term * np.float32(self.num_samples / len(self.rows))
+        return weights
+
+    def select(self, ratios: np.ndarray) -> np.ndarray:
+        """Log ratios of the shared samples. Shapes (N, M) -> (N, m)."""
+        return ratios if self.rows is None else np.take(ratios, self.rows, axis=1)

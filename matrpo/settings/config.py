@@ -87,11 +87,12 @@ class GraphConsensusSettings(ConsensusSettings):
 
     beta: float = field()
     admm_iterations: int = field()
+    schedule: str = "seeded"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecentralizedConfig(GraphConsensusSettings, RunConfig):
-    """The settings of a decentralised run, with beta and K as numbers."""
+    """The settings of a decentralised run, with beta, K and the schedule resolved."""
 
 
 SECTIONS: tuple[Any, ...] = Config.__bases__
@@ -102,6 +103,9 @@ FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for section in SECTIONS f
 
 HEADINGS = {f.name: section.heading for section in SECTIONS for f in dataclasses.fields(section)}
 """The heading of the section that each setting stands in."""
+
+AVERAGING_BETA = 1.0
+"""The penalty with which a link's dual update takes the mean of its two ends."""
 
 _TYPES = typing.get_type_hints(Config)
 _LARGEST_INTEGER = 2**63 - 1
@@ -194,6 +198,9 @@ def _check_consensus(config: Config, origins: Mapping[str, str]) -> None:
     if config.shared_samples > config.samples:
         expected = f"at most the {config.samples} samples of an iteration, num_envs times rollout_length"
         raise _bad("consensus_samples", config.consensus_samples, expected, origins["consensus_samples"])
+    if config.consensus == "averaging" and config.beta not in (None, AVERAGING_BETA):
+        expected = f"{AVERAGING_BETA:g}, or none: it is ADMM's, and averaging is the dual's update with that"
+        raise _bad("beta", config.beta, expected, origins["beta"])
 
 
 def _check_trust_region(config: Config, origins: Mapping[str, str]) -> None:
@@ -237,7 +244,7 @@ def _check_range(key: str, value: Any, origin: str) -> None:
     limits = FIELDS[key].metadata
     if limits["check"]:
         limits["check"](value)
-    if limits["choices"] and value not in limits["choices"]:
+    if limits["choices"] and value is not None and value not in limits["choices"]:
         hint = did_you_mean(str(value), limits["choices"])
         raise _bad(key, value, "one of " + ", ".join(limits["choices"]), origin, hint)
     for number in value if isinstance(value, tuple) else (value,):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from matrpo.errors import ConfigError
-from matrpo.settings.config import DecentralizedConfig, RunConfig
+from matrpo.settings.config import AVERAGING_BETA, DecentralizedConfig, RunConfig
 from matrpo.topology.errors import TopologyError
 from matrpo.topology.graph import CommunicationGraph, make_graph
+from matrpo.topology.schedule import activations_to_average
+
+RESIDUAL = 0.01
+"""How far from the mean averaging may leave the agents, relative to how far they were apart at first."""
 
 
 def build_graph(config: RunConfig) -> CommunicationGraph:
@@ -21,20 +25,27 @@ def build_graph(config: RunConfig) -> CommunicationGraph:
 
 
 def resolve_graph_settings(config: RunConfig) -> DecentralizedConfig:
-    """Resolve penalty beta and activations K to numbers, so that a run keeps them whatever later defaults are.
+    """Resolve penalty beta, activations K and the schedule, so that a run keeps them whatever later defaults are.
 
-    The part of an advantage that crosses a link in an iteration grows with beta, so that what one agent is paid for
-    fades from link to link: the default grows with the diameter. Rings of 3, 6 and 12 agents get 0.01, 0.02 and 0.035.
-    An activation carries what an agent knows over one link: the default of K per link grows with the diameter too. For
-    rings of 3, 6 and 12 agents it gives 99, 210 and 456, Table III 100, 150 and (on its other task) 500.
+    With ADMM, the part of an advantage that crosses a link in an iteration grows with beta, so that what one agent is
+    paid for fades from link to link: the default grows with the diameter. Rings of 3, 6 and 12 agents get 0.01, 0.02
+    and 0.035. An activation carries what an agent knows over one link: the default of K per link grows with the
+    diameter too. For rings of 3, 6 and 12 agents it gives 99, 210 and 456, Table III 100, 150 and (on its other task)
+    500. With averaging, K follows from the graph and the schedule; beta is always 1.
 
     Raises:
         ConfigError: as `build_graph`.
     """
     graph = build_graph(config)
-    beta, activations = config.beta, config.admm_iterations
+    averages = config.consensus == "averaging"
+    beta, activations, schedule = config.beta, config.admm_iterations, config.schedule
+    if schedule is None:
+        schedule = "matchings" if averages else "seeded"
     if beta is None:
-        beta = 0.005 * (1 + graph.diameter())
-    if activations is None:
+        beta = AVERAGING_BETA if averages else 0.005 * (1 + graph.diameter())
+    if activations is None and averages:
+        activations = activations_to_average(graph, RESIDUAL, schedule)
+    elif activations is None:
         activations = (32 + graph.diameter()) * len(graph.links)
-    return DecentralizedConfig(**{**vars(config), "beta": beta, "admm_iterations": activations})
+    resolved = {"beta": beta, "admm_iterations": activations, "schedule": schedule}
+    return DecentralizedConfig(**{**vars(config), **resolved})

@@ -205,15 +205,28 @@ class ReplaySettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ConsensusSettings:
-    """The consensus of a decentralised run; None for beta or K is a default derived from the graph."""
+    """The consensus of a decentralised run; None is a default that depends on the kind of consensus and the graph."""
 
     heading: ClassVar[str] = "Consensus"
 
+    consensus: str = setting(
+        "admm",
+        "How neighbours come to agree: by ADMM, as in the paper, or by averaging their natural gradients' log ratios.",
+        choices=("admm", "averaging"),
+    )
     beta: float | None = setting(None, "ADMM penalty (default: 0.005 times 1 + the graph's diameter).", above=0.0)
     admm_iterations: int | None = setting(
-        None, "Link activations per iteration (K; default: 32 + the graph's diameter, per link).", minimum=0
+        None,
+        "Link activations per iteration (K; default: 32 + the graph's diameter, per link; for averaging, as many as "
+        "bring agents within 1% of the mean).",
+        minimum=0,
     )
-    schedule: str = setting("seeded", "Who activates which link when.", choices=("seeded", "poisson"))
+    schedule: str | None = setting(
+        None,
+        "Who activates which link when: drawn from the seed, in matchings in turn, or by clocks (default: seeded; for "
+        "averaging, matchings).",
+        choices=("seeded", "matchings", "poisson"),
+    )
     wire_dtype: str = setting("float32", "Type of log ratios on the wire.", choices=("float32", "float16"))
     consensus_samples: int | None = setting(
         None, "Samples of an iteration that the consensus is about, drawn anew each time (default: all).", minimum=1

@@ -196,20 +196,29 @@ class ConjugateGradientSolver:
 Solver = RecycledSolver | ConjugateGradientSolver
 
 
-def conjugate_gradients(product: Callable[[Tensor], Tensor], target: Tensor, iterations: int) -> Tensor:
+def conjugate_gradients(
+    product: Callable[[Tensor], Tensor],
+    target: Tensor,
+    iterations: int,
+    precondition: Callable[[Tensor], Tensor] = torch.clone,
+    tolerance: float = 1e-10,
+) -> Tensor:
     """Conjugate gradient: solve H x = target approximately for symmetric positive definite H, given by its product.
 
-    Stops before `iterations` where the squared residual falls under 1e-20 of the target's, and where rounding leaves a
-    direction without a positive and finite p^T H p.
+    Stops before `iterations` where the residual falls under the tolerance relative to the target, and where rounding
+    leaves a direction without a positive and finite p^T H p. `precondition` applies an approximate inverse of H.
     """
     solution = torch.zeros_like(target)
     residual = target.clone()
-    direction = target.clone()
-    square = float(residual @ residual)
-    smallest = 1e-20 * square
+    smallest = tolerance * float(target.norm())
+    direction, previous = torch.zeros_like(target), math.inf
     for _ in range(iterations):
-        if square <= smallest:
+        if float(residual.norm()) <= smallest:
             break
+        improved = precondition(residual)
+        square = float(residual @ improved)
+        direction = improved + (square / previous) * direction
+        previous = square
         image = product(direction)
         curvature = float(direction @ image)
         if not 0.0 < curvature < math.inf:
@@ -217,8 +226,6 @@ def conjugate_gradients(product: Callable[[Tensor], Tensor], target: Tensor, ite
         length = square / curvature
         solution += length * direction
         residual -= length * image
-        previous, square = square, float(residual @ residual)
-        direction = residual + (square / previous) * direction
     return solution
 
 

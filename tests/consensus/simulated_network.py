@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,8 +12,8 @@ import numpy as np
 from matrpo.consensus import admm
 from matrpo.consensus.link import Link
 from matrpo.consensus.message import LinkMessage
-from matrpo.consensus.peer import Peer
-from matrpo.settings.config import GraphConsensusSettings
+from matrpo.consensus.peer import Peer, Step
+from matrpo.settings.config import AVERAGING_BETA, GraphConsensusSettings
 from matrpo.settings.sections import ConnectionSettings
 from matrpo.topology.graph import CommunicationGraph
 from matrpo.topology.schedule import seeded_sequence
@@ -56,14 +56,21 @@ def make_peers(
     activations: int,
     schedule: str = "seeded",
     *,
+    consensus: str = "admm",
     wire_dtype: str = "float32",
     deadline: float = 10.0,
     resend: float = 1.0,
     **changes: Any,
 ) -> list[Peer]:
-    consensus = GraphConsensusSettings(beta=BETA, admm_iterations=activations, schedule=schedule, wire_dtype=wire_dtype)
+    settings = GraphConsensusSettings(
+        consensus=consensus,
+        beta=AVERAGING_BETA if consensus == "averaging" else BETA,
+        admm_iterations=activations,
+        schedule=schedule,
+        wire_dtype=wire_dtype,
+    )
     connections = ConnectionSettings(link_deadline=deadline, link_resend=resend)
-    return [Peer(q, graph, RUN_SEED, consensus, connections, **changes) for q in range(graph.num_agents)]
+    return [Peer(q, graph, RUN_SEED, settings, connections, **changes) for q in range(graph.num_agents)]
 
 
 def serial_run(graph: CommunicationGraph, activations: int, iteration: int) -> list[dict[int, admm.LinkState]]:
@@ -112,8 +119,16 @@ class Faults:
 class Network:
     """Runs peers through iterations over a faulty network and checks I1 and I3 after every event."""
 
-    def __init__(self, peers: Sequence[Peer], graph: CommunicationGraph, faults: Faults, seed: int) -> None:
+    def __init__(
+        self,
+        peers: Sequence[Peer],
+        graph: CommunicationGraph,
+        faults: Faults,
+        seed: int,
+        make_step: Callable[[int, int], Step] = Agent,
+    ) -> None:
         self.peers = peers
+        self.make_step = make_step
         self.graph = graph
         self.faults = faults
         self.rng = np.random.default_rng(seed)
@@ -184,7 +199,7 @@ class Network:
             elif begin_at[q] is not None:
                 begin_at[q] = None
                 iteration = first + iterations - left[q]
-                self.peers[q].begin(iteration, Agent(q, iteration), SHAPE, self.now)
+                self.peers[q].begin(iteration, self.make_step(q, iteration), SHAPE, self.now)
             else:
                 self.peers[q].tick(self.now)
             self.collect(self.peers[q])

@@ -1,4 +1,4 @@
-"""Where asynchronous ADMM ends: the optimum of the consensus problem (15), and with it TRPO's step (Theorem 1).
+"""Where the consensus ends: at the optimum of the consensus problem (15), and with it TRPO's step (Theorem 1).
 
 The instances are ones on which the paper's assumptions hold exactly. Each agent sees an invertible linear image of the
 same one-hot state, so its observation is sufficient (Definition 1); policies are linear and uniform; every state
@@ -16,12 +16,16 @@ import torch
 from marks import slow
 
 from matrpo.consensus import admm
+from matrpo.decentralized.local_steps import make_local_steps
+from matrpo.decentralized.shared_samples import SharedSamples
 from matrpo.networks.joint_policy import JointPolicy
 from matrpo.networks.linearized_policy import LinearizedPolicy
+from matrpo.settings.config import AVERAGING_BETA, resolve
+from matrpo.settings.graph_settings import RESIDUAL
 from matrpo.settings.sections import NetworkSettings, TrustRegionSettings
 from matrpo.spaces import Discrete, TaskSpec
 from matrpo.topology.graph import CommunicationGraph, make_graph
-from matrpo.topology.schedule import seeded_sequence
+from matrpo.topology.schedule import activations_to_average, matching_sequence, seeded_sequence
 from matrpo.trust_region.preconditioner import KroneckerPreconditioner
 from matrpo.trust_region.solvers import ConjugateGradientSolver, RecycledSolver, conjugate_gradients
 from matrpo.trust_region.step_rule import StepRule
@@ -33,22 +37,22 @@ BETA = 0.5
 
 
 class Problem:
-    """Three agents' linear models, their dense J and H, and advantages of which each agent has its own."""
+    """Agents' linear models of three actors, their dense J and H, and advantages of which each agent has its own."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, agents: int = 3, alike: bool = False) -> None:
         rng = np.random.default_rng(seed)
         samples = np.array(list(product(range(STATES), *map(range, ACTIONS))), dtype=np.float64)
         states = np.eye(STATES)[samples[:, 0].astype(int)]
         joint_actions = torch.from_numpy(samples[:, 1:])
         spec = TaskSpec("test", ("a", "b", "c"), (STATES,) * 3, tuple(Discrete(n) for n in ACTIONS))
         self.models, self.advantages = [], []
-        for agent in range(3):
+        for agent in range(agents):
             generator = torch.Generator().manual_seed(seed)
-            policy = JointPolicy(agent, spec, NetworkSettings(hidden_sizes=()), generator).double()
+            policy = JointPolicy(agent % 3, spec, NetworkSettings(hidden_sizes=()), generator).double()
             with torch.no_grad():
                 for parameter in policy.parameters():
                     parameter.zero_()
-            seen = states @ (np.eye(STATES) + 0.3 * rng.standard_normal((STATES, STATES)))
+            seen = states if alike else states @ (np.eye(STATES) + 0.3 * rng.standard_normal((STATES, STATES)))
             self.models.append(LinearizedPolicy(policy, torch.from_numpy(seen), joint_actions))
             advantage = rng.standard_normal(len(samples))
             self.advantages.append(advantage - advantage.mean())
@@ -80,6 +84,28 @@ class Problem:
             u_i, u_j = (self._local_step(q, graph, solvers[q], states) for q in (i, j))
             states[link] = admm.commit(states[link], k, u_i, u_j, +1, BETA)
         return [solver.x.numpy() for solver in solvers]
+
+    def run_averaging(self, graph: CommunicationGraph, activations: int) -> list[np.ndarray]:
+        """Averaging of natural gradients, serially, in float64. Returns each agent's x."""
+        settings = {"consensus": "averaging", "damping": 0.0, "cg_iterations": 60, "solver": "cg"}
+        config, rule, shared = resolve(("test", settings)), StepRule(KL_STEP, 0.0), SharedSamples(self.shape[1])
+        agents = [
+            make_local_steps(model, rule, torch.from_numpy(advantages), config)
+            for model, advantages in zip(self.models, self.advantages, strict=True)
+        ]
+        states = [admm.initial_state(self.shape, np.float64) for _ in graph.links]
+
+        def step(q: int) -> np.ndarray:
+            links = graph.links_of(q)
+            term = admm.averaging_term([states[e] for e in links], [graph.sign(e, q) for e in links])
+            return agents[q].step(term, shared)
+
+        for k, link in enumerate(matching_sequence(graph, activations, run_seed=0, iteration=0), start=1):
+            i, j = graph.links[link]
+            states[link] = admm.commit(states[link], k, step(i), step(j), +1, AVERAGING_BETA)
+        for q in range(graph.num_agents):
+            step(q)
+        return [agent.change().numpy() for agent in agents]
 
     def _local_step(self, agent, graph, solver, states):
         links = graph.links_of(agent)
@@ -131,6 +157,32 @@ def test_admm_reaches_the_optimum_of_the_consensus_problem(topology, kind):
     assert value == pytest.approx(best_value, rel=1e-4)
     for v, h in zip(x, problem.hessians, strict=True):
         assert 0.5 * v @ h @ v <= KL_STEP * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("topology", ["ring", "line"])
+def test_averaging_reaches_the_optimum_of_the_consensus_problem(topology):
+    problem = Problem(seed=1)
+    x = problem.run_averaging(make_graph(topology, 3, 0), activations=200)
+    u = [j @ v for j, v in zip(problem.jacobians, x, strict=True)]
+    best_x, best_value = solve_consensus_problem(problem)
+    best_u = problem.jacobians[0] @ best_x[0]
+    for own in u:
+        assert np.linalg.norm(own - best_u) / np.linalg.norm(best_u) < 1e-6
+    assert sum(surrogate(problem, q, u[q]) for q in range(3)) == pytest.approx(best_value, rel=1e-6)
+
+
+@pytest.mark.parametrize(("activations", "cosine", "distance"), [(1000, 0.9999, 1e-6), (None, 0.9999, 0.01)])
+def test_agents_that_observe_the_same_average_to_the_step_of_centralised_trpo(activations, cosine, distance):
+    """A ring of five: C-TRPO's natural gradient is that of the sum of advantages; None: the default K."""
+    problem, graph = Problem(seed=1, agents=5, alike=True), make_graph("ring", 5, 0)
+    activations = activations or activations_to_average(graph, RESIDUAL, "matchings")
+    model, total = problem.models[0], torch.from_numpy(np.tile(sum(problem.advantages), (3, 1)))
+    central = conjugate_gradients(lambda v: model.fisher(v)[0], model.vjp(total), 60).numpy()
+    central /= np.linalg.norm(central)
+    for x in problem.run_averaging(graph, activations):
+        own = x / np.linalg.norm(x)
+        assert own @ central >= cosine
+        assert np.linalg.norm(own - central) <= distance
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

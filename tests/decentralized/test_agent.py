@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from matrpo.decentralized.agent import Agent
+from matrpo.decentralized.shared_samples import SharedSamples
 from matrpo.envs.particle.navigation import NavigationEnv
 from matrpo.envs.shared import AgentStep, SharedEnvironment
 from matrpo.errors import ConfigError
@@ -37,7 +38,7 @@ class Team:
         metrics = []
         for agent, step in zip(self.agents, self.steps, strict=True):
             agent.prepare_update(step)
-            agent.step(np.zeros((3, self.config.samples), np.float32))
+            agent.step(np.zeros((3, self.config.samples), np.float32), SharedSamples(self.config.samples))
             metrics.append(agent.finish_update())
         return metrics
 
@@ -145,7 +146,7 @@ def test_it_acts_in_parts_of_the_environments_as_in_all_at_once(changes, parts):
         for team in (together, apart):
             for agent, step in zip(team.agents, together.steps, strict=True):
                 agent.prepare_update(step)
-                agent.step(np.zeros((3, team.config.samples), np.float32))
+                agent.step(np.zeros((3, team.config.samples), np.float32), SharedSamples(team.config.samples))
                 agent.finish_update()
         for one, other in zip(together.agents, apart.agents, strict=True):
             assert_equal_states(arrays_of(one), arrays_of(other))

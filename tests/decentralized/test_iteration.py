@@ -34,8 +34,8 @@ SETTINGS = {
 class Team:
     """Three participants and their environment."""
 
-    def __init__(self):
-        self.config = resolve_graph_settings(run_config(resolve(("test", SETTINGS))))
+    def __init__(self, consensus):
+        self.config = resolve_graph_settings(run_config(resolve(("test", {**SETTINGS, "consensus": consensus}))))
         self.environment = build_environment(self.config)
         graph, spec = build_graph(self.config), self.environment.spec
         self.participants = [build_participant(q, graph, spec, self.config, PhaseClock()) for q in range(3)]
@@ -93,10 +93,16 @@ def learnt(line):
     return {name: value for name, value in numbers.items() if name != "time" and "seconds" not in name}
 
 
+@pytest.fixture(scope="module", params=["admm", "averaging"])
+def consensus(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, consensus):
     """The run in one process: states and metrics after each of two iterations."""
-    run = RunDirectory.create(tmp_path_factory.mktemp("runs") / "run", resolve(("test", SETTINGS)), {})
+    config = resolve(("test", {**SETTINGS, "consensus": consensus}))
+    run = RunDirectory.create(tmp_path_factory.mktemp("runs") / "run", config, {})
     training, states = InProcessTraining(run), []
     for _ in range(2):
         training.iterate()
@@ -105,9 +111,9 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.parametrize("driver", [Team.iterate_as_one_process, Team.iterate_as_processes])
-def test_whoever_drives_it_the_bits_are_the_same(trained, driver):
+def test_whoever_drives_it_the_bits_are_the_same(trained, consensus, driver):
     states, lines = trained
-    team = Team()
+    team = Team(consensus)
     for iteration in (1, 2):
         metrics = driver(team, iteration)
         assert_equal_states(team.state(), states[iteration - 1])
@@ -116,8 +122,8 @@ def test_whoever_drives_it_the_bits_are_the_same(trained, driver):
             assert {"seconds_prepare", "seconds_consensus", "seconds_finish"} <= metrics[q].keys()
 
 
-def test_a_discarded_rollout_leaves_no_trace_but_the_numbers_drawn(trained):
-    team = Team()
+def test_a_discarded_rollout_leaves_no_trace_but_the_numbers_drawn(trained, consensus):
+    team = Team(consensus)
     before = [participant.agent.state_dict() for participant in team.participants]
     for participant, step in team.each():
         participant.agent.act(step)
@@ -131,8 +137,8 @@ def test_a_discarded_rollout_leaves_no_trace_but_the_numbers_drawn(trained):
     assert_equal_states(team.state(), trained[0][0])
 
 
-def test_restored_participants_continue_bit_for_bit(trained):
-    first, second = Team(), Team()
+def test_restored_participants_continue_bit_for_bit(trained, consensus):
+    first, second = Team(consensus), Team(consensus)
     first.iterate_as_one_process(1)
     second.steps = second.environment.resume(first.environment.state_dict())
     for old, new in zip(first.participants, second.participants, strict=True):
@@ -141,8 +147,8 @@ def test_restored_participants_continue_bit_for_bit(trained):
     assert_equal_states(second.state(), trained[0][1])
 
 
-def test_an_iteration_that_an_agent_sits_out_waits_for_none_of_its_links():
-    team = Team()
+def test_an_iteration_that_an_agent_sits_out_waits_for_none_of_its_links(consensus):
+    team = Team(consensus)
     *others, absent = team.participants
     team.steps = roll_out(team.participants, team.environment, team.steps, team.config.rollout_length)
     for participant, step in zip(others, team.steps, strict=False):

@@ -16,7 +16,12 @@ from matrpo.topology.graph import CommunicationGraph
 LINK_FAULTS = ("drop", "duplicate", "delay", "corrupt")
 AGENT_FAULTS = ("stop", "kill", "reset")
 
-_CHOICES = {"schedule": ("seeded", "poisson"), "dtype": ("float32", "float16"), "absent": ("wait", "leave")}
+_CHOICES = {
+    "consensus": ("admm", "averaging"),
+    "schedule": ("seeded", "poisson"),
+    "dtype": ("float32", "float16"),
+    "absent": ("wait", "leave"),
+}
 _LIMITS = {"agents": (1, 32), "iterations": (1, 1000), "k": (1, 10000), "samples": (1, 64), "noise": (0, 2**63 - 1)}
 _LONGEST = 1e4
 _RATES = (0.75, 1.3)
@@ -60,6 +65,7 @@ class History:
         iterations: how many iterations to run at least.
         k: K, link activations per iteration.
         samples: M.
+        consensus: `admm` or `averaging`.
         schedule: `seeded` or `poisson`.
         dtype: of log ratios on the wire.
         absent: whether the environment waits for agents that are paused, or leaves them behind.
@@ -73,6 +79,7 @@ class History:
     iterations: int
     k: int
     samples: int
+    consensus: str
     schedule: str
     dtype: str
     absent: str
@@ -84,8 +91,8 @@ class History:
         links = ",".join(f"{i}-{j}" for i, j in self.links)
         clocks = ",".join(f"{offset:g}:{rate:g}" for offset, rate in self.clocks)
         fields = [f"agents={self.agents}", f"links={links}", f"iterations={self.iterations}", f"k={self.k}"]
-        fields += [f"samples={self.samples}", f"schedule={self.schedule}", f"dtype={self.dtype}"]
-        fields += [f"absent={self.absent}", f"noise={self.noise}", f"clocks={clocks}"]
+        fields += [f"samples={self.samples}", f"consensus={self.consensus}", f"schedule={self.schedule}"]
+        fields += [f"dtype={self.dtype}", f"absent={self.absent}", f"noise={self.noise}", f"clocks={clocks}"]
         return " ".join([*fields, *map(str, self.faults)])
 
     @property
@@ -112,6 +119,7 @@ def generate(seed: int) -> History:
         iterations=rng.randint(1, 3),
         k=rng.randint(2, 2 + len(links)),
         samples=rng.randint(1, 3),
+        consensus="averaging" if seed % 4 == 3 else "admm",
         schedule=rng.choice(("seeded", "poisson", "poisson")),
         dtype=rng.choice(("float32", "float16")),
         absent=rng.choice(("wait", "leave")),
@@ -205,6 +213,7 @@ def parse(text: str) -> History:
         iterations=numbers["iterations"],
         k=numbers["k"],
         samples=numbers["samples"],
+        consensus=chosen["consensus"],
         schedule=chosen["schedule"],
         dtype=chosen["dtype"],
         absent=chosen["absent"],

@@ -1,7 +1,7 @@
 """Invariants of the link protocol, checked after every event of a simulation against an independent record.
 
 The record lists which log ratios every agent sent for which activation. From it follows, to the bit, what each state of
-each end of a link must be. See `matrpo.consensus.link` for I1 to I5.
+each end of a link must be. See `matrpo.consensus.link` for I1 to I5, `matrpo.consensus.peer` for I6.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from matrpo.simulation.outcome import Violation
 
 _NO_COMMON_STATE = "no common state"
 _COLLECTIONS = frozenset({list, dict, set})
+_ROUNDING = 1e-6
+"""Rounding error of a sum of float32, relative to the sum of its terms' magnitudes."""
+
 _MESSAGES_KEPT = 3
 """Messages that an end may keep: its open activation, the answer for its last commit, one of the neighbour's."""
 
@@ -107,9 +110,12 @@ class Invariants:
         peers: all agents' consensus state machines.
         beta: ADMM penalty.
         deadline: seconds of an agent's clock until an activation must be given up.
+        averages: whether the consensus is by averaging.
     """
 
-    def __init__(self, peers: Sequence[Peer], beta: float, deadline: float) -> None:
+    def __init__(self, peers: Sequence[Peer], beta: float, deadline: float, averages: bool = False) -> None:
+        self._averages = averages
+        self._peers: dict[int, Peer] = {}
         self._half = np.float32(beta / 2)
         self._deadline = deadline
         self._ends: dict[tuple[int, int], _End] = {}
@@ -125,6 +131,7 @@ class Invariants:
 
     def started(self, peer: Peer, incarnation: int) -> None:
         """Record that an agent's process was started."""
+        self._peers[peer.agent] = peer
         for e, link in peer.links.items():
             self._ends[peer.agent, e] = _End(peer.agent, link, incarnation)
 
@@ -197,6 +204,7 @@ class Invariants:
             if link.tip is not end.tip or link.base is not end.base:
                 self._check_commit(peer.agent, e, end)
                 self._check_common(peer.agent, e, link)
+                self._check_sum(link.iteration)
             if end.opened_at is not None:
                 self._check_deadline(end, now, ticked, wake)
             if end.hears:
@@ -309,6 +317,22 @@ class Invariants:
         for a, b in shared:
             if a.y.tobytes() != b.y.tobytes() or a.ubar.tobytes() != b.ubar.tobytes():
                 raise Violation("I1", f"{where}: the ends have different states {a.number}")
+
+    def _check_sum(self, iteration: int) -> None:
+        """I6, where the ends of all links are in one iteration and in one state."""
+        if not self._averages:
+            return
+        for (_, e), end in self._ends.items():
+            other = self._ends[end.link.neighbour, e].link
+            if (
+                (e, iteration) in self._torn
+                or end.link.iteration != iteration
+                or end.link.tip.number != other.tip.number
+            ):
+                return
+        terms = [peer.term() for peer in self._peers.values()]
+        if np.abs(np.sum(terms, axis=0)).max() > _ROUNDING * np.abs(terms).sum():
+            raise Violation("I6", f"what the agents average has another sum in iteration {iteration} than it had")
 
     def _check_memory(self, link: Link) -> None:
         """I5: an end keeps a few messages and no collection of its own."""

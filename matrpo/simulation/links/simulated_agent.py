@@ -24,6 +24,17 @@ class LocalStep:
         return self._state
 
 
+class Average:
+    """Local step of averaging: what the agent brought, plus its links' term."""
+
+    def __init__(self, start: int, first: np.ndarray) -> None:
+        self._own = np.roll(first, start) * np.float32(start % 7 + 1)
+
+    def __call__(self, term: np.ndarray) -> np.ndarray:
+        """The agent's part of the average."""
+        return self._own + term
+
+
 class Node(Clock):
     """A simulated process of an agent: its state machine, clock and progress in the run.
 

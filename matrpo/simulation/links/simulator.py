@@ -21,21 +21,21 @@ import numpy as np
 from matrpo.consensus.link import Link
 from matrpo.consensus.message import LinkMessage, has_valid_header, has_valid_payload
 from matrpo.consensus.peer import Peer
-from matrpo.settings.config import GraphConsensusSettings
+from matrpo.settings.config import AVERAGING_BETA, GraphConsensusSettings
 from matrpo.settings.sections import ConnectionSettings
 from matrpo.simulation.events import EventQueue
 from matrpo.simulation.links.faulty_network import LONGEST_LATENCY, FaultyNetwork
 from matrpo.simulation.links.history import AGENT_FAULTS, Fault, History
 from matrpo.simulation.links.invariants import Invariants
 from matrpo.simulation.links.promptness import Promptness
-from matrpo.simulation.links.simulated_agent import LocalStep, Node
+from matrpo.simulation.links.simulated_agent import Average, LocalStep, Node
 from matrpo.simulation.outcome import Outcome, Trace, Violation
 from matrpo.topology.schedule import seeded_sequence
 
 PeerFactory = Callable[..., Peer]
 """Makes an agent's consensus state machine from the arguments of `Peer`."""
 
-_BETA = 0.7
+_BETA = {"admm": 0.7, "averaging": AVERAGING_BETA}
 _DEADLINE = 3.6
 _RESEND = 2.0
 _MEAN_INTERVAL = 0.1
@@ -76,7 +76,11 @@ class _Simulation:
         self._schedule = self._queue.schedule
         self._events = 0
         self._nodes = [Node(q, self._new_peer(q, 0), clock) for q, clock in enumerate(history.clocks)]
-        self._invariants = Invariants([node.peer for node in self._nodes], _BETA, _DEADLINE)
+        averages = history.consensus == "averaging"
+        self._local_step = Average if averages else LocalStep
+        self._invariants = Invariants(
+            [node.peer for node in self._nodes], _BETA[history.consensus], _DEADLINE, averages
+        )
         slowest = min(rate for _, rate in history.clocks)
         self._promptness = Promptness(2 * LONGEST_LATENCY, _RESEND / slowest)
         self._network = FaultyNetwork(history, self._rng)
@@ -95,7 +99,8 @@ class _Simulation:
             self._graph,
             self._history.noise,
             GraphConsensusSettings(
-                beta=_BETA,
+                consensus=self._history.consensus,
+                beta=_BETA[self._history.consensus],
                 admm_iterations=self._history.k,
                 schedule=self._history.schedule,
                 wire_dtype=self._history.dtype,
@@ -211,7 +216,7 @@ class _Simulation:
         node.phase, node.begin_at, node.has_begun = "consensus", math.inf, True
         self._invariants.began(node.peer, node.iteration)
         start = node.agent + 7 * node.iteration + 31 * node.incarnation
-        self._act(node, node.peer.begin, node.iteration, LocalStep(start, self._first), self._shape)
+        self._act(node, node.peer.begin, node.iteration, self._local_step(start, self._first), self._shape)
 
     def _begin_at(self, node: Node, time: float) -> None:
         node.phase, node.begin_at = "rollout", time

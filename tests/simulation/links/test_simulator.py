@@ -78,7 +78,8 @@ def test_no_history_violates_an_invariant(batch):
 def test_what_a_corrupt_message_ends_was_not_given_up_for_silence():
     """Agent 0 sleeps through its deadline, and the first thing that it then sees is a corrupt message."""
     history = parse(
-        "agents=3 links=0-1,0-2 iterations=1 k=5 samples=1 schedule=seeded dtype=float32 absent=wait noise=230594530 "
+        "agents=3 links=0-1,0-2 iterations=1 k=5 samples=1 consensus=admm schedule=seeded dtype=float32 absent=wait "
+        "noise=230594530 "
         "clocks=99.9:1.16,41:0.78,42.3:1.2 duplicate:0>1@3.06..5.15*0.24 corrupt:all@4.19..4.29*0.66 "
         "drop:all@2.6..10.81*0.64 stop:0@5.29..7.6 corrupt:1>0@6.5..6.59*0.36"
     )

@@ -1,0 +1,113 @@
+"""Local steps of the two kinds of consensus: what an agent sends at an activation, and the parameter change at the end.
+
+With ADMM, (22) of Li & He, each activation is a trust-region step for the agent's advantages and its links' duals. With
+averaging, each agent computes the log ratios of its own natural gradient once, and the links average these: with the
+penalty 1 and no estimators, the dual update of (22) is y_e <- y_e + (1/2) C_e^q (m^q - m^other), which brings m^q =
+v^q - sum_e C_e^q y_e of both ends to their mean (randomised gossip, Boyd et al. 2006).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from matrpo.decentralized.shared_samples import SharedSamples
+from matrpo.settings.config import Config
+from matrpo.settings.sections import TrustRegionSettings
+from matrpo.trust_region.preconditioner import KroneckerPreconditioner
+from matrpo.trust_region.solvers import FactoredModel, LinearModel, Solver, conjugate_gradients, make_solver
+from matrpo.trust_region.step_rule import StepRule
+
+
+class LocalSteps(Protocol):
+    """Interface of the local steps of one agent in one iteration: M samples, m of them shared, D parameters."""
+
+    def step(self, term: np.ndarray, shared: SharedSamples) -> np.ndarray:
+        """What the agent sends, (N, m) float32, given the consensus term of its links, likewise."""
+
+    def change(self) -> Tensor:
+        """The parameter change x^q after the last step. Shape (D,)."""
+
+
+class AdmmSteps:
+    """Local steps of asynchronous ADMM: the update of theta^q in (22).
+
+    Args:
+        solver: of the local step.
+        advantages: A^q, (M,).
+    """
+
+    def __init__(self, solver: Solver, advantages: Tensor) -> None:
+        self._solver = solver
+        self._advantages = advantages
+
+    def step(self, term: np.ndarray, shared: SharedSamples) -> np.ndarray:
+        """Log ratios u^q = [J^{qn} x^q]_n for the term sum_e (beta ubar_e - C_e^q y_e)."""
+        weights = self._advantages + torch.from_numpy(shared.spread(term))
+        return shared.select(self._solver.solve(weights).numpy())
+
+    def change(self) -> Tensor:
+        """x^q of the last step."""
+        return self._solver.x
+
+
+class AveragedGradients:
+    """Local steps of consensus by averaging: the log ratios of the agent's natural gradient, computed once.
+
+    v^q = J^q H^{-1} V(A^q) is not scaled to a step; the change is x^q = s H^{-1} V(m^q), at the boundary of the trust
+    region. Where observations suffice (Definition 1) and the m^q are their mean, that is the optimum of (15).
+
+    Args:
+        model: the linearised policy.
+        solve: computes H^{-1} V for a gradient V. Shapes (D,) -> (D,).
+        rule: the length s of the step.
+        advantages: A^q, (M,).
+    """
+
+    def __init__(
+        self, model: LinearModel, solve: Callable[[Tensor], Tensor], rule: StepRule, advantages: Tensor
+    ) -> None:
+        self._model = model
+        self._solve = solve
+        self._rule = rule
+        self._ratios = model.jvp(solve(model.vjp(advantages.expand(model.num_agents, -1))))
+        self._weights = self._ratios
+
+    def step(self, term: np.ndarray, shared: SharedSamples) -> np.ndarray:
+        """m^q = v^q - sum_e C_e^q y_e, for the term -sum_e C_e^q y_e."""
+        self._weights = self._ratios + torch.from_numpy(shared.spread(term))
+        mean: np.ndarray = shared.select(self._ratios.numpy()) + term
+        return mean
+
+    def change(self) -> Tensor:
+        """x^q for the m^q of the last step."""
+        gradient = self._model.vjp(self._weights)
+        direction = self._solve(gradient)
+        return direction * self._rule(float(gradient @ direction))
+
+
+def make_local_steps(model: FactoredModel, rule: StepRule, advantages: Tensor, config: Config) -> LocalSteps:
+    """Build the local steps of an iteration, of the kind that the settings name."""
+    if config.consensus == "averaging":
+        return AveragedGradients(model, _natural_gradient(model, config), rule, advantages)
+    return AdmmSteps(make_solver(model, rule, config), advantages)
+
+
+def _natural_gradient(model: FactoredModel, settings: TrustRegionSettings) -> Callable[[Tensor], Tensor]:
+    """A function that computes (H + damping I)^{-1} V by at most `cg_iterations` steps of conjugate gradient.
+
+    With the solver `recycled`, it is preconditioned and ends at `solver_tolerance`; there is nothing to recycle.
+    """
+
+    def product(direction: Tensor) -> Tensor:
+        return model.fisher(direction)[0] + settings.damping * direction
+
+    if settings.solver == "cg":
+        return lambda gradient: conjugate_gradients(product, gradient, settings.cg_iterations)
+    precondition = KroneckerPreconditioner(model.kronecker_factors(), settings.damping)
+    limits = settings.cg_iterations, precondition, settings.solver_tolerance
+    return lambda gradient: conjugate_gradients(product, gradient, *limits)
