@@ -2,9 +2,9 @@
 
 A key is a NumPy seed sequence, which hashes a row of 32-bit words; for seeds below 2^96 no two purposes have the same
 row. Most rows are the seed, padded to four words, with two or more words after it, of which the first is the purpose's
-number: 0 and 1 are the links' schedules (`topology/schedule.py`), and one word alone is an attempt at a random graph
-(`topology/families.py`). Learners and shared samples have shorter rows: the seed with one number, and with two, of
-which the last is never 0.
+number: 0, 1, 5 and 6 are the links' schedules (`topology/schedule.py`), and one word alone is an attempt at a random
+graph (`topology/families.py`). Learners and shared samples have shorter rows: the seed with one number, and with two,
+of which the last is never 0.
 """
 
 from __future__ import annotations

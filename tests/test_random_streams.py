@@ -26,11 +26,14 @@ def keys(monkeypatch):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_no_two_purposes_share_a_key(keys, seed):
     numbers = (0, 1, 2, 3, 89, 90, 91, seed % 2**32)
+    ring = make_graph("ring", 12, 0)
+    schedule.link_colours.cache_clear()
     for number in set(numbers):
         random_streams.learner(seed, number)
         random_streams.episodes(seed, number + 1)
         random_streams.shared_samples(seed, number + 1)
         schedule.seeded_sequence(3, 5, seed, number)
+        schedule.matching_sequence(ring, 5, seed, number)
         for other in set(numbers):
             schedule.PoissonClock(other, seed, number, 1.0)
             random_streams.seed_globals(seed, number, built=bool(other)) if other in (0, 1) else None

@@ -5,7 +5,15 @@ Pure functions and values: no torch, no sockets, no clocks.
 
 from matrpo.topology.errors import TopologyError
 from matrpo.topology.graph import TOPOLOGIES, CommunicationGraph, Topology, make_graph, save_graph
-from matrpo.topology.schedule import PoissonClock, positions_of, seeded_sequence
+from matrpo.topology.schedule import (
+    PoissonClock,
+    activations_to_average,
+    link_colours,
+    link_sequence,
+    matching_sequence,
+    positions_of,
+    seeded_sequence,
+)
 
 __all__ = [
     "TOPOLOGIES",
@@ -13,7 +21,11 @@ __all__ = [
     "PoissonClock",
     "Topology",
     "TopologyError",
+    "activations_to_average",
+    "link_colours",
+    "link_sequence",
     "make_graph",
+    "matching_sequence",
     "positions_of",
     "save_graph",
     "seeded_sequence",

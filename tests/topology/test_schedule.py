@@ -7,10 +7,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from matrpo.topology import PoissonClock, make_graph, positions_of, seeded_sequence
+from matrpo.topology import (
+    CommunicationGraph,
+    PoissonClock,
+    link_colours,
+    link_sequence,
+    make_graph,
+    matching_sequence,
+    positions_of,
+    seeded_sequence,
+)
 
 reproducible = settings(derandomize=True, deadline=None)
 
+GOLDEN_MATCHINGS = {"ring": [4, 1, 2, 3, 5, 0, 2, 1, 4, 3, 5, 0], "complete": [8, 3, 4, 7, 9, 0, 14, 2, 5, 11, 12, 10]}
 GOLDEN_SEQUENCE = [9, 6, 5, 5, 6, 6, 4, 3, 5, 11]
 GOLDEN_WAITS = [0.890987045317871, 5.568464239364207, 0.6509398315708317]
 
@@ -28,6 +38,8 @@ def test_the_sequence_is_a_function_of_its_arguments(links: int, k: int, seed: i
 
 def test_the_sequence_stays_the_same_over_versions() -> None:
     assert seeded_sequence(12, 10, 0, 0).tolist() == GOLDEN_SEQUENCE
+    for spec, links in GOLDEN_MATCHINGS.items():
+        assert matching_sequence(make_graph(spec, 6, 0), 12, 0, 4).tolist() == links
     clock = PoissonClock(3, 0, 0, 1.0)
     assert [clock.next_wait() for _ in range(3)] == pytest.approx(GOLDEN_WAITS, rel=1e-12)
 
@@ -49,6 +61,82 @@ def test_seeds_and_iterations_are_not_interchangeable() -> None:
 
 def test_no_links_give_no_activations() -> None:
     assert seeded_sequence(0, 100, 0, 0).shape == (0,)
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> CommunicationGraph:
+    """Any graph, also one in parts or without links."""
+    n = draw(st.integers(1, 9))
+    pairs = list(itertools.combinations(range(n), 2))
+    links = draw(st.sets(st.sampled_from(pairs))) if pairs else set()
+    return CommunicationGraph.from_links(n, links, "any")
+
+
+@reproducible
+@given(graphs())
+def test_links_with_a_common_agent_differ_in_colour(graph: CommunicationGraph) -> None:
+    colours = link_colours(graph)
+    degrees = [len(graph.links_of(agent)) for agent in range(graph.num_agents)]
+    for agent in range(graph.num_agents):
+        own = colours[list(graph.links_of(agent))]
+        assert len(set(own)) == len(own)
+    assert set(colours) == set(range(len(set(colours)))), "every number up to the largest is a colour"
+    assert len(set(colours)) <= max(0, 2 * max(degrees) - 1)
+
+
+@pytest.mark.parametrize(
+    ("spec", "n", "count"),
+    [("ring", 6, 2), ("ring", 12, 2), ("ring", 3, 3), ("ring", 7, 3), ("line", 9, 2), ("star", 9, 8), ("none", 4, 0)],
+)
+def test_rings_and_trees_have_as_few_colours_as_there_can_be(spec: str, n: int, count: int) -> None:
+    graph = make_graph(spec, n, 0)
+    renamed = np.random.default_rng(0).permutation(n).tolist()
+    mixed = CommunicationGraph.from_links(n, [(renamed[i], renamed[j]) for i, j in graph.links], "renamed")
+    for each in (graph, mixed):
+        assert len(set(link_colours(each).tolist())) == count
+
+
+@reproducible
+@given(graphs(), st.integers(0, 60), st.integers(0, 2**70), st.integers(0, 10**6))
+def test_matchings_activate_every_link_once_in_a_period(
+    graph: CommunicationGraph, activations: int, seed: int, iteration: int
+) -> None:
+    sequence = matching_sequence(graph, activations, seed, iteration)
+    size, colours = len(graph.links), link_colours(graph)
+    assert sequence.dtype == np.int64
+    assert sequence.shape == (activations if size else 0,)
+    assert not sequence.flags.writeable
+    np.testing.assert_array_equal(
+        sequence[: activations // 2], matching_sequence(graph, activations // 2, seed, iteration)
+    )
+    for at in range(0, len(sequence), max(1, size)):
+        period = sequence[at : at + size]
+        assert len(set(period)) == len(period)
+        np.testing.assert_array_equal(colours[period], colours[sequence[: len(period)]])
+        for _, links in itertools.groupby(period, key=lambda e: colours[e]):
+            ends = [agent for e in links for agent in graph.links[e]]
+            assert len(set(ends)) == len(ends), "a round is a matching"
+        assert sum(1 for _ in itertools.groupby(colours[period])) == len(set(colours[period])), "a colour is one round"
+
+
+def test_iterations_and_seeds_begin_matchings_elsewhere() -> None:
+    graph = make_graph("star", 5, 0)
+    drawn = {tuple(matching_sequence(graph, 4, seed, it)) for seed in range(10) for it in range(10)}
+    assert len(drawn) == 8, "4 colours to begin at, in 2 directions"
+    ring = make_graph("ring", 12, 0)
+    assert len({tuple(matching_sequence(ring, 24, seed, it)) for seed in range(10) for it in range(10)}) == 100
+
+
+def test_one_link_is_activated_again_and_again() -> None:
+    assert matching_sequence(make_graph("line", 2, 0), 4, 1, 2).tolist() == [0, 0, 0, 0]
+
+
+def test_a_kind_of_sequence_has_its_name() -> None:
+    graph = make_graph("ring", 6, 0)
+    np.testing.assert_array_equal(link_sequence("seeded", graph, 30, 1, 2), seeded_sequence(6, 30, 1, 2))
+    np.testing.assert_array_equal(link_sequence("matchings", graph, 30, 1, 2), matching_sequence(graph, 30, 1, 2))
+    with pytest.raises(ValueError, match="'poisson' is no common sequence"):
+        link_sequence("poisson", graph, 30, 1, 2)
 
 
 @reproducible
