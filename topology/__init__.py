@@ -4,10 +4,10 @@ Pure functions and values: no torch, no sockets, no clocks.
 """
 
 from matrpo.topology.errors import TopologyError
+from matrpo.topology.gossip import activations_to_average, relaxation
 from matrpo.topology.graph import TOPOLOGIES, CommunicationGraph, Topology, make_graph, save_graph
 from matrpo.topology.schedule import (
     PoissonClock,
-    activations_to_average,
     link_colours,
     link_sequence,
     matching_sequence,
@@ -27,6 +27,7 @@ __all__ = [
     "make_graph",
     "matching_sequence",
     "positions_of",
+    "relaxation",
     "save_graph",
     "seeded_sequence",
 ]

@@ -18,7 +18,9 @@ from matrpo.topology.graph import CommunicationGraph
 _SEEDED_STREAM = 0
 _POISSON_STREAM = 1
 _MATCHINGS_STREAM = 5
-_COLOURS_STREAM = 6
+
+FIXED_COLOURS = 4
+"""Colours of links up to which all periods of matchings have the same order."""
 
 
 @lru_cache(maxsize=4)
@@ -38,7 +40,8 @@ def seeded_sequence(num_links: int, activations: int, run_seed: int, iteration: 
         Link indices in 0 .. L-1, shape (K,); not to be written to.
     """
     draws = _stream(run_seed, _SEEDED_STREAM, iteration).random_raw(activations if num_links else 0)
-    sequence = _below(num_links, draws)
+    high = draws >> np.uint64(32)
+    sequence = ((high * np.uint64(num_links)) >> np.uint64(32)).astype(np.int64)
     sequence.flags.writeable = False
     return sequence
 
@@ -48,8 +51,9 @@ def matching_sequence(graph: CommunicationGraph, activations: int, run_seed: int
     """The links that are activated in one iteration, in order, in rounds of matchings.
 
     A round activates all links of one colour of `link_colours`: no two of them have an agent in common, so that they
-    run in parallel. An iteration begins at a drawn colour and goes through all of them again and again, upwards or
-    downwards as drawn; the links of a round are in a drawn order. A longer sequence begins with the shorter one.
+    run in parallel. A period has one round of each colour, in a drawn order. Of up to `FIXED_COLOURS` colours, all
+    periods have the same order, in which averaging mixes fastest; of more, each draws its own: in a fixed one, what a
+    star's centre hears would go from each leaf to the next alone. A longer sequence begins with the shorter one.
 
     Args:
         graph: the communication graph; one without links gives an empty sequence.
@@ -60,16 +64,15 @@ def matching_sequence(graph: CommunicationGraph, activations: int, run_seed: int
     Returns:
         Link indices, shape (K,); not to be written to.
     """
-    num_links = len(graph.links)
-    periods = -(-activations // num_links) if num_links else 0
-    stream = _stream(run_seed, _MATCHINGS_STREAM, iteration)
-    draw = stream.random_raw(1)
-    keys = stream.random_raw(periods * num_links).reshape(periods, num_links)
-    colours = link_colours(graph)
+    num_links, colours = len(graph.links), link_colours(graph)
     count = int(colours.max(initial=-1)) + 1
-    start, step = int(_below(count, draw)[0]), 1 - 2 * int(draw[0] & np.uint64(1))
-    turns = step * (colours - start) % count if count else colours
-    sequence = np.lexsort((keys, np.broadcast_to(turns, keys.shape))).reshape(-1)[:activations].astype(np.int64)
+    periods = -(-activations // num_links) if num_links else 0
+    size = periods * (count + num_links)
+    draws = _stream(run_seed, _MATCHINGS_STREAM, iteration).random_raw(size).reshape(periods, count + num_links)
+    turns = draws[:, :count].argsort(axis=1, kind="stable")
+    if count <= FIXED_COLOURS:
+        turns = np.broadcast_to(turns[:1], turns.shape)
+    sequence = np.lexsort((draws[:, count:], turns[:, colours])).reshape(-1)[:activations].astype(np.int64)
     sequence.flags.writeable = False
     return sequence
 
@@ -101,8 +104,7 @@ def link_colours(graph: CommunicationGraph) -> NDArray[np.int64]:
     """A proper edge colouring: the colour of each link, from 0, shape (L,); links with a common end differ.
 
     Greedy, each link as it is met breadth first: at most 2 d - 1 colours at a largest degree d, and as few as there can
-    be, d, for trees and even rings; 3 for odd rings. The colours are then numbered in a mixed order, always the same:
-    on complete graphs, greedy ones of successive numbers would average much the same, and take twice the rounds.
+    be, d, for trees and even rings; 3 for odd rings.
     """
     colours = np.full(len(graph.links), -1, np.int64)
     for component in graph.components:
@@ -114,89 +116,8 @@ def link_colours(graph: CommunicationGraph) -> NDArray[np.int64]:
                     taken = {colours[e] for end in (agent, other) for e in graph.links_of(end)}
                     colours[link] = next(colour for colour in range(len(taken) + 1) if colour not in taken)
                     queue.append(other)
-    count = int(colours.max(initial=-1)) + 1
-    colours = np.argsort(_stream(0, _COLOURS_STREAM, count).random_raw(count))[colours]
     colours.flags.writeable = False
     return colours
-
-
-def activations_to_average(graph: CommunicationGraph, residual: float, kind: str) -> int:
-    """The number of link activations, each of which averages its two ends, that bring all agents near to the mean.
-
-    Near: from any start, the deviation from the mean (of one's component), root mean square over the agents, is at most
-    `residual` times what it was. For `matchings` that holds for every sequence of `matching_sequence`, and is measured:
-    it is the largest singular value, off the mean, of the product of the rounds' matrices; the number is one of whole
-    rounds. For links drawn at random it holds for the expected mean square, which shrinks by the second largest
-    eigenvalue of E[W] = I - Laplacian / (2 L) at each activation or faster (Boyd, Ghosh, Prabhakar & Shah 2006,
-    Randomized gossip algorithms, proof of Theorem 3).
-
-    Args:
-        graph: the communication graph.
-        residual: above 0; 1 and more needs no activation.
-        kind: `matchings`; or `seeded` or `poisson`, whose links are random.
-
-    Raises:
-        ValueError: `residual` is not above 0.
-    """
-    if not residual > 0.0:
-        raise ValueError(f"residual must be above 0, got {residual}")
-    if residual >= 1.0 or not graph.links:
-        return 0
-    if kind != "matchings":
-        return _random_activations(graph, residual)
-    colours = link_colours(graph)
-    rounds = [np.flatnonzero(colours == colour) for colour in range(int(colours.max()) + 1)]
-    orders = [[*rounds[start:], *rounds[:start]] for start in range(len(rounds))]
-    return max(
-        _activations_in_rounds(graph, order, residual)
-        for forwards in orders
-        for order in (forwards, [forwards[0], *forwards[:0:-1]])
-    )
-
-
-def _random_activations(graph: CommunicationGraph, residual: float) -> int:
-    laplacian = np.zeros((graph.num_agents, graph.num_agents))
-    for i, j in graph.links:
-        laplacian[[i, j], [i, j]] += 1.0
-        laplacian[[i, j], [j, i]] -= 1.0
-    slowest = np.linalg.eigvalsh(laplacian)[len(graph.components)]
-    shrinks_by = 1.0 - slowest / (2 * len(graph.links))
-    return max(1, math.ceil(2.0 * math.log(residual) / math.log(shrinks_by))) if shrinks_by > 1e-12 else 1
-
-
-def _activations_in_rounds(graph: CommunicationGraph, order: list[NDArray[np.int64]], residual: float) -> int:
-    """Activations of the least number of rounds, one after the other in this order, that leave the residual at most."""
-
-    def is_far(deviations: NDArray[np.float64]) -> bool:
-        return float(np.linalg.norm(deviations, 2)) > residual * (1.0 + 1e-9)
-
-    start = np.eye(graph.num_agents)
-    for component in graph.components:
-        start[np.ix_(component, component)] -= 1.0 / len(component)
-    period = start.copy()
-    for links in order:
-        _average(graph, links, period)
-    powers = [period]  # of 1, 2, 4, ... periods
-    while is_far(powers[-1]):
-        powers.append(powers[-1] @ powers[-1])
-    deviations, periods = start, 0
-    for exponent in range(len(powers) - 2, -1, -1):
-        longer = powers[exponent] @ deviations
-        if is_far(longer):
-            deviations, periods = longer, periods + 2**exponent
-    activations = periods * len(graph.links)
-    for links in order:
-        _average(graph, links, deviations)
-        activations += len(links)
-        if not is_far(deviations):
-            break
-    return activations
-
-
-def _average(graph: CommunicationGraph, links: NDArray[np.int64], values: NDArray[np.float64]) -> None:
-    """Replace the rows of both ends of each link of a matching by their mean."""
-    i, j = np.array(graph.links)[links].T
-    values[i] = values[j] = (values[i] + values[j]) / 2
 
 
 def positions_of(agent: int, graph: CommunicationGraph, sequence: NDArray[np.int64]) -> list[tuple[int, int]]:
@@ -227,12 +148,6 @@ class PoissonClock:
         """Seconds from the last ring of the clock to its next."""
         uniform = (int(self._stream.random_raw()) >> 11) * 2.0**-53
         return -self._mean * math.log1p(-uniform)
-
-
-def _below(bound: int, draws: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Uniform integers below a bound of less than 2**32, of the upper halves of draws of 64 bits."""
-    high = draws >> np.uint64(32)
-    return ((high * np.uint64(bound)) >> np.uint64(32)).astype(np.int64)
 
 
 def _stream(run_seed: int, *key: int) -> np.random.Philox:

@@ -86,7 +86,7 @@ class Problem:
 
     def ratios(self) -> list[Tensor]:
         """u^q, the log ratios of every agent's last local step, (N, M) each."""
-        return [agent.update.model.jvp(agent.update.solver.x) for agent in self.agents]
+        return [agent.update.model.jvp(agent.update.steps.change()) for agent in self.agents]
 
     def shape(self) -> Shape:
         """The shape of the first agent's network as it is linearised."""

@@ -131,7 +131,7 @@ def _mean_kl(agents: Sequence[Agent]) -> float:
         parameters = list(policy.parameters())
         samples = (rollout.observations, rollout.action_masks, rollout.sequences)
         old_parameters, old = flat_parameters(parameters), policy.distribution(*samples)
-        set_flat_parameters(parameters, old_parameters + agent.update.solver.x)
+        set_flat_parameters(parameters, old_parameters + agent.update.steps.change())
         total += float(old.kl_to(policy.distribution(*samples)).sum(1).mean())
         set_flat_parameters(parameters, old_parameters)
     return total / len(agents)

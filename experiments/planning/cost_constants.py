@@ -196,4 +196,4 @@ def least_squares(counts: Sequence[Counts], measured: Sequence[float]) -> Counts
 
 def _counts(run: Measurement, made: Products) -> dict[str, Counts]:
     steps = np.sum(step_counts(run.sizes, run.config, made, run.steps), axis=0)
-    return {**phase_counts(run.sizes, run.config), "consensus": tuple(map(float, steps))}
+    return {**phase_counts(run.sizes, run.config, made), "consensus": tuple(map(float, steps))}

@@ -118,7 +118,7 @@ def predict(
         placement: the machines.
     """
     sizes = Sizes.of(config, spec, len(graph.links))
-    counts = phase_counts(sizes, config)
+    counts = phase_counts(sizes, config, constants.products)
     cpu = {
         phase: constants.cost(phase, own) / (placement.server_speed if phase in SERVER_PHASES else placement.speed)
         for phase, own in counts.items()

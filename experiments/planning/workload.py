@@ -122,26 +122,31 @@ class Sizes:
         return gates + sum(inputs * outputs for inputs, outputs in pairwise(layers))
 
 
-def phase_counts(sizes: Sizes, config: Config) -> dict[str, Counts]:
-    """The counts of each phase but the consensus, whose local steps differ: see `step_counts`."""
+def phase_counts(sizes: Sizes, config: Config, made: Products) -> dict[str, Counts]:
+    """The counts of each phase but the consensus, whose local steps differ: see `step_counts`.
+
+    With averaging, an agent solves for its own natural gradient before the consensus, and for that of the mean after.
+    """
     s = sizes
+    solve = 4 * s.samples * s.policy_weights if config.consensus == "averaging" else 0
+    products = 2 * config.fisher_share * made.at(0, config)
     messages = 2 * s.ticks * s.agents
     handed_out = s.ticks * s.agents * s.envs * (s.observation + s.action_width)
     states = 2 * (s.policy_weights + 3 * s.critic_weights) + 4 * s.degree * s.shared_ratios
     return {
         "act": (s.ticks, 2 * s.samples * s.policy_weights),
-        "prepare": _prepare_counts(s, config),
-        "finish": (1, 2 * _FINISH_PASSES * s.samples * s.policy_weights),
+        "prepare": _prepare_counts(s, config, (products + 2) * solve),
+        "finish": (1, 2 * _FINISH_PASSES * s.samples * s.policy_weights + (products + 1) * solve),
         "record": (1, states),
         "step": (s.ticks, s.ticks * s.agents * s.envs * s.observation),
         "serve": (messages, handed_out),
     }
 
 
-def _prepare_counts(s: Sizes, config: Config) -> Counts:
-    """Fitting the critic, two passes of it for advantages, the linearisation, and the factors of the preconditioner."""
+def _prepare_counts(s: Sizes, config: Config, solve: float) -> Counts:
+    """Fitting the critic, two passes of it for advantages, the linearisation, the preconditioner's factors, a solve."""
     minibatches = config.critic_epochs * -(-s.samples // config.critic_batch)
-    operations: float = s.critic_weights * s.samples * (6 * config.critic_epochs + 4)
+    operations: float = solve + s.critic_weights * s.samples * (6 * config.critic_epochs + 4)
     operations += 2 * _linearised(config) * s.policy_weights * s.samples
     operations += 6 * config.model_epochs * s.samples * s.policy[-2] * s.outputs
     if config.solver == "recycled":
@@ -190,6 +195,8 @@ def step_counts(sizes: Sizes, config: Config, made: Products, steps: int) -> lis
     """
     s, directions = sizes, 0.0
     exchange = s.shared_ratios * (_LINK_PASSES + _PULL_PASSES * s.degree)
+    if config.consensus == "averaging":
+        return [(1, 0.0, exchange + 2 * s.ratios)] * steps
     vector_product = 4 * s.samples * s.policy_weights
     counts: list[Counts] = []
     for step in range(steps):
@@ -241,8 +248,11 @@ def memory_bytes(sizes: Sizes, config: Config, made: Products, steps: int) -> in
     links = s.degree * s.shared_ratios * 7
     transients = _PASSES_OF_TRANSIENTS * s.ratios
     solver = 0.0
-    if config.solver == "recycled":
+    if config.consensus == "averaging":
+        solver = 5 * parameters + 2 * s.ratios
+    elif config.solver == "recycled":
         directions = sum(made.at(step, config) for step in range(steps))
         solver = directions * (2 * parameters + s.ratios)
+    if config.solver == "recycled":
         solver += sum((a + 1) ** 2 + b**2 + (a + 1) * b for a, b in pairwise(s.policy))
     return round(4 * (samples + linearised + networks + links + transients + solver))

@@ -66,7 +66,8 @@ def averaging_term(states: Sequence[LinkState], signs: Sequence[int]) -> np.ndar
     """The term added to what an agent brings to an average: -sum_e C_e^q y_e, shape (N, M).
 
     With `commit` at beta = 1, in which each end's own_u is what it brought plus this term, that takes the mean of both
-    ends (the pairwise average of Boyd et al. 2006); the sum over all agents stays as it is, whatever is lost.
+    ends (the pairwise average of Boyd et al. 2006); with a larger one, up to 2, it over-relaxes. The sum over all
+    agents stays as it is, whatever is lost.
 
     `states` and `signs` as of `consensus_term`.
     """

@@ -1,9 +1,9 @@
 """Local steps of the two kinds of consensus: what an agent sends at an activation, and the parameter change at the end.
 
 With ADMM, (22) of Li & He, each activation is a trust-region step for the agent's advantages and its links' duals. With
-averaging, each agent computes the log ratios of its own natural gradient once, and the links average these: with the
-penalty 1 and no estimators, the dual update of (22) is y_e <- y_e + (1/2) C_e^q (m^q - m^other), which brings m^q =
-v^q - sum_e C_e^q y_e of both ends to their mean (randomised gossip, Boyd et al. 2006).
+averaging, each agent computes the log ratios of its own natural gradient once, and the links average these: without
+estimators, the dual update of (22) is y_e <- y_e + (beta/2) C_e^q (m^q - m^other). For beta = 1 it brings both ends'
+m^q = v^q - sum_e C_e^q y_e to their mean (randomised gossip, Boyd et al. 2006).
 """
 
 from __future__ import annotations

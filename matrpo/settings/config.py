@@ -104,9 +104,6 @@ FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for section in SECTIONS f
 HEADINGS = {f.name: section.heading for section in SECTIONS for f in dataclasses.fields(section)}
 """The heading of the section that each setting stands in."""
 
-AVERAGING_BETA = 1.0
-"""The penalty with which a link's dual update takes the mean of its two ends."""
-
 _TYPES = typing.get_type_hints(Config)
 _LARGEST_INTEGER = 2**63 - 1
 
@@ -198,8 +195,8 @@ def _check_consensus(config: Config, origins: Mapping[str, str]) -> None:
     if config.shared_samples > config.samples:
         expected = f"at most the {config.samples} samples of an iteration, num_envs times rollout_length"
         raise _bad("consensus_samples", config.consensus_samples, expected, origins["consensus_samples"])
-    if config.consensus == "averaging" and config.beta not in (None, AVERAGING_BETA):
-        expected = f"{AVERAGING_BETA:g}, or none: it is ADMM's, and averaging is the dual's update with that"
+    if config.consensus == "averaging" and config.beta is not None and config.beta >= 2.0:
+        expected = "below 2, as consensus is averaging: beyond that, an activation takes two agents apart"
         raise _bad("beta", config.beta, expected, origins["beta"])
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from matrpo.errors import ConfigError
-from matrpo.settings.config import AVERAGING_BETA, DecentralizedConfig, RunConfig
+from matrpo.settings.config import DecentralizedConfig, RunConfig
 from matrpo.topology.errors import TopologyError
+from matrpo.topology.gossip import activations_to_average, relaxation
 from matrpo.topology.graph import CommunicationGraph, make_graph
-from matrpo.topology.schedule import activations_to_average
 
-RESIDUAL = 0.01
-"""How far from the mean averaging may leave the agents, relative to how far they were apart at first."""
+RESIDUAL = 0.002
+"""Root mean square difference from the mean that averaging leaves, relative to what it was at first."""
 
 
 def build_graph(config: RunConfig) -> CommunicationGraph:
@@ -31,7 +31,7 @@ def resolve_graph_settings(config: RunConfig) -> DecentralizedConfig:
     paid for fades from link to link: the default grows with the diameter. Rings of 3, 6 and 12 agents get 0.01, 0.02
     and 0.035. An activation carries what an agent knows over one link: the default of K per link grows with the
     diameter too. For rings of 3, 6 and 12 agents it gives 99, 210 and 456, Table III 100, 150 and (on its other task)
-    500. With averaging, K follows from the graph and the schedule; beta is always 1.
+    500. With averaging, both follow from the graph and the schedule.
 
     Raises:
         ConfigError: as `build_graph`.
@@ -42,9 +42,9 @@ def resolve_graph_settings(config: RunConfig) -> DecentralizedConfig:
     if schedule is None:
         schedule = "matchings" if averages else "seeded"
     if beta is None:
-        beta = AVERAGING_BETA if averages else 0.005 * (1 + graph.diameter())
+        beta = relaxation(graph, schedule) if averages else 0.005 * (1 + graph.diameter())
     if activations is None and averages:
-        activations = activations_to_average(graph, RESIDUAL, schedule)
+        activations = activations_to_average(graph, RESIDUAL, schedule, beta)
     elif activations is None:
         activations = (32 + graph.diameter()) * len(graph.links)
     resolved = {"beta": beta, "admm_iterations": activations, "schedule": schedule}

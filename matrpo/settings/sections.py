@@ -214,11 +214,16 @@ class ConsensusSettings:
         "How neighbours come to agree: by ADMM, as in the paper, or by averaging their natural gradients' log ratios.",
         choices=("admm", "averaging"),
     )
-    beta: float | None = setting(None, "ADMM penalty (default: 0.005 times 1 + the graph's diameter).", above=0.0)
+    beta: float | None = setting(
+        None,
+        "ADMM penalty (default: 0.005 times 1 + the graph's diameter); for averaging, how strongly an activation acts, "
+        "below 2 (default: 1, the mean, or what mixes faster over the graph's matchings).",
+        above=0.0,
+    )
     admm_iterations: int | None = setting(
         None,
         "Link activations per iteration (K; default: 32 + the graph's diameter, per link; for averaging, as many as "
-        "bring agents within 1% of the mean).",
+        "leave 0.2% of their differences).",
         minimum=0,
     )
     schedule: str | None = setting(

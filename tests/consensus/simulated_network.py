@@ -13,7 +13,7 @@ from matrpo.consensus import admm
 from matrpo.consensus.link import Link
 from matrpo.consensus.message import LinkMessage
 from matrpo.consensus.peer import Peer, Step
-from matrpo.settings.config import AVERAGING_BETA, GraphConsensusSettings
+from matrpo.settings.config import GraphConsensusSettings
 from matrpo.settings.sections import ConnectionSettings
 from matrpo.topology.graph import CommunicationGraph
 from matrpo.topology.schedule import seeded_sequence
@@ -57,6 +57,7 @@ def make_peers(
     schedule: str = "seeded",
     *,
     consensus: str = "admm",
+    beta: float = BETA,
     wire_dtype: str = "float32",
     deadline: float = 10.0,
     resend: float = 1.0,
@@ -64,7 +65,7 @@ def make_peers(
 ) -> list[Peer]:
     settings = GraphConsensusSettings(
         consensus=consensus,
-        beta=AVERAGING_BETA if consensus == "averaging" else BETA,
+        beta=beta,
         admm_iterations=activations,
         schedule=schedule,
         wire_dtype=wire_dtype,

@@ -20,12 +20,13 @@ from matrpo.decentralized.local_steps import make_local_steps
 from matrpo.decentralized.shared_samples import SharedSamples
 from matrpo.networks.joint_policy import JointPolicy
 from matrpo.networks.linearized_policy import LinearizedPolicy
-from matrpo.settings.config import AVERAGING_BETA, resolve
+from matrpo.settings.config import resolve
 from matrpo.settings.graph_settings import RESIDUAL
 from matrpo.settings.sections import NetworkSettings, TrustRegionSettings
 from matrpo.spaces import Discrete, TaskSpec
+from matrpo.topology.gossip import activations_to_average, relaxation
 from matrpo.topology.graph import CommunicationGraph, make_graph
-from matrpo.topology.schedule import activations_to_average, matching_sequence, seeded_sequence
+from matrpo.topology.schedule import matching_sequence, seeded_sequence
 from matrpo.trust_region.preconditioner import KroneckerPreconditioner
 from matrpo.trust_region.solvers import ConjugateGradientSolver, RecycledSolver, conjugate_gradients
 from matrpo.trust_region.step_rule import StepRule
@@ -89,6 +90,7 @@ class Problem:
         """Averaging of natural gradients, serially, in float64. Returns each agent's x."""
         settings = {"consensus": "averaging", "damping": 0.0, "cg_iterations": 60, "solver": "cg"}
         config, rule, shared = resolve(("test", settings)), StepRule(KL_STEP, 0.0), SharedSamples(self.shape[1])
+        beta = relaxation(graph, "matchings")
         agents = [
             make_local_steps(model, rule, torch.from_numpy(advantages), config)
             for model, advantages in zip(self.models, self.advantages, strict=True)
@@ -102,7 +104,7 @@ class Problem:
 
         for k, link in enumerate(matching_sequence(graph, activations, run_seed=0, iteration=0), start=1):
             i, j = graph.links[link]
-            states[link] = admm.commit(states[link], k, step(i), step(j), +1, AVERAGING_BETA)
+            states[link] = admm.commit(states[link], k, step(i), step(j), +1, beta)
         for q in range(graph.num_agents):
             step(q)
         return [agent.change().numpy() for agent in agents]
@@ -175,7 +177,7 @@ def test_averaging_reaches_the_optimum_of_the_consensus_problem(topology):
 def test_agents_that_observe_the_same_average_to_the_step_of_centralised_trpo(activations, cosine, distance):
     """A ring of five: C-TRPO's natural gradient is that of the sum of advantages; None: the default K."""
     problem, graph = Problem(seed=1, agents=5, alike=True), make_graph("ring", 5, 0)
-    activations = activations or activations_to_average(graph, RESIDUAL, "matchings")
+    activations = activations or activations_to_average(graph, RESIDUAL, "matchings", relaxation(graph, "matchings"))
     model, total = problem.models[0], torch.from_numpy(np.tile(sum(problem.advantages), (3, 1)))
     central = conjugate_gradients(lambda v: model.fisher(v)[0], model.vjp(total), 60).numpy()
     central /= np.linalg.norm(central)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from matrpo.errors import ConfigError
 from matrpo.settings.config import DecentralizedConfig, RunConfig, resolve
 from matrpo.settings.graph_settings import resolve_graph_settings
 
@@ -19,6 +20,30 @@ def test_defaults_grow_with_the_diameter_of_a_ring(agents: int, activations: int
     config = resolved(agents)
     assert (config.agents, config.admm_iterations) == (agents, activations)
     assert config.beta == pytest.approx(penalty)
+
+
+@pytest.mark.parametrize(("agents", "activations", "beta"), [(3, 10, 1.0), (6, 21, 1.072), (12, 90, 1.333)])
+def test_averaging_takes_what_brings_a_ring_near_the_mean(agents: int, activations: int, beta: float) -> None:
+    config = resolved(agents, consensus="averaging")
+    assert (config.admm_iterations, config.schedule, config.beta) == (activations, "matchings", beta)
+    assert resolve_graph_settings(config) == config
+
+
+def test_random_links_average_more_slowly() -> None:
+    config = resolved(12, consensus="averaging", schedule="poisson")
+    assert config.schedule == "poisson"
+    assert (config.beta, config.admm_iterations > 90) == (1.0, True)
+
+
+def test_admm_keeps_the_papers_schedule() -> None:
+    assert resolved(6).schedule == "seeded"
+    assert resolved(6, schedule="matchings").schedule == "matchings"
+
+
+def test_averaging_that_takes_agents_apart_is_refused() -> None:
+    assert resolved(6, consensus="averaging", beta=1.99).beta == 1.99
+    with pytest.raises(ConfigError, match=r"bad value 2.0 for 'beta' \(test\): expected below 2"):
+        resolved(6, consensus="averaging", beta=2)
 
 
 def test_settings_win_over_the_defaults() -> None:

@@ -17,10 +17,11 @@ from matrpo.topology import (
     positions_of,
     seeded_sequence,
 )
+from matrpo.topology.schedule import FIXED_COLOURS
 
 reproducible = settings(derandomize=True, deadline=None)
 
-GOLDEN_MATCHINGS = {"ring": [4, 1, 2, 3, 5, 0, 2, 1, 4, 3, 5, 0], "complete": [8, 3, 4, 7, 9, 0, 14, 2, 5, 11, 12, 10]}
+GOLDEN_MATCHINGS = {"ring": [3, 5, 0, 2, 1, 4, 0, 3, 5, 2, 1, 4], "complete": [14, 0, 9, 12, 11, 5, 2, 4, 7, 3, 8, 1]}
 GOLDEN_SEQUENCE = [9, 6, 5, 5, 6, 6, 4, 3, 5, 11]
 GOLDEN_WAITS = [0.890987045317871, 5.568464239364207, 0.6509398315708317]
 
@@ -112,7 +113,8 @@ def test_matchings_activate_every_link_once_in_a_period(
     for at in range(0, len(sequence), max(1, size)):
         period = sequence[at : at + size]
         assert len(set(period)) == len(period)
-        np.testing.assert_array_equal(colours[period], colours[sequence[: len(period)]])
+        if len(set(colours)) <= FIXED_COLOURS:
+            np.testing.assert_array_equal(colours[period], colours[sequence[: len(period)]])
         for _, links in itertools.groupby(period, key=lambda e: colours[e]):
             ends = [agent for e in links for agent in graph.links[e]]
             assert len(set(ends)) == len(ends), "a round is a matching"
@@ -122,7 +124,7 @@ def test_matchings_activate_every_link_once_in_a_period(
 def test_iterations_and_seeds_begin_matchings_elsewhere() -> None:
     graph = make_graph("star", 5, 0)
     drawn = {tuple(matching_sequence(graph, 4, seed, it)) for seed in range(10) for it in range(10)}
-    assert len(drawn) == 8, "4 colours to begin at, in 2 directions"
+    assert len(drawn) == 24, "all orders of 4 colours"
     ring = make_graph("ring", 12, 0)
     assert len({tuple(matching_sequence(ring, 24, seed, it)) for seed in range(10) for it in range(10)}) == 100
 

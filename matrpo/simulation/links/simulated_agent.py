@@ -32,7 +32,8 @@ class Average:
 
     def __call__(self, term: np.ndarray) -> np.ndarray:
         """The agent's part of the average."""
-        return self._own + term
+        part: np.ndarray = self._own + term
+        return part
 
 
 class Node(Clock):

@@ -21,7 +21,7 @@ import numpy as np
 from matrpo.consensus.link import Link
 from matrpo.consensus.message import LinkMessage, has_valid_header, has_valid_payload
 from matrpo.consensus.peer import Peer
-from matrpo.settings.config import AVERAGING_BETA, GraphConsensusSettings
+from matrpo.settings.config import GraphConsensusSettings
 from matrpo.settings.sections import ConnectionSettings
 from matrpo.simulation.events import EventQueue
 from matrpo.simulation.links.faulty_network import LONGEST_LATENCY, FaultyNetwork
@@ -35,7 +35,7 @@ from matrpo.topology.schedule import seeded_sequence
 PeerFactory = Callable[..., Peer]
 """Makes an agent's consensus state machine from the arguments of `Peer`."""
 
-_BETA = {"admm": 0.7, "averaging": AVERAGING_BETA}
+_BETA = {"admm": 0.7, "averaging": 1.3}
 _DEADLINE = 3.6
 _RESEND = 2.0
 _MEAN_INTERVAL = 0.1

@@ -99,7 +99,7 @@ def test_counts_by_hand() -> None:
     sizes = Sizes.of(config, task_spec("navigation", 3), 3)
     assert (sizes.observation, sizes.outputs, sizes.samples, sizes.degree) == (14, 15, 12, 2)
     policy, critic = 14 * 10 + 10 * 15, 14 * 10 + 10
-    counts = phase_counts(sizes, config)
+    counts = phase_counts(sizes, config, Products(0.0, 0.0))
     assert counts["act"] == (4, 2 * 12 * policy)
     assert counts["step"] == (4, 4 * 3 * 3 * 14)
     assert counts["serve"] == (2 * 4 * 3, 4 * 3 * 3 * (14 + 3))
@@ -108,6 +108,19 @@ def test_counts_by_hand() -> None:
     plain = replace(config, solver="cg", cg_iterations=7)
     (step,) = step_counts(sizes, plain, Products(0.0, 0.0), 1)
     assert step[1] == (8 * 7 + 4 * 2) * 12 * policy, "seven Fisher products, J^T w, and J x"
+
+
+def test_averaging_solves_before_and_after_the_consensus_and_not_in_it() -> None:
+    admm = prepared().config
+    averaging, sizes, made = replace(admm, consensus="averaging"), prepared().sizes, Products(6.0, 0.1)
+    before, after = phase_counts(sizes, admm, made), phase_counts(sizes, averaging, made)
+    passes = 4 * sizes.samples * sizes.policy_weights
+    more = {phase: after[phase][1] - before[phase][1] for phase in before if after[phase] != before[phase]}
+    assert more == {"prepare": (2 * 6 + 2) * passes, "finish": (2 * 6 + 1) * passes}
+    steps = step_counts(sizes, averaging, made, 40)
+    assert len(steps) == 40
+    assert {operations for _, operations, _ in steps} == {0.0}
+    assert memory_bytes(sizes, averaging, made, 40) < memory_bytes(sizes, admm, made, 40)
 
 
 def test_directions_make_later_steps_dearer_and_more_memory() -> None:
@@ -134,7 +147,7 @@ def test_a_fit_recovers_known_constants() -> None:
             shape = {"num_envs": envs, "rollout_length": steps}
             run = prepared(agents=agents, admm_iterations=per_link * agents, **shape)
             consensus = np.sum(step_counts(run.sizes, run.config, made, run.steps), axis=0)
-            counts = {**phase_counts(run.sizes, run.config), "consensus": tuple(consensus)}
+            counts = {**phase_counts(run.sizes, run.config, made), "consensus": tuple(consensus)}
             figures = {f"cpu_{phase}": CONSTANTS.cost(phase, counts[phase]) for phase in PHASES}
             figures["fisher_products"] = made.first + made.later * (run.steps - 1)
             figures["unique_MB"] = 1e-6 * (2e7 + memory_bytes(run.sizes, run.config, made, run.steps))
