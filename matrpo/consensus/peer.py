@@ -18,7 +18,7 @@ from matrpo.consensus.schedules import Initiator, PoissonSchedule, Responder, Sc
 from matrpo.settings.config import GraphConsensusSettings
 from matrpo.settings.sections import ConnectionSettings
 from matrpo.topology.graph import CommunicationGraph
-from matrpo.topology.schedule import PoissonClock, positions_of, seeded_sequence
+from matrpo.topology.schedule import PoissonClock, link_sequence, positions_of
 
 Step = Callable[[np.ndarray], np.ndarray]
 """The local trust-region step: maps the consensus term, added to the advantage, to log ratios; both (N, M) float32."""
@@ -63,6 +63,7 @@ class Peer:
         self._run_seed = run_seed
         self._activations = consensus.admm_iterations
         self._beta = consensus.beta
+        self._sequence_kind = consensus.schedule
         self._poisson = consensus.schedule == "poisson"
         self._mean_interval = mean_interval
         self._share = -(-self._activations // max(1, len(graph.links)))
@@ -171,7 +172,7 @@ class Peer:
     def _make_schedule(self, iteration: int, now: float) -> Schedule:
         if self._poisson:
             return PoissonSchedule([self._make_end(link, iteration, now) for link in self.links.values()])
-        sequence = seeded_sequence(len(self._graph.links), self._activations, self._run_seed, iteration)
+        sequence = link_sequence(self._sequence_kind, self._graph, self._activations, self._run_seed, iteration)
         return SeededSchedule(positions_of(self.agent, self._graph, sequence), self.links)
 
     def _make_end(self, link: Link, iteration: int, now: float) -> Initiator | Responder:

@@ -213,7 +213,11 @@ class ConsensusSettings:
     admm_iterations: int | None = setting(
         None, "Link activations per iteration (K; default: 32 + the graph's diameter, per link).", minimum=0
     )
-    schedule: str = setting("seeded", "Who activates which link when.", choices=("seeded", "poisson"))
+    schedule: str = setting(
+        "seeded",
+        "Who activates which link when: random links, rounds of links without a common agent, or a clock per link.",
+        choices=("seeded", "matchings", "poisson"),
+    )
     wire_dtype: str = setting("float32", "Type of log ratios on the wire.", choices=("float32", "float16"))
     consensus_samples: int | None = setting(
         None, "Samples of an iteration that the consensus is about, drawn anew each time (default: all).", minimum=1

@@ -16,7 +16,11 @@ from matrpo.topology.graph import CommunicationGraph
 LINK_FAULTS = ("drop", "duplicate", "delay", "corrupt")
 AGENT_FAULTS = ("stop", "kill", "reset")
 
-_CHOICES = {"schedule": ("seeded", "poisson"), "dtype": ("float32", "float16"), "absent": ("wait", "leave")}
+_CHOICES = {
+    "schedule": ("seeded", "matchings", "poisson"),
+    "dtype": ("float32", "float16"),
+    "absent": ("wait", "leave"),
+}
 _LIMITS = {"agents": (1, 32), "iterations": (1, 1000), "k": (1, 10000), "samples": (1, 64), "noise": (0, 2**63 - 1)}
 _LONGEST = 1e4
 _RATES = (0.75, 1.3)
@@ -60,7 +64,7 @@ class History:
         iterations: how many iterations to run at least.
         k: K, link activations per iteration.
         samples: M.
-        schedule: `seeded` or `poisson`.
+        schedule: `seeded`, `matchings` or `poisson`.
         dtype: of log ratios on the wire.
         absent: whether the environment waits for agents that are paused, or leaves them behind.
         noise: seed of the schedules and of the network's random stream.
@@ -112,7 +116,7 @@ def generate(seed: int) -> History:
         iterations=rng.randint(1, 3),
         k=rng.randint(2, 2 + len(links)),
         samples=rng.randint(1, 3),
-        schedule=rng.choice(("seeded", "poisson", "poisson")),
+        schedule=rng.choice(("seeded", "matchings", *("poisson",) * 4)),
         dtype=rng.choice(("float32", "float16")),
         absent=rng.choice(("wait", "leave")),
         noise=rng.getrandbits(32),
