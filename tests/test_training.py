@@ -87,7 +87,14 @@ def test_a_resumed_run_equals_the_uninterrupted_one(finished, tmp_path, interrup
 
 
 @pytest.mark.parametrize(
-    "changes", [{"topology": "none"}, {"topology": "line"}, {"schedule": "poisson"}, {"wire_dtype": "float16"}]
+    "changes",
+    [
+        {"topology": "none"},
+        {"topology": "line"},
+        {"schedule": "matchings"},
+        {"schedule": "poisson"},
+        {"wire_dtype": "float16"},
+    ],
 )
 def test_runs_with_other_links(tmp_path, changes):
     run = create(tmp_path / "run", **changes)

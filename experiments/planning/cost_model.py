@@ -24,7 +24,7 @@ from matrpo.experiments.planning.workload import SERVER_PHASES, Sizes, memory_by
 from matrpo.launch.wire.environment_codec import EnvironmentCodec
 from matrpo.settings.config import Config, DecentralizedConfig
 from matrpo.spaces import TaskSpec
-from matrpo.topology import CommunicationGraph, seeded_sequence
+from matrpo.topology import CommunicationGraph, link_sequence
 
 _ITERATION = 1
 """The iteration whose schedule is used; those of others are as long, but for chance."""
@@ -123,7 +123,8 @@ def predict(
         phase: constants.cost(phase, own) / (placement.server_speed if phase in SERVER_PHASES else placement.speed)
         for phase, own in counts.items()
     }
-    sequence = seeded_sequence(len(graph.links), config.admm_iterations, config.seed, _ITERATION).tolist()
+    kind = "seeded" if config.schedule == "poisson" else config.schedule
+    sequence = link_sequence(kind, graph, config.admm_iterations, config.seed, _ITERATION).tolist()
     pairs = [graph.links[link] for link in sequence]
     traffic = link_traffic(graph, sequence, config)
     own_steps = Counter(agent for pair in pairs for agent in pair)

@@ -74,7 +74,7 @@ class Peer:
         self._activations = consensus.admm_iterations
         self._beta = consensus.beta
         self._averages = consensus.consensus == "averaging"
-        self._schedule_kind = consensus.schedule
+        self._sequence_kind = consensus.schedule
         self._poisson = consensus.schedule == "poisson"
         self._mean_interval = mean_interval
         self._share = -(-self._activations // max(1, len(graph.links)))
@@ -192,7 +192,7 @@ class Peer:
     def _make_schedule(self, iteration: int, now: float) -> Schedule:
         if self._poisson:
             return PoissonSchedule([self._make_end(link, iteration, now) for link in self.links.values()])
-        sequence = link_sequence(self._schedule_kind, self._graph, self._activations, self._run_seed, iteration)
+        sequence = link_sequence(self._sequence_kind, self._graph, self._activations, self._run_seed, iteration)
         return SeededSchedule(positions_of(self.agent, self._graph, sequence), self.links)
 
     def _make_end(self, link: Link, iteration: int, now: float) -> Initiator | Responder:

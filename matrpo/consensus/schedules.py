@@ -37,7 +37,7 @@ class Schedule(Protocol):
 
 
 class SeededSchedule:
-    """Schedule by the common seeded sequence: the activations that involve this agent, in order.
+    """Schedule by a common sequence (`link_sequence`): the activations that involve this agent, in order.
 
     Args:
         positions: the activations (k, link index).

@@ -228,8 +228,8 @@ class ConsensusSettings:
     )
     schedule: str | None = setting(
         None,
-        "Who activates which link when: drawn from the seed, in matchings in turn, or by clocks (default: seeded; for "
-        "averaging, matchings).",
+        "Who activates which link when: random links, rounds of links without a common agent, or a clock per link "
+        "(default: seeded; for averaging, matchings).",
         choices=("seeded", "matchings", "poisson"),
     )
     wire_dtype: str = setting("float32", "Type of log ratios on the wire.", choices=("float32", "float16"))

@@ -16,7 +16,7 @@ from matrpo.consensus.peer import Peer, Step
 from matrpo.settings.config import GraphConsensusSettings
 from matrpo.settings.sections import ConnectionSettings
 from matrpo.topology.graph import CommunicationGraph
-from matrpo.topology.schedule import seeded_sequence
+from matrpo.topology.schedule import link_sequence
 
 SHAPE = (3, 5)
 BETA = 0.7
@@ -74,11 +74,13 @@ def make_peers(
     return [Peer(q, graph, RUN_SEED, settings, connections, **changes) for q in range(graph.num_agents)]
 
 
-def serial_run(graph: CommunicationGraph, activations: int, iteration: int) -> list[dict[int, admm.LinkState]]:
+def serial_run(
+    graph: CommunicationGraph, activations: int, iteration: int, schedule: str = "seeded"
+) -> list[dict[int, admm.LinkState]]:
     """Algorithm 1 on all agents, one activation after the other: each agent's final states by link."""
     agents = [Agent(q, iteration) for q in range(graph.num_agents)]
     states = [{e: admm.initial_state(SHAPE) for e in graph.links_of(q)} for q in range(graph.num_agents)]
-    sequence = seeded_sequence(len(graph.links), activations, RUN_SEED, iteration)
+    sequence = link_sequence(schedule, graph, activations, RUN_SEED, iteration)
     for k, link in enumerate(map(int, sequence), start=1):
         i, j = graph.links[link]
         u = {}

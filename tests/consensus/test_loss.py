@@ -92,8 +92,8 @@ def test_a_message_for_the_next_iteration_survives_sitting_out() -> None:
     assert [peer.counters.commits for peer in (a, b)] == [4, 4]
 
 
-def test_nobody_waits_in_either_schedule() -> None:
-    for schedule in ("seeded", "poisson"):
+def test_nobody_waits_in_any_schedule() -> None:
+    for schedule in ("seeded", "matchings", "poisson"):
         a, b = pair(schedule=schedule)
         b.sit_out(1, 0.0)
         begin(a, 1)

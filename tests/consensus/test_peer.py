@@ -9,6 +9,8 @@ from matrpo.consensus.bus import run_in_process
 from matrpo.consensus.message import LinkMessage
 from matrpo.topology.graph import CommunicationGraph
 
+STAR = CommunicationGraph.from_links(5, [(0, 1), (0, 2), (0, 3), (0, 4)], "star")
+TWO_PARTS = CommunicationGraph.from_links(6, [(0, 1), (1, 2), (0, 2), (3, 4)], "two parts and an agent alone")
 GRAPHS = [line(2), ring(4), ring(6), complete(5), line(5)]
 SEEDS = [*range(3), *map(slow, range(3, 8))]
 
@@ -20,13 +22,14 @@ def begin_all(peers, iteration=0):
     return agents
 
 
-@pytest.mark.parametrize("graph", GRAPHS, ids=lambda g: f"{g.name}{g.num_agents}")
-def test_in_process_run_equals_algorithm_1(graph):
-    peers = make_peers(graph, 40)
+@pytest.mark.parametrize("schedule", ["seeded", "matchings"])
+@pytest.mark.parametrize("graph", [*GRAPHS, STAR, TWO_PARTS], ids=lambda g: f"{g.name}{g.num_agents}")
+def test_in_process_run_equals_algorithm_1(graph, schedule):
+    peers = make_peers(graph, 40, schedule)
     for iteration in range(3):
         begin_all(peers, iteration)
         run_in_process(peers)
-        expected = serial_run(graph, 40, iteration)
+        expected = serial_run(graph, 40, iteration, schedule)
         for peer in peers:
             assert all(same(link.tip, expected[peer.agent][e]) for e, link in peer.links.items())
     for peer in peers:
@@ -44,6 +47,16 @@ def test_delays_reordering_and_repetition_change_nothing(graph, seed):
         expected = serial_run(graph, 30, iteration)
         for agent, states in enumerate(expected):
             assert all(same(network.results[iteration, agent][e], states[e]) for e in states)
+
+
+def test_matchings_over_a_lossy_network_end_as_without_loss():
+    for seed, graph in enumerate([ring(4), ring(6), STAR]):
+        peers = make_peers(graph, 30, "matchings", deadline=1e6)
+        network = Network(peers, graph, Faults(loss=0.2, duplication=0.3, delay=0.1), seed)
+        network.run()
+        expected = serial_run(graph, 30, 0, "matchings")
+        for agent, states in enumerate(expected):
+            assert all(same(network.results[0, agent][e], states[e]) for e in states)
 
 
 def test_one_ratios_message_each_way_per_activation():
@@ -70,7 +83,7 @@ def test_residual_is_that_of_the_last_commits():
     assert peers[0].residual() == pytest.approx(np.sqrt(gaps[0]))
 
 
-@pytest.mark.parametrize("schedule", ["seeded", "poisson"])
+@pytest.mark.parametrize("schedule", ["seeded", "matchings", "poisson"])
 def test_an_agent_without_links_takes_one_step_alone(schedule):
     (peer,) = make_peers(CommunicationGraph(1, (), "none"), 10, schedule)
     pulls = []
@@ -89,7 +102,7 @@ def test_an_agent_without_links_takes_one_step_alone(schedule):
     assert peer.next_event() is None
 
 
-@pytest.mark.parametrize("schedule", ["seeded", "poisson"])
+@pytest.mark.parametrize("schedule", ["seeded", "matchings", "poisson"])
 def test_a_dead_agent_costs_its_neighbours_one_deadline(schedule):
     """I4, also in the iterations after: only the first activation with it is waited for."""
     graph = ring(4)

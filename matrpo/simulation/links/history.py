@@ -18,7 +18,7 @@ AGENT_FAULTS = ("stop", "kill", "reset")
 
 _CHOICES = {
     "consensus": ("admm", "averaging"),
-    "schedule": ("seeded", "poisson"),
+    "schedule": ("seeded", "matchings", "poisson"),
     "dtype": ("float32", "float16"),
     "absent": ("wait", "leave"),
 }
@@ -66,7 +66,7 @@ class History:
         k: K, link activations per iteration.
         samples: M.
         consensus: `admm` or `averaging`.
-        schedule: `seeded` or `poisson`.
+        schedule: `seeded`, `matchings` or `poisson`.
         dtype: of log ratios on the wire.
         absent: whether the environment waits for agents that are paused, or leaves them behind.
         noise: seed of the schedules and of the network's random stream.
@@ -120,7 +120,7 @@ def generate(seed: int) -> History:
         k=rng.randint(2, 2 + len(links)),
         samples=rng.randint(1, 3),
         consensus="averaging" if seed % 4 == 3 else "admm",
-        schedule=rng.choice(("seeded", "poisson", "poisson")),
+        schedule=rng.choice(("seeded", "matchings", *("poisson",) * 4)),
         dtype=rng.choice(("float32", "float16")),
         absent=rng.choice(("wait", "leave")),
         noise=rng.getrandbits(32),

@@ -30,7 +30,7 @@ from matrpo.simulation.links.invariants import Invariants
 from matrpo.simulation.links.promptness import Promptness
 from matrpo.simulation.links.simulated_agent import Average, LocalStep, Node
 from matrpo.simulation.outcome import Outcome, Trace, Violation
-from matrpo.topology.schedule import seeded_sequence
+from matrpo.topology.schedule import link_sequence
 
 PeerFactory = Callable[..., Peer]
 """Makes an agent's consensus state machine from the arguments of `Peer`."""
@@ -368,10 +368,10 @@ class _Simulation:
 
     def _activations(self, iteration: int) -> list[int]:
         """The links that are activated in an iteration, in any order."""
-        links, k = len(self._history.links), self._history.k
-        if self._history.schedule == "poisson":
+        links, k, kind = len(self._history.links), self._history.k, self._history.schedule
+        if kind == "poisson":
             return list(range(links)) * -(-k // max(1, links))
-        return [int(e) for e in seeded_sequence(links, k, self._history.noise, iteration)]
+        return [int(e) for e in link_sequence(kind, self._graph, k, self._history.noise, iteration)]
 
     def _check_liveness(self, expected: list[int]) -> None:
         for node in self._nodes:

@@ -34,7 +34,7 @@ from matrpo.experiments.planning.workload import PHASES, Products, Sizes, memory
 from matrpo.launch.wire.link_codec import LinkCodec
 from matrpo.settings.config import RunConfig, resolve
 from matrpo.settings.graph_settings import build_graph, resolve_graph_settings
-from matrpo.topology import seeded_sequence
+from matrpo.topology import link_sequence
 
 SMALL = {"num_envs": 3, "rollout_length": 4, "tensorboard": False}
 
@@ -51,7 +51,11 @@ def predicted(run: Measurement, constants: Constants = CONSTANTS, **placement: A
 
 
 @pytest.mark.parametrize("topology", ["ring", "star", "random-regular:3", "none"])
-@pytest.mark.parametrize("changes", [{}, {"wire_dtype": "float16", "consensus_samples": 5}], ids=["all", "thin"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"wire_dtype": "float16", "consensus_samples": 5}, {"schedule": "matchings"}],
+    ids=["all", "thin", "matchings"],
+)
 def test_bytes_are_those_of_the_encoder(topology: str, changes: dict[str, Any]) -> None:
     """Every message of a consensus in which nothing is lost, packed as it is sent."""
     run = prepared(topology=topology, agents=8, admm_iterations=0 if topology == "none" else 300, **changes)
@@ -73,7 +77,7 @@ def test_bytes_are_those_of_the_encoder(topology: str, changes: dict[str, Any]) 
         sizes[message.sender] += sum(map(len, codec.encode(message)))
         peers[receiver].receive(message, 0.0)
     assert all(peer.done for peer in peers)
-    sequence = seeded_sequence(len(graph.links), config.admm_iterations, config.seed, 1).tolist()
+    sequence = link_sequence(config.schedule, graph, config.admm_iterations, config.seed, 1).tolist()
     traffic = link_traffic(graph, sequence, config)
     assert list(traffic.agent_messages) == messages
     # A checksum below 65,536 packs into fewer bytes than the one that is assumed.
@@ -216,6 +220,15 @@ def test_bottlenecks_are_named() -> None:
     assert predicted(run, slow_agents, **apart).bottleneck == "computing"
     star = prepared(agents=12, topology="star", admm_iterations=2000)
     assert predicted(star, **apart).bottleneck == "schedule"
+
+
+def test_all_links_of_a_matching_take_one_round() -> None:
+    plans = {
+        kind: predicted(prepared(agents=12, admm_iterations=120, schedule=kind)) for kind in ("matchings", "seeded")
+    }
+    assert plans["matchings"].rounds == 20, "two colours in a period of 12 links"
+    assert plans["seeded"].rounds > 20
+    assert predicted(prepared(agents=12, admm_iterations=120, schedule="poisson")) == plans["seeded"]
 
 
 def test_two_agents_on_two_cores_take_what_one_takes_and_on_one_core_twice_that() -> None:
