@@ -16,8 +16,8 @@ from matrpo.experiments.planning.command import plan
 from matrpo.experiments.planning.cost_model import LIMITS, Placement, predict
 from matrpo.experiments.planning.relief import choose, reliefs
 from matrpo.launch.cli import cli
-from matrpo.settings.config import resolve
-from matrpo.settings.graph_settings import build_graph
+from matrpo.settings.config import RunConfig, resolve
+from matrpo.settings.graph_settings import build_graph, resolve_graph_settings
 
 LARGE = shlex.split("--agents 1000 --topology random-regular:4 --task navigation --bandwidth 1Gbps --latency 1ms")
 
@@ -121,7 +121,7 @@ def test_the_first_change_that_is_worth_it_is_named() -> None:
 )
 def test_reliefs(placement: Placement, changes: dict[str, Any], expected: str) -> None:
     given = {"agents": 6, "num_envs": 3, "rollout_length": 4, "admm_iterations": 200, **changes}
-    config = resolve(("test", given))
+    config = resolve_graph_settings(RunConfig.of(resolve(("test", given)), 6))
     graph, spec = build_graph(config), task_spec("navigation", 6)
     found = predict(config, spec, graph, CONSTANTS, placement)
     first, *_ = reliefs(config, placement, found)
