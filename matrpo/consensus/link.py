@@ -256,7 +256,7 @@ class Link:
             self.silent = not self._heard
             self._give_up()
         elif self._open and now >= self._retries.ask_at:
-            self._retries.ask(now)
+            self._retries.ask(now, self.heard_at)
             self._send(self._header("ask", *self._position))
 
     def receive(self, message: LinkMessage, now: float) -> None:

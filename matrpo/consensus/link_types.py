@@ -56,7 +56,8 @@ class LinkSettings:
         wire_dtype: float32 or float16.
         deadline: seconds from the opening of an activation until it is given up.
         resend: largest retry interval, in seconds, of requests for a neighbour's ratios (exponential back-off): the
-            first comes after 1/32 of it, each later one after twice the time.
+            first comes after 1/32 of it, each later one after twice the time, but after 1/8 of it at most once
+            nothing at all has come from the neighbour since the question before.
     """
 
     agent: int

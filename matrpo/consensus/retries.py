@@ -1,9 +1,10 @@
 """When one end of a link asks for ratios that do not come, and how often it sends its own: both follow the losses seen.
 
 On a link that has lost nothing, ratios are sent once, and questions come after 1/32 of the largest interval, each later
-one after twice the time: a neighbour that takes its time is not pestered. On one that loses messages, each loss would
-cost all who wait for this agent in turn. So questions come at intervals of a round trip, and ratios are sent in up to
-`_MOST_COPIES` copies, one more with each activation that lost some, one less after `_CALM` commits without.
+one after twice the time: a neighbour that takes its time is not pestered. But once a question is followed by nothing at
+all, it may be lost itself, and others come after 1/8 of that interval at most. On a link that loses messages, each loss
+would cost all who wait for this agent in turn. So questions come at intervals of a round trip, and ratios are sent in
+up to `_MOST_COPIES` copies, one more with each activation that lost some, one less after `_CALM` commits without.
 """
 
 from __future__ import annotations
@@ -48,11 +49,12 @@ class Retries:
         self._told_at = math.inf
         self.ask_at = now + self._interval
 
-    def ask(self, now: float) -> None:
-        """Count a question, and set the time of the next."""
+    def ask(self, now: float, heard_at: float) -> None:
+        """Count a question, and set the time of the next; `heard_at` is when the neighbour last said anything."""
         self._questions += 1
         if self.copies == 1:
-            self._interval = min(2 * self._interval, self._longest)
+            longest = self._longest if heard_at >= self._asked_at else self._longest / 8
+            self._interval = min(2 * self._interval, longest)
         elif self._questions > _AT_ONCE:
             self._interval = max(self._interval, min(2 * self._interval, self._first))
         self._asked_at = now
