@@ -188,7 +188,7 @@ def test_a_checkpoint_of_another_task_is_refused(matrpo: Matrpo, run: RunDirecto
 @pytest.mark.parametrize("key", sorted(set(FIELDS) - {"agents", "algo"}))
 def test_a_resumed_run_keeps_its_settings(matrpo: Matrpo, run: RunDirectory, key: str) -> None:
     others = {"task": "mpe2/simple_spread_v3", "topology": "line", "activation": "tanh", "hidden_sizes": "[8, 8]"}
-    others["env_servers"] = "2"
+    others |= {"env_servers": "2", "device": "auto"}
     default = FIELDS[key].default
     other = others.get(key)
     if other is None and FIELDS[key].metadata["choices"]:
@@ -200,7 +200,7 @@ def test_a_resumed_run_keeps_its_settings(matrpo: Matrpo, run: RunDirectory, key
     result = matrpo("launch", "--run", str(run.path), "--resume", "-o", f"{key}={other}")
     changeable = (
         "steps", "link_deadline", "link_resend", "transport", "port", "insecure", "torch_threads", "checkpoint_every",
-        "checkpoints_kept", "tensorboard", "on_agent_loss", "agent_deadline", "env_workers",
+        "checkpoints_kept", "tensorboard", "on_agent_loss", "agent_deadline", "env_workers", "device",
     )  # fmt: skip
     if key not in MATRPO.settings_read:
         assert_mistake(result, f"matrpo does not use the setting '{key}'")
