@@ -221,7 +221,7 @@ def _checked(config: RunConfig, how: How) -> CommunicationGraph | None:
     from matrpo.launch.wire.limits import check_limits
 
     check_installed(config.task)
-    _check_device(config, how)
+    check_device(config, how)
     _check_envs(config)
     if algorithm_names.is_central(config.algo):
         _check_central(config)
@@ -239,15 +239,19 @@ def _checked(config: RunConfig, how: How) -> CommunicationGraph | None:
     return graph
 
 
-def _check_device(config: RunConfig, how: How) -> None:
-    """Check that there is a graphics card, if the networks are to learn on one."""
+def check_device(config: RunConfig, how: How) -> None:
+    """Check that there is a graphics card, if the networks are to learn on one.
+
+    Raises:
+        ConfigError: there is none.
+    """
     if config.device != "cuda":
         return
     if how.ray:
         raise ConfigError("--backend ray: its actors have no graphics card: leave --device cuda out")
-    from matrpo.networks.device import check_device
+    from matrpo.networks import device
 
-    check_device(config.device)
+    device.check_device(config.device)
 
 
 def _check_envs(config: RunConfig) -> None:

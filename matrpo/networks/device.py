@@ -61,6 +61,13 @@ def check_device(name: str) -> None:
         raise ConfigError(f"bad value 'cuda' for 'device': torch {torch.__version__} sees no CUDA device, expected cpu")
 
 
+def cuda_devices() -> list[str]:
+    """Names and memory of the CUDA devices that torch can use, in their order."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    found = [torch.cuda.get_device_properties(index) for index in range(count)]
+    return [f"{device.name} ({device.total_memory / 2**30:.0f} GiB)" for device in found]
+
+
 def make_deterministic() -> None:
     """Have CUDA give the same bits each time; before its first use, as cuBLAS looks at the environment then.
 
