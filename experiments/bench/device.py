@@ -23,8 +23,8 @@ from matrpo.settings import presets
 from matrpo.settings.config import Config, resolve
 from matrpo.training import make_training
 
-_WARM_UP = 1
-"""The first iterations on a device, which are not measured: kernels are loaded and memory is taken in them."""
+_WARM_UP = 3
+"""Activations of an iteration before, which is not measured: kernels are loaded and memory is taken in it."""
 
 _TINY = {"num_envs": 4, "rollout_length": 10, "hidden_sizes": [8], "admm_iterations": 6}
 
@@ -37,11 +37,13 @@ class Setup:
         name: in the tables.
         given: its settings.
         phases: the metrics whose seconds make an iteration, summed over the processes.
+        repeats: how many iterations are measured for one that is asked for; Table III's take minutes.
     """
 
     name: str
     given: Mapping[str, Any]
     phases: tuple[str, ...]
+    repeats: int
 
 
 _OF_AGENTS = ("rollout", "prepare", "consensus", "finish")
@@ -53,9 +55,9 @@ def setups() -> list[Setup]:
     of_table = {"agents": 3, **presets.load("paper", "navigation", 3)}
     tuned = {"algo": "mappo", "task": "mpe2/simple_spread_v3", "agents": 3}
     return [
-        Setup("Table III, 3 agents", of_table, _OF_AGENTS),
-        Setup("the default, 12 agents", {"agents": 12}, _OF_AGENTS),
-        Setup("MAPPO, 3 agents", tuned, _CENTRAL),
+        Setup("Table III, 3 agents", of_table, _OF_AGENTS, repeats=1),
+        Setup("the default, 12 agents", {"agents": 12}, _OF_AGENTS, repeats=2),
+        Setup("MAPPO, 3 agents", tuned, _CENTRAL, repeats=10),
     ]
 
 
@@ -63,7 +65,7 @@ def run(iterations: int, quick: bool, say: Say) -> Report:
     """Train with each setup on the processor, and on a graphics card if there is one.
 
     Args:
-        iterations: those measured on a device, after one that is not.
+        iterations: those of Table III that are measured on a device; of the others more are.
         quick: tiny sizes.
         say: told about the progress.
     """
@@ -77,30 +79,33 @@ def run(iterations: int, quick: bool, say: Say) -> Report:
         config = resolve(("bench", {**given, "tensorboard": False}))
         rows: list[Row] = []
         for device, name in names.items():
-            say(f"{setup.name}: {iterations} iterations on the {'processor' if device == 'cpu' else 'graphics card'}")
-            seconds = measure(dataclasses.replace(config, device=device), setup.phases, iterations)
+            say(f"{setup.name}: iterations on the {'processor' if device == 'cpu' else 'graphics card'}")
+            moved = dataclasses.replace(config, device=device)
+            seconds = measure(moved, setup.phases, iterations * (1 if quick else setup.repeats))
             whole = sum(seconds.values())
             first = rows[0]["iteration"] if rows else whole
             assert isinstance(first, float)
             rows.append({"device": name, **seconds, "iteration": whole, "times_as_fast": first / whole})
         tables[f"{setup.name}: median seconds of an iteration"] = rows
-    settings = {"iterations": iterations, "warm_up": _WARM_UP, "setups": {s.name: dict(s.given) for s in setups()}}
-    return Report("device", settings, tables)
+    done = {setup.name: {**setup.given, "iterations": iterations * setup.repeats} for setup in setups()}
+    return Report("device", {"setups": done}, tables)
 
 
 def measure(config: Config, phases: tuple[str, ...], iterations: int) -> dict[str, float]:
     """The median seconds of each phase over the iterations of a run, all agents together."""
-    last = _WARM_UP + iterations
-    config = dataclasses.replace(config, steps=config.samples * last)
+    _train(dataclasses.replace(config, admm_iterations=_WARM_UP), 1)
+    lines = _train(config, iterations)
+    return {
+        phase: statistics.median(sum(line.get(f"seconds_{phase}", 0.0) for line in together) for together in lines)
+        for phase in phases
+    }
+
+
+def _train(config: Config, iterations: int) -> list[tuple[Mapping[str, Any], ...]]:
+    """The metrics of all processes in each iteration of a new run."""
+    config = dataclasses.replace(config, steps=config.samples * iterations)
     with tempfile.TemporaryDirectory(prefix="matrpo-bench-") as folder:
         run = RunDirectory.create(Path(folder) / "run", config, {})
         training = make_training(run)
-        for _ in range(last):
-            training.iterate()
-        lines = [process.read_metrics()[_WARM_UP:] for process in run.processes().values()]
-    return {
-        phase: statistics.median(
-            sum(line.get(f"seconds_{phase}", 0.0) for line in together) for together in zip(*lines, strict=True)
-        )
-        for phase in phases
-    }
+        training.run(lambda: False, lambda _iteration: None)
+        return list(zip(*(process.read_metrics() for process in run.processes().values()), strict=True))
