@@ -2,7 +2,8 @@
 
 It goes by the name of torch's `meta` device, which is always there and holds nothing. Inside `pretended_device` a
 tensor "on" it is a `PretendedTensor` around one of the processor's. An operation of both kinds fails, as it does on a
-graphics card; a scalar of the processor's may take part, as it may there. Nothing else of a graphics card is pretended.
+graphics card; a scalar of the processor's may take part, as it may there. So does a draw on it from one of the
+processor's generators. Nothing else of a graphics card is pretended.
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ class _Operations(TorchDispatchMode):
         there = bool(here) if wanted is None else torch.device(wanted).type == NAME
         if here and func not in _MOVES and any(t.ndim for t in tensors if not isinstance(t, PretendedTensor)):
             raise RuntimeError(f"{func} of tensors on two devices: {[(str(t.device), t.shape) for t in tensors]}")
+        if there and given.get("generator") is not None:
+            raise RuntimeError(f"{func} on the pretended device with a generator of the processor's")
         if wanted is not None:
             given["device"] = torch.device("cpu")
         self.count += bool(here)

@@ -2,13 +2,14 @@
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from pretended_device import NAME, PretendedTensor, pretended_device
+from scripted_task import ScriptedTask, Stay
 from torch import nn
 
 from matrpo.algorithms.shared.off_policy import OffPolicy
@@ -21,8 +22,8 @@ from matrpo.training import CentralTraining, InProcessTraining, make_training
 
 TINY = {
     **{"agents": 3, "num_envs": 2, "rollout_length": 30, "chunk_length": 5, "steps": 120, "hidden_sizes": [4]},
-    **{"warmup_steps": 40, "updates_per_step": 0.1, "batch_size": 8, "admm_iterations": 9, "critic_epochs": 2},
-    **{"critic_batch": 20, "policy_batch": 20, "policy_epochs": 2, "tensorboard": False, "checkpoint_every": 1},
+    **{"warmup_steps": 40, "updates_per_step": 0.1, "batch_size": 8, "admm_iterations": 9, "critic_epochs": 1},
+    **{"critic_batch": 40, "policy_batch": 40, "policy_epochs": 1, "tensorboard": False, "checkpoint_every": 1},
 }
 DISCRETE = {"task": "mpe2/simple_spread_v3"}
 CONTINUOUS = {"task": "mpe2/simple_spread_v3-continuous"}
@@ -30,6 +31,9 @@ CONTINUOUS = {"task": "mpe2/simple_spread_v3-continuous"}
 
 RECURRENT = {"recurrent_layers": 1}
 OTHER_LOSSES = {"value_clip": 0.2, "huber_delta": 1.0, "max_grad_norm": 0.5}
+
+MASKED = {"task": f"{__file__}:comings_and_goings", "rollout_length": 10}
+"""Its agents may not do everything, and are not always there."""
 
 RUNS = {
     "matrpo": DISCRETE,
@@ -45,9 +49,21 @@ RUNS = {
     "jrppo with GRU": {"algo": "jrppo", **DISCRETE, **RECURRENT},
     "ctrpo with GRU": {"algo": "ctrpo", **DISCRETE, **RECURRENT},
     "haddpg of choices": {"algo": "haddpg", **DISCRETE, **{"max_grad_norm": 0.5, "huber_delta": 1.0}},
+    "matrpo with masks": MASKED,
+    "mappo with masks": {"algo": "mappo", **MASKED},
+    "hatrpo with masks": {"algo": "hatrpo", **MASKED},
+    "ctrpo with masks": {"algo": "ctrpo", **MASKED},
+    "had3qn with masks": {"algo": "had3qn", **MASKED, "warmup_steps": 10},
     "qmix shared": {"algo": "qmix", **DISCRETE, "share_parameters": True, "n_step": 2},
     **{algo: {"algo": algo, **(DISCRETE if algo in ("had3qn", "qmix") else CONTINUOUS)} for algo in ALGORITHMS},
 }
+
+
+def comings_and_goings(num_agents: int, num_envs: int, seed: int) -> Callable[[], ScriptedTask]:
+    """The factory of a task in which one agent is there from the start to the end, and two are only at times."""
+    del num_agents, num_envs, seed
+    stays = [[Stay(0, 5, False)], [Stay(1, 3, True)], [Stay(0, 2, False), Stay(3, 5, True)]]
+    return lambda: ScriptedTask(stays)
 
 
 def create(path, settings: Mapping[str, Any]) -> RunDirectory:

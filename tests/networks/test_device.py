@@ -87,5 +87,9 @@ def test_the_pretended_device_refuses_a_tensor_of_the_processor():
             there + here
         with pytest.raises(RuntimeError, match="two devices"):
             here[torch.zeros(3, dtype=torch.long, device=NAME)]
+        with pytest.raises(RuntimeError, match="generator"):
+            torch.rand(3, generator=torch.Generator(), device=NAME)
+        with pytest.raises(RuntimeError, match="generator"):
+            there.exponential_(generator=torch.Generator())
         assert (there + here[0] + 1.0).cpu().tolist() == [3.0] * 3
         assert operations.count > 0
