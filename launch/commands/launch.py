@@ -220,8 +220,8 @@ def _checked(config: RunConfig, how: How) -> CommunicationGraph | None:
     from matrpo.launch.processes.supervisor import check_ports, local_ports
     from matrpo.launch.wire.limits import check_limits
 
-    check_installed(config.task)
     check_device(config, how)
+    check_installed(config.task)
     _check_envs(config)
     if algorithm_names.is_central(config.algo):
         _check_central(config)
