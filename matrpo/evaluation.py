@@ -19,6 +19,7 @@ from matrpo.envs.build import build_envs
 from matrpo.envs.vector_env import VectorEnv, VectorStep
 from matrpo.errors import ConfigError
 from matrpo.film import check_film_name, save_film
+from matrpo.networks.device import on_processor
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.sampling.acting import Actors
 from matrpo.settings import algorithm_names
@@ -151,10 +152,10 @@ def load_actor(run: RunDirectory, env: VectorEnv, iteration: int | None) -> tupl
     run.check_checkpoints(iteration, env.spec)
     torch.set_num_threads(run.config.torch_threads)
     if algorithm_names.is_central(run.config.algo):
-        algorithm = build_algorithm(env, run.config)
+        algorithm = build_algorithm(env, on_processor(run.config))
         algorithm.load_checkpoint(run, iteration)
         return algorithm.actor(env.num_envs), iteration
-    config = run.decentralized
+    config = on_processor(run.decentralized)
     graph = build_graph(config)
     agents = [build_agent(q, graph, env.spec, config) for q in range(run.num_agents)]
     for q, agent in enumerate(agents):

@@ -19,6 +19,7 @@ from matrpo.envs.build import build_environment
 from matrpo.envs.central import CentralEnvironment, CentralStep
 from matrpo.envs.shared import AgentStep
 from matrpo.errors import ConfigError
+from matrpo.networks.device import on_device
 from matrpo.networks.state import to_arrays
 from matrpo.runs.heap import keep_free_memory
 from matrpo.runs.metrics import environment_metrics
@@ -43,7 +44,7 @@ class Training(ABC):
     """
 
     def __init__(self, run: RunDirectory, start: int = 0) -> None:
-        config = run.config
+        config = on_device(run.config, alone=True)
         if run.num_servers > 1:
             raise ConfigError(f"bad value {run.num_servers} for 'env_servers': one process is one server, expected 1")
         torch.set_num_threads(config.torch_threads)
@@ -156,7 +157,7 @@ class InProcessTraining(Training):
 
     def __init__(self, run: RunDirectory, start: int = 0) -> None:
         super().__init__(run, start)
-        self.config = config = run.decentralized
+        self.config = config = on_device(run.decentralized, alone=True)
         spec = self.environment.spec
         graph = build_graph(config)
         self.participants = [build_participant(q, graph, spec, config, PhaseClock()) for q in range(run.num_agents)]

@@ -157,6 +157,20 @@ def scaling(
 
 @bench.command()
 @click.option(
+    "--iterations", type=_COUNT, default=1, show_default=True, help="Measured ones of Table III, on a device."
+)
+@_shared
+def device(iterations: int, path: Path | None, quick: bool) -> None:
+    """Seconds of an iteration, phase by phase, on a graphics card beside the processor: MATRPO's and MAPPO's.
+
+    The default sizes take a few minutes, most of them Table III's. Where torch sees no CUDA device the processor's half
+    is measured alone.
+    """
+    _measure("device", path, quick, iterations)
+
+
+@bench.command()
+@click.option(
     "--task",
     "tasks",
     multiple=True,

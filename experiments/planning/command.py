@@ -71,6 +71,8 @@ def plan(
     config = resolve_layers(setting_layers(given))
     if algorithm_names.is_central(config.algo):
         raise ConfigError(f"--algo {config.algo}: it trains in one process; plans are for matrpo")
+    if config.device == "cuda":
+        raise ConfigError("--device cuda: plans are of networks that learn on the processor; leave it out")
     if cores and cores_per_agent:
         raise ConfigError("--cores and --cores-per-agent say the same: leave one out")
     on_one = min(config.agents, agents_per_machine or (1 if bandwidth or latency else config.agents))

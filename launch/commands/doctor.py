@@ -54,7 +54,7 @@ def doctor(file: Path | None) -> int:
 
 
 def _here() -> Iterator[Finding]:
-    """Check this machine: versions, CURVE, open files, ports, cores, tasks, video and network namespaces."""
+    """Check this machine: versions, CURVE, open files, ports, cores, graphics cards, tasks, films, namespaces."""
     yield Finding("ok", ", ".join(f"{name} {version}" for name, version in versions().items()))
     curve = zmq.has("curve")
     yield Finding("ok" if curve else "bad", f"libzmq {zmq.zmq_version()} {'with' if curve else 'WITHOUT'} CURVE")
@@ -69,6 +69,7 @@ def _here() -> Iterator[Finding]:
     except ConfigError as error:
         yield Finding("note", str(error))
     yield _cores()
+    yield _graphics_cards()
     yield from _tasks()
     yield _films()
     yield _namespaces()
@@ -81,6 +82,14 @@ def _cores() -> Finding:
     if cores < _AGENTS:
         return Finding("note", f"{text}, so that {_AGENTS} agents take turns")
     return Finding("ok", text)
+
+
+def _graphics_cards() -> Finding:
+    from matrpo.networks.device import cuda_devices
+
+    if cards := cuda_devices():
+        return Finding("ok", f"CUDA devices: {', '.join(cards)}")
+    return Finding("ok", "no CUDA device: networks learn on the processor")
 
 
 def _tasks() -> Iterator[Finding]:

@@ -220,6 +220,7 @@ def _checked(config: RunConfig, how: How) -> CommunicationGraph | None:
     from matrpo.launch.processes.supervisor import check_ports, local_ports
     from matrpo.launch.wire.limits import check_limits
 
+    check_device(config, how)
     check_installed(config.task)
     _check_envs(config)
     if algorithm_names.is_central(config.algo):
@@ -236,6 +237,21 @@ def _checked(config: RunConfig, how: How) -> CommunicationGraph | None:
         if config.transport == "tcp":
             check_ports(local_ports(config.port, config.agents, config.env_servers))
     return graph
+
+
+def check_device(config: RunConfig, how: How) -> None:
+    """Check that there is a graphics card, if the networks are to learn on one.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if config.device != "cuda":
+        return
+    if how.ray:
+        raise ConfigError("--backend ray: its actors have no graphics card: leave --device cuda out")
+    from matrpo.networks import device
+
+    device.check_device(config.device)
 
 
 def _check_envs(config: RunConfig) -> None:

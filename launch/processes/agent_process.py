@@ -26,6 +26,7 @@ from matrpo.launch.processes.agent_network import AgentNetwork
 from matrpo.launch.processes.environment_channels import OutdatedError, RunOver
 from matrpo.launch.processes.process import Supervision, ignore_stops, run_supervised
 from matrpo.launch.wire.sockets import leave_open
+from matrpo.networks.device import on_device
 from matrpo.runs.heap import keep_free_memory, return_free_memory
 from matrpo.runs.phase_clock import PhaseClock
 from matrpo.runs.process_id import ProcessId
@@ -54,7 +55,7 @@ class AgentProcess:
     """
 
     def __init__(self, cluster: Cluster, run: RunDirectory, agent: int, spec: TaskSpec, at_least: int = 1) -> None:
-        config, directory = run.decentralized, run.agent(agent)
+        config, directory = on_device(run.decentralized, alone=False), run.agent(agent)
         torch.set_num_threads(config.torch_threads)
         keep_free_memory()
         self._config = config

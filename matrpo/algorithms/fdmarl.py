@@ -33,7 +33,8 @@ class FDMARL(MAA2C):
 
     def __init__(self, spec: TaskSpec, state_sizes: tuple[int, ...], config: Config) -> None:
         super().__init__(spec, state_sizes, config)
-        self._weights = torch.from_numpy(build_graph(RunConfig.of(config, spec.num_agents)).metropolis_weights())
+        weights = build_graph(RunConfig.of(config, spec.num_agents)).metropolis_weights()
+        self._weights = torch.from_numpy(weights).to(self.device)
 
     def critic_sizes(self, spec: TaskSpec, state_sizes: tuple[int, ...]) -> tuple[int, ...]:  # noqa: ARG002
         """The largest observation size, for every critic."""

@@ -42,9 +42,9 @@ class HAD3QN(ValueBased):
                 f"expected at most {_MOST_JOINT_ACTIONS}"
             )
         sizes = zip(spec.observation_sizes, self.num_actions, strict=True)
-        self.actors = [DuelingNetwork(*pair, config, self.generator) for pair in sizes]
+        self.actors = [DuelingNetwork(*pair, config, self.generator).to(self.device) for pair in sizes]
         self.target_actors = [self.make_target(f"policy.{q}", actor) for q, actor in enumerate(self.actors)]
-        self.critic = DuelingNetwork(state_sizes[0], count, config, self.generator)
+        self.critic = DuelingNetwork(state_sizes[0], count, config, self.generator).to(self.device)
         self.critics["critic"] = self.critic
         self.target_critic = self.make_target("critic", self.critic)
         self.optimizers["critic"] = make_adam(self.critic.parameters(), lr=config.critic_lr)
@@ -99,8 +99,8 @@ class HAD3QN(ValueBased):
 
 def _values_of(joint_values: Tensor, actions: Sequence[Tensor], agent: int) -> Tensor:
     """Q-values of one agent's actions, the others' fixed. (M, n_1, ..., n_N) -> (M, n_agent)."""
-    rows = torch.arange(len(joint_values)).unsqueeze(1)
-    own = torch.arange(joint_values.shape[1 + agent]).unsqueeze(0)
+    rows = torch.arange(len(joint_values), device=joint_values.device).unsqueeze(1)
+    own = torch.arange(joint_values.shape[1 + agent], device=joint_values.device).unsqueeze(0)
     return joint_values[rows, *(own if q == agent else action for q, action in enumerate(actions))]
 
 

@@ -35,7 +35,8 @@ class JRPPO(OnPolicy):
         states = [sampling(part) for part in samples]
         old_log_prob, advantage = _log_prob(samples, old), torch.stack(advantages).mean(0)
         for _ in range(config.policy_epochs):
-            for units in random_parts(len(advantage), config.policy_batch, self.generator, samples[0].sequences):
+            order = self.generator, samples[0].sequences, self.device
+            for units in random_parts(len(advantage), config.policy_batch, *order):
                 rows, parts = zip(*(part.part(units) for part in samples), strict=True)
                 chosen = slice(None) if rows[0] is None else rows[0]
                 passes = [PolicyPass(self.learner(q), part) for q, part in enumerate(parts)]

@@ -38,7 +38,7 @@ class QMIX(ValueBased):
         copies = spec.num_agents // len(networks)
         self.actors = networks * copies
         self.target_actors = [self.make_target(f"policy.{q}", network) for q, network in enumerate(networks)] * copies
-        self.mixer = Mixer(spec.num_agents, state_sizes[0], config, self.generator)
+        self.mixer = Mixer(spec.num_agents, state_sizes[0], config, self.generator).to(self.device)
         self.critics["mixer"] = self.mixer
         self.target_mixer = self.make_target("mixer", self.mixer)
         parameters = [parameter for network in (*networks, self.mixer) for parameter in network.parameters()]
@@ -47,7 +47,7 @@ class QMIX(ValueBased):
     def utilities(self, networks: Sequence[nn.Module], observations: Sequence[Tensor]) -> list[Tensor]:
         if not self.config.share_parameters or self.config.agent_id:
             return [network(seen) for network, seen in zip(networks, observations, strict=True)]
-        whose = torch.eye(len(observations)).expand(len(observations[0]), -1, -1)
+        whose = torch.eye(len(observations), device=observations[0].device).expand(len(observations[0]), -1, -1)
         values: Tensor = networks[0](torch.cat([torch.stack(list(observations), dim=1), whose], dim=2))
         return list(values.unbind(1))
 
@@ -84,7 +84,7 @@ class QMIX(ValueBased):
         ids = len(self.spec.agents) if shared and not config.agent_id else 0
         sizes = list(zip(self.spec.observation_sizes, self.num_actions, strict=True))
         return [
-            MLP((observation_size + ids, *config.hidden_sizes, count), config, self.generator, 0.01)
+            MLP((observation_size + ids, *config.hidden_sizes, count), config, self.generator, 0.01).to(self.device)
             for observation_size, count in (sizes[:1] if shared else sizes)
         ]
 

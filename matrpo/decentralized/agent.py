@@ -19,6 +19,7 @@ from matrpo.decentralized.shared_samples import SharedSamples
 from matrpo.envs.shared import AgentStep
 from matrpo.errors import ConfigError
 from matrpo.networks.critic import Critic
+from matrpo.networks.device import ActingNetworks
 from matrpo.networks.joint_policy import JointPolicy
 from matrpo.networks.linearized_policy import LinearizedPolicy
 from matrpo.networks.state import load_module, load_optimizer, module_tensors, optimizer_tensors, to_arrays, to_tensors
@@ -47,11 +48,13 @@ class Agent:
         self.spec = spec
         self.config = config
         self._generator = torch.Generator().manual_seed(random_streams.learner(config.seed, agent_id))
-        self.policy = JointPolicy(agent_id, spec, config, self._generator)
-        self.critic = Critic(spec.observation_sizes[agent_id], config, config, self._generator)
-        self._actor = Actor(self.policy, config.num_envs)
+        self._device = device = torch.device(config.device)
+        self.policy = JointPolicy(agent_id, spec, config, self._generator).to(device)
+        self.critic = Critic(spec.observation_sizes[agent_id], config, config, self._generator, device)
+        self._acting = ActingNetworks([self.policy])
+        self._actor = Actor(self._acting.networks[0], config.num_envs)
         self._critic_state = self.critic.initial_state(config.num_envs)
-        self._rollout = Rollout(agent_id, spec, config, config, self.policy.network.state_size)
+        self._rollout = Rollout(agent_id, spec, config, config, self.policy.network.state_size, device)
         self._draws = Draws(self._generator)
         self._rule = make_step_rule(penalty, config)
         self._update: Update | None = None
@@ -117,7 +120,7 @@ class Agent:
         advantages, returns = rollout.advantages(values, config.gamma, config.gae_lambda)
         explained = 1.0 - float(advantages.var() / returns.var().clamp_min(1e-12))
         ended = torch.from_numpy(step.ended).unsqueeze(1)
-        self._critic_state = values.states[-1].masked_fill(ended, 0.0)
+        self._critic_state = values.states[-1].masked_fill(ended.to(self._device), 0.0)
         self._actor.state = self._actor.state.masked_fill(ended, 0.0)
         if config.model_epochs:
             self._fit_models()
@@ -156,13 +159,14 @@ class Agent:
         config, rollout = self.config, self._rollout
         samples = (rollout.observations, rollout.action_masks, rollout.sequences)
         old = self.policy.distribution(*samples)
-        log_probs = old.log_prob(rollout.joint_actions)
+        actions = rollout.joint_actions
+        log_probs = old.log_prob(actions)
         old_log_prob = log_probs.sum(1)
 
         def evaluate() -> tuple[float, float]:
             new = self.policy.distribution(*samples)
             kl = float(old.kl_to(new).sum(1).mean())
-            log_ratio = new.log_prob(rollout.joint_actions).sum(1) - old_log_prob
+            log_ratio = new.log_prob(actions).sum(1) - old_log_prob
             return kl, float((log_ratio.exp() * advantages).mean())
 
         def accepts(tried: Reached) -> bool:
@@ -170,6 +174,7 @@ class Agent:
 
         search, parameters = (config.backtrack_limit, config.backtrack_factor), list(self.policy.parameters())
         reached = line_search(parameters, before, change, evaluate, accepts, *search)
+        self._acting.refresh()
         own = self.policy.own_head(*samples)
         return {
             "kl": reached.kl,
@@ -204,10 +209,11 @@ class Agent:
         load_module("policy", self.policy, tensors)
         load_module("critic", self.critic, tensors)
         load_optimizer("optimizer", self.critic.optimizer, tensors)
+        self._acting.refresh()
         self._generator.set_state(tensors["generator"])
         if self._critic_state.numel():
             self._actor.state = _like(self._actor.state, tensors.get("memory.policy"))
-            self._critic_state = _like(self._critic_state, tensors.get("memory.critic"))
+            self._critic_state = _like(self._critic_state, tensors.get("memory.critic")).to(self._device)
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -226,7 +232,7 @@ class Agent:
     def _of_others(self, values: Tensor) -> float:
         """Mean of an (M, N) array over the other agents' columns; 0 if there are none."""
         others = [n for n in range(self.spec.num_agents) if n != self.agent_id]
-        return float(values[:, others].mean()) if others else 0.0
+        return float(values[:, torch.tensor(others).to(self._device)].mean()) if others else 0.0
 
 
 class Update:

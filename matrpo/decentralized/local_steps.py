@@ -47,8 +47,8 @@ class AdmmSteps:
 
     def step(self, term: np.ndarray, shared: SharedSamples) -> np.ndarray:
         """Log ratios u^q = [J^{qn} x^q]_n for the term sum_e (beta ubar_e - C_e^q y_e)."""
-        weights = self._advantages + torch.from_numpy(shared.spread(term))
-        return shared.select(self._solver.solve(weights).numpy())
+        weights = self._advantages + torch.from_numpy(shared.spread(term)).to(self._advantages.device)
+        return shared.select(self._solver.solve(weights).cpu().numpy())
 
     def change(self) -> Tensor:
         """x^q of the last step."""
@@ -79,8 +79,8 @@ class AveragedGradients:
 
     def step(self, term: np.ndarray, shared: SharedSamples) -> np.ndarray:
         """m^q = v^q - sum_e C_e^q y_e, for the term -sum_e C_e^q y_e."""
-        self._weights = self._ratios + torch.from_numpy(shared.spread(term))
-        mean: np.ndarray = shared.select(self._ratios.numpy()) + term
+        self._weights = self._ratios + torch.from_numpy(shared.spread(term)).to(self._ratios.device)
+        mean: np.ndarray = shared.select(self._ratios.cpu().numpy()) + term
         return mean
 
     def change(self) -> Tensor:

@@ -31,10 +31,12 @@ def fit_models(
         generator: shuffles them.
     """
     layer = policy.network.output_layer
-    others = [n for n in range(policy.num_agents) if n != policy.agent_id]
+    ids = torch.arange(policy.num_agents, device=features.device)
+    others = ids[ids != policy.agent_id]
     optimizer = make_adam([layer.weight, layer.bias, *policy.log_std], lr=_LEARNING_RATE, fused=False)
     for _ in range(epochs):
-        for rows in torch.split(torch.randperm(len(features), generator=generator), _BATCH):
+        order = torch.randperm(len(features), generator=generator).to(features.device)
+        for rows in torch.split(order, _BATCH):
             log_prob = policy.distribution_of(layer(features[rows])).log_prob(joint_actions[rows])
             optimizer.zero_grad()
             (-log_prob[:, others].sum(1).mean()).backward()  # type: ignore[no-untyped-call]

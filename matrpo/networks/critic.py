@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from matrpo.networks.backpropagation import ForwardPass
+from matrpo.networks.device import CPU
 from matrpo.networks.gru import make_network
 from matrpo.networks.optimizer import make_adam, step_along
 from matrpo.networks.sequences import Sequences, minibatches
@@ -56,25 +57,32 @@ class Critic(nn.Module):
         networks: architecture.
         critic: learning rate and loss.
         generator: source of the initial weights and of the order of samples.
+        device: where it learns.
     """
 
     forgetting = 0.2
     """Weight of the newest batch of targets in the running mean and variance, once there are more than a few."""
 
     def __init__(
-        self, input_size: int, networks: NetworkSettings, critic: CriticSettings, generator: torch.Generator
+        self,
+        input_size: int,
+        networks: NetworkSettings,
+        critic: CriticSettings,
+        generator: torch.Generator,
+        device: torch.device = CPU,
     ) -> None:
         super().__init__()
         self._generator = generator
         self._value_loss = ValueLoss(critic.huber_delta, critic.value_clip, critic.max_grad_norm)
         self.network = make_network(input_size, 1, networks, generator)
-        self.optimizer = make_adam(self.parameters(), lr=critic.critic_lr)
         self.mean: Tensor
         self.square: Tensor
         self.batches: Tensor
         self.register_buffer("mean", torch.zeros((), dtype=torch.float64))
         self.register_buffer("square", torch.ones((), dtype=torch.float64))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+        self.to(device)
+        self.optimizer = make_adam(self.parameters(), lr=critic.critic_lr)
 
     @property
     def std(self) -> float:
@@ -83,7 +91,7 @@ class Critic(nn.Module):
 
     def initial_state(self, num_envs: int) -> Tensor:
         """Initial recurrent state, (num_envs, size), all zeros; of size 0 if the critic is feedforward."""
-        return torch.zeros(num_envs, self.network.state_size)
+        return torch.zeros(num_envs, self.network.state_size, device=self.mean.device)
 
     @torch.no_grad()
     def values(self, observations: Tensor, starts: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,7 +141,7 @@ class Critic(nn.Module):
         loss_sum, batches = 0.0, 0
         for _ in range(epochs):
             loss_sum, batches = 0.0, 0
-            for rows, part in minibatches(len(targets), batch_size, self._generator, sequences):
+            for rows, part in minibatches(len(targets), batch_size, self._generator, sequences, targets.device):
                 chosen = slice(None) if rows is None else rows
                 values = ForwardPass(self.network, observations[chosen], part)
                 loss = self._value_loss(values.outputs, None if before is None else before[chosen], normalised[chosen])

@@ -15,6 +15,9 @@ from matrpo.networks.sequences import Sequences
 CHUNK = 2048 * 128
 """Chunk size, in numbers of the widest layer linearised at a time: a chunk's layers stay in the processor's cache."""
 
+DEVICE_CHUNK = 1 << 26
+"""The same on other devices than the processor, which like few large operations: 256 MiB a layer."""
+
 FEWEST = 64
 """Samples of a chunk at least: each chunk takes a pass over all parameters, which a layer of images has more of."""
 
@@ -47,7 +50,8 @@ class LinearizedPolicy:
         self._groups = policy.groups
         self._chunks = []
         last = policy.network.output_layer
-        limit = max(FEWEST, CHUNK // max(observations.shape[1], last.in_features, last.out_features))
+        chunk = CHUNK if observations.is_cpu else DEVICE_CHUNK
+        limit = max(FEWEST, chunk // max(observations.shape[1], last.in_features, last.out_features))
         for rows, network in policy.network.linearize(observations, limit, sequences):
             mask = None if action_mask is None else action_mask[rows]
             with torch.no_grad():
@@ -102,12 +106,12 @@ class LinearizedPolicy:
         sums: list[tuple[Tensor, Tensor]] = []
         for _, network, blocks, actions in self._chunks:
             pairs = zip(blocks, actions, strict=True)
-            scores = [b.score_transpose(a, torch.ones(a.shape[:2], dtype=a.dtype))[0] for b, a in pairs]
+            scores = [b.score_transpose(a, a.new_ones(a.shape[:2]))[0] for b, a in pairs]
             factors = network.kronecker_factors(torch.cat([score.flatten(1) for score in scores], dim=1))
             sums = [(a + c, g + h) for (a, g), (c, h) in zip(sums, factors, strict=True)] if sums else factors
         sizes = torch.tensor([size for group in self._groups for size in group.independent * group.count])
         parts = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
-        within_parts = parts.unsqueeze(1) == parts
+        within_parts = (parts.unsqueeze(1) == parts).to(self.parameters.device)
         means = [(a / self.num_samples, g / self.num_samples) for a, g in sums]
         means[-1] = (means[-1][0], means[-1][1] * within_parts)
         return means

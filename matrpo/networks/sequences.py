@@ -70,7 +70,7 @@ class Sequences:
         """
         num_envs = self.states.shape[1]
         first = (segments // num_envs) * (self.length * num_envs) + segments % num_envs
-        rows = first + num_envs * torch.arange(self.length).unsqueeze(1)
+        rows = first + num_envs * torch.arange(self.length, device=segments.device).unsqueeze(1)
         starts = self.starts.flatten()[rows]
         return rows.flatten(), Sequences(starts, self.states.flatten(0, 1)[segments].unsqueeze(0))
 
@@ -102,7 +102,11 @@ def side_by_side(parts: Sequence[Tensor], length: int) -> Tensor:
 
 
 def minibatches(
-    num_samples: int, batch_size: int, generator: torch.Generator, sequences: Sequences | None
+    num_samples: int,
+    batch_size: int,
+    generator: torch.Generator,
+    sequences: Sequences | None,
+    device: torch.device | None = None,
 ) -> Iterator[tuple[Tensor | None, Sequences | None]]:
     """Random minibatches of M samples, each once: sample indices, and how the samples follow one another.
 
@@ -113,13 +117,18 @@ def minibatches(
         generator: shuffles the samples.
         sequences: how the samples follow one another, for a recurrent network: a minibatch is then of as many whole
             segments as have that many samples, but at least one.
+        device: of the samples, if it is not the processor.
     """
-    for units in random_parts(num_samples, batch_size, generator, sequences):
+    for units in random_parts(num_samples, batch_size, generator, sequences, device):
         yield samples_of(units, sequences)
 
 
 def random_parts(
-    num_samples: int, batch_size: int, generator: torch.Generator, sequences: Sequences | None
+    num_samples: int,
+    batch_size: int,
+    generator: torch.Generator,
+    sequences: Sequences | None,
+    device: torch.device | None = None,
 ) -> Iterator[Tensor | None]:
     """As `minibatches`: the indices of each minibatch's samples, or of its segments for a recurrent network."""
     if batch_size >= num_samples:
@@ -127,7 +136,7 @@ def random_parts(
         return
     units = sequences.num_segments if sequences else num_samples
     batch_units = max(1, batch_size // sequences.length) if sequences else batch_size
-    order = torch.randperm(units, generator=generator)
+    order = torch.randperm(units, generator=generator).to(device)
     for number, chosen in enumerate(torch.split(order, batch_units)):
         if 2 * len(chosen) < batch_units and number:
             continue

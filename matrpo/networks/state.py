@@ -52,8 +52,8 @@ def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def to_arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    """Copy tensors to NumPy arrays."""
-    return {name: value.detach().numpy().copy() for name, value in tensors.items()}
+    """Copy tensors, on whatever device, to NumPy arrays."""
+    return {name: value.detach().cpu().numpy().copy() for name, value in tensors.items()}
 
 
 def to_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from matrpo.envs.shared import AgentStep
 from matrpo.networks.critic import Critic
+from matrpo.networks.device import CPU
 from matrpo.networks.gae import generalized_advantages
 from matrpo.networks.sequences import Sequences
 from matrpo.settings.sections import NetworkSettings, SamplingSettings
@@ -40,14 +41,22 @@ class Rollout:
         sampling: T and B.
         networks: chunk length of backpropagation through time for recurrent networks; it divides T.
         state_size: length of the recurrent state of the policy, and of the critic; 0 if they have none.
+        device: where the networks learn, and the samples are taken to; they are collected on the processor.
     """
 
     def __init__(
-        self, agent_id: int, spec: TaskSpec, sampling: SamplingSettings, networks: NetworkSettings, state_size: int = 0
+        self,
+        agent_id: int,
+        spec: TaskSpec,
+        sampling: SamplingSettings,
+        networks: NetworkSettings,
+        state_size: int = 0,
+        device: torch.device = CPU,
     ) -> None:
         length, num_envs = shape = sampling.rollout_length, sampling.num_envs
         chunk_length = networks.chunk_length if state_size else 1
         self._length = length
+        self._device = device
         self._chunk_length = chunk_length
         self._starts = np.zeros(shape, dtype=bool)
         self._states = np.zeros((length // chunk_length, num_envs, state_size), dtype=np.float32)
@@ -113,22 +122,22 @@ class Rollout:
     @property
     def observations(self) -> Tensor:
         """Own observations, (M, observation size)."""
-        return torch.from_numpy(self._observations).flatten(0, 1)
+        return self._moved(self._observations).flatten(0, 1)
 
     @property
     def joint_actions(self) -> Tensor:
         """Joint actions, (M, width)."""
-        return torch.from_numpy(self._joint_actions).flatten(0, 1)
+        return self._moved(self._joint_actions).flatten(0, 1)
 
     @property
     def action_masks(self) -> Tensor | None:
         """Action masks, (M, n), or None where every action is always available."""
-        return None if self._masks is None else torch.from_numpy(self._masks).flatten(0, 1)
+        return None if self._masks is None else self._moved(self._masks).flatten(0, 1)
 
     @property
     def sequences(self) -> Sequences | None:
         """Sequence structure of the samples for a recurrent policy; None for a feedforward one."""
-        return self._sequences(torch.from_numpy(self._states))
+        return self._sequences(self._moved(self._states))
 
     def critic_sequences(self, values: Values) -> Sequences | None:
         """Sequence structure of the samples for a recurrent critic, whose states along them are in `values`."""
@@ -136,30 +145,35 @@ class Rollout:
 
     def values(self, critic: Critic, state: Tensor) -> Values:
         """The critic's values, from its recurrent state before the first observation, (B, S)."""
-        values, states = critic.values(torch.from_numpy(self._observations), torch.from_numpy(self._starts), state)
-        last = _value_after(critic, torch.from_numpy(self._last_observation), states[-1])
+        values, states = critic.values(self._moved(self._observations), self._moved(self._starts), state)
+        last = _value_after(critic, self._moved(self._last_observation), states[-1])
         following = torch.cat([values[1:], last.unsqueeze(0)])
         if times := sorted(self._final_observations):
-            finals = torch.from_numpy(np.concatenate([self._final_observations[t] for t in times]))
-            final = _value_after(critic, finals, states[1:][times].flatten(0, 1)).view(len(times), -1)
-            ended = torch.from_numpy(self._terminated[times] | self._truncated[times])
-            following[times] = torch.where(ended, final, following[times])
+            finals = self._moved(np.concatenate([self._final_observations[t] for t in times]))
+            rows = self._moved(np.array(times))
+            final = _value_after(critic, finals, states[1:][rows].flatten(0, 1)).view(len(times), -1)
+            ended = self._moved(self._terminated[times] | self._truncated[times])
+            following[rows] = torch.where(ended, final, following[rows])
         return Values(values, following, states)
 
     def advantages(self, values: Values, gamma: float, gae_lambda: float) -> tuple[Tensor, Tensor]:
         """GAE of the scaled rewards by a critic's values, and the returns it implies (advantage + value). Each (M,)."""
         rewards = torch.from_numpy(self._rewards / self._reward_scale)
         ends = torch.from_numpy(self._terminated), torch.from_numpy(self._truncated)
-        advantages = generalized_advantages(rewards, values.current, values.following, *ends, gamma, gae_lambda)
-        return advantages.flatten(), (advantages + values.current).flatten()
+        current, following = values.current.cpu(), values.following.cpu()
+        advantages = generalized_advantages(rewards, current, following, *ends, gamma, gae_lambda)
+        return advantages.flatten().to(self._device), (advantages + current).flatten().to(self._device)
 
     def _sequences(self, states: Tensor) -> Sequences | None:
-        return Sequences(torch.from_numpy(self._starts), states) if states.shape[2] else None
+        return Sequences(self._moved(self._starts), states) if states.shape[2] else None
+
+    def _moved(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self._device)
 
 
 def _value_after(critic: Critic, observations: Tensor, states: Tensor) -> Tensor:
     """V of one more observation of each of E episodes. Shapes (E, O), (E, S) -> (E,)."""
-    goes_on = torch.zeros(1, len(observations), dtype=torch.bool)
+    goes_on = observations.new_zeros(1, len(observations), dtype=torch.bool)
     return critic.values(observations.unsqueeze(0), goes_on, states)[0][0]
 
 

@@ -280,10 +280,17 @@ class ConnectionSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class BookkeepingSettings:
-    """Threads, checkpoints and event files."""
+    """Where networks learn, threads, checkpoints and event files."""
 
     heading: ClassVar[str] = "Bookkeeping"
 
+    device: str = setting(
+        "cpu",
+        "Where networks learn: the processor, a graphics card, or one where there is one and the run is one process. "
+        "Acting and environments stay on the processor.",
+        choices=("cpu", "cuda", "auto"),
+        resumable=True,
+    )
     torch_threads: int = setting(1, "Torch threads of each agent.", minimum=1, resumable=True)
     checkpoint_every: int = setting(10, "Iterations between checkpoints.", minimum=1, resumable=True)
     checkpoints_kept: int = setting(3, "Checkpoints kept by each process.", minimum=1, resumable=True)

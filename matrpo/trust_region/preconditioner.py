@@ -65,7 +65,7 @@ def _eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
             continue
         if values.isfinite().all() and vectors.isfinite().all():
             return values, vectors.to(matrix.dtype)
-    return matrix.diagonal().nan_to_num(), torch.eye(len(matrix), dtype=matrix.dtype)
+    return matrix.diagonal().nan_to_num(), torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
 
 
 def _damped_inverse(a_values: Tensor, g_values: Tensor, damping: float, dtype: torch.dtype) -> Tensor:

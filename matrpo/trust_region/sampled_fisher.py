@@ -78,21 +78,23 @@ def linearize(
     wanted = max(1, round(fisher_share * len(observations)))
     if wanted >= len(observations):
         return model
-    rows, part = _share(len(observations), wanted, sequences)
+    rows, part = _share(len(observations), wanted, sequences, observations.device)
     masks = None if action_masks is None else action_masks[rows]
     return SampledFisher(model, LinearizedPolicy(policy, observations[rows], actions[rows], masks, part))
 
 
-def _share(num_samples: int, wanted: int, sequences: Sequences | None) -> tuple[Tensor, Sequences | None]:
+def _share(
+    num_samples: int, wanted: int, sequences: Sequences | None, device: torch.device
+) -> tuple[Tensor, Sequences | None]:
     """Row numbers of the share, and how its samples follow one another."""
     if sequences is None:
-        return _spread(num_samples, wanted), None
+        return _spread(num_samples, wanted, device), None
     steps, num_envs = sequences.starts.shape
-    envs = _spread(num_envs, max(1, wanted // steps))
-    chunks = torch.arange(len(sequences.states)).unsqueeze(1)
+    envs = _spread(num_envs, max(1, wanted // steps), device)
+    chunks = torch.arange(len(sequences.states), device=device).unsqueeze(1)
     return sequences.select((chunks * num_envs + envs).flatten())
 
 
-def _spread(count: int, wanted: int) -> Tensor:
+def _spread(count: int, wanted: int, device: torch.device) -> Tensor:
     """So many of the numbers below a count, at equal distances."""
-    return torch.arange(wanted) * count // wanted
+    return torch.arange(wanted, device=device) * count // wanted

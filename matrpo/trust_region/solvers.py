@@ -79,10 +79,10 @@ class RecycledSolver:
         self._solves = 0
         self._size = 0
         self._curvatures = model.parameters.new_empty(first_directions)  # d_k
-        dtype = model.parameters.dtype
-        self._directions = _mapped(first_directions, model.parameters.numel(), dtype)  # p_k
-        self._products = _mapped(first_directions, model.parameters.numel(), dtype)  # H p_k
-        self._ratios = _mapped(first_directions, model.num_agents * model.num_samples, dtype)  # J p_k
+        like = model.parameters
+        self._directions = _stored(first_directions, like.numel(), like)  # p_k
+        self._products = _stored(first_directions, like.numel(), like)  # H p_k
+        self._ratios = _stored(first_directions, model.num_agents * model.num_samples, like)  # J p_k
         self._coefficients = model.parameters.new_empty(0)
 
     @property
@@ -147,7 +147,7 @@ class RecycledSolver:
         rows = 3 * self._size // 2 + 1
 
         def grown(store: Tensor) -> Tensor:
-            larger = _mapped(rows, store.shape[1], store.dtype)
+            larger = _stored(rows, store.shape[1], store)
             larger[: self._size] = store
             return larger
 
@@ -157,11 +157,15 @@ class RecycledSolver:
         self._products = grown(self._products)
 
 
-def _mapped(rows: int, columns: int, dtype: torch.dtype) -> Tensor:
-    """Memory-mapped storage for vectors, apart from the heap: it takes memory row by row as written, returns it whole.
+def _stored(rows: int, columns: int, like: Tensor) -> Tensor:
+    """Storage for vectors, of the type and on the device of `like`; on the processor memory-mapped, not in the heap.
 
-    The heap would keep it, in pieces, between the arrays that come and go while the consensus lasts.
+    Mapped, it takes memory row by row as written and returns it whole. The heap would keep it, in pieces, between the
+    arrays that come and go while the consensus lasts.
     """
+    if not like.is_cpu:
+        return like.new_empty(rows, columns)
+    dtype = like.dtype
     room = mmap.mmap(-1, max(1, rows * columns * dtype.itemsize), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return torch.frombuffer(room, dtype=dtype, count=rows * columns).view(rows, columns)
 

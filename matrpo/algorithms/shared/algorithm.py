@@ -75,7 +75,8 @@ class Algorithm(ABC):
     Attributes:
         handles_masks: whether it can train on tasks that do not allow every action at every step.
         settings_read: names of the settings that it reads; others are refused on the command line.
-        generator: of everything random in it but the environment.
+        generator: of everything random in it but the environment; on the processor.
+        device: where networks learn; `act` and `actor` work on the processor.
     """
 
     handles_masks = True
@@ -85,6 +86,7 @@ class Algorithm(ABC):
         self.spec = spec
         self.state_sizes = state_sizes
         self.config = config
+        self.device = torch.device(config.device)
         self.generator = torch.Generator().manual_seed(random_streams.learner(config.seed, spec.num_agents))
 
     def open_files(self, folder: Path, resume: bool) -> None:  # noqa: B027 (most have no files)

@@ -71,10 +71,10 @@ class DeterministicGradient(OffPolicy):
                 )
         super().__init__(spec, state_sizes, config)
         pairs = list(zip(spec.observation_sizes, spec.action_spaces, strict=True))
-        self.actors = [Policy(*pair, config, self.generator) for pair in pairs]
+        self.actors = [Policy(*pair, config, self.generator).to(self.device) for pair in pairs]
         self.target_actors = [self.make_target(f"policy.{q}", actor) for q, actor in enumerate(self.actors)]
         sizes = (state_sizes[0] + sum(space.parameters for space in spec.action_spaces), *config.hidden_sizes, 1)
-        self.value_networks = [MLP(sizes, config, self.generator) for _ in range(self.num_critics)]
+        self.value_networks = [MLP(sizes, config, self.generator).to(self.device) for _ in range(self.num_critics)]
         self.critics |= {f"critic.{j}": network for j, network in enumerate(self.value_networks)}
         self.target_values = [self.make_target(f"critic.{j}", network) for j, network in enumerate(self.value_networks)]
         parameters = [parameter for network in self.value_networks for parameter in network.parameters()]
@@ -125,7 +125,7 @@ class DeterministicGradient(OffPolicy):
     def choose(self, seen: Sequence[ActorInput], generator: torch.Generator, explore: bool) -> list[Tensor]:
         """The policies' actions; exploring, with Gaussian noise on continuous and Gumbel noise on discrete ones."""
         chosen = []
-        for space, actor, observation in zip(self.spec.action_spaces, self.actors, observations_of(seen), strict=True):
+        for space, actor, observation in zip(self.spec.action_spaces, self.acting, observations_of(seen), strict=True):
             actions = actor(observation, generator if explore else None)
             if not isinstance(space, Box):
                 choices = torch.split(actions, list(space.sizes), dim=1)
@@ -180,7 +180,7 @@ def q_values(critic: nn.Module, states: Tensor, actions: Sequence[Tensor]) -> Te
 
 def noisy(actions: Tensor, deviation: float, limit: float, generator: torch.Generator) -> Tensor:
     """Actions of a `Box` with clipped Gaussian noise, within bounds; all in half ranges."""
-    noise = torch.randn(actions.shape, generator=generator) * deviation
+    noise = torch.randn(actions.shape, generator=generator).to(actions.device) * deviation
     return (actions + noise.clamp(-limit, limit)).clamp(-1.0, 1.0)
 
 
@@ -194,7 +194,7 @@ def gumbel_softmax(logits: Tensor, generator: torch.Generator) -> Tensor:
 
     The estimator is straight-through and its temperature 1.
     """
-    exponential = torch.empty_like(logits, requires_grad=False).exponential_(generator=generator)
-    scores = logits - exponential.log()
+    exponential = torch.empty_like(logits, requires_grad=False, device="cpu").exponential_(generator=generator)
+    scores = logits - exponential.log().to(logits.device)
     soft = scores.softmax(-1)
     return one_hot(scores) + (soft - soft.detach())

@@ -81,13 +81,13 @@ class Learner:
     """A policy and its optimiser.
 
     Args:
-        policy: its parameters change.
+        policy: its parameters change; it is moved to where it learns.
         config: the run's settings.
         generator: of the order of samples.
     """
 
     def __init__(self, policy: JointPolicy, config: Config, generator: torch.Generator) -> None:
-        self.policy = policy
+        self.policy = policy.to(torch.device(config.device))
         self.config = config
         self.generator = generator
         self.optimizer = make_adam(policy.parameters(), lr=config.actor_lr, eps=1e-5)

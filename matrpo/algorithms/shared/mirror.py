@@ -103,7 +103,7 @@ class Objective:
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor | None, Samples]]:
         """Random minibatches of the samples, as arguments of `on`."""
-        for units in random_parts(len(self.weights), size, generator, self.samples.sequences):
+        for units in random_parts(len(self.weights), size, generator, self.samples.sequences, self.weights.device):
             yield self.samples.part(units)
 
 

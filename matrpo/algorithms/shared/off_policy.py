@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from matrpo.envs.central import CentralStep
 from matrpo.envs.vector_env import ActorInput
 from matrpo.errors import ConfigError
 from matrpo.networks.critic import ValueLoss
+from matrpo.networks.device import ActingNetworks
 from matrpo.networks.state import load_module, load_optimizer, module_tensors, optimizer_tensors, under
 from matrpo.settings.config import Config
 from matrpo.spaces import ActionSpace, Box, TaskSpec
@@ -28,10 +30,11 @@ class OffPolicy(Algorithm):
     """Fills a replay buffer and learns from minibatches of it, `updates_per_step` per vectorised environment step.
 
     The first `warmup_steps` environment steps take random actions, and nothing is learned before they are over. A
-    subclass fills `actors`, `critics` and `optimizers` in its `__init__`, in which it calls `make_target`.
+    subclass fills `actors`, `critics` and `optimizers` in its `__init__`, in which it calls `make_target`; its networks
+    are moved to `device` before.
 
     Attributes:
-        actors: each agent's network, by which it acts.
+        actors: each agent's network, which learns; `acting` has those by which it acts.
         critics: every other network, by name.
         optimizers: by name.
         loss: of critics.
@@ -84,6 +87,15 @@ class OffPolicy(Algorithm):
         return self._replay
 
     @property
+    def acting(self) -> list[nn.Module]:
+        """Each agent's network on the processor, by which it acts: as of the end of the last update."""
+        return self._acting.networks
+
+    @functools.cached_property
+    def _acting(self) -> ActingNetworks[nn.Module]:
+        return ActingNetworks(self.actors)
+
+    @property
     def steps(self) -> int:
         """Environment steps so far."""
         return self._steps
@@ -100,7 +112,8 @@ class OffPolicy(Algorithm):
         kept = max(config.checkpoints_kept, 2) + 1
         slack = 2 * kept * config.checkpoint_every * config.rollout_length
         capacity = config.buffer_size // config.num_envs
-        self._replay = Replay(folder / "replay.bin", config.num_envs, capacity, slack, self._layout, resume)
+        path, layout = folder / "replay.bin", self._layout
+        self._replay = Replay(path, config.num_envs, capacity, slack, layout, resume, self.device)
 
     def act(self, step: CentralStep) -> np.ndarray:
         """Choose actions at random during the warm-up, by the policies with exploration after it."""
@@ -137,6 +150,7 @@ class OffPolicy(Algorithm):
             batch = self.replay.sample(config.batch_size, config.n_step, config.gamma, self.generator)
             batch.rewards.div_(self._reward_scale)
             reports.append(self.learn(batch))
+        self._acting.refresh()
         means = {name: float(np.mean([report[name] for report in reports])) for name in (reports or [{}])[0]}
         return UpdateReport({"updates": count, **means}, [{} for _ in self.actors])
 
@@ -211,6 +225,7 @@ class OffPolicy(Algorithm):
             load_optimizer(f"optimizer.{name}", optimizer, state.trainer)
         for actor, tensors in zip(self.actors, state.agents, strict=True):
             load_module("policy", actor, tensors)
+        self._acting.refresh()
         if self._replay is not None:
             self._replay.load_state_dict(under(state.trainer, "replay."))
         self.generator.set_state(state.trainer["generator"])

@@ -16,6 +16,7 @@ from matrpo.envs.central import CentralStep
 from matrpo.envs.shared import AgentStep
 from matrpo.errors import ConfigError
 from matrpo.networks.critic import Critic
+from matrpo.networks.device import ActingNetworks
 from matrpo.networks.distributions import Head
 from matrpo.networks.joint_policy import JointPolicy
 from matrpo.networks.sequences import Sequences, side_by_side
@@ -57,14 +58,16 @@ class OnPolicy(Algorithm):
         if len(set(sizes)) > 1 and (self.central_critic or config.share_parameters):
             raise ConfigError(f"{spec.name}: one critic cannot see states of different sizes, {sizes}")
         separate = not (self.central_critic or config.share_parameters)
-        self.critics = [Critic(size, config, config, self.generator) for size in (sizes if separate else sizes[:1])]
-        self._actors = Actors(self.policies, config.num_envs)
+        kinds = sizes if separate else sizes[:1]
+        self.critics = [Critic(size, config, config, self.generator, self.device) for size in kinds]
+        self._acting = ActingNetworks(self.policies)
+        self._actors = Actors(self._acting.networks, config.num_envs)
         state_size = self.policies[0].network.state_size
-        self._rollouts = [Rollout(q, spec, config, config, state_size) for q in range(spec.num_agents)]
+        self._rollouts = [Rollout(q, spec, config, config, state_size, self.device) for q in range(spec.num_agents)]
         self._views = self._rollouts
         if self.central_critic or sizes != spec.observation_sizes:
             view = TaskSpec(spec.name, ("all",), sizes[:1], spec.action_spaces)
-            self._views = [Rollout(0, view, config, config, state_size) for _ in sizes]
+            self._views = [Rollout(0, view, config, config, state_size, self.device) for _ in sizes]
         self._memories = [self.critic(v).initial_state(config.num_envs) for v in range(len(self._views))]
         self._alive = np.ones((config.rollout_length, config.num_envs, spec.num_agents), dtype=bool)
         self._last: CentralStep | None = None
@@ -102,6 +105,7 @@ class OnPolicy(Algorithm):
         """Choose the next joint action, and record the observations that it is chosen on."""
         t = self._rollouts[0].t() % self.config.rollout_length
         if not t:
+            self._acting.refresh()
             self._actors.refresh()
         self._alive[t] = step.alive
         for rollout, actor, seen in zip(self._rollouts, self._actors.members, step.agents, strict=True):
@@ -155,7 +159,8 @@ class OnPolicy(Algorithm):
 
     def actor(self, num_envs: int) -> JointActor:
         """The agents, each with its own policy and observations."""
-        return Actors(self.policies, num_envs)
+        self._acting.refresh()
+        return Actors(self._acting.networks, num_envs)
 
     def state_dict(self) -> LearnerState:
         """Networks, optimisers, recurrent states and the generator's state."""
@@ -179,7 +184,8 @@ class OnPolicy(Algorithm):
         for index, critic in enumerate(self.critics):
             load_module(f"critic.{index}", critic, state.trainer)
             load_optimizer(f"critic_optimizer.{index}", critic.optimizer, state.trainer)
-        self._memories = [state.trainer[f"memory.critic.{v}"] for v in range(len(self._memories))]
+        memories = [state.trainer[f"memory.critic.{v}"] for v in range(len(self._memories))]
+        self._memories = [memory.to(self.device) for memory in memories]
         for policy, actor, tensors in zip(self.policies, self._actors.members, state.agents, strict=True):
             load_module("policy", policy, tensors)
             actor.state = tensors["memory"]
@@ -219,7 +225,7 @@ class OnPolicy(Algorithm):
     def _samples(self, agent: int) -> Samples:
         rollout = self._rollouts[agent]
         actions = rollout.joint_actions[:, self.columns(agent)]
-        alive = torch.from_numpy(self._alive[:, :, agent].flatten())
+        alive = torch.from_numpy(self._alive[:, :, agent].flatten()).to(self.device)
         return Samples(rollout.observations, actions, rollout.action_masks, alive, rollout.sequences)
 
     def fit_critics(self, targets: list[Tensor], values: list[Values]) -> list[float]:
@@ -246,7 +252,8 @@ class OnPolicy(Algorithm):
         assert self._last is not None
         views = self.seen_by_critics(self._last)
         self._memories = [
-            value.states[-1].masked_fill(_over(seen), 0.0) for value, seen in zip(values, views, strict=True)
+            value.states[-1].masked_fill(_over(seen).to(self.device), 0.0)
+            for value, seen in zip(values, views, strict=True)
         ]
         for actor, seen in zip(self._actors.members, self._last.agents, strict=True):
             actor.state = actor.state.masked_fill(_over(seen), 0.0)

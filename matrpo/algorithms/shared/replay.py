@@ -24,6 +24,7 @@ from torch import Tensor
 
 from matrpo.envs.central import CentralStep
 from matrpo.errors import ConfigError
+from matrpo.networks.device import CPU
 from matrpo.runs.storage import storing
 from matrpo.spaces import TaskSpec
 
@@ -135,6 +136,7 @@ class Replay:
         slack: entries of each environment that are kept besides.
         layout: what an entry holds.
         resume: whether the file is there already.
+        device: where minibatches are taken to.
 
     Raises:
         ConfigError: it is to be resumed, and is not there or does not fit.
@@ -142,8 +144,16 @@ class Replay:
     """
 
     def __init__(
-        self, path: Path, num_envs: int, capacity: int, slack: int, layout: Layout, resume: bool = False
+        self,
+        path: Path,
+        num_envs: int,
+        capacity: int,
+        slack: int,
+        layout: Layout,
+        resume: bool = False,
+        device: torch.device = CPU,
     ) -> None:
+        self._device = device
         self._path, self._layout, self._num_envs = path, layout, num_envs
         self._length = capacity + 1  # with the one in which nothing is done yet
         self._slots = self._length + slack
@@ -216,9 +226,9 @@ class Replay:
             discounts *= np.where(going, gamma * (outcome != _TERMINATED), 1.0)
             entries = entries + going
             going &= outcome == _GOES_ON
-        now, actions = self._layout.split(torch.from_numpy(self._entries[first]))
-        later, _ = self._layout.split(torch.from_numpy(self._entries[self._rows(entries, envs)]))
-        return Batch(now, actions, torch.from_numpy(rewards).float(), torch.from_numpy(discounts).float(), later)
+        now, actions = self._layout.split(self._moved(self._entries[first]))
+        later, _ = self._layout.split(self._moved(self._entries[self._rows(entries, envs)]))
+        return Batch(now, actions, self._moved(rewards).float(), self._moved(discounts).float(), later)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The number of entries so far; the file holds the rest, and is on the disk when this returns."""
@@ -229,6 +239,9 @@ class Replay:
         """Go back to where `state_dict` was taken."""
         self._counts = state["counts"].numpy().copy()
         self._signals[self._rows(self._counts - 1, self._envs)] = 0.0, _NOTHING_DONE
+
+    def _moved(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self._device)
 
     def _rows(self, entries: np.ndarray, envs: np.ndarray) -> np.ndarray:
         rows: np.ndarray = entries % self._slots * self._num_envs + envs

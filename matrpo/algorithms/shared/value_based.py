@@ -69,7 +69,7 @@ class ValueBased(OffPolicy):
     @torch.no_grad()
     def choose(self, seen: Sequence[ActorInput], generator: torch.Generator, explore: bool) -> list[Tensor]:
         """Greedy actions within the action masks; exploring, each is random with probability epsilon."""
-        chosen, utilities = [], self.utilities(self.actors, observations_of(seen))
+        chosen, utilities = [], self.utilities(self.acting, observations_of(seen))
         parts = zip(self.spec.action_spaces, utilities, masks_of(seen), strict=True)
         for agent, (space, values, mask) in enumerate(parts):
             actions = choices(self.greedy(agent, values, mask), self._sizes[agent])

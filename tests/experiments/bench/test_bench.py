@@ -15,11 +15,13 @@ from click.testing import CliRunner
 
 from matrpo.consensus.bus import run_in_process
 from matrpo.errors import ConfigError
+from matrpo.experiments.bench import device
 from matrpo.experiments.bench.command import bench
 from matrpo.experiments.bench.problem import Problem, train
 from matrpo.experiments.bench.report import Goal, Report
 from matrpo.experiments.bench.solver import augmented_lagrangian
 from matrpo.experiments.planning.cost_constants import fit, read_measurements
+from matrpo.networks.device import on_processor
 from matrpo.settings.config import resolve
 
 
@@ -225,6 +227,23 @@ def test_goals_are_shown_and_saved(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "NOT MET cost: 11 (goal: <= 10)" in printed
     report.save(tmp_path / "bench.json")
     assert json.loads((tmp_path / "bench.json").read_text())["goals"][0]["met"] is False
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    """Where there is a card its half is measured too; here that is the processor's again."""
+    monkeypatch.setattr(device, "cuda_devices", lambda: ["Fast One (139 GiB)"] if there else [])
+    measure = device.measure
+    monkeypatch.setattr(device, "measure", lambda config, *rest: measure(on_processor(config), *rest))
+    document, printed = run("device", "--iterations", "2", path=tmp_path / "bench.json")
+    check_document(document, "device", tables=3)
+    for rows in document["tables"].values():
+        assert [row["device"] for row in rows] == ["processor", *(["Fast One (139 GiB)"] if there else [])]
+        for row in rows:
+            phases = [value for name, value in row.items() if name not in ("device", "iteration", "times_as_fast")]
+            assert min(phases) > 0.0
+            assert row["iteration"] == pytest.approx(sum(phases))
+    assert "Table III" in printed
 
 
 def test_augmented_lagrangian_by_hand() -> None:

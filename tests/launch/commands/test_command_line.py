@@ -10,13 +10,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from running import Matrpo
 
 from matrpo.decentralized.matrpo import MATRPO
+from matrpo.errors import ConfigError
+from matrpo.launch.commands.launch import How, check_device
 from matrpo.launch.commands.options import resolve_layers
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings.config import FIELDS, HEADINGS, Config
@@ -188,7 +192,7 @@ def test_a_checkpoint_of_another_task_is_refused(matrpo: Matrpo, run: RunDirecto
 @pytest.mark.parametrize("key", sorted(set(FIELDS) - {"agents", "algo"}))
 def test_a_resumed_run_keeps_its_settings(matrpo: Matrpo, run: RunDirectory, key: str) -> None:
     others = {"task": "mpe2/simple_spread_v3", "topology": "line", "activation": "tanh", "hidden_sizes": "[8, 8]"}
-    others["env_servers"] = "2"
+    others |= {"env_servers": "2", "device": "auto"}
     default = FIELDS[key].default
     other = others.get(key)
     if other is None and FIELDS[key].metadata["choices"]:
@@ -200,7 +204,7 @@ def test_a_resumed_run_keeps_its_settings(matrpo: Matrpo, run: RunDirectory, key
     result = matrpo("launch", "--run", str(run.path), "--resume", "-o", f"{key}={other}")
     changeable = (
         "steps", "link_deadline", "link_resend", "transport", "port", "insecure", "torch_threads", "checkpoint_every",
-        "checkpoints_kept", "tensorboard", "on_agent_loss", "agent_deadline", "env_workers",
+        "checkpoints_kept", "tensorboard", "on_agent_loss", "agent_deadline", "env_workers", "device",
     )  # fmt: skip
     if key not in MATRPO.settings_read:
         assert_mistake(result, f"matrpo does not use the setting '{key}'")
@@ -335,6 +339,42 @@ def test_the_doctor_says_which_tasks_can_be_run(matrpo: Matrpo, monkeypatch: pyt
     assert "mpe2 1." in err.splitlines()[0]
     monkeypatch.setitem(sys.modules, "jaxmarl", None)
     assert "note tasks smax/<map>: not installed: jaxmarl; pip install 'matrpo[smax]'" in matrpo("doctor")[2]
+
+
+def test_the_doctor_names_the_graphics_cards(matrpo: Matrpo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "ok   no CUDA device: networks learn on the processor\n" in matrpo("doctor")[2]
+    cards = [SimpleNamespace(name=name, total_memory=gib * 2**30) for name, gib in (("Fast One", 139), ("Old One", 8))]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(cards))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", cards.__getitem__)
+    assert "ok   CUDA devices: Fast One (139 GiB), Old One (8 GiB)\n" in matrpo("doctor")[2]
+
+
+@pytest.mark.parametrize(
+    "options", [[], ["--in-process"], ["--algo", "mappo"], ["--algo", "qmix"], ["-o", "device=cuda", "--faults", "x"]]
+)
+def test_a_graphics_card_that_is_not_there_is_refused(
+    matrpo: Matrpo, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    task = ["--task", "mpe2/simple_spread_v3", "--agents", "3"]
+    assert_mistake(matrpo("launch", *task, "--device", "cuda", *options), "'cuda' for 'device'", "sees no CUDA device")
+
+
+def test_a_run_is_not_continued_on_a_graphics_card_that_is_not_there(
+    matrpo: Matrpo, run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    result = matrpo("launch", "--run", run.path, "--resume", "--device", "cuda")
+    assert_mistake(result, "sees no CUDA device")
+    assert RunDirectory.open(run.path).config.device == "cpu"
+
+
+def test_a_ray_cluster_gives_no_graphics_cards() -> None:
+    config = resolve_layers([("command line", {"device": "cuda"})])
+    with pytest.raises(ConfigError, match=r"--backend ray: .* leave --device cuda out"):
+        check_device(config, How(in_process=False, restart=None, ray=True, ray_address=None))
 
 
 def test_two_agents_are_on_a_line_unless_something_else_is_asked_for() -> None:
