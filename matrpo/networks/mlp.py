@@ -80,6 +80,12 @@ ACTIVATIONS = {
 """The activations of `NetworkSettings.activation`. SELU is the papers' (section VI.A)."""
 
 
+@functools.cache
+def _neutral(size: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Gain 1 and offset 0 of a layer normalisation, (size,) each: given none, torch's kernel takes twice as long."""
+    return torch.ones(size, dtype=dtype, device=device), torch.zeros(size, dtype=dtype, device=device)
+
+
 @dataclass(frozen=True)
 class HiddenFunction:
     """Nonlinearity after a hidden linear layer: an activation, then optional layer normalisation.
@@ -98,14 +104,19 @@ class HiddenFunction:
 
     def normalized(self, values: Tensor) -> Tensor:
         """The values after layer normalisation, if there is one."""
-        return nn.functional.layer_norm(values, values.shape[-1:]) if self.normalize else values
+        if not self.normalize:
+            return values
+        return nn.functional.layer_norm(
+            values, values.shape[-1:], *_neutral(values.shape[-1], values.dtype, values.device)
+        )
 
     def linearize(self, values: Tensor) -> tuple[Tensor, HiddenSlope]:
         """The function of some values, which are overwritten, and its derivative there."""
         activated = self.activation.apply_(values)
         if not self.normalize:
             return activated, HiddenSlope(self.activation, activated)
-        outputs, *moments = torch.native_layer_norm(activated, activated.shape[-1:], None, None, 1e-5)
+        neutral = _neutral(activated.shape[-1], activated.dtype, activated.device)
+        outputs, *moments = torch.native_layer_norm(activated, activated.shape[-1:], *neutral, 1e-5)
         return outputs, HiddenSlope(self.activation, activated, moments)
 
 
