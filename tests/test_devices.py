@@ -38,6 +38,7 @@ MASKED = {"task": f"{__file__}:comings_and_goings", "rollout_length": 10}
 RUNS = {
     "matrpo": DISCRETE,
     "matrpo with GRU": {**CONTINUOUS, **RECURRENT},
+    "matrpo by averaging": {**DISCRETE, "consensus": "averaging", "consensus_samples": 10},
     "matrpo by plain CG": {**CONTINUOUS, "solver": "cg"},
     "matrpo on a share": {**DISCRETE, "fisher_samples": 20, "model_epochs": 2, "consensus_samples": 10},
     "matrpo with GRU on a share": {**DISCRETE, **RECURRENT, "fisher_samples": 30, "model_epochs": 1},

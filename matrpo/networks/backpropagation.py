@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from matrpo.networks.distributions import by_column
 from matrpo.networks.gru import LinearizedNetwork, Network
 from matrpo.networks.sequences import Sequences
 
@@ -19,13 +20,13 @@ class ForwardPass:
         sequences: how the samples follow one another, for a recurrent network.
 
     Attributes:
-        outputs: (M, outputs), a leaf of autograd's graph.
+        outputs: (M, outputs), a leaf of autograd's graph, stored `distributions.by_column`.
     """
 
     def __init__(self, network: Network, inputs: Tensor, sequences: Sequences | None = None) -> None:
         ((_, linearized),) = network.linearize(inputs, len(inputs), sequences)
         self._linearized: LinearizedNetwork = linearized
-        self.outputs = self._linearized.outputs.requires_grad_()
+        self.outputs = by_column(self._linearized.outputs).requires_grad_()
 
     def gradient(self) -> Tensor:
         """The gradient of the loss whose `backward` was called last, in the order of the parameters. (parameters,)."""

@@ -135,21 +135,25 @@ class Critic(nn.Module):
         self._track(targets)
         normalised = ((targets - float(self.mean)) / self.std).unsqueeze(-1)
         before = None
-        if self._value_loss.clip is not None:
-            with torch.no_grad():
-                before = self.network(observations, sequences)
         loss_sum, batches = 0.0, 0
         for _ in range(epochs):
             loss_sum, batches = 0.0, 0
             for rows, part in minibatches(len(targets), batch_size, self._generator, sequences, targets.device):
                 chosen = slice(None) if rows is None else rows
                 values = ForwardPass(self.network, observations[chosen], part)
+                if before is None and self._value_loss.clip is not None:
+                    before = values.outputs.detach() if rows is None else self._normalised(observations, sequences)
                 loss = self._value_loss(values.outputs, None if before is None else before[chosen], normalised[chosen])
                 loss.backward()  # type: ignore[no-untyped-call]
                 step_along(self.optimizer, values.gradient(), self._value_loss.max_grad_norm)
                 loss_sum += float(loss.detach())
                 batches += 1
         return loss_sum / batches
+
+    @torch.no_grad()
+    def _normalised(self, observations: Tensor, sequences: Sequences | None) -> Tensor:
+        values: Tensor = self.network(observations, sequences)
+        return values
 
     @torch.no_grad()
     def _track(self, targets: Tensor) -> None:

@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,8 +32,8 @@ class CategoricalBlock:
     """
 
     def __init__(self, logits: Tensor, log_std: Tensor) -> None:
-        self._no_log_std = log_std.new_zeros(log_std.shape)
-        self.log_probs = torch.log_softmax(logits, dim=-1)
+        self._no_log_std = log_std.detach()
+        self.log_probs = _log_softmax(logits)
 
     @property
     def probs(self) -> Tensor:
@@ -50,11 +51,13 @@ class CategoricalBlock:
 
     def sample(self, generator: torch.Generator) -> Tensor:
         """Sample by inverting the cumulative distribution. Shape (batch, heads, 1)."""
-        cumulative = self.probs.cumsum(-1)
+        # On the few numbers of a step NumPy takes a fraction of torch's time. Added up in float64, as torch does it.
+        probs = self.probs.detach().numpy()
+        cumulative = probs.cumsum(-1, dtype=np.float64).astype(probs.dtype)
         # In float64 a draw below 1 times the total stays below the total: no action of probability zero is drawn.
-        draws = torch.rand(cumulative.shape[:-1], generator=generator, dtype=torch.float64)
-        threshold = (draws * cumulative[..., -1]).unsqueeze(-1)
-        return (cumulative <= threshold).sum(-1, keepdim=True).to(cumulative.dtype)
+        draws = torch.rand(cumulative.shape[:-1], generator=generator, dtype=torch.float64).numpy()
+        threshold = (draws * cumulative[..., -1])[..., np.newaxis]
+        return torch.from_numpy((cumulative <= threshold).sum(-1, keepdims=True, dtype=probs.dtype))
 
     def mode(self) -> Tensor:
         """Most probable actions. Shape (batch, heads, 1)."""
@@ -90,6 +93,22 @@ class CategoricalBlock:
         probs = self.probs
         weighted = probs * tangent
         return weighted.sub_(probs.mul_(weighted.sum(-1, keepdim=True))), self._no_log_std
+
+
+def by_column(outputs: Tensor) -> Tensor:
+    """Network outputs, (M, outputs), in column-major storage: a block of them computes on many samples at once."""
+    return outputs.T.contiguous().T
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    """Logarithm of the softmax over the last dimension, stored as the logits are.
+
+    Of logits stored action by action torch's kernel takes many samples at once, of others one at a time.
+    """
+    by_action = logits.movedim(-1, 0)
+    if logits.is_contiguous() or not by_action.is_contiguous():
+        return torch.log_softmax(logits, dim=-1)
+    return torch.log_softmax(by_action, dim=0).movedim(0, -1)
 
 
 class FactoredBlock:

@@ -31,10 +31,10 @@ def step_along(optimizer: torch.optim.Optimizer, gradient: Tensor, max_norm: flo
     """
     if max_norm is not None:
         gradient *= (max_norm / (torch.linalg.vector_norm(gradient) + 1e-6)).clamp_max(1.0)
-    start = 0
-    for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
-        parameter.grad = gradient[start : start + parameter.numel()].view_as(parameter)
-        start += parameter.numel()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parts = torch.split(gradient, [parameter.numel() for parameter in parameters])
+    for parameter, part in zip(parameters, parts, strict=True):
+        parameter.grad = part.view(parameter.shape)
     optimizer.step()
 
 
@@ -43,9 +43,46 @@ def _plain(method: Callable[..., Any]) -> Any:
     return getattr(method, "__wrapped__", method)
 
 
+_torch_step = _plain(torch.optim.Adam.step)
+
+
 class _Adam(torch.optim.Adam):
     add_param_group = _plain(torch.optim.Optimizer.add_param_group)
     load_state_dict = _plain(torch.optim.Optimizer.load_state_dict)
     state_dict = _plain(torch.optim.Optimizer.state_dict)
     zero_grad = _plain(torch.optim.Optimizer.zero_grad)
-    step = torch.no_grad()(_plain(torch.optim.Adam.step))
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """As torch's, which the first step is; later ones leave out most of what torch does around its operation."""
+        if closure is not None or not all(map(self._is_under_way, self.param_groups)):
+            outcome: float | None = _torch_step(self, closure)
+            return outcome
+        for group in self.param_groups:
+            parameters = group["params"]
+            states = [self.state[parameter] for parameter in parameters]
+            averages, squares, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+            torch._foreach_add_(steps, 1)
+            torch._fused_adam_(
+                parameters,
+                [parameter.grad for parameter in parameters],
+                averages,
+                squares,
+                [],
+                steps,
+                lr=group["lr"],
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                amsgrad=False,
+                maximize=False,
+            )
+        return None
+
+    # Torch would wrap it in hooks, of which there are none here, and which take as long as it does.
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def _is_under_way(self, group: dict[str, Any]) -> bool:
+        """Whether the state of all of a group's parameters is there, and one operation may update them."""
+        return group["fused"] and all(self.state[each] and each.grad is not None for each in group["params"])

@@ -22,11 +22,13 @@ class Actor:
     Attributes:
         policy: as given.
         state: (B, size), the policy's recurrent states before the next step.
+        outputs: (B, size), the network's outputs at the last step; in a `Team`, those of the own head.
     """
 
     def __init__(self, policy: JointPolicy, num_envs: int) -> None:
         self.policy = policy
         self.state = torch.zeros(num_envs, policy.network.state_size)
+        self.outputs = torch.zeros(num_envs, policy.network.output_layer.out_features)
 
     @torch.no_grad()
     def act(self, seen: ActorInput, generator: torch.Generator, deterministic: bool, first: int = 0) -> np.ndarray:
@@ -47,7 +49,7 @@ class Actor:
         rows = slice(first, first + len(seen.observation))
         inputs, starts = self._whole(seen.observation, rows), self._whole(seen.ended, rows)
         outputs, states = self.policy.network.unroll(inputs.unsqueeze(0), starts.unsqueeze(0), self.state)
-        self.state = self._merged(states[1], rows)
+        self.state, self.outputs = self._merged(states[1], rows), outputs[0]
         mask = None if seen.action_mask is None else self._whole(seen.action_mask, rows)
         head = self.policy.own_head_of(outputs[0], mask)
         actions = head.mode() if deterministic else head.sample(generator)
@@ -112,7 +114,9 @@ class Actors:
 class Team(ABC):
     """G agents whose networks are evaluated in one batch, with the same action space."""
 
-    def __init__(self, policy: JointPolicy) -> None:
+    def __init__(self, members: Sequence[Actor]) -> None:
+        policy = members[0].policy
+        self._members = members
         self._block = policy.groups[policy.own_group].block
 
     @abstractmethod
@@ -126,6 +130,8 @@ class Team(ABC):
     def act(self, seen: Sequence[ActorInput], generator: torch.Generator, deterministic: bool) -> np.ndarray:
         """As `Actors.act`, each agent's actions apart: (G, B, width of one agent's)."""
         outputs, log_std = self.outputs(seen)
+        for member, own in zip(self._members, outputs, strict=True):
+            member.outputs = own
         masks = [each.action_mask for each in seen]
         if any(mask is not None for mask in masks):
             every = np.ones(outputs.shape[1:], dtype=bool)
@@ -139,10 +145,6 @@ class Team(ABC):
 
 class SharedPolicy(Team):
     """G agents with one policy in common, which sees them as one agent in more environments."""
-
-    def __init__(self, members: Sequence[Actor]) -> None:
-        super().__init__(members[0].policy)
-        self._members = members
 
     def outputs(self, seen: Sequence[ActorInput]) -> tuple[Tensor, Tensor]:
         count, policy = len(seen), self._members[0].policy
@@ -159,22 +161,22 @@ class SharedPolicy(Team):
 class StackedPolicies(Team):
     """G agents with policies of one shape, none recurrent: a layer of all is one batched matrix product."""
 
-    def __init__(self, policies: Sequence[JointPolicy]) -> None:
-        super().__init__(policies[0])
-        self._policies = policies
+    def __init__(self, members: Sequence[Actor]) -> None:
+        super().__init__(members)
         self.refresh()
 
     @torch.no_grad()
     def refresh(self) -> None:
         """As `Actors.refresh`."""
-        networks = [policy.network for policy in self._policies if isinstance(policy.network, MLP)]
+        policies = [member.policy for member in self._members]
+        networks = [policy.network for policy in policies if isinstance(policy.network, MLP)]
         self._function = networks[0].hidden
         *hidden, last = zip(*(network.linear_layers for network in networks), strict=True)
         parts = [[(layer.weight, layer.bias) for layer in layers] for layers in hidden]
-        own = zip(last, (policy.own_outputs for policy in self._policies), strict=True)
+        own = zip(last, (policy.own_outputs for policy in policies), strict=True)
         parts.append([(layer.weight[rows], layer.bias[rows]) for layer, rows in own])
         self._layers = [_stacked(layer) for layer in parts]
-        self._log_std = torch.cat([policy.own_log_std for policy in self._policies])
+        self._log_std = torch.cat([policy.own_log_std for policy in policies])
 
     def outputs(self, seen: Sequence[ActorInput]) -> tuple[Tensor, Tensor]:
         *hidden, last = self._layers
@@ -192,8 +194,7 @@ def _stacked(layers: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def _team(members: Sequence[Actor]) -> Team:
-    policies = [member.policy for member in members]
-    return SharedPolicy(members) if policies[0] is policies[1] else StackedPolicies(policies)
+    return SharedPolicy(members) if members[0].policy is members[1].policy else StackedPolicies(members)
 
 
 def _alike(policies: Sequence[JointPolicy]) -> list[list[int]]:

@@ -93,12 +93,13 @@ class Rollout:
             state: (B, S), the policy's recurrent states then, of all environments.
             first: the first environment of `step`.
         """
-        if self.complete:
-            self.discard()
         rows, t = _rows(step, first), self.t(first)
+        if t == self._length and self.complete:
+            self.discard()
+            t = 0
         self._observations[t, rows] = step.observation
         self._starts[t, rows] = step.ended
-        if t % self._chunk_length == 0:
+        if self._states.shape[2] and t % self._chunk_length == 0:
             self._states[t // self._chunk_length, rows] = state.numpy()[rows]
         if step.action_mask is not None:
             if self._masks is None:

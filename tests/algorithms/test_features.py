@@ -327,3 +327,16 @@ def test_the_name_of_a_run_tells_its_graph_where_there_is_one(tmp_path, monkeypa
     for algo, named in (("fdmarl", True), ("ippo", False)):
         config = resolve(("test", {"algo": algo, "agents": 3, "task": SPREAD, "topology": "line"}))
         assert ("line-3" in RunDirectory.create(None, config, {}).path.name) == named
+
+
+@pytest.mark.parametrize("task", [SPREAD, f"{SPREAD}-continuous"])
+@pytest.mark.parametrize("memory", [0, 1])
+@pytest.mark.parametrize("algo", ["mappo", "happo", "ctrpo"])
+def test_the_old_policy_is_what_was_acted_by_and_the_new_one_what_improve_leaves(algo, memory, task):
+    algorithm, samples, advantages = prepared(algo, task, agents=3, recurrent_layers=memory)
+    old = algorithm._acted_by(samples)
+    for part, acted, now in zip(samples, old, algorithm._heads(samples), strict=True):
+        torch.testing.assert_close(part.log_prob(acted), part.log_prob(now), rtol=1e-5, atol=1e-5)
+    algorithm.improve(samples, old, advantages)
+    for part, kept, now in zip(samples, algorithm.improved(samples), algorithm._heads(samples), strict=True):
+        assert torch.equal(part.log_prob(kept), part.log_prob(now))

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from matrpo.networks.distributions import MASKED, CategoricalBlock, FactoredBlock, GaussianBlock
+from matrpo.networks.distributions import MASKED, CategoricalBlock, FactoredBlock, GaussianBlock, by_column
 
 
 def _random(*shape, seed=0):
@@ -171,3 +171,24 @@ def test_one_factor_is_a_categorical_distribution_to_the_bit():
         results.append(found)
     for value, wanted in zip(*results, strict=True):
         assert torch.equal(value, wanted)
+
+
+@pytest.mark.parametrize("actions", [1, 2, 5, 20])
+def test_of_outputs_stored_by_column_everything_is_as_of_others(actions):
+    outputs = _random(7, actions, seed=8).requires_grad_()
+    by_rows = CategoricalBlock(outputs.unsqueeze(1), torch.empty(1, 0))
+    by_columns = CategoricalBlock(by_column(outputs).unsqueeze(1), torch.empty(1, 0))
+    assert by_columns.log_probs[:, 0].T.is_contiguous()
+    torch.testing.assert_close(by_columns.log_probs, by_rows.log_probs, rtol=1e-14, atol=1e-14)
+    weights = _random(7, 1, seed=9)
+    gradients = [torch.autograd.grad((b.entropy() * weights).sum(), outputs)[0] for b in (by_rows, by_columns)]
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_categorical_samples_are_torchs_inversion_to_the_bit(dtype):
+    block = CategoricalBlock(3.0 * _random(5000, 3, 6, seed=10).to(dtype), torch.empty(3, 0, dtype=dtype))
+    cumulative = block.probs.cumsum(-1)
+    draws = torch.rand(5000, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    expected = (cumulative <= (draws * cumulative[..., -1]).unsqueeze(-1)).sum(-1, keepdim=True).to(dtype)
+    assert torch.equal(block.sample(torch.Generator().manual_seed(1)), expected)

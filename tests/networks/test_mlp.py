@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from matrpo.networks.mlp import ACTIVATIONS, MLP, flat_parameters, set_flat_parameters
+from matrpo.networks.mlp import ACTIVATIONS, MLP, HiddenFunction, flat_parameters, set_flat_parameters
 from matrpo.settings.sections import NetworkSettings
 
 
@@ -44,3 +44,16 @@ def test_flat_parameters_round_trip():
 def test_what_sees_nothing_has_outputs_that_are_the_same_for_all():
     network = MLP((0, 4, 2), NetworkSettings(), torch.Generator().manual_seed(0))
     assert network(torch.zeros(3, 0)).tolist() == [[0.0, 0.0]] * 3
+
+
+@pytest.mark.parametrize("size", [3, 18, 64])
+def test_layer_normalisation_and_its_derivative_are_torchs(size):
+    inputs = torch.randn(9, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    function = HiddenFunction(ACTIVATIONS["relu"], normalize=True)
+    expected = torch.nn.functional.layer_norm(torch.relu(inputs), (size,))
+    assert torch.equal(function(inputs), expected)
+    outputs, slope = function.linearize(inputs.detach().clone())
+    assert torch.equal(outputs, expected)
+    cotangent = torch.randn(9, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    (gradient,) = torch.autograd.grad((expected * cotangent).sum(), inputs)
+    torch.testing.assert_close(slope.vjp(cotangent), gradient, rtol=1e-11, atol=1e-12)

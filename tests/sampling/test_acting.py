@@ -63,7 +63,9 @@ def test_the_most_probable_actions_are_those_of_each_alone(name):
 def test_outputs_are_those_of_each_own_head():
     policies = TEAMS["with other spaces"][1::2]
     observations, goes_on = seen("with other spaces")[1::2], np.zeros(B, dtype=bool)
-    outputs, _ = StackedPolicies(policies).outputs([ActorInput(own, None, goes_on) for own in observations])
+    outputs, _ = StackedPolicies([Actor(policy, len(observations[0])) for policy in policies]).outputs(
+        [ActorInput(own, None, goes_on) for own in observations]
+    )
     for p, own, observation in zip(policies, outputs, observations, strict=True):
         torch.testing.assert_close(own.unsqueeze(1), p.own_head(torch.from_numpy(observation)).mean)
 

@@ -22,6 +22,7 @@ class HAML(OnPolicy):
     """Sequential updates in a new random order in each iteration (Theorem 14 needs every order to be possible)."""
 
     settings_read = OnPolicy.settings_read | {"agent_order"}
+    _improved: list[Head] | None = None
 
     @abstractmethod
     def mirror(self) -> Mirror:
@@ -32,12 +33,20 @@ class HAML(OnPolicy):
         mirror = self.mirror()
         reports: list[dict[str, Any]] = [{} for _ in samples]
         compound = torch.ones_like(advantages[0])
+        heads = list(old)
         for agent in self.update_order():
             part, learner = samples[agent], self.learner(agent)
             objective = Objective(learner, part, old[agent], compound * advantages[agent], mirror)
             reports[agent] = mirror.neighbourhood.maximise(objective, learner)
             with torch.no_grad():
-                new_log_prob = part.log_prob(part.head(learner.policy))
+                heads[agent] = part.head(learner.policy)
+                new_log_prob = part.log_prob(heads[agent])
             log_ratio = new_log_prob - objective.old_log_prob
             compound = compound * log_ratio.masked_fill(~part.alive, 0.0).exp()
+        self._improved = None if self.config.share_parameters else heads
         return reports
+
+    def improved(self, samples: list[Samples]) -> list[Head]:
+        """As `OnPolicy.improved`: a policy of an agent's own is as it was after its turn."""
+        heads, self._improved = self._improved, None
+        return super().improved(samples) if heads is None else heads

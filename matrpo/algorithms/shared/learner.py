@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from matrpo.networks.backpropagation import ForwardPass
-from matrpo.networks.distributions import Head
+from matrpo.networks.distributions import Head, by_column
 from matrpo.networks.joint_policy import JointPolicy
 from matrpo.networks.optimizer import make_adam, step_along
 from matrpo.networks.sequences import Sequences, samples_of, side_by_side
@@ -36,7 +37,11 @@ class Samples:
 
     def head(self, policy: JointPolicy) -> Head:
         """The policy's action distributions at these samples."""
-        return policy.own_head(self.observations, self.action_masks, self.sequences)
+        return self.head_of(policy, policy.network(self.observations, self.sequences))
+
+    def head_of(self, policy: JointPolicy, outputs: Tensor) -> Head:
+        """The policy's action distributions at these samples, from its network's outputs, (M, outputs)."""
+        return policy.own_head_of(by_column(outputs), self.action_masks)
 
     def log_prob(self, head: Head) -> Tensor:
         """Log probabilities of the actions under such distributions. (M,)."""
@@ -123,7 +128,7 @@ def ascend(objective: Tensor, passes: Sequence[PolicyPass]) -> None:
         learner.policy.log_std.zero_grad()
     (-objective).backward()  # type: ignore[no-untyped-call]
     for learner in learners:
-        network = torch.stack([each.network_gradient() for each in passes if each.learner is learner]).sum(0)
+        network = functools.reduce(torch.add, [each.network_gradient() for each in passes if each.learner is learner])
         log_std = [torch.zeros_like(part) if part.grad is None else part.grad for part in learner.policy.log_std]
         gradient = torch.cat([network, *(part.flatten() for part in log_std)])
         step_along(learner.optimizer, gradient, learner.config.max_grad_norm)

@@ -69,6 +69,8 @@ class OnPolicy(Algorithm):
             view = TaskSpec(spec.name, ("all",), sizes[:1], spec.action_spaces)
             self._views = [Rollout(0, view, config, config, state_size, self.device) for _ in sizes]
         self._memories = [self.critic(v).initial_state(config.num_envs) for v in range(len(self._views))]
+        shape = config.rollout_length, config.num_envs
+        self._outputs = [np.zeros((*shape, actor.outputs.shape[1]), np.float32) for actor in self._actors.members]
         self._alive = np.ones((config.rollout_length, config.num_envs, spec.num_agents), dtype=bool)
         self._last: CentralStep | None = None
 
@@ -113,7 +115,10 @@ class OnPolicy(Algorithm):
         if self._views is not self._rollouts:
             for view, seen in zip(self._views, self.seen_by_critics(step), strict=True):
                 view.add_observation(seen, self._actors.members[0].state)
-        return self._actors.act([agent.seen for agent in step.agents], self.generator, deterministic=False)
+        actions = self._actors.act([agent.seen for agent in step.agents], self.generator, deterministic=False)
+        for outputs, actor in zip(self._outputs, self._actors.members, strict=True):
+            outputs[t] = actor.outputs.numpy()
+        return actions
 
     def observe(self, step: CentralStep) -> None:
         for rollout, seen in zip(self._rollouts, step.agents, strict=True):
@@ -139,9 +144,9 @@ class OnPolicy(Algorithm):
         samples = [self._samples(q) for q in range(self.spec.num_agents)]
         estimates = [pairs[q % len(pairs)][0] for q in range(self.spec.num_agents)]
         advantages = [_standardized(*pair) for pair in zip(estimates, samples, strict=True)]
-        old = self._heads(samples)
+        old = self._acted_by(samples)
         reports = self.improve(samples, old, advantages)
-        changes = self.changes(samples, old, self._heads(samples))
+        changes = self.changes(samples, old, self.improved(samples))
         losses = self.fit_critics([target for _, target in pairs], values)
         explained = [1.0 - float(error.var() / target.var().clamp_min(1e-12)) for error, target in pairs]
         self._forget_ended(values)
@@ -218,9 +223,19 @@ class OnPolicy(Algorithm):
             )
         return [Learner(self.make_policy(0), config, self.generator)]
 
+    def improved(self, samples: list[Samples]) -> list[Head]:
+        """Each agent's action distributions at its samples, after `improve`."""
+        return self._heads(samples)
+
     @torch.no_grad()
     def _heads(self, samples: list[Samples]) -> list[Head]:
         return [part.head(policy) for part, policy in zip(samples, self.policies, strict=True)]
+
+    @torch.no_grad()
+    def _acted_by(self, samples: list[Samples]) -> list[Head]:
+        """Each agent's action distributions at its samples, as it acted by them."""
+        parts = zip(samples, self.policies, self._outputs, strict=True)
+        return [part.head_of(policy, torch.from_numpy(outputs).flatten(0, 1)) for part, policy, outputs in parts]
 
     def _samples(self, agent: int) -> Samples:
         rollout = self._rollouts[agent]
