@@ -234,8 +234,9 @@ class OnPolicy(Algorithm):
     @torch.no_grad()
     def _acted_by(self, samples: list[Samples]) -> list[Head]:
         """Each agent's action distributions at its samples, as it acted by them."""
-        parts = zip(samples, self.policies, self._outputs, strict=True)
-        return [part.head_of(policy, torch.from_numpy(outputs).flatten(0, 1)) for part, policy, outputs in parts]
+        kept = [torch.from_numpy(outputs).flatten(0, 1).to(self.device) for outputs in self._outputs]
+        parts = zip(samples, self.policies, kept, strict=True)
+        return [part.head_of(policy, outputs) for part, policy, outputs in parts]
 
     def _samples(self, agent: int) -> Samples:
         rollout = self._rollouts[agent]
