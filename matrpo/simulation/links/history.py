@@ -153,7 +153,20 @@ def _draw_faults(rng: Random, agents: int, links: tuple[tuple[int, int], ...]) -
         faults.append(Fault("corrupt", start, stop, (), round(rng.uniform(0.1, 0.4), 2)))
     elif situation < 0.4:  # What arrives before an agent's first iteration is of a shape that it cannot know.
         faults.append(Fault("corrupt", 0.0, 2.0, (), round(rng.uniform(0.3, 0.9), 2)))
+    elif situation < 0.5 and agents > 2:
+        faults += _draw_held_up(rng, agents)
     return tuple(faults)
+
+
+def _draw_held_up(rng: Random, agents: int) -> list[Fault]:
+    """An agent that sleeps and holds up a neighbour, whose other neighbour is restarted meanwhile."""
+    asleep, restarted = rng.sample(range(agents), 2)
+    start = round(rng.uniform(0.1, 2.0), 2)
+    dies = round(start + rng.uniform(0.3, 2.0), 2)
+    return [
+        Fault("stop", start, round(start + rng.uniform(2.0, 3.0), 2), (asleep,)),
+        Fault("reset", dies, round(dies + rng.uniform(0.02, 0.5), 2), (restarted,)),
+    ]
 
 
 def _draw_forgotten(rng: Random, agents: int) -> list[Fault]:

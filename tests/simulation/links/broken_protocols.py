@@ -129,3 +129,10 @@ class BrokenPeer(Peer):
         for e, link in self.links.items():
             counters = self.link_counters[e]
             self.links[e] = link_class(e, link.neighbour, link.sign, self._settings, self._outbox, counters)
+
+
+class Lopsided(Peer):
+    """Averages as if it were the first end of all its links."""
+
+    def term(self) -> np.ndarray:
+        return admm.averaging_term([link.tip for link in self.links.values()], [1 for _ in self.links])

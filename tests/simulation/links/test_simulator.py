@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-from broken_protocols import BROKEN, BrokenPeer, Grudge, Hoarder, NoBase, Raises
+from broken_protocols import BROKEN, BrokenPeer, Grudge, Hoarder, Lopsided, NoBase, Raises
 from marks import slow
 from planted_bugs import HARMLESS, PLANTED, with_bug
 
@@ -32,18 +32,18 @@ FOUND_BY = {
     "common state: the smallest, not the largest": (1, "I2"),
     "restarted neighbour after a commit is not estranged": (49, "I1"),
     "restart of the neighbour keeps its old 'over'": (673, "I4"),
-    "restart of the neighbour keeps its pending ratios": (1146, "I1"),
+    "restart of the neighbour keeps its pending ratios": (344, "I1"),
     "restart of the neighbour keeps its old answer": (49, "I1"),
     "estrangement is never forgotten": (2, "I4"),
     "quarantine is never lifted": (5, "liveness"),
-    "over for exactly this activation does not close it": (5, "prompt"),
+    "over for exactly this activation does not close it": (0, "prompt"),
     "deadline counts from the iteration's start": (0, "I4"),
     "own end commits unrounded ratios": (0, "I3"),
     "a refusal is not remembered": (509, "liveness"),
-    "quarantine does not tell the neighbour": (40, "prompt"),
-    "silence after any deadline, heard or not": (0, "I4"),
+    "quarantine does not tell the neighbour": (446, "prompt"),
+    "silence after any deadline, heard or not": (12, "I4"),
     "late answer names the own position": (4, "liveness"),
-    "later ratios replace without asking for the open ones": (34, "prompt"),
+    "later ratios replace without asking for the open ones": (47, "prompt"),
     "early payload of the wrong shape is not checked at begin": (415, "I3"),
     "an old incarnation's message counts as a sign of life and is taken": (336, "I4"),
     "no answer is kept for a neighbour that still waits": (1, "liveness"),
@@ -124,6 +124,10 @@ def test_a_broken_protocol_is_caught_shrunk_and_replayed(name):
 )
 def test_every_check_can_fail(link_class, invariant):
     first_violation(partial(BrokenPeer, link_class), invariant)
+
+
+def test_an_average_that_loses_its_sum_is_found():
+    first_violation(Lopsided, "I6")
 
 
 @pytest.mark.parametrize("name", PLANTED)
