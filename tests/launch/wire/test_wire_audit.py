@@ -17,6 +17,7 @@ import zmq
 
 from matrpo.consensus.message import Kind
 from matrpo.decentralized.agent import Agent
+from matrpo.decentralized.shared_samples import SharedSamples
 from matrpo.envs.registry import task_spec
 from matrpo.launch.processes.agent_process import AgentProcess
 from matrpo.launch.processes.env_server import EnvironmentServer
@@ -50,13 +51,15 @@ class Recording:
         return [frames for endpoint in self.agents for frames in self.messages[endpoint]]
 
 
-@pytest.fixture(params=["float32", "float16"])
+@pytest.fixture(params=[("float32", "admm"), ("float16", "averaging")], ids=lambda param: param[1])
 def recording(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recording:
     """A whole run over real sockets, each process in a thread of this one."""
-    record = Recording(np.dtype(request.param))
+    wire_dtype, consensus = request.param
+    record = Recording(np.dtype(wire_dtype))
     _spy(record, monkeypatch)
     config = Config(
-        agents=N, num_envs=B, rollout_length=T, steps=ITERATIONS * M, hidden_sizes=(8,), wire_dtype=request.param
+        **{"agents": N, "num_envs": B, "rollout_length": T, "steps": ITERATIONS * M, "hidden_sizes": (8,)},
+        **{"wire_dtype": wire_dtype, "consensus": consensus},
     )
     run = RunDirectory.create(tmp_path / "run", config, {})
     graph = make_graph("ring", N, 0)
@@ -87,8 +90,8 @@ def _spy(record: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
             record.messages[endpoint].append(frames[1:] if socket.type == zmq.ROUTER else frames)
         return result
 
-    def recorded_step(agent: Agent, pull: np.ndarray) -> np.ndarray:
-        ratios = step(agent, pull)
+    def recorded_step(agent: Agent, term: np.ndarray, shared: SharedSamples) -> np.ndarray:
+        ratios = step(agent, term, shared)
         record.ratios[agent.agent_id].add(ratios.astype(record.dtype).tobytes())
         return ratios
 
