@@ -121,7 +121,7 @@ def resolve(*layers: tuple[str, Mapping[str, Any]]) -> Config:
             values[key] = _checked(key, value, origin)
             origins[key] = origin
     named = Config(**values)
-    for key, value in tuned.load(named.algo, named.task).items():
+    for key, value in tuned.load(named.algo, named.task, named.consensus).items():
         values.setdefault(key, _checked(key, value, f"tuned for {named.algo}"))
     config = Config(**values)
     _check_recurrence(config, origins)

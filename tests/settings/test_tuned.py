@@ -28,12 +28,13 @@ def content(file: Path) -> dict:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}-{file.stem}")
 def test_a_file_is_valid_for_each_task_that_it_names(file: Path) -> None:
     """And each of them is a task that there is."""
-    assert set(content(file)) <= {"all", "tasks"}
+    assert set(content(file)) <= {"all", "tasks", "admm"}
+    alone = {"mpe2": SPREAD}.get(file.stem, file.stem)
     for name, changes in content(file).get("tasks", {"": {}}).items():
-        task = f"{file.stem}/{name}" if name else SPREAD
+        task = f"{file.stem}/{name}" if name else alone
         config = tuned_for(file.parent.name, task)
         task_spec(task, None)
-        for key, value in {**content(file)["all"], **changes}.items():
+        for key, value in {**content(file)["all"], **changes, **content(file).get("admm", {})}.items():
             found = getattr(config, key)
             assert (list(found) if isinstance(found, tuple) else found) == value
 
@@ -108,7 +109,7 @@ def test_what_is_given_wins_over_what_is_tuned() -> None:
     assert (config.kl_step, config.gamma) == (0.5, 0.95)
 
 
-def test_matrpo_and_a_user_s_algorithm_have_the_defaults() -> None:
+def test_on_other_tasks_matrpo_and_a_user_s_algorithm_have_the_defaults() -> None:
     assert tuned_for("matrpo", SPREAD) == Config(task=SPREAD)
     assert tuned_for("/a/file.py:Mine", SPREAD) == Config(task=SPREAD, algo="/a/file.py:Mine")
 
@@ -135,4 +136,12 @@ def test_a_family_without_a_file_gets_what_is_tuned_for_mpe2() -> None:
     assert tuned.load("haa2c", "smac/3s5z") == tuned.load("haa2c", SPREAD)
     assert tuned.families("haa2c") == ["mamujoco", "mpe2"]
     assert tuned.families("happo") == ["mamujoco", "mpe2", "smac", "smax"]
-    assert tuned.families("matrpo") == []
+    assert tuned.families("matrpo") == ["navigation", "treasure"]
+
+
+def test_matrpo_is_tuned_for_the_papers_tasks_and_its_penalty_for_admm_alone() -> None:
+    assert tuned_for("matrpo", "navigation").num_envs == 40
+    admm = tuned_for("matrpo", "treasure")
+    averaging = resolve(("test", {"task": "treasure", "consensus": "averaging"}))
+    assert (admm.beta, admm.admm_iterations, admm.model_epochs) == (0.1, 96, 3)
+    assert (averaging.beta, averaging.admm_iterations, averaging.model_epochs) == (None, None, 3)

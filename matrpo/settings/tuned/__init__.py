@@ -1,7 +1,8 @@
 """Tuned defaults by algorithm and family of tasks: `<algorithm>/<family>.yaml`, used unless others are given.
 
-A file holds settings for `all` tasks of the family and, under `tasks`, what differs for some. Tasks of a family that
-has no file get what is tuned for `mpe2`; algorithms without a folder, the defaults of `Config`.
+A file holds settings for `all` tasks of the family and, under `tasks`, what differs for some; under `admm`, those of
+that kind of consensus alone. Tasks of a family that has no file get what is tuned for `mpe2`, or else the defaults of
+`Config`.
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ import yaml
 FOLDER = Path(__file__).parent
 
 
-def load(algo: str, task: str) -> dict[str, Any]:
-    """The tuned settings of an algorithm on a task; empty if nothing is tuned for it."""
-    folder = FOLDER / algo
-    if "/" in algo or not folder.is_dir():
+def load(algo: str, task: str, consensus: str = "admm") -> dict[str, Any]:
+    """The tuned settings of an algorithm on a task, with a kind of consensus; empty if nothing is tuned for it."""
+    if "/" in algo:
         return {}
     family, _, name = task.partition("/")
-    path = folder / f"{family}.yaml"
-    content = _read(path if path.is_file() else folder / "mpe2.yaml")
-    return {**content["all"], **content.get("tasks", {}).get(name.removesuffix("-continuous"), {})}
+    path = next((path for path in (FOLDER / algo / f"{each}.yaml" for each in (family, "mpe2")) if path.is_file()), None)
+    if path is None:
+        return {}
+    content = _read(path)
+    of_task = content.get("tasks", {}).get(name.removesuffix("-continuous"), {})
+    return {**content["all"], **of_task, **content.get(consensus, {})}
 
 
 def families(algo: str) -> list[str]:
