@@ -87,12 +87,11 @@ class GraphConsensusSettings(ConsensusSettings):
 
     beta: float = field()
     admm_iterations: int = field()
-    schedule: str = "seeded"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecentralizedConfig(GraphConsensusSettings, RunConfig):
-    """The settings of a decentralised run, with beta, K and the schedule resolved."""
+    """The settings of a decentralised run, with beta and K as numbers."""
 
 
 SECTIONS: tuple[Any, ...] = Config.__bases__
@@ -123,6 +122,8 @@ def resolve(*layers: tuple[str, Mapping[str, Any]]) -> Config:
     named = Config(**values)
     for key, value in tuned.load(named.algo, named.task, named.consensus).items():
         values.setdefault(key, _checked(key, value, f"tuned for {named.algo}"))
+    if named.consensus == "averaging":
+        values.setdefault("schedule", "matchings")
     config = Config(**values)
     _check_recurrence(config, origins)
     _check_trust_region(config, origins)
@@ -241,7 +242,7 @@ def _check_range(key: str, value: Any, origin: str) -> None:
     limits = FIELDS[key].metadata
     if limits["check"]:
         limits["check"](value)
-    if limits["choices"] and value is not None and value not in limits["choices"]:
+    if limits["choices"] and value not in limits["choices"]:
         hint = did_you_mean(str(value), limits["choices"])
         raise _bad(key, value, "one of " + ", ".join(limits["choices"]), origin, hint)
     for number in value if isinstance(value, tuple) else (value,):

@@ -25,7 +25,7 @@ def build_graph(config: RunConfig) -> CommunicationGraph:
 
 
 def resolve_graph_settings(config: RunConfig) -> DecentralizedConfig:
-    """Resolve penalty beta, activations K and the schedule, so that a run keeps them whatever later defaults are.
+    """Resolve penalty beta and activations K to numbers, so that a run keeps them whatever later defaults are.
 
     With ADMM, the part of an advantage that crosses a link in an iteration grows with beta, so that what one agent is
     paid for fades from link to link: the default grows with the diameter. Rings of 3, 6 and 12 agents get 0.01, 0.02
@@ -38,14 +38,11 @@ def resolve_graph_settings(config: RunConfig) -> DecentralizedConfig:
     """
     graph = build_graph(config)
     averages = config.consensus == "averaging"
-    beta, activations, schedule = config.beta, config.admm_iterations, config.schedule
-    if schedule is None:
-        schedule = "matchings" if averages else "seeded"
+    beta, activations = config.beta, config.admm_iterations
     if beta is None:
-        beta = relaxation(graph, schedule) if averages else 0.005 * (1 + graph.diameter())
+        beta = relaxation(graph, config.schedule) if averages else 0.005 * (1 + graph.diameter())
     if activations is None and averages:
-        activations = activations_to_average(graph, RESIDUAL, schedule, beta)
+        activations = activations_to_average(graph, RESIDUAL, config.schedule, beta)
     elif activations is None:
         activations = (32 + graph.diameter()) * len(graph.links)
-    resolved = {"beta": beta, "admm_iterations": activations, "schedule": schedule}
-    return DecentralizedConfig(**{**vars(config), **resolved})
+    return DecentralizedConfig(**{**vars(config), "beta": beta, "admm_iterations": activations})

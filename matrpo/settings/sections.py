@@ -226,10 +226,10 @@ class ConsensusSettings:
         "leave 0.2% of their differences).",
         minimum=0,
     )
-    schedule: str | None = setting(
-        None,
-        "Who activates which link when: random links, rounds of links without a common agent, or a clock per link "
-        "(default: seeded; for averaging, matchings).",
+    schedule: str = setting(
+        "seeded",
+        "Who activates which link when: random links, rounds of links without a common agent (the default of "
+        "averaging), or a clock per link.",
         choices=("seeded", "matchings", "poisson"),
     )
     wire_dtype: str = setting("float32", "Type of log ratios on the wire.", choices=("float32", "float16"))

@@ -192,7 +192,7 @@ def test_a_checkpoint_of_another_task_is_refused(matrpo: Matrpo, run: RunDirecto
 @pytest.mark.parametrize("key", sorted(set(FIELDS) - {"agents", "algo"}))
 def test_a_resumed_run_keeps_its_settings(matrpo: Matrpo, run: RunDirectory, key: str) -> None:
     others = {"task": "mpe2/simple_spread_v3", "topology": "line", "activation": "tanh", "hidden_sizes": "[8, 8]"}
-    others |= {"env_servers": "2", "device": "auto", "schedule": "poisson"}
+    others |= {"env_servers": "2", "device": "auto"}
     default = FIELDS[key].default
     other = others.get(key)
     if other is None and FIELDS[key].metadata["choices"]:
