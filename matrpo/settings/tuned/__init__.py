@@ -21,7 +21,8 @@ def load(algo: str, task: str, consensus: str = "admm") -> dict[str, Any]:
     if "/" in algo:
         return {}
     family, _, name = task.partition("/")
-    path = next((path for path in (FOLDER / algo / f"{each}.yaml" for each in (family, "mpe2")) if path.is_file()), None)
+    paths = (FOLDER / algo / f"{each}.yaml" for each in (family, "mpe2"))
+    path = next((path for path in paths if path.is_file()), None)
     if path is None:
         return {}
     content = _read(path)
