@@ -66,7 +66,7 @@ def test_settings_and_machines_make_a_difference() -> None:
     half = document("--agents", "4", "--bandwidth", "1MB/s", "--wire-dtype", "float16")
     assert half["link"]["payload_bytes"] == base["link"]["payload_bytes"] / 2
     assert half["limits"]["link bandwidth"] < base["limits"]["link bandwidth"]
-    thin = document("--agents", "4", "--bandwidth", "1MB/s", "-o", "consensus_samples=1000")
+    thin = document("--agents", "4", "--bandwidth", "1MB/s", "-o", "consensus_samples=400")
     assert thin["link"]["payload_bytes"] == base["link"]["payload_bytes"] / 10
     pairs = document("--agents", "4", "--bandwidth", "1MB/s", "--agents-per-machine", "2")
     assert pairs["machines"] == 2
