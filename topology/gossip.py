@@ -19,6 +19,9 @@ from matrpo.topology.schedule import FIXED_COLOURS, link_colours, matching_seque
 _TRIED = 0.01
 """Residual at which relaxations are compared."""
 
+_DRAWS = 64
+"""Most values of each agent whose averages are followed."""
+
 
 def relaxation(graph: CommunicationGraph, kind: str) -> float:
     """The beta with which averaging mixes fast, to three digits.
@@ -72,7 +75,8 @@ def activations_to_average(graph: CommunicationGraph, residual: float, kind: str
 
 def _measured(graph: CommunicationGraph, residual: float, beta: float, limit: float = math.inf) -> int:
     """How many activations leave that residual; if they are as many as the limit, it may take more."""
-    deviations = np.eye(graph.num_agents) - 1.0 / graph.num_agents
+    deviations = _independent(graph.num_agents)
+    deviations -= deviations.mean(0)
     enough, activations = residual * (1.0 + 1e-9) * np.linalg.norm(deviations), 0
     rounds = _rounds(graph)
     while activations < limit and np.linalg.norm(deviations) > enough:
@@ -83,6 +87,14 @@ def _measured(graph: CommunicationGraph, residual: float, beta: float, limit: fl
         deviations[j] += change
         activations += len(links)
     return activations
+
+
+def _independent(num_agents: int) -> NDArray[np.float64]:
+    """Independent values of all agents, (agents, draws): exactly so for few agents, random signs for more."""
+    if num_agents <= _DRAWS:
+        return np.eye(num_agents)
+    bits = np.random.Philox(0).random_raw(num_agents * _DRAWS) >> np.uint64(63)
+    return 2.0 * bits.reshape(num_agents, _DRAWS) - 1.0
 
 
 def _rounds(graph: CommunicationGraph) -> Iterator[NDArray[np.int64]]:
