@@ -13,11 +13,15 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from matrpo.topology.errors import TopologyError
 from matrpo.topology.graph import CommunicationGraph
 from matrpo.topology.schedule import FIXED_COLOURS, link_colours, matching_sequence
 
 _TRIED = 0.01
 """Residual at which relaxations are compared."""
+
+MOST_PER_LINK = 1000
+"""Most activations of each link that averaging may take."""
 
 _DRAWS = 64
 """Most values of each agent whose averages are followed."""
@@ -60,6 +64,7 @@ def activations_to_average(graph: CommunicationGraph, residual: float, kind: str
 
     Raises:
         ValueError: `residual` or `beta` is out of its range, or the graph has parts that no link connects.
+        TopologyError: it would take more than `MOST_PER_LINK` for each link.
     """
     if not (residual > 0.0 and 0.0 < beta < 2.0):
         raise ValueError(f"residual must be above 0 and beta between 0 and 2, got {residual} and {beta}")
@@ -67,14 +72,23 @@ def activations_to_average(graph: CommunicationGraph, residual: float, kind: str
         return 0
     if not graph.is_connected:
         raise ValueError("agents in parts that no link connects have no common mean to reach")
-    if kind == "matchings":
-        return _measured(graph, residual, beta)
+    needed = _measured(graph, residual, beta) if kind == "matchings" else _expected(graph, residual)
+    if needed >= MOST_PER_LINK * len(graph.links):
+        raise TopologyError(
+            f"averaging over {graph.name} of {graph.num_agents} agents, by the schedule {kind} and with beta {beta:g}, "
+            f"takes {MOST_PER_LINK} activations of each link or more"
+        )
+    return needed
+
+
+def _expected(graph: CommunicationGraph, residual: float) -> int:
     shrinks_by = 1.0 - graph.algebraic_connectivity() / (2 * len(graph.links))
     return max(1, math.ceil(2.0 * math.log(residual) / math.log(shrinks_by))) if shrinks_by > 1e-12 else 1
 
 
-def _measured(graph: CommunicationGraph, residual: float, beta: float, limit: float = math.inf) -> int:
+def _measured(graph: CommunicationGraph, residual: float, beta: float, limit: int | None = None) -> int:
     """How many activations leave that residual; if they are as many as the limit, it may take more."""
+    limit = MOST_PER_LINK * len(graph.links) if limit is None else limit
     deviations = _independent(graph.num_agents)
     deviations -= deviations.mean(0)
     enough, activations = residual * (1.0 + 1e-9) * np.linalg.norm(deviations), 0
@@ -94,7 +108,8 @@ def _independent(num_agents: int) -> NDArray[np.float64]:
     if num_agents <= _DRAWS:
         return np.eye(num_agents)
     bits = np.random.Philox(0).random_raw(num_agents * _DRAWS) >> np.uint64(63)
-    return 2.0 * bits.reshape(num_agents, _DRAWS) - 1.0
+    signs: NDArray[np.float64] = 2.0 * bits.reshape(num_agents, _DRAWS).astype(np.float64) - 1.0
+    return signs
 
 
 def _rounds(graph: CommunicationGraph) -> Iterator[NDArray[np.int64]]:

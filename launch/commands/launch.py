@@ -268,10 +268,11 @@ def _check_central(config: RunConfig) -> None:
     """Build a centrally trained algorithm once and discard it, so that it refuses settings that it cannot handle."""
     from matrpo.build import agents_are_alike, build_algorithm
     from matrpo.envs.build import build_envs
+    from matrpo.networks.device import on_processor
 
     env = build_envs(dataclasses.replace(config, env_workers=None), 1, 0, alike=agents_are_alike(config))
     try:
-        build_algorithm(env, config)
+        build_algorithm(env, on_processor(config))
     finally:
         env.close()
 

@@ -234,7 +234,8 @@ def _convert(key: str, value: Any, origin: str) -> Any:
         value = int(value)
     if type(value) is not kind:
         names = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
-        raise _bad(key, value, names[kind], origin)
+        choices = FIELDS[key].metadata["choices"]
+        raise _bad(key, value, "one of " + ", ".join(choices) if choices else names[kind], origin)
     return value
 
 

@@ -34,7 +34,7 @@ def resolve_graph_settings(config: RunConfig) -> DecentralizedConfig:
     500. With averaging, both follow from the graph and the schedule.
 
     Raises:
-        ConfigError: as `build_graph`.
+        ConfigError: as `build_graph`; or averaging would take too many activations.
     """
     graph = build_graph(config)
     averages = config.consensus == "averaging"
@@ -42,7 +42,10 @@ def resolve_graph_settings(config: RunConfig) -> DecentralizedConfig:
     if beta is None:
         beta = relaxation(graph, config.schedule) if averages else 0.005 * (1 + graph.diameter())
     if activations is None and averages:
-        activations = activations_to_average(graph, RESIDUAL, config.schedule, beta)
+        try:
+            activations = activations_to_average(graph, RESIDUAL, config.schedule, beta)
+        except TopologyError as error:
+            raise ConfigError(f"{error}: set admm_iterations, or take links over which ways are shorter") from None
     elif activations is None:
         activations = (32 + graph.diameter()) * len(graph.links)
     return DecentralizedConfig(**{**vars(config), "beta": beta, "admm_iterations": activations})

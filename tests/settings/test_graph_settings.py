@@ -46,6 +46,12 @@ def test_averaging_that_takes_agents_apart_is_refused() -> None:
         resolved(6, consensus="averaging", beta=2)
 
 
+def test_averaging_that_would_take_for_ever_is_refused_and_what_to_do_said() -> None:
+    with pytest.raises(ConfigError, match="takes 1000 activations of each link or more: set admm_iterations"):
+        resolved(6, consensus="averaging", beta=1e-9)
+    assert resolved(6, consensus="averaging", beta=1e-9, admm_iterations=7).admm_iterations == 7
+
+
 def test_settings_win_over_the_defaults() -> None:
     config = resolved(6, topology="star", beta=0.5, admm_iterations=7)
     assert (config.beta, config.admm_iterations) == (0.5, 7)

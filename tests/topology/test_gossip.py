@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from matrpo.topology import CommunicationGraph, link_sequence, make_graph
+from matrpo.topology import CommunicationGraph, TopologyError, link_sequence, make_graph
 from matrpo.topology.gossip import activations_to_average, relaxation
 
 GRAPHS = [("line", 2), ("ring", 3), ("ring", 5), ("ring", 12), ("ring", 25), ("line", 7), ("star", 9), ("complete", 6)]
@@ -77,5 +77,9 @@ def test_what_cannot_be_is_refused() -> None:
     for residual, beta in ((0.0, 1.0), (0.1, 2.0), (0.1, 0.0), (float("nan"), 1.0)):
         with pytest.raises(ValueError, match="residual must be above 0 and beta between 0 and 2"):
             activations_to_average(ring, residual, "matchings", beta)
+    with pytest.raises(TopologyError, match="ring of 4 agents, by the schedule matchings and with beta 1e-09"):
+        activations_to_average(ring, 0.1, "matchings", 1e-9)
+    with pytest.raises(TopologyError, match="1000 activations of each link or more"):
+        activations_to_average(make_graph("line", 200, 0), 0.01, "seeded")
     with pytest.raises(ValueError, match="no common mean"):
         activations_to_average(parts, 0.1, "matchings")

@@ -351,6 +351,13 @@ def test_the_doctor_names_the_graphics_cards(matrpo: Matrpo, monkeypatch: pytest
     assert "ok   CUDA devices: Fast One (139 GiB), Old One (8 GiB)\n" in matrpo("doctor")[2]
 
 
+def test_any_device_will_do_for_the_check_of_a_central_algorithm(matrpo: Matrpo, tmp_path: Path) -> None:
+    sizes = ["--num-envs", "2", "--rollout-length", "5", "--steps", "10", "-o", "hidden_sizes=[4]", "--no-tensorboard"]
+    options = ["--task", "game/miscoordination", "--algo", "happo", "--device", "auto", "--run", str(tmp_path / "run")]
+    status, _, err = matrpo("launch", *options, *sizes)
+    assert status == 0, err
+
+
 @pytest.mark.parametrize(
     "options", [[], ["--in-process"], ["--algo", "mappo"], ["--algo", "qmix"], ["-o", "device=cuda", "--faults", "x"]]
 )
