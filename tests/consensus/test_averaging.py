@@ -111,19 +111,21 @@ def test_losses_leave_no_trace_in_the_result(schedule):
     np.testing.assert_array_equal(*results)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_a_link_that_is_cut_in_the_middle_changes_no_sum(seed):
-    """Activations are given up; what both ends of the links still share is where the sum is kept."""
-    team = Team()
-    peers = make_peers(ring(5), 60, "matchings", consensus="averaging", deadline=1.0, resend=0.2)
-    faults = Faults(loss=0.3, until=4.0, cut={(0, 1), (3, 2)})
-    Network(peers, ring(5), faults, seed=seed, make_step=team).run(iterations=4)
-    assert sum(peer.counters.give_ups + peer.counters.skips for peer in peers) > 0
-    if all(
-        link.tip.number == peers[link.neighbour].links[e].tip.number for peer in peers for e, link in peer.links.items()
-    ):
-        brought, ended = team.of(3)
-        np.testing.assert_allclose(ended.mean(0), brought.mean(0), atol=1e-6)
+def test_links_that_are_cut_in_the_middle_change_no_sum():
+    """Activations are given up; the sum is kept where the ends of all links are in the same state when it is over."""
+    compared = 0
+    for seed in range(8):
+        team = Team()
+        peers = make_peers(ring(5), 60, "matchings", consensus="averaging", deadline=1.0, resend=0.2)
+        faults = Faults(loss=0.3, until=4.0, cut={(0, 1), (3, 2)})
+        Network(peers, ring(5), faults, seed=seed, make_step=team).run(iterations=4)
+        assert sum(peer.counters.give_ups + peer.counters.skips for peer in peers) > 0
+        ends = [(link, peers[link.neighbour].links[e]) for peer in peers for e, link in peer.links.items()]
+        if all(own.tip.number == other.tip.number for own, other in ends):
+            brought, ended = team.of(3)
+            np.testing.assert_allclose(ended.mean(0), brought.mean(0), atol=1e-6)
+            compared += 1
+    assert compared
 
 
 def test_the_dual_update_with_penalty_one_takes_the_mean_of_both_ends():
