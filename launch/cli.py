@@ -29,6 +29,7 @@ _COMMANDS = {
     "doctor": "matrpo.launch.commands.doctor:doctor",
     "eval": "matrpo.launch.commands.read:evaluate_run",
     "status": "matrpo.launch.commands.read:status",
+    "track": "matrpo.launch.commands.track:track",
     "topology": "matrpo.launch.commands.read:topology",
     "list": "matrpo.launch.commands.read:list_things",
     "simulate": "matrpo.launch.commands.simulate:simulate_histories",

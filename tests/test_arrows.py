@@ -35,6 +35,7 @@ ROOMS = (
     "launch/processes",
     "launch/engines",
     "launch/screen",
+    "launch/tracking",
     "launch/commands",
     "launch",
     "experiments/matrpo_command.py",

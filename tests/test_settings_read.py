@@ -34,8 +34,8 @@ TINY = {
 }
 DISCRETE = {"task": "mpe2/simple_spread_v3", "agents": 3}
 CONTINUOUS = {"task": "mpe2/simple_spread_v3-continuous", "agents": 3}
-OF_PROCESSES = {"on_agent_loss", "agent_deadline", "transport", "port", "insecure"}
-"""Settings that only the processes of a run read."""
+OF_PROCESSES = {"on_agent_loss", "agent_deadline", "transport", "port", "insecure", "tracker"}
+"""Settings that only the launcher and the processes of a run read."""
 
 MAY_BE_REFUSED = {"share_parameters", "recurrent_layers", "state_type", "clip_scaling"}
 """Settings that algorithms look at to say that they cannot do so."""

@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from matrpo.errors import ConfigError
 from matrpo.launch.processes.process_faults import read_record
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.runs.storage import write_crash_safely
@@ -22,8 +23,17 @@ _COSTS = ("commits", "give_ups", "skips", "resends")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page of all there is to say.")
-def report(paths: tuple[Path, ...], as_json: bool, html: Path | None) -> None:
-    """Show the faults of runs, their costs, and when each link recovered; with --html, curves and settings too."""
+@click.option("--serve", is_flag=True, help="Show that page to browsers of this machine, renewed as the runs go on.")
+@click.option("--port", type=click.IntRange(1, 65535), help="The port of --serve [one that is free].")
+def report(paths: tuple[Path, ...], as_json: bool, html: Path | None, serve: bool, port: int | None) -> None:
+    """Show the faults of runs, their costs, and when each link recovered; as a page, curves and settings too."""
+    if port is not None and not serve:
+        raise ConfigError("--port is that of --serve: add it, or leave --port out")
+    if serve:
+        if as_json or html:
+            raise ConfigError("--serve shows a page in a browser: leave --json and --html out")
+        _serve(paths, port or 0)
+        return
     reports = {str(path): describe(RunDirectory.open(path)) for path in paths}
     if html:
         from matrpo.experiments.pages.report_page import report_page
@@ -40,6 +50,35 @@ def report(paths: tuple[Path, ...], as_json: bool, html: Path | None) -> None:
         console.print(f"[bold]{path}[/bold]")
         for title in ("faults", "links"):
             console.print(_table(title, content[title]))
+
+
+def _serve(paths: Sequence[Path], port: int) -> None:
+    """Serve the page of runs until Ctrl-C."""
+    from matrpo.experiments.pages.live_page import LivePage, PageServer
+    from matrpo.experiments.pages.report_page import Picture, report_page, run_pictures
+
+    runs = [RunDirectory.open(path) for path in paths]
+    drawn: dict[Path, tuple[int, list[Picture]]] = {}
+
+    def draw(run: RunDirectory) -> list[Picture]:
+        """Its pictures: a new film for each new checkpoint alone."""
+        newest = run.latest_common_iteration()
+        if run.path not in drawn or drawn[run.path][0] != newest:
+            drawn[run.path] = newest, run_pictures(run)
+        return drawn[run.path][1]
+
+    def render(version: str) -> str:
+        opened = [RunDirectory.open(path) for path in paths]
+        return report_page([(run, describe(run)) for run in opened], draw, version)
+
+    def files() -> list[Path]:
+        folders = [directory.path for run in runs for directory in run.processes().values()]
+        lines = [folder / name for folder in folders for name in ("metrics.jsonl", "faults.jsonl")]
+        return [*lines, *(file for run in runs for file in sorted((run.path / "evaluation").glob("*.json")))]
+
+    with PageServer(LivePage(files, render), port) as server:
+        click.echo(server.address)
+        server.serve_forever()
 
 
 def describe(run: RunDirectory) -> dict[str, list[dict[str, Any]]]:

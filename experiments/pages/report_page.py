@@ -75,11 +75,17 @@ class Section:
     tables: Tables
 
 
-def report_page(runs: Sequence[tuple[RunDirectory, Tables]]) -> str:
+def report_page(
+    runs: Sequence[tuple[RunDirectory, Tables]],
+    draw: Callable[[RunDirectory], list[Picture]] | None = None,
+    version: str = "",
+) -> str:
     """The page as HTML.
 
     Args:
         runs: each with the tables of its faults and links.
+        draw: gives a run's pictures, if that need not be `run_pictures`.
+        version: of a page that is served, whose browser asks for newer ones; by default it is a page for good.
     """
     template = Environment(
         loader=PackageLoader("matrpo.experiments.pages", "templates"),
@@ -87,18 +93,18 @@ def report_page(runs: Sequence[tuple[RunDirectory, Tables]]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     ).get_template("report.html")
-    sections = [_section(run, tables) for run, tables in runs]
-    return template.render(sections=sections, curves=_curves([run for run, _ in runs]))
+    sections = [_section(run, tables, (draw or run_pictures)(run)) for run, tables in runs]
+    return template.render(sections=sections, curves=_curves([run for run, _ in runs]), version=version)
 
 
-def _section(run: RunDirectory, tables: Tables) -> Section:
+def _section(run: RunDirectory, tables: Tables, pictures: list[Picture]) -> Section:
     settings = to_dict(run.config)
     defaults = {name: list(f.default) if isinstance(f.default, tuple) else f.default for name, f in FIELDS.items()}
     changed = [(key, str(value), str(defaults[key])) for key, value in settings.items() if value != defaults[key]]
     lines = (run.path / "config.yaml").read_text().splitlines()
     versions = [line.removeprefix("# ") for line in lines if line.startswith("#")]
     every = {key: str(value) for key, value in settings.items()}
-    return Section(run.path.name, _facts(run), changed, every, versions, _pictures(run), tables)
+    return Section(run.path.name, _facts(run), changed, every, versions, pictures, tables)
 
 
 def _facts(run: RunDirectory) -> dict[str, str]:
@@ -130,7 +136,8 @@ def _evaluated(path: Path) -> str:
         raise ConfigError(f"{path} is damaged: remove it, and evaluate the run again") from None
 
 
-def _pictures(run: RunDirectory) -> list[Picture]:
+def run_pictures(run: RunDirectory) -> list[Picture]:
+    """A run's graph, and an episode of its latest checkpoint."""
     pictures = []
     with tempfile.TemporaryDirectory(prefix="matrpo-report-") as folder:
         if algorithm_names.entry(run.config.algo).graph:
@@ -146,6 +153,8 @@ def _pictures(run: RunDirectory) -> list[Picture]:
 
 def _film(run: RunDirectory, path: Path) -> Picture | None:
     """A film of an episode; None where the task cannot be drawn or there is no checkpoint."""
+    if not run.latest_common_iteration():
+        return None
     from matrpo.evaluation import render_episode
 
     try:

@@ -31,7 +31,7 @@ _TAIL_STEPS = 20_000
 _UPDATE_SECONDS = ("seconds_update", "seconds_prepare", "seconds_consensus", "seconds_finish")
 """Metrics that sum to an iteration's update time: the first of central training, the others of an agent's process."""
 
-_BOOKKEEPING = {"checkpoint_every", "checkpoints_kept", "tensorboard", "torch_threads"}
+_BOOKKEEPING = {"checkpoint_every", "checkpoints_kept", "tensorboard", "torch_threads", "tracker"}
 """Settings that change no result."""
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ from matrpo.launch.processes.process import EXIT_INTERRUPTED, StopRequested
 from matrpo.launch.processes.process_faults import FILE_NAME as FAULTS_NAME
 from matrpo.launch.processes.restarts import Restarts
 from matrpo.launch.processes.temporary_folder import parent_for_sockets
+from matrpo.launch.tracking.child import followed
+from matrpo.launch.tracking.trackers import check_tracker
 from matrpo.runs.process_id import ProcessId
 from matrpo.runs.run_config import run_config
 from matrpo.runs.run_directory import ResumePoint, RunDirectory, new_identity
@@ -221,6 +223,7 @@ def _checked(config: RunConfig, how: How) -> CommunicationGraph | None:
     from matrpo.launch.wire.limits import check_limits
 
     check_device(config, how)
+    check_tracker(config.tracker)
     check_installed(config.task)
     _check_envs(config)
     if algorithm_names.is_central(config.algo):
@@ -342,18 +345,8 @@ def _train(prepared: Prepared, how: How) -> int:
     for agent, newest in prepared.laggards.items():
         state = f"its checkpoint of iteration {newest}" if newest else "a new policy"
         screen.say(f"agent {agent} has no checkpoint of iteration {start}: it joins with {state}")
-    with screen:
-        if how.in_process or prepared.graph is None:
-            status = _train_in_process(run, start, screen)
-        elif how.ray:
-            from matrpo.launch.engines.ray_backend import RayRun
-
-            status = RayRun(run, prepared.graph, screen.say).run(screen.tick)
-        else:
-            from matrpo.launch.processes.supervisor import Supervisor
-
-            restarts = how.restarts(run.config.transport)
-            status = Supervisor(run, prepared.graph, restarts, screen.say).run(screen.tick)
+    with screen, followed(run, screen.say) as look_after_tracker:
+        status = _run_to_end(prepared, how, screen, look_after_tracker)
     if status == EXIT_INTERRUPTED:
         saved = run.resume_point().iteration
         go_on = f"go on with: matrpo launch --run {run.path} --resume"
@@ -363,7 +356,27 @@ def _train(prepared: Prepared, how: How) -> int:
     return status
 
 
-def _train_in_process(run: RunDirectory, start: int, screen: Any) -> int:
+def _run_to_end(prepared: Prepared, how: How, screen: Any, look_after_tracker: Callable[[], None]) -> int:
+    """Run all processes of a run, or the one that trains, to the end; the exit status."""
+    run = prepared.run
+
+    def tick() -> None:
+        screen.tick()
+        look_after_tracker()
+
+    if how.in_process or prepared.graph is None:
+        return _train_in_process(run, prepared.start, screen.say, tick)
+    if how.ray:
+        from matrpo.launch.engines.ray_backend import RayRun
+
+        return RayRun(run, prepared.graph, screen.say).run(tick)
+    from matrpo.launch.processes.supervisor import Supervisor
+
+    restarts = how.restarts(run.config.transport)
+    return Supervisor(run, prepared.graph, restarts, screen.say).run(tick)
+
+
+def _train_in_process(run: RunDirectory, start: int, say: Callable[[str], None], tick: Callable[[], None]) -> int:
     training: Any = None
     with Interrupts().counted() as interrupts:
         try:
@@ -372,8 +385,8 @@ def _train_in_process(run: RunDirectory, start: int, screen: Any) -> int:
 
             training = make_training(run, start)
             if remark := training.remark():
-                screen.say(remark)
-            training.run(lambda: interrupts.count > 0, lambda _iteration: screen.tick())
+                say(remark)
+            training.run(lambda: interrupts.count > 0, lambda _iteration: tick())
             interrupts.raising = False
         except (StopRequested, TaskError) as error:
             interrupts.raising = False

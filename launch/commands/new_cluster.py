@@ -68,6 +68,8 @@ def new_cluster(config: RunConfig, endpoints: Mapping[ProcessId, str], out: Path
     say(f"{run.path} holds config.yaml, cluster.yaml{'' if made.insecure else ' and keys/'}")
     if made.insecure:
         say("INSECURE: no keys were made; whoever reaches the ports can join in")
+    if config.tracker != "none":
+        say(f"for {config.tracker}, call `matrpo track {run.path} --follow` on each machine")
     return made
 
 

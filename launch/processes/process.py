@@ -169,15 +169,19 @@ def handle_stops(handler: Callable[[int, FrameType | None], Any], *signals: sign
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
 
 
-def stop_at_end_of_input() -> None:
-    """Stop this process by SIGTERM when its standard input ends; exit at once if it hangs beyond the grace period."""
+def stop_at_end_of_input(grace: float = _LAST_GRACE) -> None:
+    """Stop this process by SIGTERM when its standard input ends; exit at once if it runs on beyond the grace period.
+
+    Args:
+        grace: in seconds.
+    """
 
     def watch() -> None:
         with contextlib.suppress(OSError):
             while os.read(0, _CHUNK):  # not sys.stdin, whose lock would keep Python from ending
                 pass
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(_LAST_GRACE)
+        time.sleep(grace)
         os._exit(EXIT_FAILED)
 
     threading.Thread(target=watch, name="input watch", daemon=True).start()

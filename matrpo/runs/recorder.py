@@ -13,24 +13,13 @@ from matrpo.errors import diverged
 from matrpo.runs.event_file import EventFile
 from matrpo.runs.process_directory import ProcessDirectory
 from matrpo.runs.run_directory import RunDirectory, identity
+from matrpo.runs.scalars import scalars
 from matrpo.spaces import TaskSpec
 
 State = tuple[Mapping[str, np.ndarray], Mapping[str, Any]]
 """Checkpoint state of a process: arrays, and meta data that JSON can hold."""
 
 _CHECKPOINTS_FOR_A_COMMON_ONE = 2
-
-_TAGS = {
-    "team_return_mean": "charts/episodic_return",
-    "episode_length_mean": "charts/episodic_length",
-    "steps_per_second": "charts/SPS",
-    "kl": "losses/approx_kl",
-    "surrogate": "losses/surrogate",
-    "critic_loss": "losses/value_loss",
-    "entropy": "losses/entropy",
-    "explained_variance": "losses/explained_variance",
-}
-"""TensorBoard tags: CleanRL's names where it has one; every other metric is `details/<its name>`."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +72,7 @@ class Recorder:
             raise diverged(self._config.task, f"{name} of {self._who}", iteration)
         self._process.log_metrics({"iteration": iteration, "steps": steps, "time": time.time(), **metrics})
         if self._events:
-            self._events.add(steps, _scalars(metrics))
+            self._events.add(steps, scalars(metrics))
         copies = {name: np.array(array) for name, array in arrays.items()}
         snapshot = _Snapshot(iteration, copies, {"belongs_to": self._belongs_to, **meta})
         self._snapshots = [*self._snapshots[-1:], snapshot]
@@ -112,17 +101,3 @@ def _not_finite(metrics: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) ->
         if not np.isfinite(value).all():
             return name
     return None
-
-
-def _scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
-    flat: dict[str, float] = {}
-    for name, value in metrics.items():
-        if isinstance(value, Mapping):
-            flat |= {f"details/{name}/{key}": item for key, item in value.items() if _is_number(item)}
-        elif _is_number(value):
-            flat[_TAGS.get(name, f"details/{name}")] = float(value)
-    return flat
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number)

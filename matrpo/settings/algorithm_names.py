@@ -13,7 +13,7 @@ READ_BY_ALL = frozenset(
     {
         *("algo", "task", "agents", "seed", "steps"),
         *("num_envs", "env_workers", "episode_length", "rollout_length", "reward", "reward_scaling", "gamma"),
-        *("device", "torch_threads", "checkpoint_every", "checkpoints_kept", "tensorboard"),
+        *("device", "torch_threads", "checkpoint_every", "checkpoints_kept", "tensorboard", "tracker"),
     }
 )
 """Settings that every algorithm's run reads: those of the environments, and those of the run's records."""

@@ -280,7 +280,7 @@ class ConnectionSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class BookkeepingSettings:
-    """Where networks learn, threads, checkpoints and event files."""
+    """Where networks learn, threads, checkpoints, event files and trackers."""
 
     heading: ClassVar[str] = "Bookkeeping"
 
@@ -295,3 +295,10 @@ class BookkeepingSettings:
     checkpoint_every: int = setting(10, "Iterations between checkpoints.", minimum=1, resumable=True)
     checkpoints_kept: int = setting(3, "Checkpoints kept by each process.", minimum=1, resumable=True)
     tensorboard: bool = setting(True, "Write TensorBoard event files.", resumable=True)
+    tracker: str = setting(
+        "none",
+        "Also send settings and metrics to Weights & Biases (in files, unless WANDB_MODE says online) or to MLflow; of "
+        "runs that `matrpo launch` does not start, `matrpo track` does.",
+        choices=("none", "wandb", "mlflow"),
+        resumable=True,
+    )

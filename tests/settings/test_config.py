@@ -140,7 +140,7 @@ def test_each_setting_stands_in_one_section():
 def test_what_is_of_the_machines_may_change_when_a_run_is_resumed():
     assert {name for name, field in FIELDS.items() if field.metadata["resumable"]} == {
         *("steps", "env_workers", "device", "torch_threads"),
-        *("checkpoint_every", "checkpoints_kept", "tensorboard"),
+        *("checkpoint_every", "checkpoints_kept", "tensorboard", "tracker"),
         *("link_deadline", "link_resend", "on_agent_loss", "agent_deadline", "transport", "port", "insecure"),
     }
 

@@ -204,7 +204,7 @@ def test_a_resumed_run_keeps_its_settings(matrpo: Matrpo, run: RunDirectory, key
     result = matrpo("launch", "--run", str(run.path), "--resume", "-o", f"{key}={other}")
     changeable = (
         "steps", "link_deadline", "link_resend", "transport", "port", "insecure", "torch_threads", "checkpoint_every",
-        "checkpoints_kept", "tensorboard", "on_agent_loss", "agent_deadline", "env_workers", "device",
+        "checkpoints_kept", "tensorboard", "tracker", "on_agent_loss", "agent_deadline", "env_workers", "device",
     )  # fmt: skip
     if key not in MATRPO.settings_read:
         assert_mistake(result, f"matrpo does not use the setting '{key}'")

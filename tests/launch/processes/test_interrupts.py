@@ -12,6 +12,7 @@ from matrpo.envs.workers.cores import usable_cores
 from matrpo.launch.processes import process
 from matrpo.launch.processes.interrupts import Interrupts, deadline, stop_launcher
 from matrpo.launch.processes.process import STOPS, StopRequested, handle_stops, ignore_stops, stop_at
+from matrpo.launch.processes.warm_children import WarmParent
 
 
 @pytest.fixture(autouse=True)
@@ -96,3 +97,7 @@ def test_a_system_without_linuxs_calls_will_do(monkeypatch):
     process.signal_at_parents_death(signal.SIGKILL)
     monkeypatch.delattr(os, "sched_getaffinity")
     assert usable_cores() == os.cpu_count()
+    monkeypatch.delattr(os, "waitid")
+    parent = object.__new__(WarmParent)
+    parent._id = os.getpid()  # it runs, and nobody can tell whether it had been stopped
+    assert not parent.wake()
