@@ -20,10 +20,10 @@ from matrpo.envs.vector_env import VectorEnv, VectorStep
 from matrpo.errors import ConfigError
 from matrpo.film import check_film_name, save_film
 from matrpo.networks.device import on_processor
+from matrpo.runs.graph_settings import build_graph
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.sampling.acting import Actors
 from matrpo.settings import algorithm_names
-from matrpo.settings.graph_settings import build_graph
 
 _LOG = logging.getLogger(__name__)
 _ENDLESS = 10_000
