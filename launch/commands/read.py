@@ -46,8 +46,11 @@ def evaluate_run(
     if as_json:
         _print_json(document)
         return
-    interval = "  (95% CI {:.2f} to {:.2f})".format(*result.return_ci95) if result.return_ci95 else ""
-    click.echo(f"return {result.return_mean:.2f}{interval}")
+    for name, mean, ci95 in (
+        ("return", result.return_mean, result.return_ci95),
+        *((name, found.mean, found.ci95) for name, found in result.statistics.items()),
+    ):
+        click.echo(f"{name} {mean:.2f}" + ("  (95% CI {:.2f} to {:.2f})".format(*ci95) if ci95 else ""))
     click.echo(f"{result.episodes} episodes at iteration {result.iteration} of {run}")
     for name, mean in result.per_agent.items():
         click.echo(f"  {name}  {mean:.2f}")

@@ -8,13 +8,11 @@ import subprocess
 from pathlib import Path
 
 from matrpo.envs.traffic.network import Network, TrafficLight, routes_beside
+from matrpo.envs.traffic.simulation import YELLOW
 from matrpo.errors import ConfigError
 
 MOST = 100
 """Most rows or columns."""
-
-CYCLE = 20
-"""Seconds of a cycle of the lights' own program."""
 
 _LENGTH = 200
 _LANES = 2
@@ -69,8 +67,7 @@ def write_grid(rows: int, columns: int, folder: Path) -> Path:
         "grid.attach-length": _LENGTH,
         "default.lanenumber": _LANES,
         "default.junctions.type": "traffic_light",
-        "tls.cycle.time": CYCLE,
-        "tls.yellow.time": 2,
+        "tls.yellow.time": YELLOW,
         "no-turnarounds": "true",
         "no-warnings": "true",
         "xml-validation": "never",

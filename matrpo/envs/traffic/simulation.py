@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +25,8 @@ _OPTIONS = [
 ]
 
 _MOST_GREEN = 50
-_ACTUATED = 3
-"""SUMO's number of actuated control."""
+_FIXED, _ACTUATED = 0, 3
+"""SUMO's numbers of kinds of control."""
 
 
 class Trips(NamedTuple):
@@ -68,16 +69,13 @@ class Simulation:
         for _ in range(seconds):
             self.sumo.simulationStep()
 
+    def fix(self, green: int) -> None:
+        """Let each light repeat its program from now on with green phases of so many seconds."""
+        self._program(_FIXED, lambda _duration: (green, green, green))
+
     def actuate(self) -> None:
-        """Replace each light's program by SUMO's actuated control of the same phases, from now on."""
-        control = self.sumo.trafficlight
-        for light in control.getIDList():
-            program = control.getAllProgramLogics(light)[0]
-            phases = [
-                control.Phase(phase.duration, phase.state, MIN_GREEN, _MOST_GREEN) if is_green(phase.state) else phase
-                for phase in program.phases
-            ]
-            control.setProgramLogic(light, control.Logic("actuated", _ACTUATED, 0, phases))
+        """Let SUMO's actuated control end each light's green phases from now on, after 5 to 50 seconds."""
+        self._program(_ACTUATED, lambda duration: (duration, MIN_GREEN, _MOST_GREEN))
 
     def trips(self) -> Trips:
         """How long vehicles have waited and travelled."""
@@ -101,6 +99,22 @@ class Simulation:
         """End the simulation."""
         if self.sumo.isLoaded():
             self.sumo.close()
+
+    def _program(self, kind: int, durations: Callable[[float], tuple[float, float, float]]) -> None:
+        """Replace each light's program, without the phases in which all is red: agents have none either.
+
+        Args:
+            kind: SUMO's number of the kind of control.
+            durations: of a green phase, given its own: seconds, the fewest, and the most.
+        """
+        control = self.sumo.trafficlight
+        for light in control.getIDList():
+            program = control.getAllProgramLogics(light)[0].phases
+            phases = [phase for phase in program if is_green(phase.state) or "y" in phase.state]
+            for phase in filter(lambda phase: is_green(phase.state), phases):
+                phase.duration, phase.minDur, phase.maxDur = durations(phase.duration)
+            control.setProgramLogic(light, control.Logic("other", kind, 0, phases))
+            control.setPhase(light, 0)
 
     def _trip(self, name: str) -> float:
         """A mean over the vehicles that have arrived."""

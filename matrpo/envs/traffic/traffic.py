@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +17,7 @@ from matrpo.errors import ConfigError
 from matrpo.spaces import TaskSpec
 
 _PREFIX = "traffic/"
+_FOLDER = "matrpo-traffic-"
 _LISTED = ("grid-2x2", "grid-4x4")
 
 
@@ -26,6 +29,8 @@ def _search(name: str) -> KnownTask:
     if not place.endswith(".net.xml"):
         raise ConfigError(f"unknown task {name!r} for 'task': expected {FAMILY.pattern}")
     path = Path(place).resolve()
+    if "," in str(path):
+        raise ConfigError(f"task {name!r}: SUMO takes the comma in {path} for the end of a file's name")
     for file, what in ((path, "network"), (routes_beside(path), "routes of the network")):
         if not file.is_file():
             raise ConfigError(f"task {name!r}: there is no file {file} with the {what}")
@@ -42,12 +47,27 @@ def _grid(rows: int, columns: int) -> KnownTask:
 
 
 def _make_grid(rows: int, columns: int, spec: TaskSpec, _name: str, num_envs: int, seed: int) -> VectorEnv:
-    folder = TemporaryDirectory(prefix="matrpo-traffic-")
+    folder = TemporaryDirectory(prefix=_FOLDER)
     try:
         return TrafficEnv(spec, write_grid(rows, columns, Path(folder.name)), num_envs, seed, folder)
     except Exception:
         folder.cleanup()
         raise
+
+
+@contextmanager
+def network_file(task: str) -> Iterator[Path]:
+    """The path of a task's network, beside which its routes lie; a grid's is gone afterwards.
+
+    Raises:
+        ConfigError: there is no such task.
+    """
+    place = _search(task).name.removeprefix(_PREFIX)
+    if not (sides := parse_grid(place)):
+        yield Path(place)
+        return
+    with TemporaryDirectory(prefix=_FOLDER) as folder:
+        yield write_grid(*sides, Path(folder))
 
 
 FAMILY = Family(

@@ -110,6 +110,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         ("traffic/grid-2x0", "expected 1 to 100 rows and columns"),
         ("traffic/grid-2by2", "expected traffic/grid-<R>x<C>, traffic/path/to/<name>.net.xml"),
         ("traffic/grid-2x2", "has exactly 4"),
+        ("traffic/a,b.net.xml", "SUMO takes the comma in .*/a,b.net.xml for the end"),
     ],
 )
 def test_other_names_and_numbers_are_refused(task: str, problem: str) -> None:

@@ -6,7 +6,7 @@ import itertools
 import os
 import signal
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -144,15 +144,26 @@ def test_times_are_those_of_sumo_s_own_file_of_trips(tmp_path: Path) -> None:
     assert trips.travel_time == pytest.approx((duration + late).mean(), abs=0.01)
 
 
-def test_actuated_control_ends_a_green_phase_that_nobody_uses(grid: Path, shown: list[list[str]]) -> None:
+def greens(grid: Path, shown: list[list[str]], control: Callable[[Simulation], None]) -> list[int]:
+    """How long the first light was green, phase by phase, during 200 seconds."""
     simulation = Simulation(grid)
     simulation.start(0)
-    simulation.actuate()
+    control(simulation)
     simulation.advance(200)
     simulation.close()
-    greens = [len(list(run)) for state, run in itertools.groupby(states[0] for states in shown) if "G" in state]
-    assert len(set(greens[1:-1])) > 2
-    assert min(greens[1:-1]) >= 5
+    runs = itertools.groupby(states[0] for states in shown)
+    return [len(list(run)) for state, run in runs if state in (NORTH, EAST)]
+
+
+def test_fixed_greens_are_as_long_as_they_are_said_to_be(grid: Path, shown: list[list[str]]) -> None:
+    # With 2 seconds of yellow each.
+    assert greens(grid, shown, lambda simulation: simulation.fix(18)) == [18] * 10
+
+
+def test_actuated_control_ends_a_green_phase_that_nobody_uses(grid: Path, shown: list[list[str]]) -> None:
+    lengths = greens(grid, shown, Simulation.actuate)[:-1]
+    assert min(lengths) >= 5
+    assert len(set(lengths)) > 2
 
 
 def rolled(env: VectorEnv, steps: int) -> list[np.ndarray]:
