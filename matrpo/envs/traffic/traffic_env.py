@@ -80,11 +80,11 @@ class TrafficEnv(VectorEnv):
         return self._split(self._records["observation"])
 
     def close(self) -> None:
+        if self._folder is not None:  # first, since workers take their time, and who waits for this may not
+            self._folder.cleanup()
         for worker in self._workers:
             worker.close()
         self._workers = []
-        if self._folder is not None:
-            self._folder.cleanup()
 
     def _start(self, number: int) -> Worker:
         label = f"the worker of environment {number} of {self.spec.name}"

@@ -116,3 +116,10 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 def test_other_names_and_numbers_are_refused(task: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         task_spec(task, 3)
+
+
+def test_without_sumo_a_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("matrpo.envs.family.find_spec", lambda _module: None)
+    with pytest.raises(ConfigError, match=r"'traffic/grid-2x2': not installed: sumo, libsumo; pip install 'matrpo\[tr"):
+        make_env("traffic/grid-2x2", None, num_envs=1, seed=0)
+    assert task_spec("traffic/grid-2x2", None).num_agents == 4
