@@ -20,10 +20,10 @@ from matrpo.envs.vector_env import VectorEnv, VectorStep
 from matrpo.errors import ConfigError
 from matrpo.film import check_film_name, save_film
 from matrpo.networks.device import on_processor
+from matrpo.runs.graph_settings import build_graph
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.sampling.acting import Actors
 from matrpo.settings import algorithm_names
-from matrpo.settings.graph_settings import build_graph
 
 _LOG = logging.getLogger(__name__)
 _ENDLESS = 10_000
@@ -31,6 +31,19 @@ _ENDLESS = 10_000
 
 _COPIES = 100
 """Most environments whose episodes an evaluation is made of."""
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean of a number that the task says of an episode, such as a rate of wins.
+
+    Attributes:
+        mean: over the episodes.
+        ci95: its `mean_interval`.
+    """
+
+    mean: float
+    ci95: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,7 @@ class EvaluationResult:
         return_mean: of the team.
         return_ci95: Student's 95% confidence interval of that mean; None of one episode.
         per_agent: each agent's own mean return.
+        statistics: what else the task says of its episodes, by name (`VectorEnv.statistics`).
     """
 
     iteration: int
@@ -50,6 +64,7 @@ class EvaluationResult:
     return_mean: float
     return_ci95: tuple[float, float] | None
     per_agent: dict[str, float]
+    statistics: dict[str, Mean]
 
 
 def evaluate(
@@ -85,13 +100,17 @@ def evaluate(
         try:
             actor, played = load_actor(run, env, played or iteration)
             env.reset()
-            parts.append(_episode_returns(env, _steps(env, actor, generator, deterministic), share, shares[0]))
+            parts.append(_episodes(env, _steps(env, actor, generator, deterministic), share, shares[0]))
         finally:
             env.close()
-    returns = np.concatenate(parts, axis=1)[np.arange(shares[0])[:, np.newaxis] < shares]
+    rows = np.concatenate(parts, axis=1)[np.arange(shares[0])[:, np.newaxis] < shares]
+    returns, own = np.split(rows, [env.spec.num_agents], axis=1)
     team = returns.sum(axis=1)
     per_agent = {name: float(returns[:, q].mean()) for q, name in enumerate(env.spec.agents)}
-    return EvaluationResult(played, episodes, float(team.mean()), mean_interval(team), per_agent)
+    statistics = {
+        name: Mean(float(own[:, k].mean()), mean_interval(own[:, k])) for k, name in enumerate(env.statistics)
+    }
+    return EvaluationResult(played, episodes, float(team.mean()), mean_interval(team), per_agent, statistics)
 
 
 def mean_interval(values: np.ndarray) -> tuple[float, float] | None:
@@ -184,16 +203,23 @@ def _make_env(run: RunDirectory, num_envs: int, first: int | None = None) -> Vec
     return build_envs(run.config, num_envs, seed, first, alike=agents_are_alike(run.config))
 
 
-def _episode_returns(env: VectorEnv, steps: Iterator[VectorStep], shares: np.ndarray, most: int) -> np.ndarray:
-    """Per-agent returns, (most, B, N), of the first shares[b] episodes of each environment b."""
+def _episodes(env: VectorEnv, steps: Iterator[VectorStep], shares: np.ndarray, most: int) -> np.ndarray:
+    """Returns of the N agents, and the task's K statistics, of the first shares[b] episodes of each environment b.
+
+    Returns:
+        (most, B, N + K) float64.
+    """
     finished = np.zeros(env.num_envs, dtype=np.int64)
-    returns = np.zeros((env.num_envs, env.spec.num_agents))
-    kept = np.zeros((most, *returns.shape))
+    num_agents = env.spec.num_agents
+    returns = np.zeros((env.num_envs, num_agents))
+    kept = np.zeros((most, env.num_envs, num_agents + len(env.statistics)))
     while (finished < shares).any():
         step = next(steps)
         returns += step.rewards
         counted = np.flatnonzero(step.ended & (finished < shares))
-        kept[finished[counted], counted] = returns[counted]
+        kept[finished[counted], counted, :num_agents] = returns[counted]
+        if step.statistics is not None:
+            kept[finished[counted], counted, num_agents:] = step.statistics[counted]
         returns[step.ended] = 0.0
         finished += step.ended
     return kept

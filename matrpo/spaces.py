@@ -186,6 +186,8 @@ class TaskSpec:
         observation_sizes: length of each agent's flat observation.
         action_spaces: each agent's action space.
         episode_length: steps after which an episode has ended at the latest, if known.
+        neighbours: pairs of agents i < j that are neighbours in the task, such as junctions on one road; None if the
+            task knows no neighbours.
     """
 
     name: str
@@ -193,6 +195,7 @@ class TaskSpec:
     observation_sizes: tuple[int, ...]
     action_spaces: tuple[ActionSpace, ...]
     episode_length: int | None = None
+    neighbours: tuple[tuple[int, int], ...] | None = None
 
     @property
     def num_agents(self) -> int:

@@ -21,6 +21,7 @@ from matrpo.envs.shared import AgentStep
 from matrpo.errors import ConfigError
 from matrpo.networks.device import on_device
 from matrpo.networks.state import to_arrays
+from matrpo.runs.graph_settings import build_graph
 from matrpo.runs.heap import keep_free_memory
 from matrpo.runs.metrics import environment_metrics
 from matrpo.runs.phase_clock import PhaseClock
@@ -29,7 +30,6 @@ from matrpo.runs.recorder import Recorder
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings import algorithm_names
 from matrpo.settings.config import DecentralizedConfig, RunConfig
-from matrpo.settings.graph_settings import build_graph
 
 
 class Training(ABC):

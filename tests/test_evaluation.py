@@ -25,6 +25,7 @@ class UnevenEnv(VectorEnv):
     """Episodes of 1 or 20 steps, as (seed, environment, episode) says, each of which pays 1 and 0.5."""
 
     spec = TaskSpec("uneven", ("a", "b"), (1, 1), (Discrete(2), Discrete(2)))
+    statistics = ("length",)
 
     def __init__(self, num_envs: int, seed: int, first: int | None = None) -> None:
         self.num_envs = num_envs
@@ -32,6 +33,7 @@ class UnevenEnv(VectorEnv):
         self._number = np.arange(num_envs) + (first or 0)
         self._episode = np.full(num_envs, -1)
         self._left = np.zeros(num_envs, dtype=np.int64)
+        self._lengths = np.zeros(num_envs, dtype=np.int64)
 
     def reset(self) -> list[np.ndarray]:
         self._begin(np.ones(self.num_envs, dtype=bool))
@@ -40,18 +42,20 @@ class UnevenEnv(VectorEnv):
     def step(self, joint_action: np.ndarray) -> VectorStep:  # noqa: ARG002
         self._left -= 1
         over = self._left == 0
+        statistics = self._lengths[:, np.newaxis].astype(np.float64)
         self._begin(over)
         ended = np.repeat(over[:, np.newaxis], 2, axis=1)
         observations = self.observe()
         rewards = np.tile([1.0, 0.5], (self.num_envs, 1))
-        return VectorStep(observations, rewards, ended, np.zeros_like(ended), observations)
+        return VectorStep(observations, rewards, ended, np.zeros_like(ended), observations, statistics=statistics)
 
     def observe(self) -> list[np.ndarray]:
         return [np.zeros((self.num_envs, 1), dtype=np.float32)] * 2
 
     def _begin(self, which: np.ndarray) -> None:
         self._episode[which] += 1
-        self._left = np.where(which, lengths(self._seed, self._number, self._episode), self._left)
+        self._lengths = lengths(self._seed, self._number, self._episode)
+        self._left = np.where(which, self._lengths, self._left)
 
 
 def lengths(seed: int, numbers: np.ndarray, episodes: np.ndarray) -> np.ndarray:
@@ -89,6 +93,9 @@ def test_the_episodes_that_count_do_not_depend_on_how_many_are_played_at_once(ru
     assert result.episodes == episodes
     assert evaluate(run, episodes, num_envs=64) == evaluate(run, episodes, num_envs=3 + episodes // 3) == result
     assert result.per_agent == pytest.approx({"a": expected / 1.5, "b": expected / 3})
+    length = result.statistics["length"]
+    assert length.mean == pytest.approx(expected / 1.5)
+    assert (length.ci95 is None) == (episodes == 1)
 
 
 @pytest.mark.slow
@@ -116,7 +123,7 @@ def test_an_interval_of_two_is_12_7_standard_errors_wide_on_each_side():
 def test_one_episode_has_no_interval(run):
     assert mean_interval(np.array([3.0])) is None
     printed = CliRunner().invoke(evaluate_run, [str(run.path), "--episodes", "1"]).output.splitlines()
-    assert printed[0] in ("return 1.50", "return 30.00")
+    assert printed[:2] in (["return 1.50", "length 1.00"], ["return 30.00", "length 20.00"])
     document = CliRunner().invoke(evaluate_run, [str(run.path), "--episodes", "1", "--json"]).output
     assert json.loads(document)["return_ci95"] is None
 

@@ -19,6 +19,9 @@ from matrpo.topology.errors import TopologyError
 MAX_DRAWS = 1000
 """Maximum number of draws of a random graph until one is connected."""
 
+ROAD = "road"
+"""The family of the one graph that a task names."""
+
 Links = Iterable[tuple[int, int]]
 Built = tuple[str, Links]
 
@@ -70,6 +73,10 @@ def _complete(n: int, _parameters: tuple[str, ...], _seed: int) -> Built:
 
 def _none(_n: int, _parameters: tuple[str, ...], _seed: int) -> Built:
     return "none", ()
+
+
+def _road(_n: int, _parameters: tuple[str, ...], _seed: int) -> Built:
+    raise TopologyError("only a task can say who is on one road, and this one does not (those of traffic/ do)")
 
 
 def _grid(n: int, parameters: tuple[str, ...], _seed: int) -> Built:
@@ -214,6 +221,7 @@ _FAMILIES = (
     Topology("star", "", "Agent 0 is linked with every other agent.", 2, _star),
     Topology("complete", "", "All pairs of agents are linked.", 2, _complete),
     Topology("none", "", "No links: independent learners.", 1, _none),
+    Topology(ROAD, "", "Junctions that a road joins, past no other one with lights (tasks of traffic/).", 2, _road),
     Topology("grid", "[:RxC]", "R rows of C agents (default: as square as N allows).", 2, _grid),
     Topology("torus", "[:RxC]", "A grid whose rows and columns close to rings; sides of at least 3.", 9, _torus),
     Topology("random-regular", "[:D]", "Random, D links at each agent (default 4).", 2, _random_regular),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ import networkx as nx
 import numpy as np
 
 from matrpo.topology.errors import TopologyError
-from matrpo.topology.families import TOPOLOGIES, Topology
+from matrpo.topology.families import ROAD, TOPOLOGIES, Topology
 from matrpo.topology.files import SUFFIXES, read_links, write_links
 
 __all__ = ["TOPOLOGIES", "CommunicationGraph", "Topology", "TopologyError", "make_graph", "save_graph"]
@@ -132,7 +132,9 @@ class CommunicationGraph:
         return tuple(tuple(indices) for indices in links)
 
 
-def make_graph(spec: str, num_agents: int, seed: int) -> CommunicationGraph:
+def make_graph(
+    spec: str, num_agents: int, seed: int, neighbours: Sequence[tuple[int, int]] | None = None
+) -> CommunicationGraph:
     """Make the graph that `spec` describes: a function of the arguments (and a file's content) only.
 
     Args:
@@ -140,6 +142,7 @@ def make_graph(spec: str, num_agents: int, seed: int) -> CommunicationGraph:
             graph file (`.edgelist`, `.txt`, `.graphml`, `.json`; see `matrpo.topology.files`).
         num_agents: N; a graph file must have as many.
         seed: chooses among the graphs of a random family (at least 0).
+        neighbours: the links of `road`, if the task knows them.
 
     Raises:
         TopologyError: an unknown name, a bad parameter, a number of agents that does not fit, a file that
@@ -147,9 +150,11 @@ def make_graph(spec: str, num_agents: int, seed: int) -> CommunicationGraph:
     """
     if num_agents < 1:
         raise TopologyError(f"a graph needs at least 1 agent, got {num_agents}")
-    graph = _from_file(Path(spec), num_agents) if _is_path(spec) else _from_family(spec, num_agents, seed)
+    file = Path(spec) if _is_path(spec) else None
+    graph = _from_file(file, num_agents) if file else _from_family(spec, num_agents, seed, neighbours)
     if not graph.is_connected and graph.name != "none":
-        raise TopologyError(f"{graph.name} is not connected: {_describe_parts(graph)}; add links between them")
+        hint = "take another graph" if graph.name == ROAD else "add links between them"
+        raise TopologyError(f"{graph.name} is not connected: {_describe_parts(graph)}; {hint}")
     return graph
 
 
@@ -173,7 +178,9 @@ def _from_file(path: Path, num_agents: int) -> CommunicationGraph:
     return CommunicationGraph.from_links(num_agents, links, path.name)
 
 
-def _from_family(spec: str, num_agents: int, seed: int) -> CommunicationGraph:
+def _from_family(
+    spec: str, num_agents: int, seed: int, neighbours: Sequence[tuple[int, int]] | None
+) -> CommunicationGraph:
     name, *parameters = spec.split(":")
     if name not in TOPOLOGIES:
         raise TopologyError(_unknown(name))
@@ -184,6 +191,8 @@ def _from_family(spec: str, num_agents: int, seed: int) -> CommunicationGraph:
         raise TopologyError(f"{article} {name} needs at least {family.min_agents} agents, got {num_agents}; use {hint}")
     if len(parameters) > family.max_parameters:
         raise TopologyError(f"bad topology {spec!r}: expected {family.usage}")
+    if name == ROAD and neighbours is not None:
+        return CommunicationGraph.from_links(num_agents, neighbours, ROAD)
     full_name, links = family.build(num_agents, tuple(parameters), seed)
     return CommunicationGraph.from_links(num_agents, links, full_name)
 

@@ -236,6 +236,29 @@ def throughput(
         _measure("jaxmarl", path, quick, repeats, iterations or 30, jaxmarl, jaxmarl_python)
 
 
+@bench.command()
+@click.option("--task", default="traffic/grid-2x2", show_default=True, help="A task of traffic/.")
+@click.option("--greens", type=Counts(), default="5,10,20", show_default=True, help="Seconds of fixed greens.")
+@click.option("--episodes", type=click.IntRange(min=2), default=20, show_default=True, help="Of each control.")
+@click.option("--episode-length", type=_COUNT, metavar="STEPS", help="Of 5 seconds each [default: the task's own].")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The run's to compare with.")
+@_shared
+def traffic(
+    task: str,
+    greens: tuple[int, ...],
+    episodes: int,
+    episode_length: int | None,
+    seed: int,
+    path: Path | None,
+    quick: bool,
+) -> None:
+    """Waiting and travel times under fixed-time and actuated control (extra: traffic).
+
+    The episodes are those that `matrpo eval --episodes N` plays with the policies of a run with this seed.
+    """
+    _measure("traffic", path, quick, task, greens, episodes, episode_length, seed)
+
+
 @bench.command("signal")
 @click.option("--batches", type=click.IntRange(min=2), default=6, show_default=True, help="Batches of samples.")
 @_changes

@@ -16,11 +16,11 @@ from matrpo.decentralized.in_process import agree, roll_out
 from matrpo.envs.build import build_environment
 from matrpo.experiments.bench.products import Shape
 from matrpo.networks.linearized_policy import CHUNK
+from matrpo.runs.graph_settings import build_graph, resolve_graph_settings
 from matrpo.runs.phase_clock import PhaseClock
 from matrpo.runs.run_config import run_config
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings.config import Config
-from matrpo.settings.graph_settings import build_graph, resolve_graph_settings
 from matrpo.training import InProcessTraining
 
 

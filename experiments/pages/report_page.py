@@ -19,11 +19,11 @@ from matplotlib.figure import Figure
 from matrpo.errors import ConfigError
 from matrpo.experiments.pages.plot import COLOURS, draw_curve
 from matrpo.launch.screen.picture import save_picture
+from matrpo.runs.graph_settings import build_graph
 from matrpo.runs.process_directory import ProcessDirectory
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings import algorithm_names
 from matrpo.settings.config import FIELDS, to_dict
-from matrpo.settings.graph_settings import build_graph
 
 Tables = Mapping[str, Sequence[Mapping[str, Any]]]
 Lines = Sequence[Mapping[str, Any]]

@@ -100,7 +100,7 @@ def _plan(
     from matrpo.experiments.planning.cost_model import Placement, predict
     from matrpo.experiments.planning.relief import choose, reliefs
     from matrpo.launch.wire.limits import check_limits
-    from matrpo.settings.graph_settings import build_graph, resolve_graph_settings
+    from matrpo.runs.graph_settings import build_graph, resolve_graph_settings
 
     graph, spec, config = build_graph(config), task_spec(config.task, config.agents), resolve_graph_settings(config)
     check_limits(graph, config.env_servers)

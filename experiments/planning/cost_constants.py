@@ -29,8 +29,8 @@ from matrpo.experiments.planning.workload import (
     phase_counts,
     step_counts,
 )
+from matrpo.runs.graph_settings import build_graph, resolve_graph_settings
 from matrpo.settings.config import DecentralizedConfig, RunConfig, resolve
-from matrpo.settings.graph_settings import build_graph, resolve_graph_settings
 from matrpo.topology import CommunicationGraph
 
 LARGEST_FITTED = 12

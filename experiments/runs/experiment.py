@@ -33,9 +33,9 @@ from matrpo.envs.registry import check_installed
 from matrpo.errors import ConfigError, did_you_mean
 from matrpo.faults.script import FaultScript
 from matrpo.launch.commands.options import resolve_layers
+from matrpo.runs.graph_settings import build_graph
 from matrpo.settings import algorithm_names
 from matrpo.settings.config import RunConfig, load_file
-from matrpo.settings.graph_settings import build_graph
 
 FOLDER = Path(__file__).parents[1] / "figures"
 """The experiments that ship with matrpo."""

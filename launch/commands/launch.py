@@ -35,13 +35,13 @@ from matrpo.launch.processes.restarts import Restarts
 from matrpo.launch.processes.temporary_folder import parent_for_sockets
 from matrpo.launch.tracking.child import followed
 from matrpo.launch.tracking.trackers import check_tracker
+from matrpo.runs.graph_settings import build_graph
 from matrpo.runs.process_id import ProcessId
 from matrpo.runs.run_config import run_config
 from matrpo.runs.run_directory import ResumePoint, RunDirectory, new_identity
 from matrpo.runs.storage import write_crash_safely
 from matrpo.settings import algorithm_names
 from matrpo.settings.config import FIELDS, RunConfig, to_dict
-from matrpo.settings.graph_settings import build_graph
 from matrpo.spaces import TaskSpec
 from matrpo.standard_streams import drop_unwritable
 from matrpo.topology import CommunicationGraph

@@ -15,11 +15,11 @@ from matrpo.launch.cluster.cluster_file import Cluster, new_run_id
 from matrpo.launch.cluster.key_making import equip
 from matrpo.launch.commands.options import PATH, Given, resolve_layers, setting_layers, setting_options
 from matrpo.launch.commands.versions import versions
+from matrpo.runs.graph_settings import build_graph
 from matrpo.runs.process_id import ProcessId
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings import algorithm_names
 from matrpo.settings.config import RunConfig
-from matrpo.settings.graph_settings import build_graph
 
 _OUT = click.option("--out", type=PATH, metavar="DIR", help="The run directory (default: a new one in runs/).")
 

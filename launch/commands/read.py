@@ -46,8 +46,11 @@ def evaluate_run(
     if as_json:
         _print_json(document)
         return
-    interval = "  (95% CI {:.2f} to {:.2f})".format(*result.return_ci95) if result.return_ci95 else ""
-    click.echo(f"return {result.return_mean:.2f}{interval}")
+    for name, mean, ci95 in (
+        ("return", result.return_mean, result.return_ci95),
+        *((name, found.mean, found.ci95) for name, found in result.statistics.items()),
+    ):
+        click.echo(f"{name} {mean:.2f}" + ("  (95% CI {:.2f} to {:.2f})".format(*ci95) if ci95 else ""))
     click.echo(f"{result.episodes} episodes at iteration {result.iteration} of {run}")
     for name, mean in result.per_agent.items():
         click.echo(f"  {name}  {mean:.2f}")
@@ -83,20 +86,24 @@ def status(run: Path, as_json: bool) -> None:
 
 @click.command()
 @click.argument("name")
-@click.option("--agents", type=click.IntRange(min=1), default=12, show_default=True, metavar="N", help="Agents.")
+@click.option("--agents", type=click.IntRange(min=1), metavar="N", help="Agents [default: 12, or the task's].")
+@click.option("--task", help="Whose agents they are: it says who is on one road.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of random graphs.")
 @click.option("--save", type=_PATH, metavar="FILE", help="Picture (.png, .svg) or graph (.json, .graphml, .edgelist).")
 @_JSON
-def topology(name: str, agents: int, seed: int, save: Path | None, as_json: bool) -> None:
+def topology(name: str, agents: int | None, task: str | None, seed: int, save: Path | None, as_json: bool) -> None:
     """Print the links of a communication graph and save a picture of it.
 
     NAME is one of `matrpo list topologies`, or a graph file. Without --save the picture goes to NAME-N.png.
     """
+    from matrpo.envs.registry import task_spec
     from matrpo.launch.screen.picture import save_picture
     from matrpo.topology import TopologyError, make_graph, save_graph
 
+    spec = task_spec(task, agents) if task else None
+    agents = spec.num_agents if spec else agents or 12
     try:
-        graph = make_graph(name, agents, seed)
+        graph = make_graph(name, agents, seed, spec.neighbours if spec else None)
         path = save or Path(f"{Path(graph.name).name.replace(':', '-')}-{agents}.png")
         if path.suffix.lower() in _PICTURES:
             save_picture(graph, path)

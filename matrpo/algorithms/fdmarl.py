@@ -18,9 +18,9 @@ from matrpo.algorithms.maa2c import MAA2C
 from matrpo.envs.central import CentralStep
 from matrpo.envs.shared import AgentStep
 from matrpo.networks.mlp import flat_parameters, set_flat_parameters
+from matrpo.runs.graph_settings import build_graph
 from matrpo.sampling.rollout import Values
 from matrpo.settings.config import Config, RunConfig
-from matrpo.settings.graph_settings import build_graph
 from matrpo.spaces import TaskSpec
 
 

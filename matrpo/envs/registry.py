@@ -24,6 +24,7 @@ _FAMILIES = {
     "mamujoco": "matrpo.envs.mujoco.mamujoco",
     "smax": "matrpo.envs.starcraft.smax",
     "smac": "matrpo.envs.starcraft.smac",
+    "traffic": "matrpo.envs.traffic.traffic",
     "pettingzoo": "matrpo.envs.wrapped.installed",
     FILE: "matrpo.envs.wrapped.task_file",
 }

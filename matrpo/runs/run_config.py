@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from matrpo.envs.registry import resolve_num_agents
+from matrpo.runs.graph_settings import resolve_graph_settings
 from matrpo.settings import algorithm_names
 from matrpo.settings.config import Config, RunConfig
-from matrpo.settings.graph_settings import resolve_graph_settings
 
 
 def run_config(config: Config) -> RunConfig:

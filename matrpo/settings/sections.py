@@ -71,7 +71,9 @@ class SamplingSettings:
         resumable=True,
     )
     episode_length: int | None = setting(
-        None, "Steps after which an episode is cut off, as by a time limit (PettingZoo's environments).", minimum=1
+        None,
+        "Steps after which an episode is cut off, as by a time limit (PettingZoo's environments, traffic).",
+        minimum=1,
     )
     rollout_length: int = setting(100, "Steps of each environment per iteration (T).", minimum=1)
     reward: str = setting(

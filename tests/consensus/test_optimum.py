@@ -20,8 +20,8 @@ from matrpo.decentralized.local_steps import make_local_steps
 from matrpo.decentralized.shared_samples import SharedSamples
 from matrpo.networks.joint_policy import JointPolicy
 from matrpo.networks.linearized_policy import LinearizedPolicy
+from matrpo.runs.graph_settings import RESIDUAL
 from matrpo.settings.config import resolve
-from matrpo.settings.graph_settings import RESIDUAL
 from matrpo.settings.sections import NetworkSettings, TrustRegionSettings
 from matrpo.spaces import Discrete, TaskSpec
 from matrpo.topology.gossip import activations_to_average, relaxation

@@ -9,11 +9,11 @@ import pytest
 from matrpo.build import build_participant
 from matrpo.decentralized.in_process import agree, roll_out
 from matrpo.envs.build import build_environment
+from matrpo.runs.graph_settings import build_graph, resolve_graph_settings
 from matrpo.runs.phase_clock import PhaseClock
 from matrpo.runs.run_config import run_config
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings.config import resolve
-from matrpo.settings.graph_settings import build_graph, resolve_graph_settings
 from matrpo.training import InProcessTraining
 
 SETTINGS = {

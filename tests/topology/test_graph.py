@@ -335,3 +335,14 @@ def test_metropolis_weights_average_neighbours_and_keep_the_mean(spec):
         assert set(np.flatnonzero(weights[i])) <= {i, *graph.neighbours(i)}
     if spec != "none":
         np.testing.assert_allclose(np.linalg.matrix_power(weights, 300), 0.2, atol=1e-6)
+
+
+def test_a_task_s_roads_have_to_connect_its_agents() -> None:
+    graph = make_graph("road", 3, 0, neighbours=[(1, 2), (0, 1)])
+    assert (graph.name, graph.links) == ("road", ((0, 1), (1, 2)))
+    with pytest.raises(TopologyError, match=r"road is not connected: its parts are \{0, 1\} and \{2\}; take another"):
+        make_graph("road", 3, 0, neighbours=[(0, 1)])
+    with pytest.raises(TopologyError, match="needs at least 2 agents, got 1; use 'none'"):
+        make_graph("road", 1, 0, neighbours=[])
+    with pytest.raises(TopologyError, match="bad topology 'road:2': expected road"):
+        make_graph("road:2", 3, 0, neighbours=[(0, 1), (1, 2)])

@@ -17,8 +17,8 @@ from matrpo.experiments.bench.report import Goal, Report, Row, Say, machine_fact
 from matrpo.experiments.planning.cost_constants import LARGEST_FITTED, Constants, Measurement, fit, measurements
 from matrpo.experiments.planning.cost_model import Placement, Prediction, predict
 from matrpo.experiments.planning.workload import SERVER_PHASES
+from matrpo.runs.graph_settings import build_graph, resolve_graph_settings
 from matrpo.settings.config import DecentralizedConfig, RunConfig, resolve
-from matrpo.settings.graph_settings import build_graph, resolve_graph_settings
 
 _SHAPE = (100, 20)
 """B environments and T steps of an iteration, in every run."""

@@ -268,3 +268,14 @@ def test_augmented_lagrangian_by_hand() -> None:
                 expected += float(y @ gap) + 0.01 / 2 * float(gap @ gap)
     found = augmented_lagrangian(problem.graph, problem.advantages, ratios, peers, 0.01)
     assert found == pytest.approx(expected / 10, rel=1e-5)
+
+
+def test_traffic(tmp_path: Path) -> None:
+    document, printed = run("traffic", "--task", "traffic/grid-1x1", "--greens", "6", path=tmp_path / "bench.json")
+    check_document(document, "traffic", tables=2)
+    controls, speeds = document["tables"].values()
+    assert [row["control"] for row in controls] == ["fixed-time, the network's", "fixed-time, 6 s of green", "actuated"]
+    assert all(row["waiting_time_low"] < row["waiting_time"] < row["travel_time"] < 60 for row in controls)
+    assert len({row["waiting_time"] for row in controls}) == 3
+    assert [row["what"].partition(",")[0] for row in speeds] == ["SUMO alone"] * 3 + ["the task"]
+    assert "actuated" in printed

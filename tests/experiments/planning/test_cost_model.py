@@ -32,8 +32,8 @@ from matrpo.experiments.planning.cost_model import LIMITS, Placement, Prediction
 from matrpo.experiments.planning.link_traffic import RUN_ID, link_traffic
 from matrpo.experiments.planning.workload import PHASES, Products, Sizes, memory_bytes, phase_counts, step_counts
 from matrpo.launch.wire.link_codec import LinkCodec
+from matrpo.runs.graph_settings import build_graph, resolve_graph_settings
 from matrpo.settings.config import RunConfig, resolve
-from matrpo.settings.graph_settings import build_graph, resolve_graph_settings
 from matrpo.topology import link_sequence
 
 SMALL = {"num_envs": 3, "rollout_length": 4, "tensorboard": False}

@@ -16,8 +16,8 @@ from matrpo.experiments.planning.command import plan
 from matrpo.experiments.planning.cost_model import LIMITS, Placement, predict
 from matrpo.experiments.planning.relief import choose, reliefs
 from matrpo.launch.cli import cli
+from matrpo.runs.graph_settings import build_graph, resolve_graph_settings
 from matrpo.settings.config import RunConfig, resolve
-from matrpo.settings.graph_settings import build_graph, resolve_graph_settings
 
 LARGE = shlex.split("--agents 1000 --topology random-regular:4 --task navigation --bandwidth 1Gbps --latency 1ms")
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from matrpo.errors import ConfigError
+from matrpo.runs.graph_settings import build_graph, resolve_graph_settings
 from matrpo.settings.config import DecentralizedConfig, RunConfig, resolve
-from matrpo.settings.graph_settings import resolve_graph_settings
 
 
 def resolved(agents: int, **given: Any) -> DecentralizedConfig:
@@ -65,3 +65,15 @@ def test_all_other_settings_stay() -> None:
     config = resolved(3, seed=5, num_envs=7)
     assert config == resolve_graph_settings(config)
     assert (config.seed, config.num_envs, config.samples) == (5, 7, 700)
+
+
+def test_roads_are_the_task_s_links() -> None:
+    config = resolved(6, task="traffic/grid-2x3", topology="road")
+    # Junctions are named by column and row: A0, A1, B0, B1, C0, C1.
+    assert build_graph(config).links == ((0, 1), (0, 2), (1, 3), (2, 3), (2, 4), (3, 5), (4, 5))
+    assert config.admm_iterations == (32 + 3) * 7
+
+
+def test_a_task_without_roads_is_told_so() -> None:
+    with pytest.raises(ConfigError, match="bad value for 'topology': only a task can say who is on one road"):
+        resolved(3, topology="road")

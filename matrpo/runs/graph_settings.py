@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from matrpo.envs.registry import task_spec
 from matrpo.errors import ConfigError
 from matrpo.settings.config import DecentralizedConfig, RunConfig
 from matrpo.topology.errors import TopologyError
+from matrpo.topology.families import ROAD
 from matrpo.topology.gossip import activations_to_average, relaxation
 from matrpo.topology.graph import CommunicationGraph, make_graph
 
@@ -16,10 +18,11 @@ def build_graph(config: RunConfig) -> CommunicationGraph:
     """The communication graph of a run.
 
     Raises:
-        ConfigError: the topology is unknown, impossible for that many agents, or not connected.
+        ConfigError: the topology is unknown, impossible for that many agents or that task, or not connected.
     """
+    neighbours = task_spec(config.task, config.agents).neighbours if config.topology == ROAD else None
     try:
-        return make_graph(config.topology, config.agents, config.seed)
+        return make_graph(config.topology, config.agents, config.seed, neighbours)
     except TopologyError as error:
         raise ConfigError(f"bad value for 'topology': {error}") from None
 
