@@ -16,6 +16,8 @@ from matrpo.envs.conformance.check import Wrong
 from matrpo.envs.extras import import_extra
 from matrpo.envs.family import variant_name
 from matrpo.envs.vector_env import VectorEnv, VectorStep
+from matrpo.envs.vmas.picture import picture
+from matrpo.envs.vmas.saved_state import SavedState
 from matrpo.envs.vmas.scenarios import Scenario
 from matrpo.errors import ConfigError
 
@@ -57,6 +59,7 @@ class VmasEnv(VectorEnv):
         self._spare = -num_envs % _LANES
         self._generators = _Generators()
         self._env = _make(scenario, num_agents, num_envs + self._spare, self._word(0), continuous)
+        self._saved = SavedState(self._env)
 
     def number_from(self, first: int) -> None:
         if not self._scenario.independent:
@@ -92,13 +95,33 @@ class VmasEnv(VectorEnv):
     def observe(self) -> list[np.ndarray]:
         return [observation.copy() for observation in self._observations]
 
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """What VMAS's objects hold, what is observed now, and the numbers of the episodes and of the step."""
+        saved = {f"vmas{name}": value for name, value in self._saved.save().items()}
+        seen = {f"observation.{q}": observation for q, observation in enumerate(self.observe())}
+        return {**saved, **seen, "episodes": self._episodes.copy(), "steps": np.array([self._steps])}
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        seen = [state.get(f"observation.{q}", np.empty(0)) for q in range(self.spec.num_agents)]
+        if [part.shape for part in seen] != [(self.num_envs, size) for size in self.spec.observation_sizes]:
+            raise ValueError(f"the saved state is not of {self.spec.name} with as many agents and environments")
+        self._saved.load({name.removeprefix("vmas"): value for name, value in state.items() if name.startswith("vmas")})
+        self._env.max_steps = self.spec.episode_length
+        self._observations = [part.copy() for part in seen]
+        self._episodes, self._steps = state["episodes"].copy(), int(state["steps"][0])
+
+    def render(self) -> np.ndarray:
+        """Environment 0 now, (350, 350, 3) uint8, drawn without VMAS, whose own pictures need OpenGL."""
+        return picture(self._env)
+
     def _advance(self, joint_action: np.ndarray) -> VectorStep:
         """The step of all environments, (B + spare, W), before those that ended begin again."""
         actions = [torch.from_numpy(joint_action[:, part]) for part in self.spec.action_slices]
         observations, rewards, terminated, truncated, _ = self._env.step(actions)
         self._observations = self._arrays(observations)
         over, late = self._arrays([terminated, truncated])
-        paid = np.stack(self._arrays(rewards), axis=1).astype(np.float64)
+        # Those of the wheel have an axis too many.
+        paid = np.stack([reward.reshape(-1) for reward in self._arrays(rewards)], axis=1).astype(np.float64)
         return VectorStep(self.observe(), paid, self._for_all(over), self._for_all(late & ~over), None)
 
     def _begin_episodes(self, envs: np.ndarray) -> None:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 import vmas
+from safetensors.numpy import load, save
 
 from matrpo.envs import counter_rng
 from matrpo.envs.conformance.guarded import check_env
@@ -17,7 +18,7 @@ from matrpo.spaces import Box, TaskSpec
 
 SEED = 7
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
-HANDFUL = ("balance", "dispersion", "simple_crypto", "diff_drive", "give_way")
+HANDFUL = ("balance", "wheel", "dispersion", "simple_crypto", "diff_drive", "give_way")
 """Scenarios of all kinds of spaces that are quick to build."""
 SMALL = {"road_traffic": 3, "pollock": 3}
 """Numbers of agents for scenarios that are slow with their own."""
@@ -78,7 +79,9 @@ def test_episodes_are_those_of_vmas_stepped_by_hand(name: str, continuous: bool)
         step = env.step(actions)
         parts = [torch.from_numpy(actions[:, part]) for part in env.spec.action_slices]
         last, rewards, over, late, _ = hand.env.step(parts)
-        np.testing.assert_allclose(step.rewards, torch.stack(rewards, dim=1).numpy(), atol=1e-5)
+        np.testing.assert_allclose(
+            step.rewards, torch.stack([one.reshape(num_envs) for one in rewards], dim=1).numpy(), atol=1e-5
+        )
         np.testing.assert_array_equal(step.terminated, over.numpy()[:, None].repeat(env.spec.num_agents, 1))
         np.testing.assert_array_equal(step.cut, (late & ~over).numpy())
         np.testing.assert_array_equal(step.ended, (late | over).numpy())
@@ -292,3 +295,61 @@ def test_without_vmas_its_tasks_are_described_and_refused(monkeypatch: pytest.Mo
     assert task_spec("vmas/football", None).num_agents == 3
     with pytest.raises(ConfigError, match=r"'vmas/football': not installed: vmas; pip install 'matrpo\[vmas\]'"):
         make_env("vmas/football", None, 1, SEED)
+
+
+def assert_resumed(scenario: Scenario) -> None:
+    """Check that what is saved in the middle of episodes goes on, to the bit, in a new environment, over their ends."""
+    env, other = build(scenario.name, 2), build(scenario.name, 2)
+    rng = np.random.default_rng(3)
+    for each in (env, other):
+        each.limit_episodes(4)
+    env.reset()
+    for _ in range(6):
+        env.step(random_actions(env.spec, 2, rng))
+    state = load(save(env.state_dict()))
+    for _ in range(2):
+        other.load_state_dict(state)
+        np.testing.assert_array_equal(np.hstack(other.observe()), np.hstack(env.observe()))
+    for _ in range(5):
+        actions = random_actions(env.spec, 2, rng)
+        np.testing.assert_array_equal(side_by_side([other], actions), side_by_side([env], actions))
+
+
+@pytest.mark.parametrize("name", ["dropout", "simple_tag"])
+def test_a_saved_state_goes_on_to_the_bit(name: str) -> None:
+    assert_resumed(BY_NAME[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_the_saved_state_of_every_scenario_goes_on_to_the_bit(scenario: Scenario) -> None:
+    assert_resumed(scenario)
+
+
+def test_the_state_of_other_environments_is_refused() -> None:
+    env, more = build("wheel", 2), build("wheel", 3)
+    more.reset()
+    with pytest.raises(ValueError, match="not of vmas/wheel-continuous with as many agents and environments"):
+        env.load_state_dict(more.state_dict())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_every_scenario_can_be_drawn(scenario: Scenario) -> None:
+    env = build(scenario.name, 1)
+    env.reset()
+    picture = env.render()
+    assert picture.shape == (350, 350, 3)
+    assert np.ptp(picture) > 0
+
+
+def test_a_picture_shows_where_agents_and_landmarks_are() -> None:
+    env = build("balance", 1)
+    env.reset()
+    line = next(one for one in env._env.world.landmarks if one.name == "line")
+    pixel = 350 / (2 * env._env.scenario.viewer_zoom)
+    x, y = (line.state.pos[0].numpy() * [pixel, -pixel] + 175).astype(int).tolist()
+    background = env.render()[0, 0]
+    assert (env.render()[y, x] != background).any()
+    line.is_rendering[0] = False
+    assert (env.render()[y, x] == background).all()
