@@ -189,6 +189,7 @@ SCENARIOS = (
         "Alice sends Bob a message with their key, Eve tries to read it",
         3,
         lambda _: (Role("eve", 1, 4, words=4), Role("bob", 1, 8, words=4), Role("alice", 1, 8, words=4)),
+        independent=False,
     ),
     Scenario(
         "simple_push",
