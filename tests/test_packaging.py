@@ -41,7 +41,8 @@ def test_the_base_install_is_light() -> None:
 
 def test_the_tests_bring_every_extra_that_installs_from_pypi() -> None:
     own = [requirement for requirement in requirements("matrpo", "test") if requirement.name == "matrpo"]
-    assert {extra for requirement in own for extra in requirement.extras} >= {"mamujoco", "smax", "render", "docs"}
+    extras = {extra for requirement in own for extra in requirement.extras}
+    assert extras >= {"mamujoco", "smax", "vmas", "render", "docs"}
 
 
 def test_smac_is_oxwhirls() -> None:
@@ -49,7 +50,7 @@ def test_smac_is_oxwhirls() -> None:
     assert game.url == "git+https://github.com/oxwhirl/smac.git"
 
 
-@pytest.mark.parametrize("extra", ["", "mamujoco", "smax", "render", "bench", "docs", "test"])
+@pytest.mark.parametrize("extra", ["", "mamujoco", "smax", "vmas", "render", "bench", "docs", "test"])
 def test_the_tested_set_pins_what_is_required(extra: str) -> None:
     pins = dict(line.split("==") for line in CONSTRAINTS.read_text().splitlines() if not line.startswith("#"))
     versions = {canonicalize_name(name): version for name, version in pins.items()}

@@ -38,11 +38,26 @@ class Canvas:
 
     def disc(self, centre: np.ndarray, radius: float, kind: str) -> None:
         """Draw a disc with a darker rim at `centre`, (2,), in the colour of `kind`."""
-        colour = np.array(COLOURS[kind], dtype=np.float64)
+        box = self._around(centre, radius)
+        self._fill(box, radius - np.hypot(self._x[:, box[1]] - centre[0], self._y[box[0]] - centre[1]), kind)
+
+    def rectangle(self, centre: np.ndarray, sides: tuple[float, float], rotation: float, kind: str) -> None:
+        """Draw a rectangle, whose first side is at `rotation`, in radians, from the x axis; else as `disc`."""
+        box = self._around(centre, float(np.hypot(*sides)) / 2)
+        x, y = self._x[:, box[1]] - centre[0], self._y[box[0]] - centre[1]
+        cosine, sine = np.cos(rotation), np.sin(rotation)
+        along, across = np.abs(cosine * x + sine * y), np.abs(cosine * y - sine * x)
+        self._fill(box, np.minimum(sides[0] / 2 - along, sides[1] / 2 - across), kind)
+
+    def _around(self, centre: np.ndarray, radius: float) -> tuple[slice, slice]:
+        """The rows and columns of the square around a disc."""
         reach = radius + 1.0 / self._scale
-        box = self._near(self._y[:, 0] - centre[1], reach), self._near(self._x[0] - centre[0], reach)
-        inside = (radius - np.hypot(self._x[:, box[1]] - centre[0], self._y[box[0]] - centre[1])) * self._scale + 0.5
-        pixels = self._pixels[box]
+        return self._near(self._y[:, 0] - centre[1], reach), self._near(self._x[0] - centre[0], reach)
+
+    def _fill(self, box: tuple[slice, slice], depth: np.ndarray, kind: str) -> None:
+        """Paint the pixels of a part of the picture that lie inside a shape, `depth` from its rim."""
+        inside = depth * self._scale + 0.5
+        colour, pixels = np.array(COLOURS[kind], dtype=np.float64), self._pixels[box]
         self._blend(pixels, np.clip(inside, 0.0, 1.0) * _OPACITY.get(kind, _USUAL_OPACITY), colour)
         rim = np.clip(inside, 0.0, 1.0) - np.clip(inside - 1.5, 0.0, 1.0)
         self._blend(pixels, rim, 0.75 * colour)

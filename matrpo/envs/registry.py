@@ -21,6 +21,7 @@ _FAMILIES = {
     "treasure": "matrpo.envs.particle.treasure",
     "game": "matrpo.envs.games",
     "mpe2": "matrpo.envs.wrapped.mpe2",
+    "vmas": "matrpo.envs.vmas.family",
     "mamujoco": "matrpo.envs.mujoco.mamujoco",
     "smax": "matrpo.envs.starcraft.smax",
     "smac": "matrpo.envs.starcraft.smac",

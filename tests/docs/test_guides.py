@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from guides import ROOT, blocks, guide, run
 
-WALKED = ("quick-start", "failure-scripts", "experiments", "other-engines", "planning", "traffic-lights")
+WALKED = ("quick-start", "failure-scripts", "experiments", "other-engines", "planning", "traffic-lights", "vmas")
 OTHERS = {
     "own-task": "tests/envs/wrapped/test_task_file.py",
     "own-algorithm": "tests/algorithms/test_own_algorithm.py",

@@ -96,14 +96,14 @@ def test_a_task_whose_packages_are_missing_is_refused_and_still_described(monkey
     assert task_spec("mamujoco/Ant-4x2", None).num_agents == 4
 
 
-@pytest.mark.parametrize("task", ["mamujoco/Hopper-3x1", "smax/3s_vs_5z"])
+@pytest.mark.parametrize("task", ["mamujoco/Hopper-3x1", "smax/3s_vs_5z", "vmas/buzz_wire"])
 def test_a_task_of_an_extra_is_as_its_entry_says(task: str) -> None:
     env = make_env(task, None, num_envs=2, seed=4)
     assert env.spec == task_spec(task, None)
     assert env.spec.name == task == canonical_name(task)
     check_env(env, task)
     with pytest.raises(ConfigError, match=f"exactly {env.spec.num_agents}"):
-        make_env(task, 2, num_envs=1, seed=0)
+        make_env(task, 5, num_envs=1, seed=0)
     env.close()
 
 
@@ -122,6 +122,7 @@ def test_listing_and_describing_tasks_imports_nothing_that_they_need() -> None:
         "[task.spec(None) for family in families().values() for task in family.tasks];"
         "[family.needs.problem() for family in families().values()];"
         "heavy = {'torch', 'numba', 'gymnasium', 'pettingzoo', 'mpe2', 'pygame', 'jax', 'jaxmarl', 'mujoco', 'smac'};"
+        "heavy |= {'vmas', 'gym'};"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -1,0 +1,1 @@
+"""Tasks of VMAS, the vectorised multi-robot simulator."""
