@@ -147,7 +147,7 @@ SCENARIOS = (
     Scenario("transport", "agents push a heavy package to a goal", 4, _alike(11), fewest=1),
     Scenario("wheel", "agents turn a heavy line at a given speed", 4, _alike(13), fewest=1),
     Scenario("wind_flocking", "two agents fly in formation against the wind", 2, _alike(4, _SLOW)),
-    Scenario("asym_joint", "two joined agents turn an asymmetric package", 2, _alike(4)),
+    Scenario("asym_joint", "two joined agents turn an asymmetric package", 2, _alike(4), independent=False),
     Scenario("circle_trajectory", "one agent follows a circle", 1, _alike(6)),
     Scenario(
         "diff_drive",
