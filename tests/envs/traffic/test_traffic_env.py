@@ -201,7 +201,7 @@ def test_a_worker_that_dies_is_named_and_nothing_is_left_behind() -> None:
     env.reset()
     inner = env.inner  # type: ignore[attr-defined]
     assert isinstance(inner, TrafficEnv)
-    folder, children = inner._network.parent, psutil.Process().children()
+    folder, workers = inner._network.parent, [psutil.Process(worker._process.pid) for worker in inner._workers]
     assert folder.is_dir()
     os.kill(inner._workers[1]._process.pid, signal.SIGKILL)
     with pytest.raises(TaskError, match=r"the worker of environment 1 of traffic/grid-1x1 (is gone|takes)") as raised:
@@ -210,7 +210,7 @@ def test_a_worker_that_dies_is_named_and_nothing_is_left_behind() -> None:
     env.close()
     env.close()
     assert not folder.exists()
-    assert not any(child.is_running() for child in children)
+    assert not any(worker.is_running() for worker in workers)
 
 
 def test_routes_that_sumo_refuses_are_told_in_one_line(tmp_path: Path) -> None:
