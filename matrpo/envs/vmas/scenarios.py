@@ -107,7 +107,7 @@ SCENARIOS = (
     Scenario("balance", "agents balance a package on a line and lift it to a goal", 3, _alike(16), fewest=2),
     Scenario("ball_passage", "two agents push a ball through a passage", 2, _alike(10), episode_length=500),
     Scenario("ball_trajectory", "two agents move a ball along a circle", 2, _alike(8)),
-    Scenario("buzz_wire", "two agents move a ring along a wire without touching it", 2, _alike(6)),
+    Scenario("buzz_wire", "two agents move a ring along a wire without touching it", 2, _alike(6), independent=False),
     Scenario("discovery", "agents cover targets that take several of them", 5, _alike(19), fewest=1, independent=False),
     Scenario("dispersion", "agents spread over as much food", 4, lambda n: (Role("agent", n, 4 + 3 * n),), fewest=1),
     Scenario("dropout", "one agent has to reach a goal, the others save energy", 4, _alike(7), fewest=1),

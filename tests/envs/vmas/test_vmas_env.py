@@ -122,12 +122,11 @@ def test_a_handful_of_scenarios_is_as_written_down(name: str, continuous: bool) 
 def test_every_scenario_is_as_written_down_and_can_be_played(scenario: Scenario, continuous: bool) -> None:
     num_agents = SMALL.get(scenario.name, scenario.default_agents)
     for agents in {num_agents} if scenario.fewest is None else {num_agents, scenario.fewest}:
-        env = VmasEnv(scenario, agents, 2, SEED, continuous)
-        check_spaces(env)
-        env.limit_episodes(4)
-        check_env(env, env.spec.name)
-        again = VmasEnv(scenario, agents, 2, SEED, continuous)
-        again.limit_episodes(4)
+        checked, env, again = (VmasEnv(scenario, agents, 2, SEED, continuous) for _ in range(3))
+        check_spaces(checked)
+        check_env(checked, checked.spec.name)
+        for one in (env, again):
+            one.limit_episodes(4)
         assert_same_episodes([env], [again], 10)
 
 
