@@ -20,6 +20,7 @@ from matrpo.experiments.runs.outcome import save_outcome
 from matrpo.experiments.runs.record import is_done, read_record
 from matrpo.experiments.runs.runner import Job, calibrate, distinct, run_all, say
 from matrpo.experiments.runs.tables import final_table, markdown
+from matrpo.experiments.runs.warm_worker import WarmWorker
 from matrpo.launch.processes.process import EXIT_INTERRUPTED
 from matrpo.settings.config import load_file
 
@@ -134,10 +135,10 @@ def _print_plan(plan: Experiment, runs: Sequence[PlannedRun], jobs: int) -> None
     for column in ("run", "seeds", "steps", "hours each", "MB each"):
         table.add_column(column, justify="left" if column == "run" else "right")
     hours = megabytes = 0.0
-    with tempfile.TemporaryDirectory(prefix="matrpo-plan-") as folder:
+    with tempfile.TemporaryDirectory(prefix="matrpo-plan-") as folder, closing(WarmWorker()) as worker:
         for run in (run for run in runs if run.seed == 0):
             say(f"trying {run.name}")
-            seconds, size = calibrate(run, Path(folder))
+            seconds, size = calibrate(run, Path(folder), worker)
             own = seconds * run.config.iterations / 3600
             table.add_row(run.name, str(plan.seeds), f"{run.config.steps:,}", f"{own:.2f}", f"{size / 1e6:.1f}")
             hours, megabytes = hours + plan.seeds * own, megabytes + plan.seeds * size / 1e6

@@ -107,7 +107,8 @@ def _picture(experiment: Experiment, panels: Mapping[str, Curves], kind: str) ->
             axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
         axes.set_ylabel("team return of an episode (IQM, 95% CI)")
         axes.set_title(textwrap.fill(panel or experiment.title, _TITLE_CHARACTERS))
-        axes.legend(frameon=False, ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.15))
+        if curves:
+            axes.legend(frameon=False, ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.15))
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=150)
     return buffer.getvalue()

@@ -1,16 +1,13 @@
 """The job queue that executes an experiment's runs over the cores: resumable, and one failure stops no other run.
 
-Each run is `matrpo launch` in a process of its own, then `matrpo eval`; then its record (`record.py`) says that the
-run is done. A run that was interrupted goes on from its last checkpoint.
+Each run is `matrpo launch`, then `matrpo eval`, in processes that a worker (`warm_worker.py`) forks; then its record
+(`record.py`) says that the run is done. A run that was interrupted goes on from its last checkpoint.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from collections import deque
@@ -21,16 +18,12 @@ from pathlib import Path
 import click
 import yaml
 
-from matrpo.experiments.matrpo_command import MATRPO
 from matrpo.experiments.runs.experiment import PlannedRun
 from matrpo.experiments.runs.record import is_done, save_record
-from matrpo.launch.processes.process import signal_at_parents_death
+from matrpo.experiments.runs.warm_worker import WarmWorker
 from matrpo.launch.screen.progress import Progress
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.runs.storage import write_crash_safely
-
-_GRACE = 10.0
-"""Grace period of a run to save its state when the queue is stopped, in seconds."""
 
 _POLL = 0.2
 
@@ -48,7 +41,7 @@ class Job:
     planned: PlannedRun
     state: str = "waiting"
     reason: str = ""
-    _process: subprocess.Popen[bytes] | None = None
+    _worker: WarmWorker | None = field(default=None, repr=False)
     _progress: Progress | None = field(default=None, repr=False)
 
     @property
@@ -64,8 +57,9 @@ class Job:
             self._progress.poll()
         return self._progress
 
-    def start(self) -> None:
-        """Begin or continue the run; one with faults begins anew, since its script acts in seconds."""
+    def start(self, worker: WarmWorker) -> None:
+        """Have a worker begin or continue the run; one with faults begins anew, since its script acts in seconds."""
+        self._worker = worker
         planned, path = self.planned, self.planned.path
         settings = path.with_name(f"{path.name}.yaml")
         write_crash_safely(settings, yaml.safe_dump({**planned.settings, "tensorboard": False}).encode())
@@ -79,46 +73,30 @@ class Job:
         self._run("launch", "--run", str(path), *options)
         self.state = "running"
 
-    def poll(self) -> None:
-        """Go on to the evaluation when the training has ended, and note the end of that."""
-        if self._process is None or (status := self._process.poll()) is None:
-            return
+    def poll(self) -> WarmWorker | None:
+        """Evaluate when the training has ended, and note the end of the evaluation; the worker, once it is free."""
+        assert self._worker is not None
+        status = self._worker.poll()
+        if status is None:
+            return None
         if status:
             last = self.log_path.read_text(errors="replace").strip().splitlines()[-1:]
             self.state, self.reason = "failed", f"{' '.join(last)} (status {status}, {self.log_path})"
         elif self.state == "running":
             self._run("eval", str(self.planned.path), "--episodes", str(self.planned.episodes))
             self.state = "evaluating"
+            return None
         else:
             run = RunDirectory.open(self.planned.path)
             newest = max((run.path / "evaluation").glob("*.json"))
             save_record(self.planned, json.loads(newest.read_text()))
             self.state = "done"
-
-    def stop(self) -> None:
-        """Have the process save its state and end."""
-        if self._process is None or self._process.poll() is not None:
-            return
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(_GRACE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        return self._worker
 
     def _run(self, *arguments: str) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        assert self._worker is not None
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.log_path, "ab") as log:
-            self._process = subprocess.Popen(
-                [*MATRPO, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                start_new_session=True,
-                preexec_fn=lambda: signal_at_parents_death(signal.SIGTERM),
-            )
+        self._worker.start(self.log_path, *arguments)
 
 
 def distinct(planned: Iterable[PlannedRun]) -> list[PlannedRun]:
@@ -140,28 +118,30 @@ def run_all(planned: Sequence[PlannedRun], cores: int) -> Generator[list[Job], N
             job.state = "done"
     waiting = deque(job for job in jobs if job.state == "waiting")
     running: list[Job] = []
+    workers = [WarmWorker() for _ in range(min(cores, len(waiting)))]
+    free = [*workers]
     try:
         while waiting or running:
-            while waiting and len(running) < cores:
+            while waiting and free:
                 running.append(waiting.popleft())
-                running[-1].start()
+                running[-1].start(free.pop())
             yield jobs
             time.sleep(_POLL)
-            for job in running:
-                job.poll()
+            free += [worker for job in running if (worker := job.poll()) is not None]
             running = [job for job in running if job.state in ("running", "evaluating")]
         yield jobs
     finally:
-        for job in running:
-            job.stop()
+        for worker in workers:
+            worker.close()
 
 
-def calibrate(run: PlannedRun, folder: Path) -> tuple[float, int]:
+def calibrate(run: PlannedRun, folder: Path, worker: WarmWorker) -> tuple[float, int]:
     """Estimate the seconds of one iteration, and the bytes on disk of the whole run, from a few iterations of it.
 
     Args:
         run: what to try.
         folder: where to; it is left as it is.
+        worker: what runs it.
 
     Raises:
         ClickException: the run failed.
@@ -169,12 +149,11 @@ def calibrate(run: PlannedRun, folder: Path) -> tuple[float, int]:
     config = run.config
     path = folder / run.path.name
     settings = {**run.settings, "steps": 3 * config.samples, "tensorboard": False, "checkpoint_every": 1}
-    file = folder / f"{run.path.name}.yaml"
+    file, log = (folder / f"{run.path.name}.{kind}" for kind in ("yaml", "log"))
     write_crash_safely(file, yaml.safe_dump(settings).encode())
-    command = [*MATRPO, "launch", "--in-process", "--config", str(file), "--run", str(path)]
-    finished = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
-    if finished.returncode:
-        raise click.ClickException(f"{run.name}: {finished.stderr.decode().strip().splitlines()[-1]}")
+    worker.start(log, "launch", "--in-process", "--config", str(file), "--run", str(path))
+    if worker.poll(timeout=None):
+        raise click.ClickException(f"{run.name}: {log.read_text().strip().splitlines()[-1]}")
     directory = RunDirectory.open(path)
     times = [line["time"] for line in directory.environment_metrics()]
     sizes = {file: file.stat().st_size for file in path.rglob("*") if file.is_file()}
