@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import secrets
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+import zmq
 
 from matrpo.errors import ConfigError
 from matrpo.launch.cluster.keyring import PLAIN, Keyring, Security
@@ -26,8 +28,6 @@ FILE_NAME = "cluster.yaml"
 _KEYS = ("run_id", "config", "environment", "agents")
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
 _HOST = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
-_LONGEST_LOCAL = 113
-"""Maximum length of an ipc endpoint: a Unix socket's path may have 107 characters."""
 
 
 @dataclass(frozen=True)
@@ -321,8 +321,9 @@ def _file_name(path: Path, value: Any) -> str:
 def _endpoint(path: Path, name: str, value: Any) -> str:
     endpoint = _text(path, f"the endpoint of {name}", value)
     if endpoint.startswith("ipc://"):
-        if not len("ipc://") < len(endpoint) <= _LONGEST_LOCAL:
-            raise ConfigError(f"{path}: the endpoint of {name} must name a socket of 1 to 107 characters")
+        if not 0 < len(os.fsencode(endpoint.removeprefix("ipc://"))) <= zmq.IPC_PATH_MAX_LEN:
+            longest = f"a path of at most {zmq.IPC_PATH_MAX_LEN} bytes"
+            raise ConfigError(f"{path}: the endpoint of {name} must name a socket by {longest}")
         return endpoint
     if not endpoint.startswith("tcp://"):
         raise ConfigError(f"{path}: the endpoint of {name} must begin with ipc:// or tcp://, not {endpoint!r}")

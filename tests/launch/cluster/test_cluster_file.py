@@ -132,6 +132,7 @@ def changed(path: str, value: object) -> dict[str, Any]:
         (changed("environment.endpoint", f"tcp://{'x' * 64}:5600"), "must name a host or an IPv4 address"),
         (changed("environment.endpoint", "tcp://-x:5600"), "must name a host or an IPv4 address"),
         (changed("environment.endpoint", "ipc://"), "must name a socket"),
+        (changed("environment.endpoint", f"ipc:///tmp/{'ü' * 60}"), "must name a socket by a path of at most"),
         (changed("agents.1.endpoint", "ipc:///tmp/x/env"), "agent 1 has the same endpoint as environment"),
         (with_keys(KEYS[0], KEYS[1], None, KEYS[3]), "agent 1 has no key, but others have"),
         (with_keys(None, *KEYS[1:]), "environment has no key, but others have"),
