@@ -20,6 +20,8 @@ _OF_LINK = ("rejected", "states")
 class LineTail:
     """Follows a file of JSON objects as it grows (like `tail -f`): complete lines only, each once.
 
+    A process that goes back to a checkpoint takes lines of its file back first. Those that it writes then are new ones.
+
     Args:
         path: the file; it need not exist yet.
     """
@@ -32,7 +34,10 @@ class LineTail:
         """The lines completed since the last call. A damaged line is skipped."""
         try:
             with open(self.path, "rb") as file:
-                file.seek(self._offset)
+                file.seek(max(0, self._offset - 1))
+                if self._offset and file.read(1) != b"\n":  # lines were taken back, and perhaps others written
+                    file.seek(0)
+                    self._offset = file.seek(file.read(self._offset).rfind(b"\n") + 1)
                 data = file.read()
         except OSError:
             return []

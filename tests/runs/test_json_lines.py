@@ -11,6 +11,23 @@ from matrpo.runs.environment_tail import EnvironmentTail
 from matrpo.runs.json_lines import LineTail, MetricsTail, append_line
 
 
+@pytest.mark.parametrize("since", [[], [{"n": 2}], [{"n": 2}, {"n": 3, "text": "longer than before"}]])
+def test_lines_that_are_written_in_place_of_others_are_followed(tmp_path: Path, since: list[dict]) -> None:
+    path = tmp_path / "file.jsonl"
+    for n in (1, 2, 3):
+        append_line(path, {"n": n, "text": "x" * n})
+    tail = LineTail(path)
+    assert [line["n"] for line in tail.poll()] == [1, 2, 3]
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    for line in since:
+        append_line(path, line)
+    tail.poll()
+    append_line(path, {"n": 4})
+    append_line(path, {"n": 5})
+    assert [line["n"] for line in tail.poll()][-2:] == [4, 5]
+    assert tail.poll() == []
+
+
 @pytest.mark.parametrize("cut_off", ["", '{"a": ', '{"a": 1}', "\n"])
 def test_what_is_appended_to_a_line_that_was_cut_off_is_a_line_of_its_own(tmp_path: Path, cut_off: str) -> None:
     path = tmp_path / "lines"
