@@ -1,13 +1,11 @@
-"""`matrpo plot`: learning curves of runs, one line for each group of seeds."""
+"""Learning curves of runs, one line for each group of seeds."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Sequence
-from pathlib import Path
 
-import click
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -16,7 +14,6 @@ from matplotlib.ticker import MaxNLocator
 
 from matrpo.errors import ConfigError
 from matrpo.runs.run_directory import RunDirectory
-from matrpo.runs.storage import write_crash_safely
 
 # Okabe and Ito's palette: distinct for colour-blind readers and in grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -64,24 +61,6 @@ class Curve:
         self.returns = np.array([[p[step] for step in self.steps] for p in points])
 
 
-@click.command()
-@click.argument("groups", nargs=-1, required=True, metavar="LABEL=RUN[,RUN...] ...")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Picture to write: .png or .svg.")
-@click.option("--title", default="", help="Text above the plot.")
-def plot(groups: tuple[str, ...], out: Path, title: str) -> None:
-    """Plot training returns against environment steps: the mean over a group's runs, and the range they span.
-
-    The data are written beside the picture as CSV.
-    """
-    if out.suffix not in (".png", ".svg"):
-        raise ConfigError(f"--out {out}: expected a file name that ends in .png or .svg")
-    curves = [_parse(group) for group in groups]
-    buffer = io.BytesIO()
-    draw(curves, title).savefig(buffer, format=out.suffix[1:], dpi=150)
-    write_crash_safely(out, buffer.getvalue())
-    write_crash_safely(out.with_suffix(".csv"), _csv(curves).encode())
-
-
 def draw(curves: list[Curve], title: str) -> Figure:
     """Plot learning curves as a figure."""
     figure = Figure(figsize=(7.0, 4.2), layout="constrained")
@@ -98,13 +77,6 @@ def draw(curves: list[Curve], title: str) -> Figure:
     return figure
 
 
-def _parse(group: str) -> Curve:
-    label, separator, paths = group.partition("=")
-    if not separator or not paths:
-        raise ConfigError(f"{group}: expected LABEL=RUN[,RUN...]")
-    return Curve(label, [RunDirectory.open(Path(path)) for path in paths.split(",")])
-
-
 def _points(run: RunDirectory) -> dict[int, float]:
     lines = run.environment_metrics()
     ended = [line for line in lines if line.get("team_return_mean") is not None and "steps" in line]
@@ -115,7 +87,8 @@ def _points(run: RunDirectory) -> dict[int, float]:
     return points
 
 
-def _csv(curves: list[Curve]) -> str:
+def curve_data(curves: list[Curve]) -> str:
+    """The points of learning curves as CSV: their mean, least and greatest return."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     writer.writerow(["label", "steps", "mean", "min", "max"])

@@ -1,4 +1,7 @@
-"""`matrpo experiment`: the papers' figures, each from one file and one command."""
+"""`matrpo experiment`: the papers' figures, each from one file and one command.
+
+Matplotlib and SciPy are imported when there is something to draw.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,8 @@ from rich.table import Table
 
 from matrpo.errors import ConfigError
 from matrpo.experiments.runs.experiment import SCALES, Experiment, PlannedRun, shipped
-from matrpo.experiments.runs.outcome import save_outcome
 from matrpo.experiments.runs.record import is_done, read_record
 from matrpo.experiments.runs.runner import Job, calibrate, distinct, run_all, say
-from matrpo.experiments.runs.tables import final_table, markdown
 from matrpo.experiments.runs.warm_worker import WarmWorker
 from matrpo.launch.processes.process import EXIT_INTERRUPTED
 from matrpo.settings.config import load_file
@@ -70,6 +71,9 @@ def run_experiment(file: Path, scale: str, out: Path | None, jobs: int, lines: t
     except KeyboardInterrupt:
         say(f"stopped, {sum(map(is_done, queue))} of {len(queue)} runs are done; the same command goes on")
         return EXIT_INTERRUPTED
+    from matrpo.experiments.runs.outcome import save_outcome
+    from matrpo.experiments.runs.tables import final_table, markdown
+
     for path in save_outcome(plan, runs, folder):
         say(f"saved {path}")
     done = [run for run in runs if is_done(run)]
