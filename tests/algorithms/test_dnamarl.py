@@ -122,7 +122,8 @@ def test_a_dead_link_leaves_the_sum_of_the_targets_as_it_was():
 def test_with_one_agent_it_is_an_advantage_actor_critic():
     """That of `fdmarl`, which averages the critic of one agent with nobody's."""
     settings = {"agents": 1, "policy_epochs": 2, "policy_batch": 100, "critic_batch": 100, "gae_lambda": 0.9}
-    settings |= {"reward_scaling": True, "topology": "none", "entropy_coef": 0.02, "actor_lr": 0.01}
+    settings |= {"critic_epochs": 2, "huber_delta": 1.0, "value_clip": 0.2, "reward_scaling": True, "topology": "none"}
+    settings |= {"entropy_coef": 0.02, "actor_lr": 0.01}
     one, a2c = Team(task="navigation", **settings), Learning("fdmarl", "navigation", **settings)
     (agent,), algorithm = one.agents, a2c.algorithm
     algorithm.policies[0].load_state_dict(agent.policy.state_dict())
