@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
+from matrpo.algorithms.dnamarl import TeamValueAgent
 from matrpo.algorithms.shared.algorithm import Algorithm, masks_refused
 from matrpo.consensus.peer import Peer
+from matrpo.decentralized.actor_critic import ActorCritic
 from matrpo.decentralized.agent import Agent
 from matrpo.decentralized.iteration import Participant
 from matrpo.envs.vector_env import VectorEnv
@@ -26,8 +28,10 @@ def state_sizes(env: VectorEnv, state_type: str) -> tuple[int, ...]:
     return tuple(view.shape[1] for view in views)
 
 
-def build_agent(agent_id: int, graph: CommunicationGraph, spec: TaskSpec, config: DecentralizedConfig) -> Agent:
+def build_agent(agent_id: int, graph: CommunicationGraph, spec: TaskSpec, config: DecentralizedConfig) -> ActorCritic:
     """Build agent `agent_id` with freshly initialised networks."""
+    if algorithm_names.entry(config.algo).averages_targets:
+        return TeamValueAgent(agent_id, spec, config)
     penalty = 0.0 if config.consensus == "averaging" else len(graph.links_of(agent_id)) * config.beta
     return Agent(agent_id, penalty, spec, config)
 

@@ -214,6 +214,10 @@ class TaskSpec:
         """Columns of the joint action over all agents."""
         return sum(space.width for space in self.action_spaces)
 
+    def alone(self, agent: int) -> TaskSpec:
+        """The task as one agent's, with its own observations and actions."""
+        return TaskSpec(self.name, ("agent",), (self.observation_sizes[agent],), (self.action_spaces[agent],))
+
     def task_units(self, joint_action: np.ndarray) -> np.ndarray:
         """Policies' joint actions in the task's own units, as `VectorEnv.step` takes them: see `Box`.
 

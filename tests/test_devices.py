@@ -105,7 +105,8 @@ def learned(training: CentralTraining | InProcessTraining) -> Iterator[tuple[nn.
     """All networks that learn, and their optimisers."""
     if isinstance(training, InProcessTraining):
         for agent in training.agents:
-            yield agent.policy, None
+            learner = getattr(agent, "_learner", None)
+            yield agent.policy, learner and learner.optimizer
             yield agent.critic, agent.critic.optimizer
     elif isinstance(training.algorithm, OnPolicy):
         yield from ((learner.policy, learner.optimizer) for learner in training.algorithm.learners)

@@ -48,6 +48,7 @@ OFF_POLICY = {"warmup_steps": 8, "batch_size": 8, "updates_per_step": 1.0}
 EXTRA = {
     "matrpo": {"topology": "line"},
     "fdmarl": {"topology": "line"},
+    "dnamarl": {"topology": "line"},
     "qmix": OFF_POLICY,
     "had3qn": OFF_POLICY,
     "haddpg": OFF_POLICY,

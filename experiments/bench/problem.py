@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from matrpo.build import build_participant
+from matrpo.decentralized.agent import Agent
 from matrpo.decentralized.in_process import agree, roll_out
 from matrpo.envs.build import build_environment
 from matrpo.experiments.bench.products import Shape
@@ -70,7 +71,7 @@ class Problem:
         spec = environment.spec
         everyone = range(spec.num_agents)
         self.participants = [build_participant(q, self.graph, spec, resolved, PhaseClock()) for q in everyone]
-        self.agents = [participant.agent for participant in self.participants]
+        self.agents = [agent for each in self.participants if isinstance(agent := each.agent, Agent)]
         self.peers = [participant.peer for participant in self.participants]
         for participant, state in zip(self.participants, snapshot.agents, strict=True):
             participant.agent.load_state_dict(*state)

@@ -41,7 +41,7 @@ class Case:
 
     def codec(self) -> LinkCodec:
         """The codec of the case's messages."""
-        return LinkCodec(_RUN_ID, self.agents, len(_graph().links), self.samples, self.dtype)
+        return LinkCodec(_RUN_ID, self.agents, len(_graph().links), (self.agents, self.samples), self.dtype)
 
     def message(self) -> LinkMessage:
         """A message as agent 0 sends it."""

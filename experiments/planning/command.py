@@ -69,8 +69,9 @@ def plan(
     --latency every agent is on a machine of its own, as is the environment server.
     """
     config = resolve_layers(setting_layers(given))
-    if algorithm_names.is_central(config.algo):
-        raise ConfigError(f"--algo {config.algo}: it trains in one process; plans are for matrpo")
+    if config.algo != "matrpo":
+        how = "it trains in one process" if algorithm_names.is_central(config.algo) else "its steps are not measured"
+        raise ConfigError(f"--algo {config.algo}: {how}; plans are for matrpo")
     if config.device == "cuda":
         raise ConfigError("--device cuda: plans are of networks that learn on the processor; leave it out")
     if cores and cores_per_agent:

@@ -55,8 +55,8 @@ def link_traffic(graph: CommunicationGraph, sequence: Sequence[int], config: Con
         sequence: the link of each activation, in order.
         config: whose wire type and shared samples count.
     """
-    shape = (graph.num_agents, config.shared_samples)
-    codec = LinkCodec(RUN_ID, graph.num_agents, len(graph.links), config.shared_samples, config.wire_dtype)
+    shape = config.exchange_shape(graph.num_agents)
+    codec = LinkCodec(RUN_ID, graph.num_agents, len(graph.links), shape, config.wire_dtype)
     ratios = LinkMessage("ratios", 0, 1, 1, 0, 0, u=np.zeros(shape, config.wire_dtype))
     shortest = sum(map(len, codec.encode(ratios)))
     states = [(0, 0)] * len(graph.links)

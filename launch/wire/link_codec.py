@@ -33,13 +33,13 @@ class LinkCodec:
     Args:
         run_id: of the run; messages of another are refused.
         num_agents, num_links: the graph's sizes.
-        samples: how many the agents agree on, M or `consensus_samples`.
-        dtype: of log ratios on the wire, `float32` or `float16`.
+        shape: of the payload of `ratios`, `Config.exchange_shape`.
+        dtype: of that payload on the wire, `float32` or `float16`.
     """
 
-    def __init__(self, run_id: str, num_agents: int, num_links: int, samples: int, dtype: str) -> None:
+    def __init__(self, run_id: str, num_agents: int, num_links: int, shape: tuple[int, int], dtype: str) -> None:
         self._run_id = run_id
-        self._array = ArrayFormat(np.dtype(dtype), (num_agents, samples))
+        self._array = ArrayFormat(np.dtype(dtype), shape)
         self._limits = {"sender": num_agents, "link": num_links} | dict.fromkeys(
             ("incarnation", "iteration", "k", "tip", "base"), LARGEST_NUMBER
         )

@@ -99,7 +99,7 @@ class Peer:
         self._schedule: Schedule | None = None
 
     def begin(self, iteration: int, step: Step, shape: tuple[int, int], now: float) -> None:
-        """Start the consensus of an iteration, later than all before; `shape` is (N, M).
+        """Start the consensus of an iteration, later than all before; `shape` is that of what is sent, (N, M).
 
         An agent that gets no activation takes one step at the end, without a neighbour's part: it then learns alone.
         """

@@ -1,31 +1,18 @@
-"""The learner of one agent: policy, critic and rollout, and its updates in an iteration of MATRPO (Algorithm 1).
-
-An iteration is `act` T times (T steps in B environments: M samples), `prepare_update`, `step` at each activation of a
-link, and `finish_update`. Links and sockets are unknown here: `step` is given the consensus term.
-"""
+"""MATRPO's agent: its updates in an iteration of Algorithm 1. How it acts and is saved: `actor_critic.py`."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from matrpo import random_streams
+from matrpo.decentralized.actor_critic import ActorCritic
 from matrpo.decentralized.local_steps import LocalSteps, make_local_steps
 from matrpo.decentralized.model_fitting import fit_models
 from matrpo.decentralized.shared_samples import SharedSamples
 from matrpo.envs.shared import AgentStep
-from matrpo.errors import ConfigError
-from matrpo.networks.critic import Critic
-from matrpo.networks.device import ActingNetworks
 from matrpo.networks.joint_policy import JointPolicy
 from matrpo.networks.linearized_policy import LinearizedPolicy
-from matrpo.networks.state import load_module, load_optimizer, module_tensors, optimizer_tensors, to_arrays, to_tensors
-from matrpo.sampling.acting import Actor
-from matrpo.sampling.draws import Draws
-from matrpo.sampling.rollout import Rollout
 from matrpo.settings.config import Config
 from matrpo.spaces import TaskSpec
 from matrpo.trust_region.line_search import Reached, line_search
@@ -33,8 +20,8 @@ from matrpo.trust_region.sampled_fisher import SampledFisher, linearize
 from matrpo.trust_region.step_rule import make_step_rule
 
 
-class Agent:
-    """Learner of agent q of N: policy, critic, optimiser state and rollout.
+class Agent(ActorCritic):
+    """Learner of agent q of N, which models the policies of all N from its own observations.
 
     Args:
         agent_id: q, from 0.
@@ -44,25 +31,12 @@ class Agent:
     """
 
     def __init__(self, agent_id: int, penalty: float, spec: TaskSpec, config: Config) -> None:
-        self.agent_id = agent_id
-        self.spec = spec
-        self.config = config
-        self._generator = torch.Generator().manual_seed(random_streams.learner(config.seed, agent_id))
-        self._device = device = torch.device(config.device)
-        self.policy = JointPolicy(agent_id, spec, config, self._generator).to(device)
-        self.critic = Critic(spec.observation_sizes[agent_id], config, config, self._generator, device)
-        self._acting = ActingNetworks([self.policy])
-        self._actor = Actor(self._acting.networks[0], config.num_envs)
-        self._critic_state = self.critic.initial_state(config.num_envs)
-        self._rollout = Rollout(agent_id, spec, config, config, self.policy.network.state_size, device)
-        self._draws = Draws(self._generator)
+        super().__init__(agent_id, spec, config)
         self._rule = make_step_rule(penalty, config)
         self._update: Update | None = None
 
-    @property
-    def rollout(self) -> Rollout:
-        """The rollout of the iteration."""
-        return self._rollout
+    def _make_policy(self) -> JointPolicy:
+        return JointPolicy(self.agent_id, self.spec, self.config, self._generator)
 
     @property
     def update(self) -> Update:
@@ -71,45 +45,8 @@ class Agent:
             raise RuntimeError("no update is running: call prepare_update first")
         return self._update
 
-    def act(self, step: AgentStep, first: int = 0) -> np.ndarray:
-        """Record the transition that ended and the new observation, and sample the next actions.
-
-        The environments may be asked for in parts, each going ahead at its own pace within the iteration: actions are
-        the same as if they were asked for together.
-
-        Args:
-            step: the outcome of the previous action (ignored at an iteration's first step) and the observation, of all
-                environments or of b that follow one another.
-            first: the first of them.
-
-        Returns:
-            (b, width of this agent's action), float32.
-        """
-        rollout = self._rollout
-        if rollout.complete:
-            self._draws.begin()
-        if 0 < rollout.t(first) < self.config.rollout_length:
-            rollout.add_outcome(step, first)
-        rollout.add_observation(step, self._actor.state, first)
-        generator = self._draws.of(rollout.t(first) - 1)
-        return self._actor.act(step.seen, generator, False, first)
-
-    def discard_rollout(self) -> None:
-        """Discard the rollout of an abandoned iteration, and the recurrent states of its episodes.
-
-        The next observation is the first of another iteration, and what came before it need not be known.
-        """
-        self._rollout.discard()
-        self._draws.begin()
-        self._actor.state = torch.zeros_like(self._actor.state)
-        self._critic_state = torch.zeros_like(self._critic_state)
-
     def prepare_update(self, step: AgentStep) -> None:
-        """Close the rollout, fit the critic, estimate advantages by it and linearise the policy.
-
-        Args:
-            step: the outcome of the iteration's last action, of all environments.
-        """
+        """Close the rollout, fit the critic, estimate advantages by it and linearise the policy."""
         config, rollout = self.config, self._rollout
         rollout.add_outcome(step)
         values = rollout.values(self.critic, self._critic_state)
@@ -119,9 +56,7 @@ class Agent:
         values = rollout.values(self.critic, self._critic_state)
         advantages, returns = rollout.advantages(values, config.gamma, config.gae_lambda)
         explained = 1.0 - float(advantages.var() / returns.var().clamp_min(1e-12))
-        ended = torch.from_numpy(step.ended).unsqueeze(1)
-        self._critic_state = values.states[-1].masked_fill(ended.to(self._device), 0.0)
-        self._actor.state = self._actor.state.masked_fill(ended, 0.0)
+        self._carry_over(values, step)
         if config.model_epochs:
             self._fit_models()
         samples = rollout.observations, rollout.joint_actions, rollout.action_masks, rollout.sequences
@@ -132,15 +67,7 @@ class Agent:
 
     @torch.no_grad()
     def step(self, term: np.ndarray, shared: SharedSamples) -> np.ndarray:
-        """The local step for a given consensus term: with ADMM, that of eq. (22).
-
-        Args:
-            term: what the links ask for, (N, m) float32; see `Peer`.
-            shared: the m samples that the consensus is about.
-
-        Returns:
-            What the agent sends: log ratios, (N, m) float32; see `LocalSteps`.
-        """
+        """The local step for a given consensus term, log ratios (N, m): with ADMM, that of eq. (22)."""
         return self.update.steps.step(term, shared)
 
     @torch.no_grad()
@@ -187,42 +114,6 @@ class Agent:
             **self._critic_metrics,
         }
 
-    def state_dict(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Checkpoint state, all that the next iteration depends on: arrays, and meta data that identify their owner."""
-        tensors = {"generator": self._generator.get_state()}
-        tensors |= module_tensors("policy", self.policy) | module_tensors("critic", self.critic)
-        tensors |= optimizer_tensors("optimizer", self.critic.optimizer)
-        if self._critic_state.numel():
-            tensors |= {"memory.policy": self._actor.state, "memory.critic": self._critic_state}
-        return to_arrays(tensors), self._identity()
-
-    def load_state_dict(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-        """Restore `state_dict`.
-
-        Raises:
-            ConfigError: the state is another agent's, another task's, or of networks of other sizes.
-        """
-        for key, value in self._identity().items():
-            if meta.get(key) != value:
-                raise ConfigError(f"checkpoint is for {key} {meta.get(key)!r}, this run has {value!r}")
-        tensors = to_tensors(arrays)
-        load_module("policy", self.policy, tensors)
-        load_module("critic", self.critic, tensors)
-        load_optimizer("optimizer", self.critic.optimizer, tensors)
-        self._acting.refresh()
-        self._generator.set_state(tensors["generator"])
-        if self._critic_state.numel():
-            self._actor.state = _like(self._actor.state, tensors.get("memory.policy"))
-            self._critic_state = _like(self._critic_state, tensors.get("memory.critic")).to(self._device)
-
-    def _identity(self) -> dict[str, Any]:
-        return {
-            "task": self.spec.name,
-            "agent": self.agent_id,
-            "agents": self.spec.num_agents,
-            "observation_size": self.spec.observation_sizes[self.agent_id],
-        }
-
     def _fit_models(self) -> None:
         rollout = self._rollout
         with torch.no_grad():
@@ -248,10 +139,3 @@ class Update:
         self.model = model
         self.steps = steps
         self.advantages = advantages
-
-
-def _like(old: Tensor, new: Tensor | None) -> Tensor:
-    if new is None or new.shape != old.shape:
-        found = "nothing" if new is None else tuple(new.shape)
-        raise ConfigError(f"checkpoint does not fit the networks of this run: it remembers {found}")
-    return new

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from matrpo.consensus.peer import Peer
-from matrpo.decentralized.agent import Agent
+from matrpo.decentralized.actor_critic import ActorCritic
 from matrpo.decentralized.shared_samples import SharedSamples
 from matrpo.envs.shared import AgentStep
 from matrpo.errors import diverged
@@ -35,13 +35,13 @@ class Participant:
         clock: measures the phases for its metrics.
     """
 
-    def __init__(self, agent: Agent, peer: Peer, clock: PhaseClock) -> None:
+    def __init__(self, agent: ActorCritic, peer: Peer, clock: PhaseClock) -> None:
         self.agent = agent
         self.peer = peer
         self.clock = clock
 
     def prepare(self, step: AgentStep) -> None:
-        """Close the rollout with the outcome of its last action: estimate advantages, linearise the policy."""
+        """Close the rollout with the outcome of its last action, and compute all that the local steps need."""
         with self.clock.phase("prepare"):
             self.agent.prepare_update(step)
 
@@ -60,11 +60,10 @@ class Participant:
                 raise diverged(config.task, f"the step of agent {agent.spec.agents[agent.agent_id]!r}", iteration)
             return ratios
 
-        shape = (agent.spec.num_agents, config.shared_samples)
-        self.peer.begin(iteration, local_step, shape, now)
+        self.peer.begin(iteration, local_step, config.exchange_shape(agent.spec.num_agents), now)
 
     def finish(self) -> dict[str, float]:
-        """Take the step that was agreed on; what `Agent.finish_update` says of it."""
+        """Take the step that was agreed on; what `finish_update` of the agent says of it."""
         with self.clock.phase("finish"):
             return self.agent.finish_update()
 

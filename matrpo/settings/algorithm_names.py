@@ -27,11 +27,15 @@ class Entry:
         description: what it is, and whose.
         target: `module:Class` in `matrpo`; the class says in `settings_read` which settings the algorithm reads.
         graph: whether its agents communicate along a graph.
+        decentralized: whether each of its agents can be a process, with links to its neighbours.
+        averages_targets: whether these links average one number a sample, not MATRPO's log ratios.
     """
 
     description: str
     target: str = ""
     graph: bool = False
+    decentralized: bool = False
+    averages_targets: bool = False
 
     def load(self) -> Any:
         """Import the module and return the class."""
@@ -44,6 +48,7 @@ ALGORITHMS = {
         "decentralised multi-agent trust region policy optimisation (Li & He)",
         "decentralized.matrpo:MATRPO",
         graph=True,
+        decentralized=True,
     ),
     "happo": Entry("heterogeneous-agent PPO (Zhong et al.)", "algorithms.happo:HAPPO"),
     "hatrpo": Entry("heterogeneous-agent TRPO (Zhong et al.)", "algorithms.hatrpo:HATRPO"),
@@ -55,6 +60,13 @@ ALGORITHMS = {
     "itrpo": Entry("independent TRPO (Li & He's baseline)", "algorithms.itrpo:ITRPO"),
     "ctrpo": Entry("TRPO of one policy for all agents (Li & He's baseline)", "algorithms.ctrpo:CTRPO"),
     "fdmarl": Entry("actor-critics that average their critics (Zhang et al.)", "algorithms.fdmarl:FDMARL", graph=True),
+    "dnamarl": Entry(
+        "actor-critics that average their value targets (Varela et al.)",
+        "decentralized.dnamarl:DNAMARL",
+        graph=True,
+        decentralized=True,
+        averages_targets=True,
+    ),
     "haddpg": Entry("heterogeneous-agent DDPG (Zhong et al.)", "algorithms.haddpg:HADDPG"),
     "hatd3": Entry("heterogeneous-agent TD3 (Zhong et al.)", "algorithms.hatd3:HATD3"),
     "had3qn": Entry("heterogeneous-agent dueling double Q-network (Zhong et al.)", "algorithms.had3qn:HAD3QN"),
@@ -100,7 +112,7 @@ def user_file(name: str) -> UserFile | None:
 
 def is_central(name: str) -> bool:
     """Whether the algorithm trains centrally, in one process."""
-    return name != "matrpo"
+    return not entry(name).decentralized
 
 
 def _is_file(name: str) -> bool:

@@ -18,7 +18,7 @@ import yaml
 
 from matrpo.errors import ConfigError as ConfigError
 from matrpo.errors import did_you_mean
-from matrpo.settings import tuned
+from matrpo.settings import algorithm_names, tuned
 from matrpo.settings.sections import (
     BookkeepingSettings,
     ConnectionSettings,
@@ -52,6 +52,12 @@ class Config(
     def shared_samples(self) -> int:
         """Number m of samples of one iteration whose log ratios the agents exchange."""
         return self.samples if self.consensus_samples is None else self.consensus_samples
+
+    def exchange_shape(self, num_agents: int) -> tuple[int, int]:
+        """Shape of what neighbours send each other: (N, m) log ratios, or (1, M) value targets."""
+        if algorithm_names.entry(self.algo).averages_targets:
+            return 1, self.samples
+        return num_agents, self.shared_samples
 
     @property
     def fisher_share(self) -> float:
@@ -120,6 +126,9 @@ def resolve(*layers: tuple[str, Mapping[str, Any]]) -> Config:
             values[key] = _checked(key, value, origin)
             origins[key] = origin
     named = Config(**values)
+    if algorithm_names.entry(named.algo).averages_targets:
+        named = dataclasses.replace(named, consensus="averaging")
+        values["consensus"] = named.consensus
     for key, value in tuned.load(named.algo, named.task, named.consensus).items():
         values.setdefault(key, _checked(key, value, f"tuned for {named.algo}"))
     if named.consensus == "averaging":

@@ -24,6 +24,8 @@ TINY = {
     "feature_normalization": False,
     "tensorboard": False,
 }
+GAME = {"hidden_sizes": [], "entropy_coef": 0.0, "huber_delta": None, "value_clip": None, "max_grad_norm": None}
+"""Settings with which a policy of a game is a table, and a gradient what theory says."""
 
 
 class Learning:

@@ -4,11 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from learning import Learning, probabilities, start_at
+from learning import GAME, Learning, probabilities, start_at
 
 from matrpo.envs.games import Differentiable, Miscoordination, OppositeHalves
-
-GAME = {"hidden_sizes": [], "entropy_coef": 0.0, "huber_delta": None, "value_clip": None, "max_grad_norm": None}
 
 
 def returns_after(algo, game, outputs, **settings):

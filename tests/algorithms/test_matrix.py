@@ -10,7 +10,7 @@ from matrpo.evaluation import evaluate
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings import algorithm_names
 from matrpo.settings.config import resolve
-from matrpo.training import CentralTraining
+from matrpo.training import make_training
 
 FAMILIES = {
     "navigation": ("navigation", 3),
@@ -49,9 +49,8 @@ TINY = {
 
 
 def pairs():
-    central = [algo for algo in algorithm_names.ALGORITHMS if algorithm_names.is_central(algo)]
-    for algo in central:
-        for family in FAMILIES:
+    for algo in algorithm_names.ALGORITHMS:
+        for family in FAMILIES if algo != "matrpo" else ():
             marks = [pytest.mark.slow] if family in SLOW else []
             yield pytest.param(algo, family, marks=marks, id=f"{algo}-{family}")
 
@@ -64,7 +63,7 @@ def create(path, algo, family, **changes):
 
 
 def train(run, start=0, stop_after=None):
-    training = CentralTraining(run, start)
+    training = make_training(run, start)
     training.run(lambda: training.iteration == stop_after, lambda _: None)
     saved = holds_episodes(training._environment_state())
     training.environment.env.close()
@@ -98,7 +97,7 @@ def test_an_algorithm_trains_resumes_and_evaluates_or_refuses(algo, family, tmp_
     assert np.isfinite(result.return_mean)
 
 
-@pytest.mark.parametrize("algo", ["happo", "ctrpo", *map(slow, ["hatrpo", "jrppo", "ippo", "fdmarl"])])
+@pytest.mark.parametrize("algo", ["happo", "ctrpo", *map(slow, ["hatrpo", "jrppo", "ippo", "fdmarl", "dnamarl"])])
 def test_an_algorithm_with_a_memory_resumes(algo, tmp_path):
     settings = {"recurrent_layers": 1, "chunk_length": 5, "policy_batch": 5, "rollout_length": 10, "steps": 60}
     whole, stopped = (create(tmp_path / name, algo, "discrete", **settings) for name in ("whole", "stopped"))

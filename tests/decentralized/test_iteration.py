@@ -29,13 +29,15 @@ SETTINGS = {
     "admm_iterations": 12,
     "tensorboard": False,
 }
+KINDS = {"admm": {}, "averaging": {"consensus": "averaging"}, "value targets": {"algo": "dnamarl"}}
+"""What the links of a decentralised algorithm agree on."""
 
 
 class Team:
     """Three participants and their environment."""
 
     def __init__(self, consensus):
-        self.config = resolve_graph_settings(run_config(resolve(("test", {**SETTINGS, "consensus": consensus}))))
+        self.config = resolve_graph_settings(run_config(resolve(("test", {**SETTINGS, **KINDS[consensus]}))))
         self.environment = build_environment(self.config)
         graph, spec = build_graph(self.config), self.environment.spec
         self.participants = [build_participant(q, graph, spec, self.config, PhaseClock()) for q in range(3)]
@@ -93,7 +95,7 @@ def learnt(line):
     return {name: value for name, value in numbers.items() if name != "time" and "seconds" not in name}
 
 
-@pytest.fixture(scope="module", params=["admm", "averaging"])
+@pytest.fixture(scope="module", params=KINDS)
 def consensus(request):
     return request.param
 
@@ -101,7 +103,7 @@ def consensus(request):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, consensus):
     """The run in one process: states and metrics after each of two iterations."""
-    config = resolve(("test", {**SETTINGS, "consensus": consensus}))
+    config = resolve(("test", {**SETTINGS, **KINDS[consensus]}))
     run = RunDirectory.create(tmp_path_factory.mktemp("runs") / "run", config, {})
     training, states = InProcessTraining(run), []
     for _ in range(2):

@@ -58,6 +58,14 @@ class Samples:
         return Samples(self.observations[rows], self.actions[rows], masks, self.alive[rows], sequences)
 
 
+def standardized(advantages: Tensor, samples: Samples) -> Tensor:
+    """Advantages of zero mean and unit variance over the samples where the agent is alive, if any. (M,)."""
+    counted = advantages[samples.alive]
+    if not len(counted):
+        return torch.zeros_like(advantages)
+    return (advantages - counted.mean()) / (counted.std(correction=0) + 1e-5)
+
+
 def merge(parts: Sequence[Samples], length: int) -> Samples:
     """Concatenate the samples of several agents, as if they were one agent's in more environments.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from matrpo.algorithms.shared import instruments
 from matrpo.algorithms.shared.algorithm import Algorithm, JointActor, LearnerState, UpdateReport
-from matrpo.algorithms.shared.learner import Learner, Samples
+from matrpo.algorithms.shared.learner import Learner, Samples, standardized
 from matrpo.envs.central import CentralStep
 from matrpo.envs.shared import AgentStep
 from matrpo.errors import ConfigError
@@ -143,7 +143,7 @@ class OnPolicy(Algorithm):
         ]
         samples = [self._samples(q) for q in range(self.spec.num_agents)]
         estimates = [pairs[q % len(pairs)][0] for q in range(self.spec.num_agents)]
-        advantages = [_standardized(*pair) for pair in zip(estimates, samples, strict=True)]
+        advantages = [standardized(*pair) for pair in zip(estimates, samples, strict=True)]
         old = self._acted_by(samples)
         reports = self.improve(samples, old, advantages)
         changes = self.changes(samples, old, self.improved(samples))
@@ -198,8 +198,7 @@ class OnPolicy(Algorithm):
 
     def make_policy(self, agent: int) -> JointPolicy:
         """A fresh policy of an agent."""
-        space, size = self.spec.action_spaces[agent], self.spec.observation_sizes[agent]
-        return self.new_policy(JointPolicy, TaskSpec(self.spec.name, ("agent",), (size,), (space,)))
+        return self.new_policy(JointPolicy, self.spec.alone(agent))
 
     def new_policy(self, kind: type[JointPolicy], spec: TaskSpec) -> JointPolicy:
         """A policy of the first agent of a task, with the configured network."""
@@ -278,11 +277,3 @@ class OnPolicy(Algorithm):
 def _over(seen: AgentStep) -> Tensor:
     """Environments whose episode has ended in this view, (B, 1)."""
     return torch.from_numpy(seen.ended).unsqueeze(1)
-
-
-def _standardized(advantages: Tensor, samples: Samples) -> Tensor:
-    """Advantages of zero mean and unit variance over the samples where the agent is alive, if any. (M,)."""
-    counted = advantages[samples.alive]
-    if not len(counted):
-        return torch.zeros_like(advantages)
-    return (advantages - counted.mean()) / (counted.std(correction=0) + 1e-5)

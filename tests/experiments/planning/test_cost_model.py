@@ -60,7 +60,7 @@ def test_bytes_are_those_of_the_encoder(topology: str, changes: dict[str, Any]) 
     """Every message of a consensus in which nothing is lost, packed as it is sent."""
     run = prepared(topology=topology, agents=8, admm_iterations=0 if topology == "none" else 300, **changes)
     config, graph = run.config, run.graph
-    codec = LinkCodec(RUN_ID, 8, len(graph.links), config.shared_samples, config.wire_dtype)
+    codec = LinkCodec(RUN_ID, 8, len(graph.links), config.exchange_shape(8), config.wire_dtype)
     peers = [Peer(q, graph, config.seed, config, config, incarnation=1) for q in range(8)]
     shape = (8, config.shared_samples)
     in_flight: deque[tuple[int, LinkMessage]] = deque()

@@ -89,6 +89,7 @@ def test_another_task_than_the_constants_is_noted() -> None:
         (["--bandwidth", "fast"], "--bandwidth fast: expected a number with one of"),
         (["--latency", "1"], "--latency 1: expected"),
         (["--algo", "happo"], "--algo happo: it trains in one process"),
+        (["--algo", "dnamarl"], "--algo dnamarl: its steps are not measured"),
         (["--device", "cuda"], "--device cuda: plans are of networks that learn on the processor"),
         (["--cores", "4", "--cores-per-agent", "1"], "leave one out"),
         (["--agents", "5", "--topology", "random-regular:3"], "'topology'"),

@@ -46,6 +46,11 @@ def test_an_algorithm_reads_settings_that_there_are_and_a_topology_if_it_has_a_g
         ("ctrpo", "kl_step", "step_rule agent_order share_parameters"),
         ("fdmarl", "topology actor_lr", "beta state_type env_servers"),
         (
+            "dnamarl",
+            "topology actor_lr beta admm_iterations schedule wire_dtype env_servers port",
+            "consensus consensus_samples kl_step model_epochs state_type share_parameters lr_decay",
+        ),
+        (
             "haddpg",
             "exploration_noise agent_order actor_lr polyak",
             "epsilon epsilon_steps mixer_size dueling_sizes value_clip initial_log_std policy_delay policy_noise",

@@ -18,11 +18,12 @@ from matrpo.runs.run_directory import RunDirectory
 QUICK = ("--agents", "4", "--link-resend", "0.1", "--admm-iterations", "24")
 
 
-def test_lost_and_damaged_messages_change_no_result(tmp_path: Path) -> None:
-    """The link protocol gets every activation through, to the same bits."""
+@pytest.mark.parametrize("algo", ["matrpo", "dnamarl"])
+def test_lost_and_damaged_messages_change_no_result(tmp_path: Path, algo: str) -> None:
+    """The link protocol gets every activation through, to the same bits, whatever it is that is sent."""
     faults = [{"do": "drop", "probability": 0.2}, {"do": "corrupt", "probability": 0.1}]
     (tmp_path / "script.yaml").write_text(yaml.safe_dump({"faults": faults}))
-    half = ("--steps", "240")
+    half = ("--steps", "240", "--algo", algo)
     faulty = train(tmp_path / "faulty", *QUICK, *half, "--faults", str(tmp_path / "script.yaml"))
     clean = train_here(tmp_path / "clean", *QUICK, *half)
     assert checkpoints(faulty, 6) == checkpoints(clean, 6) != {}

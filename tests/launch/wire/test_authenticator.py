@@ -32,8 +32,8 @@ from matrpo.spaces import Discrete, TaskSpec
 from matrpo.topology import CommunicationGraph
 
 LINE = CommunicationGraph(3, ((0, 1), (1, 2)), "line")
-LINKS = LinkCodec("run", 3, 2, 4, "float32")
-FOREIGN = LinkCodec("other run", 3, 2, 4, "float32")
+LINKS = LinkCodec("run", 3, 2, (3, 4), "float32")
+FOREIGN = LinkCodec("other run", 3, 2, (3, 4), "float32")
 SPEC = TaskSpec("made-up", ("a", "b", "c"), (3, 3, 3), (Discrete(5), Discrete(5), Discrete(5)))
 LINES = EnvironmentCodec("run", SPEC, 2)
 MEBIBYTE = 1 << 20

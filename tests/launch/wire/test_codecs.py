@@ -25,7 +25,7 @@ from matrpo.spaces import Box, Discrete, MultiDiscrete, TaskSpec
 
 SPEC = TaskSpec("made-up", ("a", "b", "c"), (3, 7, 2), (Discrete(5), Box(2, -1, 1), MultiDiscrete((3, 4))))
 B, M = 4, 6
-LINKS = LinkCodec("run", num_agents=3, num_links=2, samples=M, dtype="float32")
+LINKS = LinkCodec("run", num_agents=3, num_links=2, shape=(3, M), dtype="float32")
 ENVIRONMENT = EnvironmentCodec("run", SPEC, B)
 
 numbers = st.integers(0, 2**53 - 1)
@@ -115,7 +115,7 @@ def test_link_messages_round_trip(message: LinkMessage) -> None:
 
 
 def test_half_precision_halves_the_payload() -> None:
-    codec = LinkCodec("run", 3, 2, M, "float16")
+    codec = LinkCodec("run", 3, 2, (3, M), "float16")
     u = np.linspace(-1, 1, 3 * M, dtype=np.float16).reshape(3, M)
     frames = sent(codec.encode(LinkMessage("ratios", 0, 0, 0, 0, 1, u=u)))
     assert frames[1] == u.tobytes()
@@ -328,7 +328,7 @@ def test_deep_nesting_is_refused() -> None:
 
 def test_the_example_of_the_format_is_what_is_sent() -> None:
     ratios = LinkMessage("ratios", 3, 1, 7, 2, 5, tip=4, base=3, u=np.zeros((12, 10_000), np.float32))
-    header, payload = LinkCodec("9f86d081884c7d65", 12, 12, 10_000, "float32").encode(ratios)
+    header, payload = LinkCodec("9f86d081884c7d65", 12, 12, (12, 10_000), "float32").encode(ratios)
     values = msgpack.unpackb(header)
     assert len(payload) == 480_000
     described = ", ".join(f"{key} {json.dumps(value)}" for key, value in values.items())

@@ -33,7 +33,7 @@ B, M = 4, 6
 SHAPE = (3, M)
 GRAPH = CommunicationGraph(3, ((0, 1), (1, 2)), "line")
 AGENT = 1
-LINKS = LinkCodec("run", num_agents=3, num_links=2, samples=M, dtype="float32")
+LINKS = LinkCodec("run", num_agents=3, num_links=2, shape=(3, M), dtype="float32")
 ENVIRONMENT = EnvironmentCodec("run", SPEC, B)
 
 KINDS = ("ratios", "ratios", "ratios", "ratios", "ask", "beat", "over", "busy")

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 LINE = CommunicationGraph(3, ((0, 1), (1, 2)), "line")
 SPEC = TaskSpec("made-up", ("a", "b"), (3, 3), (Discrete(5), Discrete(5)))
-LINKS = LinkCodec("run", 3, 2, 4, "float32")
+LINKS = LinkCodec("run", 3, 2, (3, 4), "float32")
 HELLO = Hello(0, 1, 1)
 LINES = EnvironmentCodec("run", SPEC, 2)
 
@@ -226,7 +226,7 @@ def test_strangers_and_garbage_are_refused_and_counted(
         LINKS.encode(ratios(1, 0)),  # says it is the receiver
         LINKS.encode(ratios(2, 1)),  # the receiver dials agent 2, not the other way round
         LINKS.encode(ratios(0, 1)),  # a link that does not join the two
-        LinkCodec("other", 3, 2, 4, "float32").encode(ratios(0, 0)),
+        LinkCodec("other", 3, 2, (3, 4), "float32").encode(ratios(0, 0)),
     ]
     with caplog.at_level(logging.WARNING):
         for frames in bad:
