@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from matrpo.algorithms.shared.deterministic import Policy, encode, gumbel_softmax, noisy
+from matrpo.algorithms.shared.central_critic import encode, gumbel_softmax
+from matrpo.algorithms.shared.deterministic import Policy, noisy
 from matrpo.algorithms.shared.off_policy import random_actions
 from matrpo.algorithms.shared.replay import Batch, JointObservation
 from matrpo.build import build_algorithm
