@@ -57,6 +57,7 @@ ALGORITHMS = {
     "fdmarl": Entry("actor-critics that average their critics (Zhang et al.)", "algorithms.fdmarl:FDMARL", graph=True),
     "haddpg": Entry("heterogeneous-agent DDPG (Zhong et al.)", "algorithms.haddpg:HADDPG"),
     "hatd3": Entry("heterogeneous-agent TD3 (Zhong et al.)", "algorithms.hatd3:HATD3"),
+    "hasac": Entry("heterogeneous-agent soft actor-critic (Liu et al.)", "algorithms.hasac:HASAC"),
     "had3qn": Entry("heterogeneous-agent dueling double Q-network (Zhong et al.)", "algorithms.had3qn:HAD3QN"),
     "maddpg": Entry("multi-agent DDPG (Lowe et al.)", "algorithms.maddpg:MADDPG"),
     "matd3": Entry("multi-agent TD3 (Ackermann et al.)", "algorithms.matd3:MATD3"),
