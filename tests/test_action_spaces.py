@@ -97,7 +97,7 @@ def learned(folder, algo, task, settings):
         pytest.param("happo", ON_POLICY["happo"], marks=slow),
         pytest.param("haddpg", CONTINUOUS, marks=slow),
         pytest.param("hatd3", CONTINUOUS, marks=slow),
-        pytest.param("hasac", CONTINUOUS, marks=slow),
+        pytest.param("hasac", {**CONTINUOUS, "temperature": 0.01}, marks=slow),
     ],
 )
 def test_what_lies_between_bounds_far_from_zero_is_found(tmp_path, algo, settings):
