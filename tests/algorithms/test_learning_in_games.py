@@ -57,7 +57,7 @@ def test_soft_actor_critics_in_turn_earn_all(temperature, tmp_path):
     rates = {"actor_lr": 0.01, "critic_lr": 0.01, "num_envs": 64, "rollout_length": 4}
     learning = Learning("hasac", "game/opposite-halves", agents=4, hidden_sizes=[32], **rates, **replay, **settings)
     learning.algorithm.open_files(tmp_path, resume=False)
-    for _ in range(15):
+    for _ in range(8):
         learning.iterate()
     assert np.mean([step.agents[0].reward.mean() for step in learning.steps[1:]]) > 0.95
 
