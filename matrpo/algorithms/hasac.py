@@ -60,8 +60,9 @@ class HASAC(CentralCritic):
     def targets(self, batch: Batch) -> Tensor:
         """Soft n-step targets y = R + gamma^n (min_j Q_j^(s', a') - sum_i alpha^i log pi^i(a'^i)), ^: target. (M,).
 
-        The actions a' are drawn by the policies, and the sum is over agents that are alive. As in HARL's code, what is
-        random on the way to s' does not count.
+        The actions a' are drawn by the policies; the sum is over agents that are alive. As in HARL's code, entropies of
+        the steps between do not count. It learns one more temperature, for the critics; here each agent's own weighs
+        its entropy in the targets as in its objective.
         """
         later = batch.later
         draws = self.draws(later)
