@@ -97,6 +97,7 @@ def learned(folder, algo, task, settings):
         pytest.param("happo", ON_POLICY["happo"], marks=slow),
         pytest.param("haddpg", CONTINUOUS, marks=slow),
         pytest.param("hatd3", CONTINUOUS, marks=slow),
+        pytest.param("hasac", {**CONTINUOUS, "temperature": 0.01}, marks=slow),
     ],
 )
 def test_what_lies_between_bounds_far_from_zero_is_found(tmp_path, algo, settings):
@@ -110,6 +111,7 @@ def test_what_lies_between_bounds_far_from_zero_is_found(tmp_path, algo, setting
         pytest.param("matrpo", ON_POLICY["matrpo"], marks=slow),
         pytest.param("ctrpo", ON_POLICY["ctrpo"], marks=slow),
         pytest.param("haddpg", {**DISCRETE, "actor_lr": 0.005}, marks=slow),
+        pytest.param("hasac", {**DISCRETE, "actor_lr": 0.005}, marks=slow),
         pytest.param("had3qn", {**DISCRETE, "actor_lr": 0.005, "epsilon_steps": 1000}, marks=slow),
         pytest.param("qmix", {**DISCRETE, "epsilon_steps": 1000}, marks=slow),
     ],
@@ -124,6 +126,7 @@ def test_all_factors_of_all_agents_are_chosen_right(tmp_path, algo, settings):
         ("matrpo", ON_POLICY["matrpo"]),
         pytest.param("mappo", ON_POLICY["mappo"], marks=slow),
         pytest.param("ctrpo", ON_POLICY["ctrpo"], marks=slow),
+        pytest.param("hasac", {**DISCRETE, "actor_lr": 0.005}, marks=slow),
         pytest.param("had3qn", {**DISCRETE, "actor_lr": 0.005, "epsilon_steps": 1000}, marks=slow),
         pytest.param("qmix", {**DISCRETE, "epsilon_steps": 1000}, marks=slow),
     ],

@@ -55,6 +55,7 @@ RUNS = {
     "hatrpo with masks": {"algo": "hatrpo", **MASKED},
     "ctrpo with masks": {"algo": "ctrpo", **MASKED},
     "had3qn with masks": {"algo": "had3qn", **MASKED, "warmup_steps": 10},
+    "hasac with masks": {"algo": "hasac", **MASKED, "warmup_steps": 10},
     "qmix shared": {"algo": "qmix", **DISCRETE, "share_parameters": True, "n_step": 2},
     **{algo: {"algo": algo, **(DISCRETE if algo in ("had3qn", "qmix") else CONTINUOUS)} for algo in ALGORITHMS},
 }

@@ -53,6 +53,7 @@ EXTRA = {
     "had3qn": OFF_POLICY,
     "haddpg": OFF_POLICY,
     "hatd3": OFF_POLICY,
+    "hasac": OFF_POLICY,
     "maddpg": OFF_POLICY,
     "matd3": OFF_POLICY,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch
+from torch import Tensor
 
 from matrpo.algorithms.shared.deterministic import DeterministicGradient
 from matrpo.algorithms.shared.replay import Batch
@@ -15,11 +15,11 @@ class HADDPG(DeterministicGradient):
 
     def improve(self, batch: Batch) -> None:
         """Agent i_m's policy mu^{i_m} ascends Q(s, mu_new^{i_1:m-1}, mu^{i_m}, mu_old^{i_m+1:n}): eq. (14)."""
-        observations = batch.now.observations
-        old = [actor(seen, self.generator) for actor, seen in zip(self.actors, observations, strict=True)]
-        actions = [action.detach() for action in old]
-        for agent in self.update_order():
-            actions[agent] = old[agent]
+        old = [self.draw(agent, batch) for agent in range(self.spec.num_agents)]
+        for agent, actions in self.in_turn(old, lambda agent: self.draw(agent, batch)):
             self.ascend(agent, batch, actions)
-            with torch.no_grad():
-                actions[agent] = self.actors[agent](observations[agent], self.generator)
+
+    def draw(self, agent: int, batch: Batch) -> Tensor:
+        """An agent's actions, by its present policy, encoded for the critic."""
+        actions: Tensor = self.actors[agent](batch.now.observations[agent], self.generator)
+        return actions

@@ -69,6 +69,7 @@ ALGORITHMS = {
     ),
     "haddpg": Entry("heterogeneous-agent DDPG (Zhong et al.)", "algorithms.haddpg:HADDPG"),
     "hatd3": Entry("heterogeneous-agent TD3 (Zhong et al.)", "algorithms.hatd3:HATD3"),
+    "hasac": Entry("heterogeneous-agent soft actor-critic (Liu et al.)", "algorithms.hasac:HASAC"),
     "had3qn": Entry("heterogeneous-agent dueling double Q-network (Zhong et al.)", "algorithms.had3qn:HAD3QN"),
     "maddpg": Entry("multi-agent DDPG (Lowe et al.)", "algorithms.maddpg:MADDPG"),
     "matd3": Entry("multi-agent TD3 (Ackermann et al.)", "algorithms.matd3:MATD3"),

@@ -201,6 +201,19 @@ class ReplaySettings:
     noise_clip: float = setting(0.5, "Largest noise on target actions, in half action ranges.", minimum=0.0)
     epsilon: float = setting(0.05, "Probability of random actions (had3qn, qmix).", minimum=0.0, maximum=1.0)
     epsilon_steps: int = setting(0, "Environment steps over which that probability falls from 1.", minimum=0)
+    temperature: float | None = setting(
+        None,
+        "Weight of the policies' entropy (hasac; default: learned, one for each agent, to hold its target entropy).",
+        above=0.0,
+    )
+    temperature_lr: float = setting(3e-4, "Adam's learning rate for the temperatures (hasac).", above=0.0)
+    target_entropy: float = setting(
+        0.98,
+        "Target entropy of discrete policies, as a share of the largest (hasac); that of a continuous one is minus its "
+        "number of components, in half action ranges.",
+        minimum=0.0,
+        maximum=1.0,
+    )
     dueling_sizes: tuple[int, ...] = setting((128,), "Hidden layers of dueling value and advantage heads.", minimum=1)
     mixer_size: int = setting(32, "Hidden units of QMIX's mixing network.", minimum=1)
 

@@ -47,6 +47,19 @@ def test_trust_region_steps_at_once_lower_the_return_and_in_turn_raise_it(algo, 
 OPPOSITE = {"num_envs": 256, "rollout_length": 1, "policy_epochs": 5, "actor_lr": 0.1, "policy_batch": 256}
 
 
+@pytest.mark.parametrize("temperature", [0.05, None])
+def test_soft_actor_critics_in_turn_earn_all(temperature, tmp_path):
+    """Whether entropy has a fixed price, or one that falls until the policies are nearly deterministic."""
+    settings = {"temperature": temperature, "temperature_lr": 0.05, "target_entropy": 0.05}
+    replay = {"warmup_steps": 256, "batch_size": 128, "updates_per_step": 2.5, "polyak": 0.05, "n_step": 1}
+    rates = {"actor_lr": 0.01, "critic_lr": 0.01, "num_envs": 64, "rollout_length": 4}
+    learning = Learning("hasac", "game/opposite-halves", agents=4, hidden_sizes=[32], **rates, **replay, **settings)
+    learning.algorithm.open_files(tmp_path, resume=False)
+    for _ in range(8):
+        learning.iterate()
+    assert np.mean([step.agents[0].reward.mean() for step in learning.steps[1:]]) > 0.95
+
+
 @pytest.mark.parametrize("algo", ["mappo", "ippo"])
 def test_a_shared_policy_that_is_told_whose_turn_it_is_earns_all(algo):
     settings = {**GAME, **OPPOSITE, "share_parameters": True, "agent_id": True}

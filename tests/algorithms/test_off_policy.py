@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transitions import SIZES, build, perceptron, random_batch
 
-from matrpo.algorithms.shared.deterministic import Policy, encode, gumbel_softmax, noisy
+from matrpo.algorithms.shared.central_critic import encode, gumbel_softmax
+from matrpo.algorithms.shared.deterministic import Policy, noisy
 from matrpo.algorithms.shared.off_policy import random_actions
-from matrpo.algorithms.shared.replay import Batch, JointObservation
-from matrpo.build import build_algorithm
-from matrpo.envs.registry import make_env
 from matrpo.errors import ConfigError
 from matrpo.evaluation import evaluate
 from matrpo.runs.run_directory import RunDirectory
@@ -22,7 +21,6 @@ from matrpo.spaces import Box, Discrete, MultiDiscrete
 from matrpo.training import CentralTraining
 
 CONTINUOUS, DISCRETE = "mpe2/simple_spread_v3-continuous", "mpe2/simple_spread_v3"
-SIZES = {"hidden_sizes": [8, 8], "dueling_sizes": [8], "mixer_size": 4, "num_envs": 3, "rollout_length": 30}
 SETTINGS = {
     **SIZES,
     "agents": 3,
@@ -36,19 +34,10 @@ SETTINGS = {
     "tensorboard": False,
 }
 ALGORITHMS = [
-    *[(algo, task) for algo in ("haddpg", "hatd3", "maddpg", "matd3") for task in (CONTINUOUS, DISCRETE)],
+    *[(algo, task) for algo in ("haddpg", "hatd3", "hasac", "maddpg", "matd3") for task in (CONTINUOUS, DISCRETE)],
     ("had3qn", DISCRETE),
     ("qmix", DISCRETE),
 ]
-
-
-def build(algo, task, **changes):
-    config = resolve(("test", {"algo": algo, "task": task, **SIZES, **changes}))
-    env = make_env(config.task, config.agents, config.num_envs, 0)
-    try:
-        return build_algorithm(env, config)
-    finally:
-        env.close()
 
 
 def create(path, algo, task, **changes):
@@ -58,35 +47,6 @@ def create(path, algo, task, **changes):
 def train(run, start=0, stop_after=None):
     training = CentralTraining(run, start)
     training.run(lambda: training.iteration == stop_after, lambda _: None)
-
-
-def random_batch(algorithm, size=40):
-    """Transitions drawn at random, some of them with dead agents, some that terminate."""
-    generator = torch.Generator().manual_seed(1)
-    spec = algorithm.spec
-
-    def moment():
-        observations = [torch.randn(size, n, generator=generator) for n in spec.observation_sizes]
-        alive = torch.rand(size, spec.num_agents, generator=generator) > 0.2
-        return JointObservation(
-            torch.randn(size, algorithm.state_sizes[0], generator=generator), observations, [], alive
-        )
-
-    actions = torch.cat([random_actions(space, None, size, generator) for space in spec.action_spaces], dim=1)
-    rewards = torch.randn(size, generator=generator)
-    discounts = 0.9 * (torch.rand(size, generator=generator) > 0.3)
-    return Batch(moment(), actions, rewards, discounts, moment())
-
-
-def perceptron(network, inputs):
-    """A network with ReLU in NumPy."""
-    layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    outputs = inputs
-    for index, layer in enumerate(layers):
-        outputs = outputs @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
-        if index < len(layers) - 1:
-            outputs = np.maximum(outputs, 0.0)
-    return outputs
 
 
 @pytest.mark.parametrize("algo", ["hatd3", "matd3"])
@@ -330,6 +290,7 @@ def test_rewards_count_in_the_units_of_the_running_scale(tmp_path):
         ("had3qn", DISCRETE, {"share_parameters": True}, "a network of its own"),
         ("had3qn", DISCRETE, {"hidden_sizes": []}, "set hidden_sizes"),
         ("haddpg", "game/differentiable", {}, "component 0 of the actions of agent 'player_0', Box.*, has no bounds"),
+        ("hasac", "game/differentiable", {}, "component 0 of the actions of agent 'player_0', Box.*, has no bounds"),
         ("hatd3", CONTINUOUS, {"share_parameters": True}, "a policy of its own"),
         ("qmix", "mpe2/simple_speaker_listener_v4", {"share_parameters": True}, "differ in what they see or do"),
         *[(algo, DISCRETE, {"recurrent_layers": 1}, "leave recurrent_layers at 0") for algo in ("maddpg", "qmix")],

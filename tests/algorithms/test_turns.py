@@ -26,7 +26,7 @@ from matrpo.spaces import Discrete, TaskSpec
 
 CENTRAL = [name for name in ALGORITHMS if is_central(name)]
 WITHOUT_MASKS = ("haddpg", "hatd3", "maddpg", "matd3")
-OFF_POLICY = ("had3qn", "qmix")
+OFF_POLICY = ("had3qn", "hasac", "qmix")
 
 
 class Turns(VectorEnv):

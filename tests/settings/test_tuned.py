@@ -91,6 +91,11 @@ def test_minibatches_are_whole_parts_of_the_samples(algo: str, family) -> None:
         # Tables 21 and 22
         ("happo", "smax/smacv2_10_units", {"hidden_sizes": (64,), "clip_range": 0.05, "gamma": 0.99}),
         ("hatrpo", "smax/smacv2_5_units", {"recurrent_layers": 1, "kl_step": 5e-3, "backtrack_factor": 0.5}),
+        # HASAC has no tables there: its configuration files
+        ("hasac", SPREAD, {"n_step": 20, "critic_lr": 5e-4, "temperature": None, "target_entropy": 0.0}),
+        ("hasac", "mamujoco/HalfCheetah-2x3", {"n_step": 10, "actor_lr": 1e-3, "critic_lr": 1e-3, "temperature": None}),
+        ("hasac", "mamujoco/Ant-8x1", {"n_step": 5, "critic_lr": 3e-4, "temperature": 0.2, "batch_size": 2200}),
+        ("hasac", "mamujoco/Walker2d-2x3", {"n_step": 20, "actor_lr": 5e-4, "temperature": 0.2, "batch_size": 1000}),
     ],
 )
 def test_settings_are_those_of_harl_s_tables(algo: str, task: str, expected: dict) -> None:

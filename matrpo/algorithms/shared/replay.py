@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from matrpo.envs.central import CentralStep
+from matrpo.envs.masks import mask_size
 from matrpo.errors import ConfigError
 from matrpo.networks.device import CPU
 from matrpo.runs.storage import storing
@@ -42,7 +43,8 @@ class JointObservation:
     Attributes:
         state: (M, S).
         observations: for each agent, (M, O_q).
-        action_masks: for each agent its allowed actions, (M, n) booleans; empty if the algorithm knows no masks.
+        action_masks: for each agent its allowed actions, (M, n) booleans, n = 0 for those of a `Box`; empty if the
+            algorithm knows no masks.
         alive: (M, N) booleans, agents that are in the episode and may act.
     """
 
@@ -87,8 +89,8 @@ class Layout:
     def __init__(self, spec: TaskSpec, state_size: int, with_masks: bool) -> None:
         self._spec = spec
         spaces = spec.action_spaces if with_masks else ()
-        self._actions = [space.parameters for space in spaces]
-        sizes = [state_size, *spec.observation_sizes, *self._actions, spec.num_agents, spec.joint_action_width]
+        self._mask_sizes = [mask_size(space) for space in spaces]
+        sizes = [state_size, *spec.observation_sizes, *self._mask_sizes, spec.num_agents, spec.joint_action_width]
         self._parts = [slice(a, b) for a, b in pairwise(accumulate(sizes, initial=0))]
         self.size = sum(sizes)
         self.observation_size = self.size - spec.joint_action_width
@@ -121,7 +123,7 @@ class Layout:
     ) -> np.ndarray:
         masks = [
             np.ones((len(state), n)) if seen.action_mask is None else seen.action_mask
-            for n, seen in zip(self._actions, masked.agents, strict=False)
+            for n, seen in zip(self._mask_sizes, masked.agents, strict=False)
         ]
         return np.concatenate([state, *observations, *masks, alive], axis=1, dtype=_FLOAT)
 

@@ -56,7 +56,12 @@ def test_an_algorithm_reads_settings_that_there_are_and_a_topology_if_it_has_a_g
             "epsilon epsilon_steps mixer_size dueling_sizes value_clip initial_log_std policy_delay policy_noise",
         ),
         ("hatd3", "policy_delay policy_noise noise_clip agent_order", "epsilon gae_lambda critic_batch"),
-        ("matd3", "policy_delay exploration_noise", "agent_order chunk_length"),
+        (
+            "hasac",
+            "temperature temperature_lr target_entropy agent_order actor_lr",
+            "policy_delay policy_noise exploration_noise entropy_coef initial_log_std epsilon share_parameters",
+        ),
+        ("matd3", "policy_delay exploration_noise", "temperature agent_order chunk_length"),
         (
             "qmix",
             "mixer_size epsilon share_parameters",
