@@ -19,7 +19,7 @@ def left_after(graph: CommunicationGraph, kind: str, activations: int, beta: flo
         difference = np.zeros(graph.num_agents)
         difference[[i, j]] = 1.0, -1.0
         deviations = deviations - (beta / 2) * np.outer(difference, difference @ deviations)
-        np.testing.assert_allclose(deviations.sum(0), 0.0, atol=1e-12)
+    np.testing.assert_allclose(deviations.sum(0), 0.0, atol=1e-12)
     return float(np.linalg.norm(deviations) / np.linalg.norm(start))
 
 

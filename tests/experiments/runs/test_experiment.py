@@ -177,7 +177,7 @@ def test_a_queue_that_is_killed_again_and_again_repeats_nothing_and_loses_nothin
 def test_failures_stay_by_themselves_and_what_is_done_is_plotted(tmp_path):
     lines = {"HAPPO": {"algo": "happo"}, "broken": {"algo": "hatrpo", "share_parameters": True}}
     file = write(tmp_path / "figure.yaml", lines=lines, scales={"smoke": {"settings": TINY}})
-    outcome = run(file, "--scale", "smoke", "--out", tmp_path / "out")
+    outcome = run(file, "--scale", "smoke", "--out", tmp_path / "out", "--jobs", 1)
     assert outcome.returncode == 1
     assert "failed: broken, seed 0: matrpo: error:" in outcome.stderr
     assert "Traceback" not in outcome.stderr
@@ -203,7 +203,7 @@ def compared(tmp_path_factory) -> Path:
         lines={"ring": {}, "lossy": {"faults": "loss-20"}, "HATRPO": {"algo": "hatrpo"}},
         scales={"smoke": {"seeds": 1, "settings": TINY}},
     )
-    outcome = run(file, "--scale", "smoke", "--out", folder, "--jobs", 2)
+    outcome = run(file, "--scale", "smoke", "--out", folder, "--jobs", 1)
     assert outcome.returncode == 0, outcome.stderr
     return folder
 
