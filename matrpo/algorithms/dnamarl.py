@@ -14,7 +14,7 @@ Targets are linear in rewards and values: their mean is the target of the mean r
 values where it bootstraps. Three things are otherwise than there. The links are MATRPO's: pairwise averages that
 conserve the sum whatever is lost (`averaging_term` in `consensus/admm.py`), one link after another, in place of rounds
 of Metropolis weights on random graphs. Targets are lambda-returns (GAE), not those of n steps. There is no target
-critic. A target beyond 65504, or on a wire of float16, is rounded as a log ratio is.
+critic. On the wire, targets beyond 65504 are cut off, and float16 rounds them, as log ratios are.
 """
 
 from __future__ import annotations
