@@ -26,6 +26,7 @@ _FAMILIES = {
     "smax": "matrpo.envs.starcraft.smax",
     "smac": "matrpo.envs.starcraft.smac",
     "smacv2": "matrpo.envs.starcraft.smacv2",
+    "football": "matrpo.envs.football.family",
     "traffic": "matrpo.envs.traffic.traffic",
     "pettingzoo": "matrpo.envs.wrapped.installed",
     FILE: "matrpo.envs.wrapped.task_file",
