@@ -10,7 +10,19 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 CONSTRAINTS = ROOT / "constraints.txt"
-HEAVY = {"jax", "jaxlib", "flax", "jaxmarl", "gymnax", "mujoco", "gymnasium-robotics", "smac", "smacv2", "pysc2"}
+HEAVY = {
+    "jax",
+    "jaxlib",
+    "flax",
+    "jaxmarl",
+    "gymnax",
+    "mujoco",
+    "gymnasium-robotics",
+    "smac",
+    "smacv2",
+    "pysc2",
+    "gfootball",
+}
 
 
 def requirements(package: str, extra: str = "") -> list[Requirement]:
@@ -51,7 +63,7 @@ def test_smac_is_oxwhirls(extra: str) -> None:
     assert game.url == f"git+https://github.com/oxwhirl/{extra}.git"
 
 
-@pytest.mark.parametrize("extra", ["", "mamujoco", "smax", "vmas", "render", "bench", "docs", "test"])
+@pytest.mark.parametrize("extra", ["", "mamujoco", "smax", "vmas", "football", "render", "bench", "docs", "test"])
 def test_the_tested_set_pins_what_is_required(extra: str) -> None:
     pins = dict(line.split("==") for line in CONSTRAINTS.read_text().splitlines() if not line.startswith("#"))
     versions = {canonicalize_name(name): version for name, version in pins.items()}
