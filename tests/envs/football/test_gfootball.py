@@ -71,7 +71,8 @@ def test_all_of_the_academy_is_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "num_agents", "steps"), [("academy_3_vs_1_with_keeper", 3, 90), ("academy_run_to_score", 1, 60)]
+    ("name", "num_agents", "steps"),
+    [("academy_3_vs_1_with_keeper", 3, 90), ("academy_run_pass_and_shoot_with_keeper", 2, 45)],
 )
 def test_episodes_are_those_of_gfootball_called_by_hand(name: str, num_agents: int, steps: int) -> None:
     """Agents that go right, pass and shoot, so that there are checkpoints, and what ends an episode."""
@@ -101,8 +102,28 @@ def test_episodes_are_those_of_gfootball_called_by_hand(name: str, num_agents: i
     assert paid > 0.0
 
 
+def test_a_goal_is_paid_two_and_ends_the_episode() -> None:
+    """One attacker runs to an empty goal and shoots."""
+    right, shot, ball = 5, 12, 88
+    env = make_env("football/academy_empty_goal_close", 1, 1, SEED, workers=1)
+    hand = ByHand(BY_NAME["academy_empty_goal_close"], 1)
+    (seen,) = env.reset()
+    hand.begin(0, 0)
+    paid, by_hand, over = 0.0, 0.0, False
+    while not over:
+        action = np.array([shot if seen[0, ball] > 0.86 else right], dtype=np.float32)
+        step = env.step(action[None])
+        _, reward, over = hand.step(action)
+        (seen,), paid, by_hand = step.observations, paid + float(step.rewards.sum()), by_hand + reward
+        assert step.terminated.all() == over
+    assert paid == pytest.approx(by_hand) == 2.0
+    assert step.statistics is not None
+    assert step.statistics.tolist() == [[1.0, 1.0]]
+    env.close()
+
+
 def handed(env: Any, steps: int) -> list[list[np.ndarray]]:
-    """What an environment of five attackers hands over where everybody does the same."""
+    """What an environment of three attackers hands over, where all games get the same orders."""
     random = np.random.default_rng(1)
     everything = [env.reset()]
     for _ in range(steps):
@@ -122,6 +143,30 @@ def test_episodes_depend_on_seed_and_numbers_alone() -> None:
             np.testing.assert_array_equal(array, expected[2:])
     assert any((few[0] != many[0]).any() for few, many in zip(other, part, strict=True))
     assert sum(arrays[-1].sum() for arrays in part[1:]) > 0
+
+
+@pytest.mark.parametrize("name", ["academy_3_vs_1_with_keeper", "5_vs_5"])
+def test_a_restored_batch_continues_to_the_bit(name: str) -> None:
+    envs = [make_env(f"football/{name}", None, 2, SEED, workers=1, episode_length=18) for _ in range(2)]
+    random = np.random.default_rng(2)
+
+    def actions() -> np.ndarray:
+        return random.integers(0, NUM_ACTIONS, (2, envs[0].spec.num_agents)).astype(np.float32)
+
+    envs[0].reset()
+    for _ in range(13):
+        envs[0].step(actions())
+    saved = envs[0].state_dict()
+    assert saved is not None
+    envs[1].load_state_dict({key: array.copy() for key, array in saved.items()})
+    for _ in range(30):
+        joint = actions()
+        steps = [env.step(joint) for env in envs]
+        np.testing.assert_array_equal(*[np.stack(step.observations) for step in steps])
+        np.testing.assert_array_equal(*[step.rewards for step in steps])
+        np.testing.assert_array_equal(*[step.ended for step in steps])
+    for env in envs:
+        env.close()
 
 
 @pytest.mark.slow
