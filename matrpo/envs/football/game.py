@@ -93,6 +93,7 @@ def _without_time_limit(base: Any) -> Any:
 
     class Config(base):  # type: ignore[misc]
         def NewScenario(self, inc: int = 1) -> None:  # noqa: N802 (gfootball's name)
+            """Build the scenario of the next episode."""
             super().NewScenario(inc)
             self.ScenarioConfig().game_duration = _FOREVER
 
