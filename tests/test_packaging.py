@@ -10,7 +10,19 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 CONSTRAINTS = ROOT / "constraints.txt"
-HEAVY = {"jax", "jaxlib", "flax", "jaxmarl", "gymnax", "mujoco", "gymnasium-robotics", "smac", "pysc2"}
+HEAVY = {
+    "jax",
+    "jaxlib",
+    "flax",
+    "jaxmarl",
+    "gymnax",
+    "mujoco",
+    "gymnasium-robotics",
+    "smac",
+    "smacv2",
+    "pysc2",
+    "gfootball",
+}
 
 
 def requirements(package: str, extra: str = "") -> list[Requirement]:
@@ -45,12 +57,13 @@ def test_the_tests_bring_every_extra_that_installs_from_pypi() -> None:
     assert extras >= {"mamujoco", "smax", "vmas", "render", "docs"}
 
 
-def test_smac_is_oxwhirls() -> None:
-    (game,) = [one for one in requirements("matrpo", "smac") if canonicalize_name(one.name) == "smac"]
-    assert game.url == "git+https://github.com/oxwhirl/smac.git"
+@pytest.mark.parametrize("extra", ["smac", "smacv2"])
+def test_smac_is_oxwhirls(extra: str) -> None:
+    (game,) = [one for one in requirements("matrpo", extra) if canonicalize_name(one.name) == extra]
+    assert game.url == f"git+https://github.com/oxwhirl/{extra}.git"
 
 
-@pytest.mark.parametrize("extra", ["", "mamujoco", "smax", "vmas", "render", "bench", "docs", "test"])
+@pytest.mark.parametrize("extra", ["", "mamujoco", "smax", "vmas", "football", "render", "bench", "docs", "test"])
 def test_the_tested_set_pins_what_is_required(extra: str) -> None:
     pins = dict(line.split("==") for line in CONSTRAINTS.read_text().splitlines() if not line.startswith("#"))
     versions = {canonicalize_name(name): version for name, version in pins.items()}

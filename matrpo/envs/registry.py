@@ -25,11 +25,16 @@ _FAMILIES = {
     "mamujoco": "matrpo.envs.mujoco.mamujoco",
     "smax": "matrpo.envs.starcraft.smax",
     "smac": "matrpo.envs.starcraft.smac",
+    "smacv2": "matrpo.envs.starcraft.smacv2",
+    "football": "matrpo.envs.football.family",
     "traffic": "matrpo.envs.traffic.traffic",
     "pettingzoo": "matrpo.envs.wrapped.installed",
     FILE: "matrpo.envs.wrapped.task_file",
 }
 """The first word of a task's name and the module whose `FAMILY` has it, in the order in which to show them."""
+
+_NAMED_ALIKE = {"smac": ("smac", "smacv2")}
+"""Families whose tasks' names begin with the same word."""
 
 
 def families() -> dict[str, Family]:
@@ -124,8 +129,9 @@ def make_env(
 def _find(name: str) -> tuple[Family, Task]:
     path = name.rpartition(":")[0] or name
     key = FILE if path.endswith(".py") else re.split(r"\W", name)[0]
-    if key in _FAMILIES and (task := _family(key).find(name)):
-        return _family(key), task
+    for family in map(_family, _NAMED_ALIKE.get(key, {key} & set(_FAMILIES))):
+        if task := family.find(name):
+            return family, task
     names = [task.name for family in families().values() for task in family.tasks]
     close = closest(name, names, cutoff=0.55)
     hint = f"did you mean {close!r}?" if close else "`matrpo list tasks` names them all"

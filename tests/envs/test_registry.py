@@ -8,7 +8,7 @@ from matrpo.envs.conformance.guarded import check_env
 from matrpo.envs.family import KnownTask, packages
 from matrpo.envs.mujoco.robots import PARTITIONS
 from matrpo.envs.registry import canonical_name, families, make_env, resolve_num_agents, task_spec
-from matrpo.envs.starcraft import smac, smax
+from matrpo.envs.starcraft import smac, smacv2, smax
 from matrpo.errors import ConfigError
 
 QUICK = ("navigation", "treasure", "game", "mpe2")
@@ -109,7 +109,7 @@ def test_a_task_of_an_extra_is_as_its_entry_says(task: str) -> None:
 
 def test_every_robot_and_battle_that_is_known_is_listed() -> None:
     listed = {task.name for family in families().values() for task in family.tasks}
-    known = {"mamujoco": PARTITIONS, "smax": smax.MAPS, "smac": smac.MAPS}
+    known = {"mamujoco": PARTITIONS, "smax": smax.MAPS, "smac": [*smac.MAPS, *smacv2.BATTLES]}
     assert {f"{family}/{name}" for family, names in known.items() for name in names} <= listed
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 
 from matrpo.envs import counter_rng
 from matrpo.envs.family import Family, KnownTask, fixed_task, packages
 from matrpo.envs.mujoco.robots import PARTITIONS, Robot, mamujoco_spec
 from matrpo.envs.vector_env import VectorEnv, VectorStep
-from matrpo.envs.workers.cores import usable_cores
+from matrpo.envs.workers.pool import WorkerPool
 from matrpo.envs.workers.worker import Worker
 
 
@@ -46,16 +44,14 @@ class MamujocoEnv(VectorEnv):
         self._records: np.ndarray | None = None
         self._seed = seed
         self._first = 0
-        self._most_workers = usable_cores()
-        self._shares: list[slice] = []
-        self._workers: list[Worker] = []
+        self._pool = WorkerPool(num_envs, self._start_worker)
 
     def number_from(self, first: int) -> None:
         self._first = first
 
     def limit_workers(self, most: int) -> None:
         """Distribute the robots over at most so many worker processes."""
-        self._most_workers = most
+        self._pool.limit(most)
 
     def reset(self) -> list[np.ndarray]:
         self._order(b"r")
@@ -91,8 +87,7 @@ class MamujocoEnv(VectorEnv):
         """MuJoCo's integration state and what else the next step needs, and what is observed now."""
         assert self._records is not None
         robots = np.empty((self.num_envs, self._saved_size + 1))
-        self._send(b"g")
-        self._receive(robots)
+        self._pool.order(b"g", None, robots)
         return {"robots": robots, "observation": self._records["observation"].copy(), "state": self.state()}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
@@ -105,8 +100,7 @@ class MamujocoEnv(VectorEnv):
         if {key: value.shape for key, value in state.items()} != expected:
             raise ValueError(f"the saved state is not of {self.spec.name} with as many environments")
         records["observation"], records["state"] = state["observation"], state["state"]
-        self._send(b"l", state["robots"])
-        self._receive(np.empty((self.num_envs, 0)))
+        self._pool.order(b"l", state["robots"], np.empty((self.num_envs, 0)))
         self._records = records
 
     def render(self) -> np.ndarray:
@@ -123,37 +117,20 @@ class MamujocoEnv(VectorEnv):
         return self._drawable.render()
 
     def close(self) -> None:
-        for worker in self._workers:
-            worker.close()
+        self._pool.close()
         if self._drawable is not None:
             self._drawable.close()
             self._drawable = None
 
     def _order(self, letter: bytes, content: np.ndarray | None = None) -> None:
         records = np.empty(self.num_envs, dtype=self._record)
-        self._send(letter, content)
-        self._receive(records)
+        self._pool.order(letter, content, records)
         self._records = records
 
-    def _start_workers(self) -> None:
-        bounds = np.linspace(0, self.num_envs, min(self.num_envs, self._most_workers) + 1).astype(int)
-        self._shares = [slice(a, b) for a, b in itertools.pairwise(bounds)]
-        for share in self._shares:
-            first, stop, name = self._first + share.start, self._first + share.stop, self.spec.name
-            label = f"the worker of environments {first} to {stop - 1} of {name}"
-            arguments = [name, str(first), str(stop), str(self._seed)]
-            self._workers.append(Worker(label, "matrpo.envs.mujoco.mamujoco_worker", arguments))
-        self._receive(np.empty((self.num_envs, 0)))
-
-    def _send(self, letter: bytes, content: np.ndarray | None = None) -> None:
-        if not self._workers:
-            self._start_workers()
-        for worker, share in zip(self._workers, self._shares, strict=True):
-            worker.send(letter, None if content is None else content[share])
-
-    def _receive(self, answers: np.ndarray) -> None:
-        for worker, share in zip(self._workers, self._shares, strict=True):
-            worker.receive(answers[share])
+    def _start_worker(self, first: int, stop: int) -> Worker:
+        first, stop, name = self._first + first, self._first + stop, self.spec.name
+        label = f"the worker of environments {first} to {stop - 1} of {name}"
+        return Worker(label, "matrpo.envs.mujoco.mamujoco_worker", [name, str(first), str(stop), str(self._seed)])
 
     def _split(self, joined: np.ndarray) -> list[np.ndarray]:
         ends = np.cumsum(self.spec.observation_sizes)[:-1]

@@ -100,28 +100,25 @@ class SmacEnv(VectorEnv):
     of the agent's own unit the observation already says (health, shield and type).
 
     Args:
-        name: the task, `smac/<map>`.
-        num_envs: B, each a process of the game.
-        seed: of the games.
+        spec: the agents.
+        games: B games with the interface of SMAC's `StarCraft2Env`, each a process of StarCraft II. They were made with
+            `continuing_episode`, so that a game says whether it ended at its limit.
+        package: what they come from, by its usual name, and what is to be done if it is another version.
+        install_game: what is to be done if StarCraft II is missing.
 
     Raises:
-        ConfigError: there is no such map, the package is missing or another one, or, from `reset`, the game is missing.
+        ConfigError: the games are others than `spec` says, or, from `reset`, StarCraft II is missing.
     """
 
     statistics = ("win_rate",)
 
-    def __init__(self, name: str, num_envs: int, seed: int) -> None:
-        self.spec = smac_spec(name)
-        game = _game_class()
-        words = counter_rng.bits(seed, np.arange(num_envs), np.zeros(num_envs, dtype=np.int64), draws=1)[0]
-        # With `continuing_episode` a game says whether it ended at its limit.
-        self._games = [
-            game(map_name=name.removeprefix("smac/"), seed=int(word >> np.uint64(33)), continuing_episode=True)
-            for word in words
-        ]
-        _check_info(self.spec, self._games[0].get_env_info())
-        self.num_envs = num_envs
-        self._threads = ThreadPoolExecutor(num_envs)
+    def __init__(self, spec: TaskSpec, games: list[Any], package: tuple[str, str], install_game: str) -> None:
+        self.spec = spec
+        self._games = games
+        self._install_game = install_game
+        _check_info(spec, games[0].get_env_info(), *package)
+        self.num_envs = len(games)
+        self._threads = ThreadPoolExecutor(len(games))
         self._frames: list[_Frame] = []
 
     def reset(self) -> list[np.ndarray]:
@@ -133,7 +130,7 @@ class SmacEnv(VectorEnv):
                 raise
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise ConfigError(
-                f"StarCraft II could not be started for {self.spec.name} ({reason}): {_INSTALL_GAME}"
+                f"StarCraft II could not be started for {self.spec.name} ({reason}): {self._install_game}"
             ) from None
         return self.observe()
 
@@ -243,7 +240,16 @@ def make_smac(name: str, num_envs: int, seed: int) -> SmacEnv:
     Raises:
         ConfigError: there is no such map, or the package is missing or another one.
     """
-    return SmacEnv(name, num_envs, seed)
+    spec, game, map_name = smac_spec(name), _game_class(), name.removeprefix("smac/")
+    seeds = game_seeds(seed, num_envs)
+    games = [game(map_name=map_name, seed=number, continuing_episode=True) for number in seeds]
+    return SmacEnv(spec, games, ("SMAC", _INSTALL), _INSTALL_GAME)
+
+
+def game_seeds(seed: int, num_envs: int) -> list[int]:
+    """The seed of each of B games: 31 bits."""
+    words = counter_rng.bits(seed, np.arange(num_envs), np.zeros(num_envs, dtype=np.int64), draws=1)[0]
+    return [int(word >> np.uint64(33)) for word in words]
 
 
 def problem() -> str | None:
@@ -262,11 +268,22 @@ def problem() -> str | None:
 
 def game_problem() -> str | None:
     """Why StarCraft II is not there, and what to do, in one line; None if its files are where they are looked for."""
+    return missing_game("SMAC's maps", "", _INSTALL_GAME)
+
+
+def missing_game(maps: str, file: str, install_game: str) -> str | None:
+    """Why StarCraft II or its maps are not where they are looked for, in one line; None if they are.
+
+    Args:
+        maps: which they are.
+        file: one of them; empty for any.
+        install_game: what is to be done.
+    """
     folder = Path(os.environ.get("SC2PATH", "~/StarCraftII")).expanduser()
     if not any(folder.glob("Versions/Base*/SC2_x64")):
-        return f"StarCraft II is not in {folder}: {_INSTALL_GAME}"
-    if not (folder / "Maps" / "SMAC_Maps").is_dir():
-        return f"SMAC's maps are not in {folder}/Maps/SMAC_Maps: {_INSTALL_GAME}"
+        return f"StarCraft II is not in {folder}: {install_game}"
+    if not (folder / "Maps" / "SMAC_Maps" / file).exists():
+        return f"{maps} are not in {folder}/Maps/SMAC_Maps: {install_game}"
     return None
 
 
@@ -282,7 +299,7 @@ def _game_class() -> Any:
         raise ConfigError(f"the StarCraft Multi-Agent Challenge cannot be imported ({text}): {_INSTALL}") from None
 
 
-def _check_info(spec: TaskSpec, info: dict[str, Any]) -> None:
+def _check_info(spec: TaskSpec, info: dict[str, Any], package: str, install: str) -> None:
     space = spec.action_spaces[0]
     assert isinstance(space, Discrete)
     expected = {
@@ -293,7 +310,7 @@ def _check_info(spec: TaskSpec, info: dict[str, Any]) -> None:
     }
     for key, value in expected.items():
         if info[key] != value:
-            raise ConfigError(f"the installed SMAC has {key} {info[key]} on {spec.name}, not {value}: {_INSTALL}")
+            raise ConfigError(f"the installed {package} has {key} {info[key]} on {spec.name}, not {value}: {install}")
 
 
 def _begin(game: Any) -> _Frame:

@@ -226,7 +226,7 @@ def test_nothing_is_printed_and_no_file_is_left(tmp_path: Path) -> None:
 def test_a_workers_failure_is_one_line() -> None:
     env = make_mamujoco("mamujoco/Hopper-3x1", num_envs=1, seed=0)
     env.reset()
-    env._workers[0].send(b"?")
+    env._pool.workers[0].send(b"?")
     with pytest.raises(
         RuntimeError, match=r"^the worker of environments 0 to 0 of mamujoco/Hopper-3x1 failed: KeyError"
     ) as caught:
@@ -238,7 +238,7 @@ def test_a_workers_failure_is_one_line() -> None:
 def test_a_killed_worker_is_an_error_not_a_hang() -> None:
     env = make_mamujoco("mamujoco/Hopper-3x1", num_envs=2, seed=0)
     env.reset()
-    env._workers[-1]._process.kill()
+    env._pool.workers[-1]._process.kill()
     with pytest.raises(RuntimeError, match=r"gone \(exit status -9\)"):
         env.step(env.spec.noop(2))
     env.close()
@@ -248,7 +248,7 @@ def test_no_worker_outlives_its_parent() -> None:
     program = (
         "import os, signal; from matrpo.envs.mujoco.mamujoco import make_mamujoco;"
         "env = make_mamujoco('mamujoco/Hopper-3x1', 2, 0); env.reset();"
-        "print(*(worker._process.pid for worker in env._workers), flush=True);"
+        "print(*(worker._process.pid for worker in env._pool.workers), flush=True);"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
