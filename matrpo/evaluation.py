@@ -16,6 +16,7 @@ from matrpo import random_streams
 from matrpo.algorithms.shared.algorithm import JointActor
 from matrpo.build import agents_are_alike, build_agent, build_algorithm
 from matrpo.envs.build import build_envs
+from matrpo.envs.registry import most_at_once
 from matrpo.envs.vector_env import VectorEnv, VectorStep
 from matrpo.errors import ConfigError
 from matrpo.film import check_film_name, save_film
@@ -73,7 +74,7 @@ def evaluate(
     *,
     deterministic: bool = True,
     iteration: int | None = None,
-    num_envs: int = _COPIES,
+    num_envs: int | None = None,
 ) -> EvaluationResult:
     """Evaluate the run's policies on fresh episodes and average their returns.
 
@@ -85,7 +86,8 @@ def evaluate(
         episodes: exactly so many.
         deterministic: take the most probable action instead of a sampled one.
         iteration: which checkpoint; by default the latest that all agents have.
-        num_envs: most environments to step at once; the episodes that they play are the same.
+        num_envs: most environments to step at once, by default all, or as many as cores if each is a process; the
+            episodes that they play are the same.
 
     Raises:
         ConfigError: there is no checkpoint, or it does not fit the task.
@@ -93,6 +95,7 @@ def evaluate(
     copies = min(episodes, _COPIES)
     shares = (episodes + np.arange(copies)[::-1]) // copies
     generator = torch.Generator().manual_seed(random_streams.EVALUATED_ACTIONS)
+    num_envs = num_envs or most_at_once(run.config.task) or copies
     parts, played = [], 0
     for first in range(0, copies, num_envs):
         share = shares[first : first + num_envs]

@@ -8,8 +8,9 @@ import pytest
 from click.testing import CliRunner
 
 import matrpo.evaluation
-from matrpo.envs import counter_rng
+from matrpo.envs import counter_rng, registry
 from matrpo.envs.vector_env import VectorEnv, VectorStep
+from matrpo.envs.workers.cores import usable_cores
 from matrpo.errors import ConfigError
 from matrpo.evaluation import evaluate, mean_interval
 from matrpo.launch.commands.read import evaluate_run
@@ -96,6 +97,22 @@ def test_the_episodes_that_count_do_not_depend_on_how_many_are_played_at_once(ru
     length = result.statistics["length"]
     assert length.mean == pytest.approx(expected / 1.5)
     assert (length.ci95 is None) == (episodes == 1)
+
+
+def test_environments_that_are_processes_are_as_many_at_once_as_cores(run, monkeypatch):
+    built = []
+
+    def make_env(run, num_envs, first):
+        built.append(num_envs)
+        return make(run, num_envs, first)
+
+    whole, make = evaluate(run, 7), matrpo.evaluation._make_env
+    monkeypatch.setattr(matrpo.evaluation, "most_at_once", lambda _task: 3)
+    monkeypatch.setattr(matrpo.evaluation, "_make_env", make_env)
+    assert evaluate(run, 7) == whole
+    assert built == [3, 3, 1]
+    assert registry.most_at_once("traffic/grid-2x2") == usable_cores()
+    assert registry.most_at_once("navigation") is None
 
 
 @pytest.mark.slow

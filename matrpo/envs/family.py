@@ -56,10 +56,12 @@ class Task(ABC):
     Attributes:
         name: as `--task` gives it, in full.
         in_turn: whether its environments are stepped one after the other, so that `WorkerEnv` can deal them out.
+        own_process: whether each of its environments is a process of its own.
     """
 
     name: str
     in_turn: bool
+    own_process: bool = False
 
     @abstractmethod
     def spec(self, num_agents: int | None) -> TaskSpec:
@@ -90,6 +92,7 @@ class KnownTask(Task):
         describe: the spec for N agents; a `ConfigError` if there can be no such number.
         build: the environments, given N, B and the seed.
         in_turn: whether they are stepped one after the other.
+        own_process: whether each is a process of its own.
     """
 
     name: str
@@ -99,6 +102,7 @@ class KnownTask(Task):
     describe: Callable[[int], TaskSpec]
     build: Callable[[int, int, int], VectorEnv]
     in_turn: bool = False
+    own_process: bool = False
 
     def spec(self, num_agents: int | None) -> TaskSpec:
         return self.describe(self._resolve(num_agents))

@@ -9,6 +9,7 @@ from matrpo import random_streams
 from matrpo.envs.conformance.guarded import GuardedEnv
 from matrpo.envs.family import Family, ForeignTask, Task
 from matrpo.envs.vector_env import VectorEnv
+from matrpo.envs.workers.cores import usable_cores
 from matrpo.envs.workers.worker_env import WorkerEnv
 from matrpo.errors import ConfigError, closest
 from matrpo.spaces import TaskSpec
@@ -78,6 +79,15 @@ def check_installed(task: str) -> None:
     family, found = _find(task)
     if problem := family.needs.problem():
         raise ConfigError(f"task {found.name!r}: {problem}")
+
+
+def most_at_once(task: str) -> int | None:
+    """Number of its environments that this machine can step at once: as many as cores if each is a process, else any.
+
+    Raises:
+        ConfigError: the task is unknown.
+    """
+    return usable_cores() if _find(task)[1].own_process else None
 
 
 def make_env(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -35,15 +36,17 @@ def _search(name: str) -> KnownTask:
         if not file.is_file():
             raise ConfigError(f"task {name!r}: there is no file {file} with the {what}")
     spec = traffic_spec(f"{_PREFIX}{path}", read_network(path))
-    return fixed_task(
-        spec, "a network of your own", lambda _name, num_envs, seed: TrafficEnv(spec, path, num_envs, seed)
-    )
+    return _task(spec, "a network of your own", lambda _name, num_envs, seed: TrafficEnv(spec, path, num_envs, seed))
 
 
 def _grid(rows: int, columns: int) -> KnownTask:
     spec = traffic_spec(f"{_PREFIX}grid-{rows}x{columns}", grid_network(rows, columns))
     description = f"the lights of {rows} x {columns} junctions in SUMO let random traffic through"
-    return fixed_task(spec, description, partial(_make_grid, rows, columns, spec))
+    return _task(spec, description, partial(_make_grid, rows, columns, spec))
+
+
+def _task(spec: TaskSpec, description: str, build: Callable[[str, int, int], VectorEnv]) -> KnownTask:
+    return dataclasses.replace(fixed_task(spec, description, build), own_process=True)
 
 
 def _make_grid(rows: int, columns: int, spec: TaskSpec, _name: str, num_envs: int, seed: int) -> VectorEnv:
