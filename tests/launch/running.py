@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -33,6 +34,18 @@ Matrpo = Callable[..., tuple[int, str, str]]
 _PATIENCE = 120.0
 TIMINGS = ("time", "seconds_", "cpu_seconds", "steps_per_second", "rollout_steps_per_second")
 """How metrics begin that differ from run to run."""
+
+
+def assert_mistake(result: tuple[int, str, str], *words: str) -> None:
+    """Exit status 2, one line on standard error that holds these words, and nothing started or left behind."""
+    status, out, err = result
+    assert (status, out) == (2, "")
+    assert err.startswith("matrpo: error: ")
+    assert err.count("\n") == 1
+    for word in words:
+        assert word in err
+    assert multiprocessing.active_children() == []
+    assert list(Path.cwd().iterdir()) == []
 
 
 def command(run: Path, *arguments: str) -> list[str]:
