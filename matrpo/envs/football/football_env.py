@@ -9,7 +9,7 @@ import numpy as np
 from matrpo.envs.football.picture import ACTIVE, picture
 from matrpo.envs.football.share import STATISTICS, record
 from matrpo.envs.vector_env import VectorEnv, VectorStep
-from matrpo.envs.workers.pool import WorkerPool
+from matrpo.envs.workers.pool import WorkerPool, team_step
 from matrpo.envs.workers.worker import Worker
 from matrpo.spaces import TaskSpec
 
@@ -68,11 +68,8 @@ class FootballEnv(VectorEnv):
         if self._records is None:
             raise RuntimeError("reset the environment before stepping it")
         self._order(b"s", joint_action.astype(np.float32, copy=False))
-        records, num_agents = self._records, self.spec.num_agents
-        rewards, terminated, truncated = (
-            np.repeat(records[field][:, None], num_agents, axis=1) for field in ("reward", "terminated", "truncated")
-        )
-        step = VectorStep(self.observe(), rewards / num_agents, terminated, truncated, None)
+        records = self._records
+        step = team_step(records, self.observe())
         if step.ended.any():
             step.final_observations = _split(records["final_observation"])
             step.final_state = _state(records["final_observation"])

@@ -8,7 +8,7 @@ from matrpo.envs import counter_rng
 from matrpo.envs.family import Family, KnownTask, fixed_task, packages
 from matrpo.envs.mujoco.robots import PARTITIONS, Robot, mamujoco_spec
 from matrpo.envs.vector_env import VectorEnv, VectorStep
-from matrpo.envs.workers.pool import WorkerPool
+from matrpo.envs.workers.pool import WorkerPool, team_step
 from matrpo.envs.workers.worker import Worker
 
 
@@ -63,11 +63,8 @@ class MamujocoEnv(VectorEnv):
         if self._records is None:
             raise RuntimeError("reset the environment before stepping it")
         self._order(b"s", joint_action.astype(np.float32, copy=False))
-        records, num_agents = self._records, self.spec.num_agents
-        rewards, terminated, truncated = (
-            np.repeat(records[field][:, None], num_agents, axis=1) for field in ("reward", "terminated", "truncated")
-        )
-        step = VectorStep(self.observe(), rewards / num_agents, terminated, truncated, None)
+        records = self._records
+        step = team_step(records, self.observe())
         if step.ended.any():
             step.final_observations = self._split(records["final_observation"])
             step.final_state = records["final_state"].copy()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from matrpo.envs.vector_env import VectorStep
 from matrpo.envs.workers.cores import usable_cores
 from matrpo.envs.workers.worker import Worker
 
@@ -67,3 +68,19 @@ class WorkerPool:
     def _receive(self, answers: np.ndarray) -> None:
         for worker, share in zip(self.workers, self._shares, strict=True):
             worker.receive(answers[share])
+
+
+def team_step(records: np.ndarray, observations: list[np.ndarray]) -> VectorStep:
+    """The step that workers' records tell of, for a team that is paid and ends together.
+
+    Each agent receives the N-th part of the reward, so that the team return is the environment's.
+
+    Args:
+        records: (B,) with the fields `reward`, `terminated` and `truncated`.
+        observations: of each of the N agents, after the step.
+    """
+    num_agents = len(observations)
+    rewards, terminated, truncated = (
+        np.repeat(records[field][:, None], num_agents, axis=1) for field in ("reward", "terminated", "truncated")
+    )
+    return VectorStep(observations, rewards / num_agents, terminated, truncated, None)
