@@ -51,13 +51,17 @@ class Activation:
         return self.backward(outputs.new_ones(()).expand_as(outputs), outputs)
 
 
+_TWO, _MINUS_ONE = torch.tensor(2.0), torch.tensor(-1.0)
+"""Small arrays are multiplied by a tensor in half the time that a number takes."""
+
+
 def _tanh(values: Tensor) -> Tensor:
-    """tanh(x) = 2 sigma(2 x) - 1, within 2e-7: torch's logistic function is three times as fast as its tanh."""
-    return torch.sigmoid(2.0 * values) * 2.0 - 1.0
+    """tanh(x) = 2 sigma(2 x) - 1, within 2e-7: on many processors torch's tanh takes three times as long as sigma."""
+    return torch.add(_MINUS_ONE, torch.sigmoid(values * _TWO), alpha=2.0)
 
 
 def _tanh_(values: Tensor) -> Tensor:
-    return values.mul_(2.0).sigmoid_().mul_(2.0).sub_(1.0)
+    return torch.add(_MINUS_ONE, values.mul_(_TWO).sigmoid_(), alpha=2.0, out=values)
 
 
 def _elu_(values: Tensor) -> Tensor:
@@ -104,6 +108,10 @@ class HiddenFunction:
     def __call__(self, values: Tensor) -> Tensor:
         """Apply the nonlinearity. Shapes (..., size) -> (..., size)."""
         return self.normalized(self.activation.function(values))
+
+    def apply_(self, values: Tensor) -> Tensor:
+        """The same of values that are overwritten, without autograd."""
+        return self.normalized(self.activation.apply_(values))
 
     def normalized(self, values: Tensor) -> Tensor:
         """The values after layer normalisation, if there is one."""

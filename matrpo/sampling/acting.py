@@ -143,8 +143,8 @@ class Team(ABC):
         return chosen
 
 
-class SharedPolicy(Team):
-    """G agents with one policy in common, which sees them as one agent in more environments."""
+class SharedRecurrentPolicy(Team):
+    """G agents with one recurrent policy in common, which sees them as one agent in more environments."""
 
     def outputs(self, seen: Sequence[ActorInput]) -> tuple[Tensor, Tensor]:
         count, policy = len(seen), self._members[0].policy
@@ -159,7 +159,10 @@ class SharedPolicy(Team):
 
 
 class StackedPolicies(Team):
-    """G agents with policies of one shape, none recurrent: a layer of all is one batched matrix product."""
+    """G agents with feedforward policies of one shape, or one in common: a layer of all is one batched product.
+
+    To a policy in common they are one agent in more environments.
+    """
 
     def __init__(self, members: Sequence[Actor]) -> None:
         super().__init__(members)
@@ -168,7 +171,7 @@ class StackedPolicies(Team):
     @torch.no_grad()
     def refresh(self) -> None:
         """As `Actors.refresh`."""
-        policies = [member.policy for member in self._members]
+        policies = list(dict.fromkeys(member.policy for member in self._members))
         networks = [policy.network for policy in policies if isinstance(policy.network, MLP)]
         self._function = networks[0].hidden
         *hidden, last = zip(*(network.linear_layers for network in networks), strict=True)
@@ -179,12 +182,13 @@ class StackedPolicies(Team):
         self._log_std = torch.cat([policy.own_log_std for policy in policies])
 
     def outputs(self, seen: Sequence[ActorInput]) -> tuple[Tensor, Tensor]:
-        *hidden, last = self._layers
-        values = self._function.normalized(torch.from_numpy(np.stack([each.observation for each in seen])))
+        *hidden, (last_weight, last_bias) = self._layers
+        inputs = torch.from_numpy(np.concatenate([each.observation for each in seen]))
+        values = self._function.normalized(inputs.view(len(last_weight), -1, inputs.shape[1]))
         for weight, bias in hidden:
-            values = self._function(torch.baddbmm(bias, values, weight))
-        weight, bias = last
-        return torch.baddbmm(bias, values, weight), self._log_std
+            values = self._function.apply_(torch.baddbmm(bias, values, weight))
+        outputs = torch.baddbmm(last_bias, values, last_weight)
+        return outputs.view(len(seen), -1, outputs.shape[2]), self._log_std.expand(len(seen), -1)
 
 
 def _stacked(layers: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -194,7 +198,8 @@ def _stacked(layers: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def _team(members: Sequence[Actor]) -> Team:
-    return SharedPolicy(members) if members[0].policy is members[1].policy else StackedPolicies(members)
+    recurrent = not isinstance(members[0].policy.network, MLP)
+    return SharedRecurrentPolicy(members) if recurrent else StackedPolicies(members)
 
 
 def _alike(policies: Sequence[JointPolicy]) -> list[list[int]]:
