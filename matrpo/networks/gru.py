@@ -227,17 +227,21 @@ class LinearizedGRU:
         a = layer.input(inputs)
         c = torch.empty_like(a)
         before, after = a.new_empty(steps, batch, size), a.new_empty(steps, batch, size)
-        for t, cleared in enumerate(self._cleared):
-            before[t] = state
-            if cleared is not None:
-                before[t].masked_fill_(cleared, 0.0)
-            torch.addmm(layer.recurrent.bias, before[t], layer.recurrent.weight.T, out=c[t])
-            rz = torch.sigmoid_(a[t, :, : 2 * size].add_(c[t, :, : 2 * size]))
-            n = a[t, :, 2 * size :].addcmul_(rz[:, :size], c[t, :, 2 * size :]).tanh_()
-            state = torch.lerp(n, before[t], rz[:, size:], out=after[t])
+        rz, c_rz, c_n = a[:, :, : 2 * size], c[:, :, : 2 * size], c[:, :, 2 * size :]
         r, z, n = a.split(size, dim=2)
+        bias, weight = layer.recurrent.bias, layer.recurrent.weight.T
+        # All steps' views at once: made one by one they would take as long as what is computed on them.
+        views = zip(*(part.unbind() for part in (before, c, rz, c_rz, r, z, n, c_n, after)), strict=True)
+        for cleared, (h, c_t, rz_t, c_rz_t, r_t, z_t, n_t, c_n_t, next_h) in zip(self._cleared, views, strict=True):
+            h.copy_(state)
+            if cleared is not None:
+                h.masked_fill_(cleared, 0.0)
+            torch.addmm(bias, h, weight, out=c_t)
+            rz_t.add_(c_rz_t).sigmoid_()
+            n_t.addcmul_(r_t, c_n_t).tanh_()
+            state = torch.lerp(n_t, h, z_t, out=next_h)
         through_n = (1.0 - z) * (1.0 - n * n)
-        through_r = through_n * c[:, :, 2 * size :] * r * (1.0 - r)
+        through_r = through_n * c_n * r * (1.0 - r)
         through_z = (before - n) * z * (1.0 - z)
         self._alpha = torch.stack([through_r, through_z, through_n], dim=2)
         self._beta = torch.stack([through_r, through_z, through_n * r], dim=2)
@@ -269,13 +273,15 @@ class LinearizedGRU:
         """Transpose of `jvp` up to the matrices: (T * B, size) -> cotangents of a and of c, each (T * B, 3 * size)."""
         change = cotangent.view(*self._shape[:2], self._shape[3]).clone()
         c = torch.empty_like(self._beta)
-        for t in reversed(range(len(change))):
-            torch.mul(self._beta[t], change[t].unsqueeze(1), out=c[t])
+        dh, columns, dc, rows = (part.unbind() for part in (change, change.unsqueeze(2), c, c.flatten(2)))
+        beta, carry = self._beta.unbind(), self._carry.unbind()
+        for t in reversed(range(len(dh))):
+            torch.mul(beta[t], columns[t], out=dc[t])
             if t:
-                before = torch.addcmul(c[t].flatten(1) @ self._recurrent_weight, self._carry[t], change[t])
+                before = torch.addcmul(rows[t] @ self._recurrent_weight, carry[t], dh[t])
                 if (cleared := self._cleared[t]) is not None:
                     before.masked_fill_(cleared, 0.0)
-                change[t - 1] += before
+                dh[t - 1].add_(before)
         a = self._alpha * change.unsqueeze(2)
         return a.flatten(2).flatten(0, 1), c.flatten(2).flatten(0, 1)
 
