@@ -12,7 +12,7 @@ from matrpo.networks.backpropagation import ForwardPass
 from matrpo.networks.device import CPU
 from matrpo.networks.gru import make_network
 from matrpo.networks.optimizer import make_adam, step_along
-from matrpo.networks.sequences import Sequences, minibatches
+from matrpo.networks.sequences import Sequences, minibatches, subset
 from matrpo.settings.sections import CriticSettings, NetworkSettings
 
 
@@ -139,11 +139,11 @@ class Critic(nn.Module):
         for _ in range(epochs):
             loss_sum, batches = 0.0, 0
             for rows, part in minibatches(len(targets), batch_size, self._generator, sequences, targets.device):
-                chosen = slice(None) if rows is None else rows
-                values = ForwardPass(self.network, observations[chosen], part)
+                values = ForwardPass(self.network, subset(observations, rows), part)
                 if before is None and self._value_loss.clip is not None:
                     before = values.outputs.detach() if rows is None else self._normalised(observations, sequences)
-                loss = self._value_loss(values.outputs, None if before is None else before[chosen], normalised[chosen])
+                held = None if before is None else subset(before, rows)
+                loss = self._value_loss(values.outputs, held, subset(normalised, rows))
                 loss.backward()  # type: ignore[no-untyped-call]
                 step_along(self.optimizer, values.gradient(), self._value_loss.max_grad_norm)
                 loss_sum += float(loss.detach())

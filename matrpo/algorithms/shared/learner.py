@@ -13,7 +13,7 @@ from matrpo.networks.backpropagation import ForwardPass
 from matrpo.networks.distributions import Head, by_column
 from matrpo.networks.joint_policy import JointPolicy
 from matrpo.networks.optimizer import make_adam, step_along
-from matrpo.networks.sequences import Sequences, samples_of, side_by_side
+from matrpo.networks.sequences import Sequences, samples_of, side_by_side, subset
 from matrpo.settings.config import Config
 
 
@@ -54,8 +54,9 @@ class Samples:
 
     def select(self, rows: Tensor, sequences: Sequences | None) -> Samples:
         """A subset of the samples, in the given sequences."""
-        masks = None if self.action_masks is None else self.action_masks[rows]
-        return Samples(self.observations[rows], self.actions[rows], masks, self.alive[rows], sequences)
+        masks = None if self.action_masks is None else subset(self.action_masks, rows)
+        observations, actions, alive = (subset(part, rows) for part in (self.observations, self.actions, self.alive))
+        return Samples(observations, actions, masks, alive, sequences)
 
 
 def standardized(advantages: Tensor, samples: Samples) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from matrpo.algorithms.shared.learner import Learner, PolicyPass, Samples, ascend
 from matrpo.networks.distributions import Head
-from matrpo.networks.sequences import random_parts
+from matrpo.networks.sequences import random_parts, subset
 from matrpo.settings.config import Config
 from matrpo.trust_region.line_search import Reached, line_search
 from matrpo.trust_region.sampled_fisher import linearize
@@ -94,9 +94,8 @@ class Objective:
             samples: these samples alone.
             new: the policy's distributions there.
         """
-        old, old_log_prob, weights, states = self.old, self.old_log_prob, self.weights, self.states
-        if rows is not None:
-            old, old_log_prob, weights, states = old.select(rows), old_log_prob[rows], weights[rows], states[rows]
+        old = self.old if rows is None else self.old.select(rows)
+        old_log_prob, weights, states = (subset(part, rows) for part in (self.old_log_prob, self.weights, self.states))
         ratio = (samples.log_prob(new) - old_log_prob).exp()
         gain = ratio * weights - self._drift(ratio, weights, old, new)
         return ((gain + self._config.entropy_coef * new.entropy().squeeze(1)) * states).mean()
