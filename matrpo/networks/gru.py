@@ -44,13 +44,14 @@ class GRU(nn.Module):
 
     def forward(self, inputs: Tensor, starts: Tensor, state: Tensor) -> Tensor:
         """Recurrent states after each step. Shapes (T, B, inputs), (T, B), (B, size) -> (T, B, size)."""
-        states = []
-        for a, cleared in zip(self.input(inputs), _where_any(starts), strict=True):
+        states, sizes = [], (2 * self.size, self.size)
+        a_rz, a_n = (part.unbind() for part in torch.split(self.input(inputs), sizes, dim=2))
+        for rz, n, cleared in zip(a_rz, a_n, _where_any(starts), strict=True):
             if cleared is not None:
                 state = state.masked_fill(cleared, 0.0)
-            c_rz, c_n = torch.split(self.recurrent(state), [2 * self.size, self.size], dim=1)
-            r, z = torch.sigmoid(a[:, : 2 * self.size] + c_rz).chunk(2, dim=1)
-            n = torch.tanh(torch.addcmul(a[:, 2 * self.size :], r, c_n))
+            c_rz, c_n = torch.split(self.recurrent(state), sizes, dim=1)
+            r, z = torch.sigmoid(rz + c_rz).chunk(2, dim=1)
+            n = torch.tanh(torch.addcmul(n, r, c_n))
             state = torch.lerp(n, state, z)
             states.append(state)
         return torch.stack(states)
