@@ -74,6 +74,11 @@ class OnPolicy(Algorithm):
         self._alive = np.ones((config.rollout_length, config.num_envs, spec.num_agents), dtype=bool)
         self._last: CentralStep | None = None
 
+    @property
+    def outputs(self) -> list[Tensor]:
+        """The outputs of its network that each agent acted by on its samples, (M, outputs)."""
+        return [torch.from_numpy(outputs).flatten(0, 1).to(self.device) for outputs in self._outputs]
+
     @abstractmethod
     def improve(self, samples: list[Samples], old: list[Head], advantages: list[Tensor]) -> list[dict[str, Any]]:
         """Update the policies on the rollouts' samples.
@@ -233,8 +238,7 @@ class OnPolicy(Algorithm):
     @torch.no_grad()
     def _acted_by(self, samples: list[Samples]) -> list[Head]:
         """Each agent's action distributions at its samples, as it acted by them."""
-        kept = [torch.from_numpy(outputs).flatten(0, 1).to(self.device) for outputs in self._outputs]
-        parts = zip(samples, self.policies, kept, strict=True)
+        parts = zip(samples, self.policies, self.outputs, strict=True)
         return [part.head_of(policy, outputs) for part, policy, outputs in parts]
 
     def _samples(self, agent: int) -> Samples:

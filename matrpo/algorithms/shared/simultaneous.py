@@ -31,7 +31,7 @@ class Simultaneous(OnPolicy):
             length = self.config.rollout_length
             samples, advantages = [merge(samples, length)], [side_by_side(advantages, length)]
             with torch.no_grad():
-                old = [samples[0].head(self.policies[0])]
+                old = [samples[0].head_of(self.policies[0], side_by_side(self.outputs, length))]
         mirror, reports = self.mirror(), []
         for agent, (part, before, weights) in enumerate(zip(samples, old, advantages, strict=True)):
             learner = self.learner(agent)
