@@ -41,6 +41,7 @@ class CentralEnvironment:
         self.spec = shared.spec
         self._per_agent = state_type == "fp"
         self._present = np.ones((shared.env.num_envs, shared.spec.num_agents), dtype=bool)
+        self._alive = self._present
 
     def reset(self) -> CentralStep:
         """Begin new episodes, as `SharedEnvironment.reset` does."""
@@ -80,7 +81,7 @@ class CentralEnvironment:
         """Continue where `state_dict` was taken, as `SharedEnvironment.resume` does."""
         agents = self.shared.resume(state)
         if holds_episodes(state):
-            self._present = state["alive"].copy()
+            self._note(state["alive"].copy())
         else:
             self._see_who_is_there(np.ones_like(self._present))
         return self._initial(agents)
@@ -95,16 +96,15 @@ class CentralEnvironment:
         ]
         return CentralStep(agents, states, self._alive, self._alive)
 
-    @property
-    def _alive(self) -> np.ndarray:
-        """Agents that are in the episode, but for those whose masks allow nothing now. (B, N)."""
-        alive: np.ndarray = self._present & ~self.shared.waiting
-        return alive
-
     def _see_who_is_there(self, default: np.ndarray) -> None:
         """Note which agents are in the episodes now; those of `default` if the task does not say."""
         present = self.shared.env.present()
-        self._present = default if present is None else present
+        self._note(default if present is None else present)
+
+    def _note(self, present: np.ndarray) -> None:
+        """Note who is present and who of them is alive: all but those whose masks allow nothing now. (B, N)."""
+        self._present = present
+        self._alive = present & ~self.shared.waiting
 
     def _states(self, observations: list[np.ndarray]) -> list[np.ndarray]:
         return self._views(self.shared.env.state(), observations)
