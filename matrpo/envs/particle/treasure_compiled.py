@@ -159,16 +159,18 @@ def _sort(keys: np.ndarray) -> None:
 
 
 @inlined
-def _write_one_hot(row: np.ndarray, size: int, colour: int) -> None:
-    for column in range(size):
-        row[column] = 0.0
+def _write_one_hot(block: np.ndarray, k: int, b: int, column: int, size: int, colour: int) -> None:
+    for choice in range(size):
+        block[k, b, column + choice] = 0.0
     if colour != NOTHING:
-        row[colour] = 1.0
+        block[k, b, column + colour] = 1.0
 
 
 @inlined
 def _write_treasures(
-    row: np.ndarray,
+    block: np.ndarray,
+    k: int,
+    column: int,
     q: int,
     b: int,
     relative: np.ndarray,
@@ -182,15 +184,16 @@ def _write_treasures(
     for treasure in range(num_treasures):
         order[treasure] = distances[q, num_agents + treasure, b]
     _sort(order)
-    for k in range(num_treasures):
-        column, treasure = k * (2 + num_banks), order[k]
+    for place in range(num_treasures):
+        treasure = order[place]
         if away[treasure, b]:
-            row[column] = row[column + 1] = 0.0
-            _write_one_hot(row[column + 2 :], num_banks, NOTHING)
+            block[k, b, column] = block[k, b, column + 1] = 0.0
+            _write_one_hot(block, k, b, column + 2, num_banks, NOTHING)
         else:
-            row[column] = relative[0, q, num_agents + treasure, b]
-            row[column + 1] = relative[1, q, num_agents + treasure, b]
-            _write_one_hot(row[column + 2 :], num_banks, colours[treasure, b])
+            block[k, b, column] = relative[0, q, num_agents + treasure, b]
+            block[k, b, column + 1] = relative[1, q, num_agents + treasure, b]
+            _write_one_hot(block, k, b, column + 2, num_banks, colours[treasure, b])
+        column += 2 + num_banks
 
 
 @compiled(f"void(i8, {_SEEN})")
@@ -212,17 +215,16 @@ def describe_treasure(
     for k in range(len(block)):
         q = first + k
         for b in range(block.shape[1]):
-            row = block[k, b]
-            row[0], row[1] = positions[0, q, b], positions[1, q, b]
-            row[2], row[3] = velocities[0, q, b], velocities[1, q, b]
-            _write_treasures(row[4:], q, b, relative, distances, colours, away, num_banks, order)
+            block[k, b, 0], block[k, b, 1] = positions[0, q, b], positions[1, q, b]
+            block[k, b, 2], block[k, b, 3] = velocities[0, q, b], velocities[1, q, b]
+            _write_treasures(block, k, 4, q, b, relative, distances, colours, away, num_banks, order)
             column = 4 + num_treasures * (2 + num_banks)
             for i in range(num_agents):
                 if i != q:
-                    row[column], row[column + 1] = relative[0, q, i, b], relative[1, q, i, b]
+                    block[k, b, column], block[k, b, column + 1] = relative[0, q, i, b], relative[1, q, i, b]
                     column += 2
             if q < len(holding):
-                _write_one_hot(row[column:], num_banks, holding[q, b])
+                _write_one_hot(block, k, b, column, num_banks, holding[q, b])
 
 
 @compiled(f"void(i8, {_SEEN})")
@@ -244,22 +246,21 @@ def describe_collect(
     for k in range(len(block)):
         q = first + k
         for b in range(block.shape[1]):
-            row = block[k, b]
-            row[0], row[1] = positions[0, q, b], positions[1, q, b]
-            row[2], row[3] = velocities[0, q, b], velocities[1, q, b]
+            block[k, b, 0], block[k, b, 1] = positions[0, q, b], positions[1, q, b]
+            block[k, b, 2], block[k, b, 3] = velocities[0, q, b], velocities[1, q, b]
             column = 4
             if q < num_hunters:
-                _write_one_hot(row[column:], num_banks, holding[q, b])
+                _write_one_hot(block, k, b, column, num_banks, holding[q, b])
                 column += num_banks
             for i in range(num_agents):
                 agents[i] = distances[q, i, b] if i != q else _FARTHEST
             _sort(agents)
             for place in range(num_agents - 1):
                 i = agents[place]
-                row[column], row[column + 1] = relative[0, q, i, b], relative[1, q, i, b]
-                row[column + 2], row[column + 3] = velocities[0, i, b], velocities[1, i, b]
-                _write_one_hot(row[column + 4 :], num_banks, i - num_hunters if i >= num_hunters else NOTHING)
+                block[k, b, column], block[k, b, column + 1] = relative[0, q, i, b], relative[1, q, i, b]
+                block[k, b, column + 2], block[k, b, column + 3] = velocities[0, i, b], velocities[1, i, b]
+                _write_one_hot(block, k, b, column + 4, num_banks, i - num_hunters if i >= num_hunters else NOTHING)
                 column += 4 + num_banks
-                _write_one_hot(row[column:], num_banks, holding[i, b] if i < num_hunters else NOTHING)
+                _write_one_hot(block, k, b, column, num_banks, holding[i, b] if i < num_hunters else NOTHING)
                 column += num_banks
-            _write_treasures(row[column:], q, b, relative, distances, colours, away, num_banks, treasures)
+            _write_treasures(block, k, column, q, b, relative, distances, colours, away, num_banks, treasures)
