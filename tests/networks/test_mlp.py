@@ -16,6 +16,24 @@ def test_derivatives_are_functions_of_the_output(name):
     torch.testing.assert_close(activation.derivative(outputs.detach()), expected)
 
 
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+def test_what_is_done_in_place_is_the_same_to_the_bit(name, normalize):
+    function = HiddenFunction(ACTIVATIONS[name], normalize)
+    inputs = torch.randn(7, 19, generator=torch.Generator().manual_seed(0))
+    expected = function(inputs)
+    assert torch.equal(function.apply_(inputs.clone()), expected)
+    assert torch.equal(function.linearize(inputs.clone())[0], expected)
+
+
+def test_tanh_is_the_hyperbolic_tangent():
+    inputs = torch.linspace(-20.0, 20.0, 2001, dtype=torch.float64)
+    for dtype, error in ((torch.float64, 1e-15), (torch.float32, 2e-7)):
+        found = ACTIVATIONS["tanh"].function(inputs.to(dtype))
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.double(), inputs.to(dtype).double().tanh(), rtol=0.0, atol=error)
+
+
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
 def test_layers_keep_the_scale_of_their_inputs(name):
     network = MLP((64, 256, 256, 8), NetworkSettings(activation=name), torch.Generator().manual_seed(0))

@@ -85,6 +85,19 @@ def test_after_an_update_policies_of_one_shape_act_by_their_new_parameters():
     assert after[:, width:] == pytest.approx(moved, rel=1e-5)
 
 
+def test_after_an_update_a_policy_in_common_acts_by_its_new_parameters():
+    policies, goes_on = team((4,), (FORCE,)) * 3, np.zeros(B, dtype=bool)
+    actors, rng = Actors(policies, B), np.random.default_rng(0)
+    inputs = [ActorInput(rng.normal(size=(B, 4)).astype(np.float32), None, goes_on) for _ in policies]
+    with torch.no_grad():
+        for parameter in policies[0].parameters():
+            parameter += 1.0
+    actors.refresh()
+    after = actors.act(inputs, torch.Generator(), deterministic=True)
+    alone = [Actor(policies[0], B).act(own, torch.Generator(), deterministic=True) for own in inputs]
+    assert after == pytest.approx(np.concatenate(alone, axis=1), rel=1e-5)
+
+
 @pytest.mark.parametrize("recurrent_layers", [0, 1])
 def test_a_policy_in_common_acts_and_remembers_as_each_agent_s_own_would(recurrent_layers):
     (policy,) = team((4,), (FORCE,), recurrent_layers=recurrent_layers)
