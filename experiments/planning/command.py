@@ -96,14 +96,14 @@ def _plan(
     config: RunConfig, cores: int, agents_per_machine: int, bandwidth: float, latency: float, file: Path | None
 ) -> dict[str, Any]:
     """The prediction as JSON values, in bytes and seconds."""
-    from matrpo.envs.registry import task_spec
+    from matrpo.envs.build import run_spec
     from matrpo.experiments.planning.cost_constants import fit, read_measurements
     from matrpo.experiments.planning.cost_model import Placement, predict
     from matrpo.experiments.planning.relief import choose, reliefs
     from matrpo.launch.wire.limits import check_limits
     from matrpo.runs.graph_settings import build_graph, resolve_graph_settings
 
-    graph, spec, config = build_graph(config), task_spec(config.task, config.agents), resolve_graph_settings(config)
+    graph, spec, config = build_graph(config), run_spec(config), resolve_graph_settings(config)
     check_limits(graph, config.env_servers)
     constants = fit(*read_measurements(file))
     placement = Placement(cores, agents_per_machine, bandwidth, latency)

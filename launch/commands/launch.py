@@ -282,15 +282,13 @@ def _check_central(config: RunConfig) -> None:
 
 def _spec(config: RunConfig) -> TaskSpec:
     """The run's agents and spaces, as its algorithm has them."""
-    from matrpo.envs.registry import task_spec
+    from matrpo.envs.build import run_spec
 
-    spec = task_spec(config.task, config.agents)
     if algorithm_names.is_central(config.algo):
         from matrpo.build import agents_are_alike
-        from matrpo.envs.wrappers.alike import made_alike
 
-        return made_alike(spec) if agents_are_alike(config) else spec
-    return spec
+        return run_spec(config, agents_are_alike(config))
+    return run_spec(config)
 
 
 def _continued(run: RunDirectory, layers: list[Layer], how: How) -> Prepared:

@@ -18,7 +18,7 @@ import torch
 
 from matrpo.build import build_participant
 from matrpo.decentralized.lock_step.messages import Action, Observation
-from matrpo.envs.registry import task_spec
+from matrpo.envs.build import run_spec
 from matrpo.envs.shards import join_steps
 from matrpo.errors import ConfigError
 from matrpo.launch.cluster.cluster_file import Cluster
@@ -209,7 +209,7 @@ def learn(cluster: Cluster, agent: int) -> None:
         ConfigError: the run directory does not fit the cluster file, or a checkpoint cannot be read.
     """
     run = RunDirectory.open(cluster.config.parent, cluster.identity)
-    spec = task_spec(run.config.task, run.config.agents)
+    spec = run_spec(run.config)
     at_least = 1
     with run.agent(agent).lock():
         while True:

@@ -8,6 +8,7 @@ m^q = v^q - sum_e C_e^q y_e to their mean (randomised gossip, Boyd et al. 2006).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Protocol
 
@@ -21,6 +22,9 @@ from matrpo.settings.sections import TrustRegionSettings
 from matrpo.trust_region.preconditioner import KroneckerPreconditioner
 from matrpo.trust_region.solvers import FactoredModel, LinearModel, Solver, conjugate_gradients, make_solver
 from matrpo.trust_region.step_rule import StepRule
+
+NaturalGradient = Callable[[Tensor], Tensor]
+"""Computes H^{-1} V for a gradient V, with some damping of H. Shapes (D,) -> (D,)."""
 
 
 class LocalSteps(Protocol):
@@ -59,20 +63,27 @@ class AveragedGradients:
     """Local steps of consensus by averaging: the log ratios of the agent's natural gradient, computed once.
 
     v^q = J^q H^{-1} V(A^q) is not scaled to a step; the change is x^q = s H^{-1} V(m^q), at the boundary of the trust
-    region. Where observations suffice (Definition 1) and the m^q are their mean, that is the optimum of (15).
+    region. Where observations suffice (Definition 1) and the m^q are their mean, that is the optimum of (15). The H of
+    the change may have another damping, as there is more noise in a step than in its log ratios.
 
     Args:
         model: the linearised policy.
-        solve: computes H^{-1} V for a gradient V. Shapes (D,) -> (D,).
+        solve: of the log ratios.
+        solve_step: of the change.
         rule: the length s of the step.
         advantages: A^q, (M,).
     """
 
     def __init__(
-        self, model: LinearModel, solve: Callable[[Tensor], Tensor], rule: StepRule, advantages: Tensor
+        self,
+        model: LinearModel,
+        solve: NaturalGradient,
+        solve_step: NaturalGradient,
+        rule: StepRule,
+        advantages: Tensor,
     ) -> None:
         self._model = model
-        self._solve = solve
+        self._solve_step = solve_step
         self._rule = rule
         self._ratios = model.jvp(solve(model.vjp(advantages.expand(model.num_agents, -1))))
         self._weights = self._ratios
@@ -86,18 +97,21 @@ class AveragedGradients:
     def change(self) -> Tensor:
         """x^q for the m^q of the last step."""
         gradient = self._model.vjp(self._weights)
-        direction = self._solve(gradient)
+        direction = self._solve_step(gradient)
         return direction * self._rule(float(gradient @ direction))
 
 
 def make_local_steps(model: FactoredModel, rule: StepRule, advantages: Tensor, config: Config) -> LocalSteps:
     """Build the local steps of an iteration, of the kind that the settings name."""
     if config.consensus == "averaging":
-        return AveragedGradients(model, _natural_gradient(model, config), rule, advantages)
+        solve = solve_step = _natural_gradient(model, config)
+        if config.step_damping is not None:
+            solve_step = _natural_gradient(model, dataclasses.replace(config, damping=config.step_damping))
+        return AveragedGradients(model, solve, solve_step, rule, advantages)
     return AdmmSteps(make_solver(model, rule, config), advantages)
 
 
-def _natural_gradient(model: FactoredModel, settings: TrustRegionSettings) -> Callable[[Tensor], Tensor]:
+def _natural_gradient(model: FactoredModel, settings: TrustRegionSettings) -> NaturalGradient:
     """A function that computes (H + damping I)^{-1} V by at most `cg_iterations` steps of conjugate gradient.
 
     With the solver `recycled`, it is preconditioned and ends at `solver_tolerance`; there is nothing to recycle.

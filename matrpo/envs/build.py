@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from matrpo import random_streams
-from matrpo.envs.registry import make_env
+from matrpo.envs.registry import make_env, task_spec
 from matrpo.envs.shared import SharedEnvironment
 from matrpo.envs.vector_env import VectorEnv
 from matrpo.envs.workers.cores import usable_cores
-from matrpo.envs.wrappers.alike import AlikeAgents
+from matrpo.envs.wrappers.alike import AlikeAgents, made_alike
+from matrpo.envs.wrappers.changes import ObservedChanges, with_changes
 from matrpo.settings.config import Config
+from matrpo.spaces import TaskSpec
+
+
+def run_spec(config: Config, alike: bool = False) -> TaskSpec:
+    """Agents and spaces of a run's task, as its settings show them to the agents; arguments as of `build_envs`."""
+    spec = task_spec(config.task, config.agents)
+    if config.observe_changes is not None:
+        spec = with_changes(spec)
+    return made_alike(spec) if alike else spec
 
 
 def build_environment(
@@ -48,4 +58,6 @@ def build_envs(config: Config, num_envs: int, seed: int, first: int | None = Non
     env = make_env(config.task, config.agents, num_envs, seed, first, config.env_workers, config.episode_length)
     if config.env_workers is None and config.env_servers > 1:
         env.limit_workers(max(1, usable_cores() // config.env_servers))
+    if config.observe_changes is not None:
+        env = ObservedChanges(env, config.observe_changes)
     return AlikeAgents(env) if alike else env

@@ -44,7 +44,7 @@ class GRU(nn.Module):
 
     def forward(self, inputs: Tensor, starts: Tensor, state: Tensor) -> Tensor:
         """Recurrent states after each step. Shapes (T, B, inputs), (T, B), (B, size) -> (T, B, size)."""
-        states, sizes = [], (2 * self.size, self.size)
+        states, sizes = [], [2 * self.size, self.size]
         a_rz, a_n = (part.unbind() for part in torch.split(self.input(inputs), sizes, dim=2))
         for rz, n, cleared in zip(a_rz, a_n, _where_any(starts), strict=True):
             if cleared is not None:

@@ -12,7 +12,8 @@ from matrpo.settings.user_file import UserFile
 READ_BY_ALL = frozenset(
     {
         *("algo", "task", "agents", "seed", "steps"),
-        *("num_envs", "env_workers", "episode_length", "rollout_length", "reward", "reward_scaling", "gamma"),
+        *("num_envs", "env_workers", "episode_length", "rollout_length"),
+        *("observe_changes", "reward", "reward_scaling", "gamma"),
         *("device", "torch_threads", "checkpoint_every", "checkpoints_kept", "tensorboard", "tracker"),
     }
 )

@@ -76,6 +76,12 @@ class SamplingSettings:
         minimum=1,
     )
     rollout_length: int = setting(100, "Steps of each environment per iteration (T).", minimum=1)
+    observe_changes: float | None = setting(
+        None,
+        "Also show agents by how much what they observe changed in the last step, times this: how fast others move, "
+        "say (default: do not).",
+        above=0.0,
+    )
     reward: str = setting(
         "own",
         "Who is paid: each agent what the task pays it, every agent the sum of what all earn, or the first agent that "
@@ -139,6 +145,12 @@ class TrustRegionSettings:
 
     kl_step: float = setting(0.012, "Each agent's share of the KL trust region (delta/N).", above=0.0)
     damping: float = setting(0.1, "Multiple of the identity added to the Fisher matrix.", minimum=0.0)
+    step_damping: float | None = setting(
+        None,
+        "The same for the step that agents take when averaging has ended; a large one makes it the plain gradient's "
+        "(default: damping).",
+        minimum=0.0,
+    )
     fisher_samples: int | None = setting(
         None, "Samples of an iteration that the Fisher matrix is of, spread evenly (default: all).", minimum=1
     )

@@ -72,6 +72,18 @@ def test_averaged_are_the_log_ratios_of_the_own_natural_gradient(problem, term, 
     np.testing.assert_allclose(steps.change(), length * direction, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("solver", ["recycled", "cg"])
+def test_the_step_after_averaging_may_have_a_damping_of_its_own(problem, term, solver):
+    steps, plain = (problem.steps(consensus="averaging", solver=solver, **more) for more in ({"step_damping": 3.0}, {}))
+    everything = SharedSamples(SAMPLES)
+    np.testing.assert_array_equal(steps.step(term, everything), plain.step(term, everything))
+    gradient = problem.gradient(plain.step(term, everything))
+    damped = problem.hessian + (3.0 - DAMPING) * torch.eye(problem.size, dtype=torch.float64)
+    direction = torch.linalg.solve(damped, gradient)
+    length = torch.sqrt(2 * RULE.kl_step / (gradient @ direction))
+    np.testing.assert_allclose(steps.change(), length * direction, rtol=1e-6, atol=1e-9)
+
+
 def test_averaging_on_some_samples_exchanges_those_and_weighs_them_for_all(problem, term):
     shared = SharedSamples(SAMPLES, np.arange(0, SAMPLES, 3))
     part = term[:, ::3].copy()

@@ -9,11 +9,12 @@ from itertools import zip_longest
 import numpy as np
 
 from matrpo.envs.vector_env import VectorEnv, VectorStep
+from matrpo.envs.wrappers.wrapper import Wrapper, final_state_of
 from matrpo.errors import ConfigError
 from matrpo.spaces import ActionSpace, Box, Discrete, MultiDiscrete, TaskSpec
 
 
-class AlikeAgents(VectorEnv):
+class AlikeAgents(Wrapper):
     """An environment whose agents see and do the same things, each with its one-hot id at the end of its observation.
 
     Shorter observations are padded with zeros, smaller action spaces with choices that the action masks rule out, or
@@ -28,21 +29,15 @@ class AlikeAgents(VectorEnv):
     """
 
     def __init__(self, env: VectorEnv) -> None:
-        self._env = env
+        super().__init__(env, made_alike(env.spec))
         inner = env.spec
-        self.num_envs = env.num_envs
-        self.statistics = env.statistics
         self._ids = np.eye(inner.num_agents, dtype=np.float32)
         self._longest = max(inner.observation_sizes)
-        self.spec = made_alike(inner)
         space = self.spec.action_spaces[0]
         self._in_half_ranges = isinstance(space, Box) and len(set(inner.action_spaces)) > 1
         self._padded = [_is_padded(own, space) for own in inner.action_spaces]
         widths = [own.width for own in inner.action_spaces]
         self._columns = np.concatenate([q * space.width + np.arange(width) for q, width in enumerate(widths)])
-
-    def number_from(self, first: int) -> None:
-        self._env.number_from(first)
 
     def reset(self) -> list[np.ndarray]:
         return self._seen(self._env.reset())
@@ -52,47 +47,21 @@ class AlikeAgents(VectorEnv):
         self._check_action(joint_action)
         actions = joint_action[:, self._columns]
         step = self._env.step(self._env.spec.task_units(actions) if self._in_half_ranges else actions)
-        finals, final_state = step.final_observations, step.final_state
-        if finals is not None and final_state is None:
-            final_state = np.concatenate(finals, axis=1)
+        finals = step.final_observations
         return dataclasses.replace(
             step,
             observations=self._seen(step.observations),
             final_observations=None if finals is None else self._seen(finals),
-            final_state=final_state,
+            final_state=final_state_of(step),
         )
 
     def observe(self) -> list[np.ndarray]:
         return self._seen(self._env.observe())
 
-    def state(self) -> np.ndarray:
-        """The state of the environment within, (B, S) float32."""
-        return self._env.state()
-
-    def agent_states(self, state: np.ndarray, observations: list[np.ndarray]) -> list[np.ndarray]:
-        sizes = self._env.spec.observation_sizes
-        return self._env.agent_states(state, [seen[:, :n] for seen, n in zip(observations, sizes, strict=True)])
-
     def action_masks(self) -> list[np.ndarray | None]:
         """Each agent's allowed actions, (B, n) bool: none of those that it only has for the sake of others."""
         masks = zip(self._env.action_masks(), self._padded, self._env.spec.action_spaces, strict=True)
         return [self._widened(mask, own) if padded else mask for mask, padded, own in masks]
-
-    def present(self) -> np.ndarray | None:
-        return self._env.present()
-
-    def state_dict(self) -> dict[str, np.ndarray] | None:
-        """As of the environment within."""
-        return self._env.state_dict()
-
-    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-        self._env.load_state_dict(state)
-
-    def render(self) -> np.ndarray:
-        return self._env.render()
-
-    def close(self) -> None:
-        self._env.close()
 
     def _seen(self, observations: Sequence[np.ndarray]) -> list[np.ndarray]:
         seen = []

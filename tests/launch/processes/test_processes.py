@@ -97,6 +97,14 @@ def test_many_processes_on_a_random_graph_equal_one_process_bit_for_bit(folder: 
     assert metrics(single, without=TRAFFIC) == metrics(many, without=TRAFFIC)
 
 
+def test_agents_that_average_and_observe_changes_are_the_same_in_many_processes_as_in_one(folder: Path) -> None:
+    many_agents = ("--agents", "4", "--preset", "many-agents")
+    many = train(folder / "average", *many_agents)
+    single = train_here(folder / "average-single", *many_agents)
+    assert checkpoints(single) == checkpoints(many)
+    assert metrics(single, without=TRAFFIC) == metrics(many, without=TRAFFIC)
+
+
 @pytest.mark.slow
 def test_thin_links_and_fitted_models_are_the_same_in_many_processes_as_in_one(folder: Path, ring: Path) -> None:
     thin = ("-o", "consensus_samples=10", "-o", "model_epochs=1")
