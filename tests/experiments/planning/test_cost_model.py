@@ -131,8 +131,9 @@ def test_directions_make_later_steps_dearer_and_more_memory() -> None:
     run = prepared()
     few, many = (step_counts(run.sizes, run.config, Products(first, 0.1), 30) for first in (2.0, 9.0))
     assert all(a[2] < b[2] for a, b in zip(few, many, strict=True))
-    assert many[5][2] < many[29][2]
-    assert many[3][1] == 0.0 < many[4][1], "a residual is checked at every fourth step alone"
+    every = run.config.solver_check_every
+    assert many[every + 1][2] < many[29][2]
+    assert many[every - 1][1] == 0.0 < many[every][1], "only there a residual is checked"
     small, large = (memory_bytes(run.sizes, run.config, Products(5.0, 0.1), steps) for steps in (4, 200))
     assert small < large
 
@@ -140,7 +141,11 @@ def test_directions_make_later_steps_dearer_and_more_memory() -> None:
 def test_the_settings_limit_fisher_products() -> None:
     config = prepared().config
     made = Products(40.0, 9.0)
-    assert [made.at(step, config) for step in (0, 1, 4)] == [config.cg_iterations, 0.0, config.solver_extension]
+    assert [made.at(step, config) for step in (0, 1, config.solver_check_every)] == [
+        config.cg_iterations,
+        0.0,
+        config.solver_extension,
+    ]
 
 
 def test_a_fit_recovers_known_constants() -> None:

@@ -66,7 +66,8 @@ def test_every_run_of_a_figure_has_valid_settings_and_a_folder_of_its_own(path, 
 
 def test_table_iii_is_the_preset_with_recycled_directions(tmp_path):
     settings = next(Experiment.load(Path("matrpo-table3-settings"), "paper").runs(tmp_path)).settings
-    preset = {**presets.load("paper", "navigation", 3), "solver": "recycled", "task": "navigation", "agents": 3}
+    solver = {"solver": "recycled", "solver_tolerance": 0.1, "solver_check_every": 4}
+    preset = {**presets.load("paper", "navigation", 3), **solver, "task": "navigation", "agents": 3}
     budget = {"seed": 0, "steps": 5_000_000}
     assert resolve(("experiment", settings)) == resolve(("preset", {**preset, **budget}))
 
