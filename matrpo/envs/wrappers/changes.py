@@ -16,8 +16,8 @@ class ObservedChanges(Wrapper):
     """An environment whose agents also see how their observations changed in the last step, times a weight.
 
     An agent that observes others' positions then sees their velocities, which nothing else needs to tell it. It is
-    what two stacked frames hold (Mnih et al. 2015), with the small difference between them made large. In the first
-    observation of an episode all changes are 0.
+    what two stacked frames hold (Mnih et al. 2015), with the small difference between them made large. Changes are 0 in
+    an agent's first observation of an episode, and while it is not in it.
 
     Args:
         env: the environment.
@@ -29,10 +29,12 @@ class ObservedChanges(Wrapper):
         self._weight = np.float32(weight)
         self._before: list[np.ndarray] = []
         self._changes: list[np.ndarray] = []
+        self._present: np.ndarray | None = None
 
     def reset(self) -> list[np.ndarray]:
         self._before = self._env.reset()
         self._changes = [np.zeros_like(seen) for seen in self._before]
+        self._present = self._who_is_there()
         return self.observe()
 
     def step(self, joint_action: np.ndarray) -> VectorStep:
@@ -41,8 +43,12 @@ class ObservedChanges(Wrapper):
         if step.final_observations is not None:
             finals = _side_by_side(step.final_observations, self._changes_to(step.final_observations))
         self._changes = self._changes_to(step.observations)
-        for change in self._changes:
+        there, self._present = self._present, self._who_is_there()
+        for q, change in enumerate(self._changes):
             change[step.ended] = 0.0
+            for present in (there, self._present):
+                if present is not None:
+                    change[~present[:, q]] = 0.0
         self._before = step.observations
         observations = _side_by_side(step.observations, self._changes)
         final_state = final_state_of(step)
@@ -64,7 +70,12 @@ class ObservedChanges(Wrapper):
             raise ValueError(f"the saved state of {self.spec.name} is without the changes that agents observe")
         self._env.load_state_dict(within)
         self._before = self._env.observe()
+        self._present = self._who_is_there()
         self._changes = np.split(changes, np.cumsum(sizes)[:-1], axis=1)
+
+    def _who_is_there(self) -> np.ndarray | None:
+        present = self._env.present()
+        return None if present is None else present.copy()
 
     def _changes_to(self, observations: Sequence[np.ndarray]) -> list[np.ndarray]:
         return [self._weight * (seen - old) for seen, old in zip(observations, self._before, strict=True)]

@@ -62,6 +62,26 @@ def test_a_change_is_the_weighted_difference_and_zero_where_an_episode_begins() 
         np.testing.assert_array_equal(again, seen)
 
 
+class Visitor(Staggered):
+    """The second agent is there at odd times alone, and observes zeros at others."""
+
+    def present(self) -> np.ndarray:
+        return np.stack([np.ones(2, dtype=bool), self.time % 2 == 1], axis=1)
+
+    def observe(self) -> list[np.ndarray]:
+        first, second = super().observe()
+        return [first, np.where(self.present()[:, 1:], second + 7, 0).astype(np.float32)]
+
+
+def test_nothing_changes_for_an_agent_that_comes_or_has_gone() -> None:
+    env = ObservedChanges(Visitor(), WEIGHT)
+    env.reset()
+    came, gone = (env.step(env.spec.noop(2)).observations for _ in range(2))
+    assert came[1].tolist() == [[8, 6, 0, 0]] * 2
+    assert gone[1][1].tolist() == [0, 0, 0, 0]
+    assert gone[0][1].tolist() == [4, 30]
+
+
 def test_in_navigation_changes_are_the_velocities_that_made_them() -> None:
     """A step lasts 0.1: ten times the change of a relative position is the relative velocity before it."""
     env = ObservedChanges(make_env("navigation", 3, 4, 0), WEIGHT)
