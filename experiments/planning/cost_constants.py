@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from matrpo.envs.registry import task_spec
+from matrpo.envs.build import run_spec
 from matrpo.errors import ConfigError
 from matrpo.experiments.planning.workload import (
     PHASES,
@@ -61,7 +61,7 @@ class Measurement:
     @property
     def sizes(self) -> Sizes:
         """The sizes that work is counted by."""
-        return Sizes.of(self.config, task_spec(self.config.task, self.agents), len(self.graph.links))
+        return Sizes.of(self.config, run_spec(self.config), len(self.graph.links))
 
     @property
     def steps(self) -> int:

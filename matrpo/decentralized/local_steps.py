@@ -8,8 +8,7 @@ m^q = v^q - sum_e C_e^q y_e to their mean (randomised gossip, Boyd et al. 2006).
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -104,24 +103,28 @@ class AveragedGradients:
 def make_local_steps(model: FactoredModel, rule: StepRule, advantages: Tensor, config: Config) -> LocalSteps:
     """Build the local steps of an iteration, of the kind that the settings name."""
     if config.consensus == "averaging":
-        solve = solve_step = _natural_gradient(model, config)
+        factors = model.kronecker_factors() if config.solver == "recycled" else None
+        solve = solve_step = _natural_gradient(model, config, config.damping, factors)
         if config.step_damping is not None:
-            solve_step = _natural_gradient(model, dataclasses.replace(config, damping=config.step_damping))
+            solve_step = _natural_gradient(model, config, config.step_damping, factors)
         return AveragedGradients(model, solve, solve_step, rule, advantages)
     return AdmmSteps(make_solver(model, rule, config), advantages)
 
 
-def _natural_gradient(model: FactoredModel, settings: TrustRegionSettings) -> NaturalGradient:
+def _natural_gradient(
+    model: LinearModel, settings: TrustRegionSettings, damping: float, factors: Sequence[tuple[Tensor, Tensor]] | None
+) -> NaturalGradient:
     """A function that computes (H + damping I)^{-1} V by at most `cg_iterations` steps of conjugate gradient.
 
-    With the solver `recycled`, it is preconditioned and ends at `solver_tolerance`; there is nothing to recycle.
+    With Kronecker factors (the solver `recycled`), it is preconditioned and ends at `solver_tolerance`; there is
+    nothing to recycle.
     """
 
     def product(direction: Tensor) -> Tensor:
-        return model.fisher(direction)[0] + settings.damping * direction
+        return model.fisher(direction)[0] + damping * direction
 
-    if settings.solver == "cg":
+    if factors is None:
         return lambda gradient: conjugate_gradients(product, gradient, settings.cg_iterations)
-    precondition = KroneckerPreconditioner(model.kronecker_factors(), settings.damping)
+    precondition = KroneckerPreconditioner(factors, damping)
     limits = settings.cg_iterations, precondition, settings.solver_tolerance
     return lambda gradient: conjugate_gradients(product, gradient, *limits)

@@ -208,7 +208,8 @@ def _check_consensus(config: Config, origins: Mapping[str, str]) -> None:
     if config.consensus == "averaging" and config.beta is not None and config.beta >= 2.0:
         expected = "below 2, as consensus is averaging: beyond that, an activation takes two agents apart"
         raise _bad("beta", config.beta, expected, origins["beta"])
-    if config.consensus != "averaging" and config.step_damping is not None:
+    links = not algorithm_names.is_central(config.algo)
+    if links and config.consensus != "averaging" and config.step_damping is not None:
         expected = "none, as consensus is not averaging: there, one damping is of every local step"
         raise _bad("step_damping", config.step_damping, expected, origins["step_damping"])
 

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from matrpo.envs.registry import task_spec
+from matrpo.envs.build import run_spec
 from matrpo.experiments.bench.live.launching import LaunchedRun, metric
 from matrpo.experiments.bench.report import Goal, Report, Row, Say, machine_facts
 from matrpo.experiments.planning.cost_constants import LARGEST_FITTED, Constants, Measurement, fit, measurements
@@ -120,8 +120,9 @@ def compare(run: Measurement, constants: Constants) -> Row:
 
 def foresee(run: Measurement, constants: Constants) -> Prediction:
     """Predict a measured run, all of whose processes were on one machine."""
-    spec = task_spec(run.config.task, run.agents)
-    return predict(run.config, spec, run.graph, constants, Placement(int(run.figures["cores"]), run.agents))
+    return predict(
+        run.config, run_spec(run.config), run.graph, constants, Placement(int(run.figures["cores"]), run.agents)
+    )
 
 
 def _error(predicted: float, measured: float) -> float:
