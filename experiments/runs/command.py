@@ -117,9 +117,9 @@ def _table(jobs: Sequence[Job], height: int) -> Table:
     table = Table(box=None, title=f"{len(jobs)} runs: {summary}", title_justify="left", header_style="dim")
     for column in ("run", "seed", "state", "", "return", "left"):
         table.add_column(column, no_wrap=True)
-    order = ("running", "evaluating", "failed", "waiting", "done")
+    order = ("running", "failed", "waiting", "done")
     for job in sorted(jobs, key=lambda job: order.index(job.state))[: max(1, height - 4)]:
-        progress = job.progress() if job.state in ("running", "evaluating") else None
+        progress = job.progress() if job.state == "running" else None
         bar = ProgressBar(progress.total_steps, progress.steps, width=20) if progress else ""
         shown = progress.latest_return if progress else None
         left = progress.seconds_left if progress else None

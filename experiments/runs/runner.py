@@ -1,6 +1,6 @@
 """The job queue that executes an experiment's runs over the cores: resumable, and one failure stops no other run.
 
-Each run is `matrpo launch`, then `matrpo eval`, in processes that a worker (`warm_worker.py`) forks; then its record
+Each run is `matrpo launch`, then `matrpo eval`, in a process that a worker (`warm_worker.py`) forks; then its record
 (`record.py`) says that the run is done. A run that was interrupted goes on from its last checkpoint.
 """
 
@@ -34,7 +34,7 @@ class Job:
 
     Attributes:
         planned: what to run.
-        state: waiting, running, evaluating, done or failed.
+        state: waiting, running, done or failed.
         reason: why it failed.
     """
 
@@ -70,11 +70,12 @@ class Job:
             options = ["--in-process", "--resume", "-o", f"steps={planned.config.steps}"]
         else:
             options = ["--in-process", "--config", str(settings)]
-        self._run("launch", "--run", str(path), *options)
+        training = ("launch", "--run", str(path), *options)
+        worker.start(self.log_path, training, ("eval", str(path), "--episodes", str(planned.episodes)))
         self.state = "running"
 
     def poll(self) -> WarmWorker | None:
-        """Evaluate when the training has ended, and note the end of the evaluation; the worker, once it is free."""
+        """Save the record if the run has ended; the worker, once it is free."""
         assert self._worker is not None
         status = self._worker.poll()
         if status is None:
@@ -82,21 +83,12 @@ class Job:
         if status:
             last = self.log_path.read_text(errors="replace").strip().splitlines()[-1:]
             self.state, self.reason = "failed", f"{' '.join(last)} (status {status}, {self.log_path})"
-        elif self.state == "running":
-            self._run("eval", str(self.planned.path), "--episodes", str(self.planned.episodes))
-            self.state = "evaluating"
-            return None
         else:
             run = RunDirectory.open(self.planned.path)
             newest = max((run.path / "evaluation").glob("*.json"))
             save_record(self.planned, json.loads(newest.read_text()))
             self.state = "done"
         return self._worker
-
-    def _run(self, *arguments: str) -> None:
-        assert self._worker is not None
-        self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        self._worker.start(self.log_path, *arguments)
 
 
 def distinct(planned: Iterable[PlannedRun]) -> list[PlannedRun]:
@@ -128,7 +120,7 @@ def run_all(planned: Sequence[PlannedRun], cores: int) -> Generator[list[Job], N
             yield jobs
             time.sleep(_POLL)
             free += [worker for job in running if (worker := job.poll()) is not None]
-            running = [job for job in running if job.state in ("running", "evaluating")]
+            running = [job for job in running if job.state == "running"]
         yield jobs
     finally:
         for worker in workers:
@@ -151,7 +143,7 @@ def calibrate(run: PlannedRun, folder: Path, worker: WarmWorker) -> tuple[float,
     settings = {**run.settings, "steps": 3 * config.samples, "tensorboard": False, "checkpoint_every": 1}
     file, log = (folder / f"{run.path.name}.{kind}" for kind in ("yaml", "log"))
     write_crash_safely(file, yaml.safe_dump(settings).encode())
-    worker.start(log, "launch", "--in-process", "--config", str(file), "--run", str(path))
+    worker.start(log, ("launch", "--in-process", "--config", str(file), "--run", str(path)))
     if worker.poll(timeout=None):
         raise click.ClickException(f"{run.name}: {log.read_text().strip().splitlines()[-1]}")
     directory = RunDirectory.open(path)

@@ -1,7 +1,8 @@
-"""A worker of the queue: a process that has matrpo imported, and forks a child for each command that it is given.
+"""A worker of the queue: a process that has matrpo imported, and forks a child for the commands of each run.
 
-Importing torch and the rest takes longer than a short run; this way it happens once for each worker. Every command
-still runs in a process of its own, so that it can fail, be stopped or run out of memory by itself.
+Importing torch and the rest takes longer than a short run; this way it happens once for each worker. Every run still
+has a process of its own, so that it can fail, be stopped or run out of memory by itself; its commands share what that
+process imports and compiles for its task.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -32,11 +34,11 @@ _IMPORTED = (
 """What `matrpo launch` and `matrpo eval` import before they know the task."""
 
 _GRACE = 10.0
-"""Grace period of a command to save its state when it is stopped, in seconds."""
+"""Grace period of a child to save its state when it is stopped, in seconds."""
 
 
 class WarmWorker:
-    """A worker as the queue sees it: runs one command of `matrpo` at a time, until it is closed."""
+    """A worker as the queue sees it: has one child at a time, until it is closed."""
 
     def __init__(self) -> None:
         self._child: int | None = None
@@ -49,13 +51,13 @@ class WarmWorker:
         self._process.start()
         remote.close()
 
-    def start(self, log: Path, *arguments: str) -> None:
-        """Run `matrpo` with these arguments; its output is appended to the file `log`."""
-        self._worker.send((log, arguments))
+    def start(self, log: Path, *commands: Sequence[str]) -> None:
+        """Run commands of `matrpo`, one after another until one fails; their output is appended to the file `log`."""
+        self._worker.send((log, commands))
         self._child = self._worker.recv()
 
     def poll(self, timeout: float | None = 0.0) -> int | None:
-        """The exit status of the command, -N if signal N ended it or the worker; None while it runs.
+        """The exit status of the last command, -N if signal N ended it or the worker; None while the child runs.
 
         Args:
             timeout: seconds to wait for its end; None waits for ever.
@@ -72,7 +74,7 @@ class WarmWorker:
         return status
 
     def close(self) -> None:
-        """End the worker; a command that still runs is asked to save its state first."""
+        """End the worker; a child that still runs is asked to save its state first."""
         if (child := self._child) is not None:
             os.kill(child, signal.SIGTERM)
             if self.poll(_GRACE) is None:
@@ -82,7 +84,7 @@ class WarmWorker:
 
 
 def _serve(queue: Connection) -> None:
-    """Run the commands that come from the queue, and answer each with the child's process id, then its exit status."""
+    """Run what comes from the queue, and answer it with the child's process id, then its exit status."""
     os.setsid()  # an interrupt in the terminal is the queue's to handle
     signal_at_parents_death(signal.SIGTERM)
     os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported
@@ -93,24 +95,30 @@ def _serve(queue: Connection) -> None:
     gc.freeze()  # a collection in a child would write to every object made here, and so copy the memory that all share
     while True:
         try:
-            log, arguments = queue.recv()
+            log, commands = queue.recv()
         except EOFError:
             return
         child = os.fork()
         if child == 0:
             queue.close()
-            _run(log, arguments)
+            _run(log, commands)
         queue.send(child)
         queue.send(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
-def _run(log: Path, arguments: tuple[str, ...]) -> NoReturn:
-    """Become the command: its output goes to its log, its end is that of the process."""
+def _run(log: Path, commands: Sequence[Sequence[str]]) -> NoReturn:
+    """Run the commands in this process: their output goes to the log, its end is that of the last."""
     from matrpo.launch.cli import main
 
     signal_at_parents_death(signal.SIGTERM)
     output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     for stream in (1, 2):
         os.dup2(output, stream)
-    sys.argv = ["matrpo", *arguments]
-    main()
+    for arguments in commands:
+        sys.argv = ["matrpo", *arguments]
+        try:
+            main()
+        except SystemExit as end:
+            if end.code:
+                raise
+    sys.exit(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ class SmaxEnv(VectorEnv):
         self.num_envs = num_envs
         self._seed = seed
         self._first = 0
-        self._battle = _Battle(name.removeprefix("smax/"))
+        self._battle = _battle(name.removeprefix("smax/"))
         self._episodes = np.full(num_envs, -1, dtype=np.int64)
         self._state: Any = None
         self._view: _View | None = None
@@ -268,6 +268,12 @@ class _Battle:
             return jax.numpy.stack([observations[agent] for agent in env.agents]), env.get_world_state(state), allowed
 
         return jax.jit(jax.vmap(look, out_axes=(1, 0, 1)))
+
+
+@cache
+def _battle(map_name: str) -> _Battle:
+    """The map's functions, which all environments of a process share: tracing them takes seconds."""
+    return _Battle(map_name)
 
 
 def smax_spec(name: str) -> TaskSpec:

@@ -262,8 +262,12 @@ def test_an_unknown_map_is_an_error_with_a_hint(task: str, hint: str) -> None:
 def test_without_the_extra_it_says_what_to_install(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigError, match=r"pip install 'matrpo\[smax\]'") as caught:
-        make_smax(MAP, 1, 0)
+        make_smax("smax/6h_vs_8z", 1, 0)  # of which no other test leaves the functions
     assert "\n" not in str(caught.value)
+
+
+def test_environments_of_a_map_share_what_is_compiled() -> None:
+    assert make_smax(MAP, 1, 0)._battle is make_smax(MAP, 3, 1)._battle
 
 
 @pytest.mark.slow
