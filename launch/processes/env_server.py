@@ -86,7 +86,6 @@ class EnvironmentServer:
         ended = lines[-1]["iteration"] if lines else 0
         self._machine = Server(_rules(run), self._first_steps(back), self._newest + 1, self._attempt, ended, back)
         self._recorder: Recorder | None = None
-        self._noop = self._shared.spec.noop(config.envs_per_server)
         self._substituted = 0
         self._seconds_step = 0.0
         self._faults = ProcessFaults(script_of(run, cluster.graph), process, directory, None)
@@ -177,8 +176,8 @@ class EnvironmentServer:
         return machine.stepped(steps)
 
     def _joint_action(self) -> np.ndarray:
-        """The joint action: every agent's actions, zeros for agents that take no part."""
-        joint_action = self._noop.copy()
+        """The joint action: every agent's actions, and the task's default ones of agents that take no part."""
+        joint_action = self._shared.env.default_actions()
         for agent, action in self._machine.actions.items():
             joint_action[:, self._shared.spec.action_slices[agent]] = action
         self._substituted += len(self._machine.actions) < self._run.num_agents

@@ -163,6 +163,13 @@ class VectorEnv(ABC):
         """Agents that are in the current episodes, (B, N) bool; None if all are from the first step until they end."""
         return None
 
+    def default_actions(self) -> np.ndarray:
+        """A joint action for agents whose process is gone, (B, W) float32 in policies' units: zeros.
+
+        A task overrides it where doing nothing harms those that are left.
+        """
+        return self.spec.noop(self.num_envs)
+
     def actor_inputs(self, observations: list[np.ndarray], ended: np.ndarray) -> list[ActorInput]:
         """The current input of each agent's policy.
 

@@ -70,7 +70,7 @@ def environment_metrics(
         seconds: wall-clock time since the iteration before ended.
         rollout: wall-clock time of the rollout alone.
         absent: agents that took no part in it, or not to its end.
-        substituted: steps of the rollout in which an agent's actions were zeros in its place.
+        substituted: steps of the rollout in which the task's default actions stood in for an agent's.
     """
     return {
         **episodes,

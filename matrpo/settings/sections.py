@@ -286,8 +286,8 @@ class ConnectionSettings:
     env_servers: int = setting(1, "Environment servers: processes that simulate, each its share of B.", minimum=1)
     on_agent_loss: str = setting(
         "noop",
-        "When an agent is lost: go on with actions of zeros in its place until it is back, wait for it, or abort the "
-        "run.",
+        "When an agent is lost: go on with the task's default actions in its place (zeros, mostly) until it is back, "
+        "wait for it, or abort the run.",
         choices=("noop", "wait", "abort"),
         resumable=True,
     )

@@ -109,6 +109,12 @@ class GuardedEnv(VectorEnv):
                 check_present(self, present)
         return present
 
+    def default_actions(self) -> np.ndarray:
+        with self._blamed("default_actions()"):
+            actions = self.inner.default_actions()
+            self._check_action(actions)
+        return actions
+
     def state_dict(self) -> dict[str, np.ndarray] | None:
         return self.inner.state_dict()
 

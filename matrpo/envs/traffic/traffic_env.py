@@ -79,6 +79,14 @@ class TrafficEnv(VectorEnv):
     def observe(self) -> list[np.ndarray]:
         return self._split(self._records["observation"])
 
+    def default_actions(self) -> np.ndarray:
+        """Fixed-time control, (B, N) float32: each light goes on to its next green phase as soon as it may."""
+        columns = []
+        for seen, space in zip(self.observe(), self.spec.action_spaces, strict=True):
+            phases = space.parameters
+            columns.append((seen[:, :phases].argmax(axis=1) + seen[:, phases]) % phases)
+        return np.stack(columns, axis=1).astype(np.float32)
+
     def close(self) -> None:
         if self._folder is not None:  # first, since workers take their time, and who waits for this may not
             self._folder.cleanup()

@@ -54,6 +54,9 @@ class ObservedChanges(Wrapper):
         final_state = final_state_of(step)
         return dataclasses.replace(step, observations=observations, final_observations=finals, final_state=final_state)
 
+    def default_actions(self) -> np.ndarray:
+        return self._env.default_actions()
+
     def observe(self) -> list[np.ndarray]:
         return _side_by_side(self._before, self._changes)
 

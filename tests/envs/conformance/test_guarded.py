@@ -172,6 +172,19 @@ def test_a_user_s_mistake_and_a_wrong_action_stay_what_they_are() -> None:
         guarded.step(np.zeros((1, 2), np.float32))
 
 
+def test_default_actions_are_the_task_s_own_and_checked() -> None:
+    class Waiting(Clock):
+        def default_actions(self) -> np.ndarray:
+            return np.array([[2, 1], [self.total, 0]], np.float32)
+
+    env = Waiting()
+    guarded = GuardedEnv(env, "their/clock")
+    assert guarded.default_actions().tolist() == [[2, 1], [0, 0]]
+    env.total = 7
+    with pytest.raises(TaskError, match=r"default_actions\(\) raised ValueError: .* outside its action space"):
+        guarded.default_actions()
+
+
 def test_after_a_resume_the_step_is_not_known_and_not_said() -> None:
     guarded = GuardedEnv(Clock(set_reward(np.nan)), "their/clock")
     guarded.load_state_dict({})

@@ -196,6 +196,21 @@ def test_episodes_are_cut_off_and_depend_on_seed_and_numbers_alone() -> None:
     assert all(5.0 < travelled < 60.0 and 0.0 < waited < travelled for ((waited, travelled),) in statistics)
 
 
+def test_lights_whose_agents_are_gone_change_as_soon_as_they_may() -> None:
+    env = make_env("traffic/grid-2x2", None, 2, seed=4, episode_length=5)
+    try:
+        env.reset()
+        orders = []
+        for _ in range(9):
+            orders.append(env.default_actions())
+            env.step(orders[-1])
+    finally:
+        env.close()
+    assert {(order.shape, order.dtype.name) for order in orders} == {((2, 4), "float32")}
+    # A light may first change 10 seconds after an episode's beginning, and then every 10; the fifth step ends one.
+    assert [np.unique(order).tolist() for order in orders] == [[0], [0], [1], [1], [0], [0], [0], [1], [1]]
+
+
 def test_a_worker_that_dies_is_named_and_nothing_is_left_behind() -> None:
     env = make_env("traffic/grid-1x1", None, 2, seed=0)
     env.reset()

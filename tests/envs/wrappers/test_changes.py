@@ -40,6 +40,11 @@ class Staggered(VectorEnv):
         return VectorStep(self.observe(), np.ones((2, 2)), np.zeros_like(over), over, finals)
 
 
+def test_default_actions_are_those_of_the_environment_within(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Staggered, "default_actions", lambda env: env.spec.noop(2) + 1)
+    assert ObservedChanges(Staggered(), WEIGHT).default_actions().tolist() == [[1, 1], [1, 1]]
+
+
 def test_a_change_is_the_weighted_difference_and_zero_where_an_episode_begins() -> None:
     env = ObservedChanges(Staggered(), WEIGHT)
     assert env.spec.observation_sizes == (2, 4)

@@ -14,6 +14,7 @@ import zmq
 from scripted_agents import CONFIG, Agents, line_cluster, scripted_agents
 
 from matrpo.decentralized.lock_step.messages import Observation, Outdated, Stop
+from matrpo.envs.particle.navigation import NavigationEnv
 from matrpo.envs.registry import make_env
 from matrpo.envs.shared import SharedEnvironment
 from matrpo.launch.processes.process import StopRequested
@@ -39,6 +40,19 @@ def test_without_an_agent_the_other_goes_on_and_it_takes_part_again_from_the_nex
     agents.finish()
     lines = small_run.env.read_metrics()
     assert [(line["agents_absent"], line["steps_substituted"]) for line in lines] == [(1, 1), (1, 2)]
+
+
+def test_the_task_s_default_actions_stand_in_for_an_agent_that_is_gone(
+    agents: Agents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NavigationEnv, "default_actions", lambda env: env.spec.noop(env.num_envs) + 3)
+    agents.join()
+    agents.step((0, 1), 1, 0)
+    agents.leave(1)
+    agents.act(0, 1, 1)
+    message = agents.hear(0)
+    assert isinstance(message, Observation)
+    np.testing.assert_array_equal(message.step.joint_action, [[1, 3]] * CONFIG.num_envs)
 
 
 def test_an_agent_that_returns_before_anyone_has_acted_misses_nothing(agents: Agents) -> None:
