@@ -171,7 +171,7 @@ class InProcessTraining(Training):
         self._steps = roll_out(self.participants, self.environment, self._steps, self.config.rollout_length)
         self._record_environment(time.perf_counter() - began)
         for participant, step in zip(self.participants, self._steps, strict=True):
-            participant.prepare(step)
+            participant.prepare(step, self.iteration)
         agree(self.participants, self.iteration)
         for participant, recorder in zip(self.participants, self._recorders, strict=True):
             metrics = participant.metrics(participant.finish())

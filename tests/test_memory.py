@@ -153,7 +153,7 @@ class Team:
     def iterate(self):
         self.sample(self.config.rollout_length)
         for agent, step in zip(self.agents, self.steps, strict=True):
-            agent.prepare_update(step)
+            agent.prepare_update(step, 1)
             agent.step(np.zeros((2, self.config.samples), np.float32), SharedSamples(self.config.samples))
             agent.finish_update()
 

@@ -78,7 +78,7 @@ class Problem:
         steps = environment.resume(snapshot.environment)
         steps = roll_out(self.participants, environment, steps, config.rollout_length)
         for participant, step in zip(self.participants, steps, strict=True):
-            participant.prepare(step)
+            participant.prepare(step, iteration=1)
         self.advantages = [agent.update.advantages for agent in self.agents]
 
     def agree(self) -> None:

@@ -133,7 +133,7 @@ def _expressed(problem: Problem, other: Problem) -> list[Row]:
     weights[0] = _direction(problem, 0)
     rows: list[Row] = []
     for who, agent in {"the hunter itself": 0, "another hunter": 1, "a bank": HUNTERS}.items():
-        solver = make_solver(problem.agents[agent].update.model, make_step_rule(0.0, config), config)
+        solver = make_solver(problem.agents[agent].update.model, make_step_rule(config.kl_step, 0.0, config), config)
         fitted = solver.solve(weights)[0]
         again = other.agents[agent].update.model.jvp(solver.x)[0]
         rows.append(
@@ -177,7 +177,7 @@ def _informed_steps(problem: Problem, whose: str) -> list[Tensor]:
     for hunter in range(HUNTERS):
         weights = torch.zeros(SPEC.num_agents, config.samples)
         weights[hunter] = total
-        solver = make_solver(problem.agents[hunter].update.model, make_step_rule(0.0, config), config)
+        solver = make_solver(problem.agents[hunter].update.model, make_step_rule(config.kl_step, 0.0, config), config)
         steps.append(solver.solve(weights)[hunter])
     return steps
 

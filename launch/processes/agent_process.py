@@ -141,7 +141,7 @@ class AgentProcess:
                 return self._begin_again(iteration)
         self._network.client.wanted = iteration + 1
         with self._clock.phase("prepare"):
-            self._participant.prepare(join_steps([observation.step for observation in last]))
+            self._participant.prepare(join_steps([observation.step for observation in last]), iteration)
             return_free_memory()
         with self._clock.phase("consensus"):
             self._network.enter(iteration, "consensus")

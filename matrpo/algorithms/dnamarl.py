@@ -55,7 +55,7 @@ class TeamValueAgent(ActorCritic):
     def _make_policy(self) -> JointPolicy:
         return JointPolicy(0, self.spec.alone(self.agent_id), self.config, self._generator)
 
-    def prepare_update(self, step: AgentStep) -> None:
+    def prepare_update(self, step: AgentStep, iteration: int) -> None:  # noqa: ARG002
         """Close the rollout, and compute the return targets of the agent's own rewards."""
         config, rollout = self.config, self._rollout
         rollout.add_outcome(step)

@@ -57,11 +57,12 @@ class ActorCritic(ABC):
         """A fresh policy, whose own head acts."""
 
     @abstractmethod
-    def prepare_update(self, step: AgentStep) -> None:
+    def prepare_update(self, step: AgentStep, iteration: int) -> None:
         """Close the rollout, and compute all that the local steps need.
 
         Args:
             step: the outcome of the iteration's last action, of all environments.
+            iteration: its number, from 1.
         """
 
     @abstractmethod

@@ -32,7 +32,7 @@ class Agent(ActorCritic):
 
     def __init__(self, agent_id: int, penalty: float, spec: TaskSpec, config: Config) -> None:
         super().__init__(agent_id, spec, config)
-        self._rule = make_step_rule(penalty, config)
+        self._penalty = penalty
         self._update: Update | None = None
 
     def _make_policy(self) -> JointPolicy:
@@ -45,7 +45,7 @@ class Agent(ActorCritic):
             raise RuntimeError("no update is running: call prepare_update first")
         return self._update
 
-    def prepare_update(self, step: AgentStep) -> None:
+    def prepare_update(self, step: AgentStep, iteration: int) -> None:
         """Close the rollout, fit the critic, estimate advantages by it and linearise the policy."""
         config, rollout = self.config, self._rollout
         rollout.add_outcome(step)
@@ -62,7 +62,8 @@ class Agent(ActorCritic):
         samples = rollout.observations, rollout.joint_actions, rollout.action_masks, rollout.sequences
         model = linearize(self.policy, *samples, config.fisher_share)
         advantages = advantages - advantages.mean()
-        self._update = Update(model, make_local_steps(model, self._rule, advantages, config), advantages)
+        rule = make_step_rule(config.trust_region(iteration), self._penalty, config)
+        self._update = Update(model, make_local_steps(model, rule, advantages, config), advantages, rule.kl_step)
         self._critic_metrics = {"critic_loss": loss, "explained_variance": explained}
 
     @torch.no_grad()
@@ -78,6 +79,7 @@ class Agent(ActorCritic):
         """
         update, self._update = self.update, None
         before, change, advantages = update.model.parameters, update.steps.change(), update.advantages
+        most = self.config.backtrack_kl * update.kl_step
         products = {
             "fisher_products": update.model.fisher_products,
             "jacobian_products": update.model.jacobian_products,
@@ -97,7 +99,7 @@ class Agent(ActorCritic):
             return kl, float((log_ratio.exp() * advantages).mean())
 
         def accepts(tried: Reached) -> bool:
-            return tried.kl <= config.backtrack_kl * config.kl_step
+            return tried.kl <= most
 
         search, parameters = (config.backtrack_limit, config.backtrack_factor), list(self.policy.parameters())
         reached = line_search(parameters, before, change, evaluate, accepts, *search)
@@ -133,9 +135,13 @@ class Update:
         model: the policy, linearised at the iteration's samples.
         steps: the local steps; they hold the last one's x^q.
         advantages: A^q, (M,).
+        kl_step: the agent's share of the trust region.
     """
 
-    def __init__(self, model: LinearizedPolicy | SampledFisher, steps: LocalSteps, advantages: Tensor) -> None:
+    def __init__(
+        self, model: LinearizedPolicy | SampledFisher, steps: LocalSteps, advantages: Tensor, kl_step: float
+    ) -> None:
         self.model = model
         self.steps = steps
         self.advantages = advantages
+        self.kl_step = kl_step

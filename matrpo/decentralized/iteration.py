@@ -40,10 +40,10 @@ class Participant:
         self.peer = peer
         self.clock = clock
 
-    def prepare(self, step: AgentStep) -> None:
-        """Close the rollout with the outcome of its last action, and compute all that the local steps need."""
+    def prepare(self, step: AgentStep, iteration: int) -> None:
+        """Close an iteration's rollout with the outcome of its last action, and compute what the local steps need."""
         with self.clock.phase("prepare"):
-            self.agent.prepare_update(step)
+            self.agent.prepare_update(step, iteration)
 
     def begin(self, iteration: int, now: float) -> None:
         """Start the iteration's consensus, later than all before. It is over when `peer.done`.

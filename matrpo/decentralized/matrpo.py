@@ -18,7 +18,7 @@ class MATRPO:
         *("hidden_sizes", "feature_normalization", "activation", "orthogonal_initialization"),
         *("recurrent_layers", "chunk_length", "initial_log_std"),
         *("gae_lambda", "critic_epochs", "critic_batch", "critic_lr", "huber_delta", "value_clip", "max_grad_norm"),
-        *("kl_step", "damping", "step_damping", "fisher_samples", "solver", "cg_iterations", "step_rule"),
+        *("kl_step", "kl_decay", "damping", "step_damping", "fisher_samples", "solver", "cg_iterations", "step_rule"),
         *("solver_tolerance", "solver_extension", "solver_check_every"),
         *("backtrack_limit", "backtrack_factor", "backtrack_kl"),
         *("consensus", "beta", "admm_iterations", "schedule", "wire_dtype", "consensus_samples", "model_epochs"),

@@ -74,6 +74,14 @@ class Config(
         """Number of iterations that cover `steps` environment steps."""
         return -(-self.steps // self.samples)
 
+    def part_left(self, iteration: int) -> float:
+        """The part of the run that is left when an iteration begins, from 1 in the first, to which rates decay."""
+        return 1.0 - (iteration - 1) / self.iterations
+
+    def trust_region(self, iteration: int) -> float:
+        """Each agent's share of the KL trust region in an iteration: `kl_step`, or with `kl_decay` a part of it."""
+        return self.kl_step * (self.part_left(iteration) if self.kl_decay else 1.0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(Config):

@@ -144,6 +144,7 @@ class TrustRegionSettings:
     heading: ClassVar[str] = "Trust region"
 
     kl_step: float = setting(0.012, "Each agent's share of the KL trust region (delta/N).", above=0.0)
+    kl_decay: bool = setting(False, "Let the trust region shrink linearly to nothing.")
     damping: float = setting(0.1, "Multiple of the identity added to the Fisher matrix.", minimum=0.0)
     step_damping: float | None = setting(
         None,

@@ -36,6 +36,6 @@ class StepRule:
         return min(boundary, 1.0 / self.penalty)
 
 
-def make_step_rule(penalty: float, settings: TrustRegionSettings) -> StepRule:
-    """The step length of an agent with that penalty `|E(q)| beta`."""
-    return StepRule(settings.kl_step, penalty, settings.step_rule == "paper")
+def make_step_rule(kl_step: float, penalty: float, settings: TrustRegionSettings) -> StepRule:
+    """The step length of an agent with that trust region and penalty `|E(q)| beta`."""
+    return StepRule(kl_step, penalty, settings.step_rule == "paper")

@@ -39,7 +39,7 @@ class Team:
         self.iteration += 1
         self.steps = roll_out(self.participants, self.environment, self.steps, self.config.rollout_length)
         for participant, step in zip(self.participants, self.steps, strict=True):
-            participant.prepare(step)
+            participant.prepare(step, self.iteration)
 
     def finish(self):
         return [participant.finish() for participant in self.participants]

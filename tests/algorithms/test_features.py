@@ -9,6 +9,7 @@ import torch
 from learning import Duel, Learning
 from recall import RecallEnv
 
+from matrpo.algorithms.shared import mirror
 from matrpo.algorithms.shared.learner import merge
 from matrpo.algorithms.shared.mirror import ClipDrift, clip_range
 from matrpo.errors import ConfigError
@@ -17,6 +18,7 @@ from matrpo.networks.mlp import flat_parameters
 from matrpo.networks.sequences import side_by_side
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings.config import resolve
+from matrpo.trust_region.step_rule import StepRule
 
 ON_POLICY = ("happo", "hatrpo", "haa2c", "mappo", "ippo", "jrppo", "maa2c", "itrpo", "ctrpo", "fdmarl")
 SPREAD = "mpe2/simple_spread_v3"
@@ -153,6 +155,20 @@ def test_learning_rates_fall_linearly_to_zero():
         rates = [learner.optimizer.param_groups[0]["lr"] for learner in learning.algorithm.learners]
         assert rates == pytest.approx([0.01 * left] * 2)
         assert learning.algorithm.critics[0].optimizer.param_groups[0]["lr"] == pytest.approx(0.02 * left)
+
+
+@pytest.mark.parametrize("algo", ["hatrpo", "itrpo", "ctrpo"])
+def test_trust_regions_shrink_linearly_to_nothing(algo, monkeypatch):
+    tried = []
+    monkeypatch.setattr(
+        mirror, "StepRule", lambda kl_step, penalty: tried.append(kl_step) or StepRule(kl_step, penalty)
+    )
+    learning = Learning(algo, SPREAD, agents=2, kl_decay=True, steps=160, kl_step=0.08)
+    for part in (0.08, 0.06, 0.04, 0.02):
+        tried.clear()
+        learning.iterate()
+        expected = [part] * 2 if algo != "ctrpo" else [2 * part]
+        assert tried == pytest.approx(expected)
 
 
 def norm_of(module):

@@ -37,10 +37,24 @@ class Team:
         self.sample()
         metrics = []
         for agent, step in zip(self.agents, self.steps, strict=True):
-            agent.prepare_update(step)
+            agent.prepare_update(step, 1)
             agent.step(np.zeros((3, self.config.samples), np.float32), SharedSamples(self.config.samples))
             metrics.append(agent.finish_update())
         return metrics
+
+
+def test_the_trust_region_shrinks_linearly_to_nothing():
+    team = Team(kl_decay=True, kl_step=0.002, steps=4 * 360, solver_tolerance=1e-4)
+    assert team.config.iterations == 4
+    team.sample()
+    agent, step = team.agents[0], team.steps[0]
+    for iteration, part in enumerate((0.002, 0.0015, 0.001, 0.0005), start=1):
+        agent.prepare_update(step, iteration)
+        agent.step(np.zeros((3, 360), np.float32), SharedSamples(360))
+        change = agent.update.steps.change()
+        products, _ = agent.update.model.fisher(change)
+        assert 0.5 * float(change @ (products + team.config.damping * change)) == pytest.approx(part, rel=1e-3)
+        assert agent.finish_update()["kl"] <= 1.5 * part
 
 
 def arrays_of(agent):
@@ -145,7 +159,7 @@ def test_it_acts_in_parts_of_the_environments_as_in_all_at_once(changes, parts):
                 times[part] += 1
         for team in (together, apart):
             for agent, step in zip(team.agents, together.steps, strict=True):
-                agent.prepare_update(step)
+                agent.prepare_update(step, 1)
                 agent.step(np.zeros((3, team.config.samples), np.float32), SharedSamples(team.config.samples))
                 agent.finish_update()
         for one, other in zip(together.agents, apart.agents, strict=True):

@@ -49,7 +49,7 @@ class Team:
     def iterate_as_one_process(self, iteration):
         self.steps = roll_out(self.participants, self.environment, self.steps, self.config.rollout_length)
         for participant, step in self.each():
-            participant.prepare(step)
+            participant.prepare(step, 1)
         agree(self.participants, iteration)
         return [participant.metrics(participant.finish()) for participant in self.participants]
 
@@ -61,7 +61,7 @@ class Team:
             self.steps = self.environment.step(np.concatenate([first, second]))
         in_flight = deque()
         for now, (participant, step) in enumerate(self.each()):
-            participant.prepare(step)
+            participant.prepare(step, 1)
             participant.begin(iteration, 100.0 + now)
             in_flight.extend(participant.peer.take_outbox())
         while in_flight:
@@ -154,7 +154,7 @@ def test_an_iteration_that_an_agent_sits_out_waits_for_none_of_its_links(consens
     *others, absent = team.participants
     team.steps = roll_out(team.participants, team.environment, team.steps, team.config.rollout_length)
     for participant, step in zip(others, team.steps, strict=False):
-        participant.prepare(step)
+        participant.prepare(step, 1)
     absent.agent.discard_rollout()
     absent.peer.sit_out(1, now=0.0)
     for participant in others:

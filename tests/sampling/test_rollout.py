@@ -134,7 +134,7 @@ def test_in_an_agent_s_rollout_a_truncated_episode_bootstraps_from_its_last_obse
     step = environment.reset()[0]
     for _ in range(length):
         [step] = environment.step(agent.act(step))
-    agent.prepare_update(step)
+    agent.prepare_update(step, 1)
     values = agent._rollout.values(IdentityCritic(), torch.zeros(2, 0))  # type: ignore[arg-type]
     advantages, _ = agent._rollout.advantages(values, GAMMA, LAMBDA)
 

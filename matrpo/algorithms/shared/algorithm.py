@@ -115,9 +115,8 @@ class Algorithm(ABC):
     def set_learning_rates(self, iteration: int, optimizers: Iterable[torch.optim.Optimizer]) -> None:
         """With `lr_decay`, lower the optimisers' learning rates linearly, from what they began with to nothing."""
         if self.config.lr_decay:
-            left = 1.0 - (iteration - 1) / self.config.iterations
             for optimizer in optimizers:
-                optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * left
+                optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * self.config.part_left(iteration)
 
     @abstractmethod
     def act(self, step: CentralStep) -> np.ndarray:

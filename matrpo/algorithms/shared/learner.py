@@ -98,6 +98,9 @@ class Learner:
         policy: its parameters change; it is moved to where it learns.
         config: the run's settings.
         generator: of the order of samples.
+
+    Attributes:
+        kl_step: an agent's share of the trust region in this iteration.
     """
 
     def __init__(self, policy: JointPolicy, config: Config, generator: torch.Generator) -> None:
@@ -105,6 +108,7 @@ class Learner:
         self.config = config
         self.generator = generator
         self.optimizer = make_adam(policy.parameters(), lr=config.actor_lr, eps=1e-5)
+        self.kl_step = config.kl_step
 
 
 class PolicyPass:

@@ -171,7 +171,7 @@ class KLBall:
 
     settings_read: ClassVar[frozenset[str]] = frozenset(
         {
-            *("kl_step", "damping", "fisher_samples", "solver", "cg_iterations"),
+            *("kl_step", "kl_decay", "damping", "fisher_samples", "solver", "cg_iterations"),
             *("solver_tolerance", "solver_extension", "solver_check_every"),
             *("backtrack_limit", "backtrack_factor", "backtrack_kl", "accept_ratio"),
         }
@@ -181,7 +181,7 @@ class KLBall:
     def maximise(self, objective: Objective, learner: Learner) -> dict[str, float]:
         """Natural gradient step H^{-1} g (H: Fisher matrix) to the boundary, then line search on true KL and gain."""
         config, policy = learner.config, learner.policy
-        kl_step = self.shares * config.kl_step
+        kl_step = self.shares * learner.kl_step
         samples, states, weights = _counted(objective)
         parts = samples.observations, samples.actions, samples.action_masks, samples.sequences
         model = linearize(policy, *parts, config.fisher_share)

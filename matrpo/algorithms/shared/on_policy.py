@@ -138,6 +138,8 @@ class OnPolicy(Algorithm):
         config = self.config
         optimizers = [learner.optimizer for learner in self.learners] + [critic.optimizer for critic in self.critics]
         self.set_learning_rates(iteration, optimizers)
+        for learner in self.learners:
+            learner.kl_step = config.trust_region(iteration)
         values = [
             view.values(self.critic(v), memory)
             for v, (view, memory) in enumerate(zip(self._views, self._memories, strict=True))

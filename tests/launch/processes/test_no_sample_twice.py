@@ -69,8 +69,8 @@ class Learnt:
             self.fresh_starts[agent.agent_id] += begins and not agent._actor.state.any()
             return act(agent, step, first)
 
-        def recorded_prepare(agent: Agent, step: AgentStep) -> None:
-            prepare(agent, step)
+        def recorded_prepare(agent: Agent, step: AgentStep, iteration: int) -> None:
+            prepare(agent, step, iteration)
             self.samples[agent.agent_id].append(agent._rollout.joint_actions.numpy().tobytes())
             parts = [np.stack(seen[-T:]) for _, seen in sorted(self.seen[agent.agent_id].items())]
             seen = np.concatenate(parts, axis=1)
