@@ -122,12 +122,9 @@ def test_the_paper_preset_is_table_iii(agents, activations):
     assert (config.admm_iterations, config.step_rule) == (activations, "paper")
 
 
-def test_the_preset_for_many_agents_is_of_averaging_alone():
-    preset = ("preset", presets.load("many-agents", "navigation", 12))
-    config = resolve(preset)
-    assert (config.consensus, config.step_damping, config.observe_changes) == ("averaging", 10.0, 10.0)
-    with pytest.raises(ConfigError, match=r"'step_damping' \(preset\): expected none, as consensus is not averaging"):
-        resolve(preset, ("test", {"consensus": "admm"}))
+def test_the_damping_of_the_step_is_of_averaging_alone():
+    with pytest.raises(ConfigError, match=r"'step_damping' \(test\): expected none, as consensus is not averaging"):
+        resolve(("test", {"consensus": "admm", "step_damping": 1.0}))
 
 
 def test_unknown_presets_and_tasks_are_named():

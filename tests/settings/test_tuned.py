@@ -28,7 +28,7 @@ def content(file: Path) -> dict:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}-{file.stem}")
 def test_a_file_is_valid_for_each_task_that_it_names(file: Path) -> None:
     """And each of them is a task that there is."""
-    assert set(content(file)) <= {"all", "tasks", "admm"}
+    assert set(content(file)) <= {"all", "tasks", "admm", "averaging"}
     alone = {"mpe2": SPREAD}.get(file.stem, file.stem)
     for name, changes in content(file).get("tasks", {"": {}}).items():
         task = f"{file.stem}/{name}" if name else alone
@@ -144,8 +144,10 @@ def test_a_family_without_a_file_gets_what_is_tuned_for_mpe2() -> None:
     assert tuned.families("matrpo") == ["navigation", "treasure"]
 
 
-def test_matrpo_is_tuned_for_the_papers_tasks_and_its_penalty_for_admm_alone() -> None:
-    assert tuned_for("matrpo", "navigation").num_envs == 40
+def test_matrpo_is_tuned_for_the_papers_tasks_and_each_kind_of_consensus() -> None:
+    for consensus, expected in {"admm": (40, 0.02, False, None), "averaging": (40, 0.1, True, 1.0)}.items():
+        config = resolve(("test", {"task": "navigation", "consensus": consensus}))
+        assert (config.num_envs, config.kl_step, config.kl_decay, config.step_damping) == expected
     admm = tuned_for("matrpo", "treasure")
     averaging = resolve(("test", {"task": "treasure", "consensus": "averaging"}))
     assert (admm.beta, admm.admm_iterations, admm.model_epochs) == (0.1, 96, 3)

@@ -98,7 +98,7 @@ def test_many_processes_on_a_random_graph_equal_one_process_bit_for_bit(folder: 
 
 
 def test_agents_that_average_and_observe_changes_are_the_same_in_many_processes_as_in_one(folder: Path) -> None:
-    many_agents = ("--agents", "4", "--preset", "many-agents")
+    many_agents = ("--agents", "4", "--consensus", "averaging")
     many = train(folder / "average", *many_agents)
     single = train_here(folder / "average-single", *many_agents)
     assert checkpoints(single) == checkpoints(many)
