@@ -1,8 +1,8 @@
 """Tuned defaults by algorithm and family of tasks: `<algorithm>/<family>.yaml`, used unless others are given.
 
 A file holds settings for `all` tasks of the family and, under `tasks`, what differs for some; under `admm` and
-`averaging`, those of that kind of consensus alone. Tasks of a family that has no file get what is tuned for `mpe2`, or else the defaults of
-`Config`.
+`averaging`, those of that kind of consensus alone. Tasks of a family that has no file get what is tuned for `mpe2`, or
+else the defaults of `Config`.
 """
 
 from __future__ import annotations
