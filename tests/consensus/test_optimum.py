@@ -88,7 +88,7 @@ class Problem:
 
     def run_averaging(self, graph: CommunicationGraph, activations: int) -> list[np.ndarray]:
         """Averaging of natural gradients, serially, in float64. Returns each agent's x."""
-        settings = {"consensus": "averaging", "damping": 0.0, "cg_iterations": 60, "solver": "cg"}
+        settings = {"consensus": "averaging", "damping": 0.0, "step_damping": None, "cg_iterations": 60, "solver": "cg"}
         config, rule, shared = resolve(("test", settings)), StepRule(KL_STEP, 0.0), SharedSamples(self.shape[1])
         beta = relaxation(graph, "matchings")
         agents = [

@@ -49,7 +49,7 @@ class Team:
     def iterate_as_one_process(self, iteration):
         self.steps = roll_out(self.participants, self.environment, self.steps, self.config.rollout_length)
         for participant, step in self.each():
-            participant.prepare(step, 1)
+            participant.prepare(step, iteration)
         agree(self.participants, iteration)
         return [participant.metrics(participant.finish()) for participant in self.participants]
 
@@ -61,7 +61,7 @@ class Team:
             self.steps = self.environment.step(np.concatenate([first, second]))
         in_flight = deque()
         for now, (participant, step) in enumerate(self.each()):
-            participant.prepare(step, 1)
+            participant.prepare(step, iteration)
             participant.begin(iteration, 100.0 + now)
             in_flight.extend(participant.peer.take_outbox())
         while in_flight:

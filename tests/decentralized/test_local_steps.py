@@ -43,7 +43,8 @@ class Problem:
         return torch.einsum("nmd,nm->d", self.jacobian, torch.as_tensor(weights).expand(2, -1)) / SAMPLES
 
     def steps(self, **changes):
-        config = resolve(("test", {"damping": DAMPING, "cg_iterations": 200, "solver_tolerance": 1e-12, **changes}))
+        exact = {"damping": DAMPING, "step_damping": None, "cg_iterations": 200, "solver_tolerance": 1e-12}
+        config = resolve(("test", {**exact, **changes}))
         return make_local_steps(self.model, RULE, self.advantages, config)
 
 
