@@ -110,8 +110,9 @@ class GuardedEnv(VectorEnv):
         return present
 
     def default_actions(self) -> np.ndarray:
+        """As of the environments within, float32, and its own copy: others' actions are written into it."""
         with self._blamed("default_actions()"):
-            actions = self.inner.default_actions()
+            actions = np.array(self.inner.default_actions(), dtype=np.float32)
             self._check_action(actions)
         return actions
 

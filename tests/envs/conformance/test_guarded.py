@@ -173,14 +173,18 @@ def test_a_user_s_mistake_and_a_wrong_action_stay_what_they_are() -> None:
 
 
 def test_default_actions_are_the_task_s_own_and_checked() -> None:
+    kept = np.array([[2, 1], [0, 0]])
+
     class Waiting(Clock):
         def default_actions(self) -> np.ndarray:
-            return np.array([[2, 1], [self.total, 0]], np.float32)
+            return kept
 
-    env = Waiting()
-    guarded = GuardedEnv(env, "their/clock")
-    assert guarded.default_actions().tolist() == [[2, 1], [0, 0]]
-    env.total = 7
+    guarded = GuardedEnv(Waiting(), "their/clock")
+    actions = guarded.default_actions()
+    actions[:] += 0.5
+    assert actions.tolist() == [[2.5, 1.5], [0.5, 0.5]], "the others' actions may be fractions"
+    assert guarded.default_actions().tolist() == kept.tolist() == [[2, 1], [0, 0]]
+    kept[1, 0] = 7
     with pytest.raises(TaskError, match=r"default_actions\(\) raised ValueError: .* outside its action space"):
         guarded.default_actions()
 

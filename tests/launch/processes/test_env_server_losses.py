@@ -21,15 +21,21 @@ from matrpo.launch.processes.process import StopRequested
 from matrpo.runs.run_directory import RunDirectory
 
 
-def test_without_an_agent_the_other_goes_on_and_it_takes_part_again_from_the_next_start(
-    agents: Agents, small_run: RunDirectory
-) -> None:
+def last_of_an_iteration_that_the_second_left(agents: Agents) -> Observation:
+    """What the first agent hears when it has acted without the second."""
     agents.join()
     agents.step((0, 1), 1, 0)
     agents.leave(1)
     agents.act(0, 1, 1)
     message = agents.hear(0)
     assert isinstance(message, Observation)
+    return message
+
+
+def test_without_an_agent_the_other_goes_on_and_it_takes_part_again_from_the_next_start(
+    agents: Agents, small_run: RunDirectory
+) -> None:
+    message = last_of_an_iteration_that_the_second_left(agents)
     assert (message.iteration, message.t) == (1, 2)
     np.testing.assert_array_equal(message.step.joint_action, [[1, 0]] * CONFIG.num_envs)
     assert agents.step([0], 2, 0) == [(2, 1)]
@@ -46,12 +52,7 @@ def test_the_task_s_default_actions_stand_in_for_an_agent_that_is_gone(
     agents: Agents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(NavigationEnv, "default_actions", lambda env: env.spec.noop(env.num_envs) + 3)
-    agents.join()
-    agents.step((0, 1), 1, 0)
-    agents.leave(1)
-    agents.act(0, 1, 1)
-    message = agents.hear(0)
-    assert isinstance(message, Observation)
+    message = last_of_an_iteration_that_the_second_left(agents)
     np.testing.assert_array_equal(message.step.joint_action, [[1, 3]] * CONFIG.num_envs)
 
 
