@@ -20,7 +20,7 @@ from matrpo.experiments.runs.experiment import PlannedRun
 from matrpo.launch.commands.versions import versions
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.runs.storage import write_crash_safely
-from matrpo.settings.config import Config, resolve, to_dict
+from matrpo.settings.config import Config, resolve_saved, to_dict
 
 _TAIL = 5
 """Iterations at a run's end whose diagnostics are shown."""
@@ -98,7 +98,7 @@ def read_record(run: PlannedRun) -> Record:
     path = run.record_path
     try:
         record = Record(**json.loads(path.read_text()))
-        settings = resolve((str(path), record.settings))
+        settings = resolve_saved(str(path), record.settings)
         episodes = record.evaluation["episodes"]
     except (ValueError, TypeError, KeyError):
         raise ConfigError(f"{path} is not the record of a run: remove it, and the run is made again") from None

@@ -8,7 +8,7 @@ m^q = v^q - sum_e C_e^q y_e to their mean (randomised gossip, Boyd et al. 2006).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -36,56 +36,71 @@ class LocalSteps(Protocol):
         """The parameter change x^q after the last step. Shape (D,)."""
 
 
+class LastStep:
+    """The trust-region step at the end of a consensus, x = s H^{-1} V, with a damping of H of its own.
+
+    There is more noise in a step than in its log ratios, hence the other damping.
+
+    Args:
+        model: the linearised policy.
+        solve: H^{-1} V.
+        rule: the length s of the step.
+    """
+
+    def __init__(self, model: LinearModel, solve: NaturalGradient, rule: StepRule) -> None:
+        self._model = model
+        self._solve = solve
+        self._rule = rule
+
+    def __call__(self, weights: Tensor) -> Tensor:
+        """The parameter change for the weights in V. Shapes (N, M) -> (D,)."""
+        gradient = self._model.vjp(weights)
+        direction = self._solve(gradient)
+        return direction * self._rule(float(gradient @ direction))
+
+
 class AdmmSteps:
     """Local steps of asynchronous ADMM: the update of theta^q in (22).
 
     Args:
         solver: of the local step.
         advantages: A^q, (M,).
+        last: the step that the agent takes for the weights of its last local step; None: that local step itself.
     """
 
-    def __init__(self, solver: Solver, advantages: Tensor) -> None:
+    def __init__(self, solver: Solver, advantages: Tensor, last: LastStep | None = None) -> None:
         self._solver = solver
         self._advantages = advantages
+        self._weights = advantages.unsqueeze(0)
+        self._last = last
 
     def step(self, term: np.ndarray, shared: SharedSamples) -> np.ndarray:
         """Log ratios u^q = [J^{qn} x^q]_n for the term sum_e (beta ubar_e - C_e^q y_e)."""
-        weights = self._advantages + torch.from_numpy(shared.spread(term)).to(self._advantages.device)
-        return shared.select(self._solver.solve(weights).cpu().numpy())
+        self._weights = self._advantages + torch.from_numpy(shared.spread(term)).to(self._advantages.device)
+        return shared.select(self._solver.solve(self._weights).cpu().numpy())
 
     def change(self) -> Tensor:
         """x^q of the last step."""
-        return self._solver.x
+        return self._solver.x if self._last is None else self._last(self._weights)
 
 
 class AveragedGradients:
     """Local steps of consensus by averaging: the log ratios of the agent's natural gradient, computed once.
 
     v^q = J^q H^{-1} V(A^q) is not scaled to a step; the change is x^q = s H^{-1} V(m^q), at the boundary of the trust
-    region. Where observations suffice (Definition 1) and the m^q are their mean, that is the optimum of (15). The H of
-    the change may have another damping, as there is more noise in a step than in its log ratios.
+    region. Where observations suffice (Definition 1) and the m^q are their mean, that is the optimum of (15).
 
     Args:
         model: the linearised policy.
         solve: of the log ratios.
-        solve_step: of the change.
-        rule: the length s of the step.
         advantages: A^q, (M,).
+        last: the step for the last m^q.
     """
 
-    def __init__(
-        self,
-        model: LinearModel,
-        solve: NaturalGradient,
-        solve_step: NaturalGradient,
-        rule: StepRule,
-        advantages: Tensor,
-    ) -> None:
-        self._model = model
-        self._solve_step = solve_step
-        self._rule = rule
+    def __init__(self, model: LinearModel, solve: NaturalGradient, advantages: Tensor, last: LastStep) -> None:
         self._ratios = model.jvp(solve(model.vjp(advantages.expand(model.num_agents, -1))))
         self._weights = self._ratios
+        self._last = last
 
     def step(self, term: np.ndarray, shared: SharedSamples) -> np.ndarray:
         """m^q = v^q - sum_e C_e^q y_e, for the term -sum_e C_e^q y_e."""
@@ -95,25 +110,25 @@ class AveragedGradients:
 
     def change(self) -> Tensor:
         """x^q for the m^q of the last step."""
-        gradient = self._model.vjp(self._weights)
-        direction = self._solve_step(gradient)
-        return direction * self._rule(float(gradient @ direction))
+        return self._last(self._weights)
 
 
 def make_local_steps(model: FactoredModel, rule: StepRule, advantages: Tensor, config: Config) -> LocalSteps:
     """Build the local steps of an iteration, of the kind that the settings name."""
     if config.consensus == "averaging":
-        factors = model.kronecker_factors() if config.solver == "recycled" else None
-        solve = solve_step = _natural_gradient(model, config, config.damping, factors)
-        if config.step_damping is not None:
-            solve_step = _natural_gradient(model, config, config.step_damping, factors)
-        return AveragedGradients(model, solve, solve_step, rule, advantages)
-    return AdmmSteps(make_solver(model, rule, config), advantages)
+        return AveragedGradients(
+            model, _natural_gradient(model, config, config.damping), advantages, _last_step(model, rule, config)
+        )
+    last = None if config.step_damping is None else _last_step(model, rule, config)
+    return AdmmSteps(make_solver(model, rule, config), advantages, last)
 
 
-def _natural_gradient(
-    model: LinearModel, settings: TrustRegionSettings, damping: float, factors: Sequence[tuple[Tensor, Tensor]] | None
-) -> NaturalGradient:
+def _last_step(model: FactoredModel, rule: StepRule, settings: TrustRegionSettings) -> LastStep:
+    damping = settings.damping if settings.step_damping is None else settings.step_damping
+    return LastStep(model, _natural_gradient(model, settings, damping), StepRule(rule.kl_step, penalty=0.0))
+
+
+def _natural_gradient(model: FactoredModel, settings: TrustRegionSettings, damping: float) -> NaturalGradient:
     """A function that computes (H + damping I)^{-1} V by at most `cg_iterations` steps of conjugate gradient.
 
     With Kronecker factors (the solver `recycled`), it is preconditioned and ends at `solver_tolerance`; there is
@@ -123,8 +138,8 @@ def _natural_gradient(
     def product(direction: Tensor) -> Tensor:
         return model.fisher(direction)[0] + damping * direction
 
-    if factors is None:
+    if settings.solver == "cg":
         return lambda gradient: conjugate_gradients(product, gradient, settings.cg_iterations)
-    precondition = KroneckerPreconditioner(factors, damping)
+    precondition = KroneckerPreconditioner(model.kronecker_factors(), damping)
     limits = settings.cg_iterations, precondition, settings.solver_tolerance
     return lambda gradient: conjugate_gradients(product, gradient, *limits)

@@ -48,6 +48,7 @@ class LinearizedPolicy:
         self.fisher_products = 0
         self.jacobian_products = 0
         self._groups = policy.groups
+        self._factors: list[tuple[Tensor, Tensor]] | None = None
         self._chunks = []
         last = policy.network.output_layer
         chunk = CHUNK if observations.is_cpu else DEVICE_CHUNK
@@ -100,8 +101,13 @@ class LinearizedPolicy:
         """Kronecker factors (A, G) of each layer's block of the Fisher matrix, about A (x) G; see `preconditioner`.
 
         Expectations over actions are estimated from the observed actions; heads, and factors of one, are independent in
-        the last layer.
+        the last layer. Computed once.
         """
+        if self._factors is None:
+            self._factors = self._estimated_factors()
+        return self._factors
+
+    def _estimated_factors(self) -> list[tuple[Tensor, Tensor]]:
         self.jacobian_products += 1
         sums: list[tuple[Tensor, Tensor]] = []
         for _, network, blocks, actions in self._chunks:

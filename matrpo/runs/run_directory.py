@@ -37,7 +37,7 @@ from matrpo.runs.resume_point import find_resume_point
 from matrpo.runs.run_config import run_config
 from matrpo.runs.storage import StorageError, locked, write_crash_safely
 from matrpo.settings import algorithm_names
-from matrpo.settings.config import FIELDS, Config, DecentralizedConfig, RunConfig, load_file, resolve, to_dict
+from matrpo.settings.config import FIELDS, Config, DecentralizedConfig, RunConfig, load_file, resolve_saved, to_dict
 from matrpo.spaces import TaskSpec
 
 _PROBE_BYTES = 1 << 20
@@ -103,7 +103,7 @@ class RunDirectory:
         file = path / "config.yaml"
         if not file.is_file():
             raise ConfigError(f"{path} is not a run directory: it has no config.yaml")
-        config = resolve((str(file), load_file(file)))
+        config = resolve_saved(str(file), load_file(file))
         if config.agents is None:
             raise ConfigError(f"{file} does not state the number of agents")
         return cls(path, run_config(config), identity)

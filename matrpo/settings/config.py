@@ -137,7 +137,7 @@ def resolve(*layers: tuple[str, Mapping[str, Any]]) -> Config:
     if algorithm_names.entry(named.algo).averages_targets:
         named = dataclasses.replace(named, consensus="averaging")
         values["consensus"] = named.consensus
-    for key, value in tuned.load(named.algo, named.task, named.consensus).items():
+    for key, value in tuned.load(named.algo, named.task, named.consensus, named.agents).items():
         values.setdefault(key, _checked(key, value, f"tuned for {named.algo}"))
     if named.consensus == "averaging":
         values.setdefault("schedule", "matchings")
@@ -147,6 +147,17 @@ def resolve(*layers: tuple[str, Mapping[str, Any]]) -> Config:
     _check_consensus(config, origins)
     _check_servers(config, origins)
     return config
+
+
+def resolve_saved(origin: str, saved: Mapping[str, Any]) -> Config:
+    """Build the `Config` of a run that was made before, from the settings that it kept.
+
+    A setting that came after the run has its default, whatever is tuned for runs from now on.
+
+    Raises:
+        ConfigError: an unknown key or a bad value.
+    """
+    return resolve((origin, {**to_dict(Config()), **saved}))
 
 
 def load_file(path: Path) -> dict[str, Any]:
@@ -216,10 +227,6 @@ def _check_consensus(config: Config, origins: Mapping[str, str]) -> None:
     if config.consensus == "averaging" and config.beta is not None and config.beta >= 2.0:
         expected = "below 2, as consensus is averaging: beyond that, an activation takes two agents apart"
         raise _bad("beta", config.beta, expected, origins["beta"])
-    links = not algorithm_names.is_central(config.algo)
-    if links and config.consensus != "averaging" and config.step_damping is not None:
-        expected = "none, as consensus is not averaging: there, one damping is of every local step"
-        raise _bad("step_damping", config.step_damping, expected, origins["step_damping"])
 
 
 def _check_trust_region(config: Config, origins: Mapping[str, str]) -> None:

@@ -148,8 +148,8 @@ class TrustRegionSettings:
     damping: float = setting(0.1, "Multiple of the identity added to the Fisher matrix.", minimum=0.0)
     step_damping: float | None = setting(
         None,
-        "The same for the step that agents take when averaging has ended; a large one makes it the plain gradient's "
-        "(default: damping).",
+        "The same for the step that agents take at the end of a consensus; a large one makes it the plain gradient's "
+        "(default: damping; with ADMM, that step is the last local one).",
         minimum=0.0,
     )
     fisher_samples: int | None = setting(

@@ -13,7 +13,7 @@ from matrpo.networks.linearized_policy import LinearizedPolicy
 from matrpo.settings.config import resolve
 from matrpo.spaces import Box, Discrete, TaskSpec
 from matrpo.trust_region.solvers import make_solver
-from matrpo.trust_region.step_rule import StepRule
+from matrpo.trust_region.step_rule import StepRule, make_step_rule
 
 SAMPLES = 60
 DAMPING = 0.1
@@ -74,15 +74,28 @@ def test_averaged_are_the_log_ratios_of_the_own_natural_gradient(problem, term, 
 
 
 @pytest.mark.parametrize("solver", ["recycled", "cg"])
-def test_the_step_after_averaging_may_have_a_damping_of_its_own(problem, term, solver):
-    steps, plain = (problem.steps(consensus="averaging", solver=solver, **more) for more in ({"step_damping": 3.0}, {}))
+@pytest.mark.parametrize("consensus", ["admm", "averaging"])
+def test_the_step_at_the_end_may_have_a_damping_of_its_own(problem, term, consensus, solver):
+    settings = {"consensus": consensus, "solver": solver}
+    steps, plain = (problem.steps(**settings, **more) for more in ({"step_damping": 3.0}, {}))
     everything = SharedSamples(SAMPLES)
-    np.testing.assert_array_equal(steps.step(term, everything), plain.step(term, everything))
-    gradient = problem.gradient(plain.step(term, everything))
+    sent = plain.step(term, everything)
+    np.testing.assert_array_equal(steps.step(term, everything), sent)
+    gradient = problem.gradient(sent if consensus == "averaging" else problem.advantages.numpy() + term)
     damped = problem.hessian + (3.0 - DAMPING) * torch.eye(problem.size, dtype=torch.float64)
     direction = torch.linalg.solve(damped, gradient)
     length = torch.sqrt(2 * RULE.kl_step / (gradient @ direction))
     np.testing.assert_allclose(steps.change(), length * direction, rtol=1e-6, atol=1e-9)
+
+
+def test_the_step_at_the_end_goes_to_the_boundary_where_admms_local_steps_do_not(problem, term):
+    slack = make_step_rule(RULE.kl_step, 1e3, resolve(("test", {})))
+    config = resolve(("test", {"damping": DAMPING, "step_damping": 1.0, "cg_iterations": 200}))
+    steps = make_local_steps(problem.model, slack, problem.advantages, config)
+    steps.step(term, SharedSamples(SAMPLES))
+    change = steps.change()
+    damped = problem.hessian + (1.0 - DAMPING) * torch.eye(problem.size, dtype=torch.float64)
+    assert float(change @ damped @ change) / 2 == pytest.approx(RULE.kl_step, rel=0.05)
 
 
 def test_averaging_on_some_samples_exchanges_those_and_weighs_them_for_all(problem, term):

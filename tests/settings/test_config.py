@@ -8,7 +8,17 @@ import yaml
 
 from matrpo.errors import ConfigError
 from matrpo.settings import presets
-from matrpo.settings.config import FIELDS, HEADINGS, SECTIONS, Config, load_file, parse_override, resolve, to_dict
+from matrpo.settings.config import (
+    FIELDS,
+    HEADINGS,
+    SECTIONS,
+    Config,
+    load_file,
+    parse_override,
+    resolve,
+    resolve_saved,
+    to_dict,
+)
 
 
 def test_later_layers_win_and_yaml_round_trips(tmp_path):
@@ -111,7 +121,7 @@ def test_every_setting_has_a_default_that_passes_its_own_check_and_a_help_text()
 
 @pytest.mark.parametrize(("agents", "activations"), [(2, 100), (3, 100), (4, 150), (6, 150), (12, 150)])
 def test_the_paper_preset_is_table_iii(agents, activations):
-    config = resolve(("preset", presets.load("paper", "navigation", agents)))
+    config = resolve(("preset", presets.load("paper", "navigation", agents)), ("test", {"agents": agents}))
     assert (config.samples, config.kl_step, config.gamma, config.gae_lambda, config.beta) == (
         10_000,
         0.003,
@@ -120,11 +130,18 @@ def test_the_paper_preset_is_table_iii(agents, activations):
         1.0,
     )
     assert (config.admm_iterations, config.step_rule) == (activations, "paper")
+    beyond = config.kl_decay, config.step_damping, config.model_epochs, config.observe_changes
+    assert beyond == (False, None, 0, None)
 
 
-def test_the_damping_of_the_step_is_of_averaging_alone():
-    with pytest.raises(ConfigError, match=r"'step_damping' \(test\): expected none, as consensus is not averaging"):
-        resolve(("test", {"consensus": "admm", "step_damping": 1.0}))
+def test_a_saved_run_has_no_settings_that_were_tuned_after_it():
+    saved = {"task": "navigation", "agents": 12, "beta": 0.5}
+    assert resolve(("test", saved)).kl_decay
+    assert resolve_saved("test", saved) == Config(**saved)
+    averaging = {"task": "navigation", "consensus": "averaging", "schedule": "matchings"}
+    assert resolve_saved("test", averaging) == Config(**averaging)
+    with pytest.raises(ConfigError, match=r"unknown setting 'kl_stop' \(config.yaml\)"):
+        resolve_saved("config.yaml", {"kl_stop": 1.0})
 
 
 def test_unknown_presets_and_tasks_are_named():

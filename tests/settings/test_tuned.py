@@ -28,7 +28,7 @@ def content(file: Path) -> dict:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}-{file.stem}")
 def test_a_file_is_valid_for_each_task_that_it_names(file: Path) -> None:
     """And each of them is a task that there is."""
-    assert set(content(file)) <= {"all", "tasks", "admm", "averaging"}
+    assert set(content(file)) <= {"all", "tasks", "admm", "averaging", "few"}
     alone = {"mpe2": SPREAD}.get(file.stem, file.stem)
     for name, changes in content(file).get("tasks", {"": {}}).items():
         task = f"{file.stem}/{name}" if name else alone
@@ -144,10 +144,15 @@ def test_a_family_without_a_file_gets_what_is_tuned_for_mpe2() -> None:
     assert tuned.families("matrpo") == ["navigation", "treasure"]
 
 
-def test_matrpo_is_tuned_for_the_papers_tasks_and_each_kind_of_consensus() -> None:
-    for consensus, expected in {"admm": (40, 0.02, False, None), "averaging": (40, 0.1, True, 1.0)}.items():
-        config = resolve(("test", {"task": "navigation", "consensus": consensus}))
-        assert (config.num_envs, config.kl_step, config.kl_decay, config.step_damping) == expected
+def test_matrpo_is_tuned_for_the_papers_tasks_each_kind_of_consensus_and_the_size_of_the_team() -> None:
+    large, small = (0.1, True, 1.0, 1, 10.0), (0.03, True, None, 0, None)
+    expected = {("admm", 3): small, ("admm", 4): small, ("admm", 5): large, ("admm", None): large}
+    expected |= {("averaging", agents): large for agents in (3, 4, 5, None)}
+    for (consensus, agents), values in expected.items():
+        config = resolve(("test", {"task": "navigation", "consensus": consensus, "agents": agents}))
+        assert (config.num_envs, config.critic_epochs) == (40, 3 if consensus == "admm" else 6)
+        tuned_values = config.kl_step, config.kl_decay, config.step_damping, config.model_epochs, config.observe_changes
+        assert tuned_values == values
     admm = tuned_for("matrpo", "treasure")
     averaging = resolve(("test", {"task": "treasure", "consensus": "averaging"}))
     assert (admm.beta, admm.admm_iterations, admm.model_epochs) == (0.1, 96, 3)

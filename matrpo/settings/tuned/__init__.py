@@ -1,8 +1,8 @@
 """Tuned defaults by algorithm and family of tasks: `<algorithm>/<family>.yaml`, used unless others are given.
 
 A file holds settings for `all` tasks of the family and, under `tasks`, what differs for some; under `admm` and
-`averaging`, those of that kind of consensus alone. Tasks of a family that has no file get what is tuned for `mpe2`, or
-else the defaults of `Config`.
+`averaging`, those of that kind of consensus alone, and under `few` what takes their place in teams of `agents` or less.
+Tasks of a family that has no file get what is tuned for `mpe2`, or else the defaults of `Config`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ import yaml
 FOLDER = Path(__file__).parent
 
 
-def load(algo: str, task: str, consensus: str = "admm") -> dict[str, Any]:
-    """The tuned settings of an algorithm on a task, with a kind of consensus; empty if nothing is tuned for it."""
+def load(algo: str, task: str, consensus: str = "admm", agents: int | None = None) -> dict[str, Any]:
+    """The tuned settings of an algorithm on a task, with a kind of consensus; empty if nothing is tuned for it.
+
+    Without a number of agents, a team counts as large.
+    """
     if "/" in algo:
         return {}
     family, _, name = task.partition("/")
@@ -27,7 +30,10 @@ def load(algo: str, task: str, consensus: str = "admm") -> dict[str, Any]:
         return {}
     content = _read(path)
     of_task = content.get("tasks", {}).get(name.removesuffix("-continuous"), {})
-    return {**content["all"], **of_task, **content.get(consensus, {})}
+    of_consensus, few = content.get(consensus, {}), content.get("few", {"agents": 0})
+    if agents is not None and agents <= few["agents"]:
+        of_consensus = few.get(consensus, of_consensus)
+    return {**content["all"], **of_task, **of_consensus}
 
 
 def families(algo: str) -> list[str]:
