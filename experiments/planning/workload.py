@@ -125,18 +125,21 @@ class Sizes:
 def phase_counts(sizes: Sizes, config: Config, made: Products) -> dict[str, Counts]:
     """The counts of each phase but the consensus, whose local steps differ: see `step_counts`.
 
-    With averaging, an agent solves for its own natural gradient before the consensus, and for that of the mean after.
+    With averaging, an agent solves for its own natural gradient before the consensus, and for that of the mean after;
+    with a `step_damping`, after ADMM as well.
     """
     s = sizes
-    solve = 4 * s.samples * s.policy_weights if config.consensus == "averaging" else 0
+    averaging = config.consensus == "averaging"
+    solve = 4 * s.samples * s.policy_weights
+    before, after = averaging * solve, (averaging or config.step_damping is not None) * solve
     products = 2 * config.fisher_share * made.at(0, config)
     messages = 2 * s.ticks * s.agents
     handed_out = s.ticks * s.agents * s.envs * (s.observation + s.action_width)
     states = 2 * (s.policy_weights + 3 * s.critic_weights) + 4 * s.degree * s.shared_ratios
     return {
         "act": (s.ticks, 2 * s.samples * s.policy_weights),
-        "prepare": _prepare_counts(s, config, (products + 2) * solve),
-        "finish": (1, 2 * _FINISH_PASSES * s.samples * s.policy_weights + (products + 1) * solve),
+        "prepare": _prepare_counts(s, config, (products + 2) * before),
+        "finish": (1, 2 * _FINISH_PASSES * s.samples * s.policy_weights + (products + 1) * after),
         "record": (1, states),
         "step": (s.ticks, s.ticks * s.agents * s.envs * s.observation),
         "serve": (messages, handed_out),

@@ -18,6 +18,7 @@ from planned import CONSTANTS, SECONDS
 from matrpo.build import build_agent
 from matrpo.consensus.message import LinkMessage
 from matrpo.consensus.peer import Peer
+from matrpo.envs.build import run_spec
 from matrpo.envs.registry import task_spec
 from matrpo.errors import ConfigError
 from matrpo.experiments.planning.cost_constants import (
@@ -47,7 +48,7 @@ def prepared(**changes: Any) -> Measurement:
 
 def predicted(run: Measurement, constants: Constants = CONSTANTS, **placement: Any) -> Prediction:
     where = Placement(**{"cores": 2, "agents_per_machine": run.agents, **placement})
-    return predict(run.config, task_spec(run.config.task, run.agents), run.graph, constants, where)
+    return predict(run.config, run_spec(run.config), run.graph, constants, where)
 
 
 @pytest.mark.parametrize("topology", ["ring", "star", "random-regular:3", "none"])
@@ -89,8 +90,7 @@ def test_bytes_are_those_of_the_encoder(topology: str, changes: dict[str, Any]) 
 def test_networks_are_counted_as_they_are_built() -> None:
     for changes in ({}, {"hidden_sizes": (7, 9, 11)}, {"recurrent_layers": 2, "chunk_length": 2}):
         run = prepared(**changes)
-        spec = task_spec(run.config.task, 6)
-        agent = build_agent(0, run.graph, spec, run.config)
+        agent = build_agent(0, run.graph, run_spec(run.config), run.config)
         matrices = [
             sum(p.numel() for p in network.parameters() if p.dim() == 2)
             for network in (agent.policy.network, agent.critic)
@@ -115,12 +115,14 @@ def test_counts_by_hand() -> None:
 
 
 def test_averaging_solves_before_and_after_the_consensus_and_not_in_it() -> None:
-    admm = prepared().config
+    admm = replace(prepared().config, step_damping=None)
     averaging, sizes, made = replace(admm, consensus="averaging"), prepared().sizes, Products(6.0, 0.1)
     before, after = phase_counts(sizes, admm, made), phase_counts(sizes, averaging, made)
     passes = 4 * sizes.samples * sizes.policy_weights
     more = {phase: after[phase][1] - before[phase][1] for phase in before if after[phase] != before[phase]}
     assert more == {"prepare": (2 * 6 + 2) * passes, "finish": (2 * 6 + 1) * passes}
+    damped = phase_counts(sizes, replace(admm, step_damping=1.0), made)
+    assert damped == {**before, "finish": after["finish"]}
     steps = step_counts(sizes, averaging, made, 40)
     assert len(steps) == 40
     assert {operations for _, operations, _ in steps} == {0.0}
