@@ -25,6 +25,7 @@ SMALL = {
     "hidden_sizes": 4,
     "checkpoint_every": 1,
     "admm_iterations": 4,
+    "kl_decay": False,
     "tensorboard": False,
 }
 

@@ -29,7 +29,7 @@ from running import (
 
 from matrpo.runs.run_directory import RunDirectory
 
-FEW = ("--admm-iterations", "24")
+FEW = ("--admm-iterations", "24", "--no-kl-decay")  # with it, runs differ by how long they are to be
 RING = ("--agents", "4", *FEW)
 RANDOM = ("--agents", "5", "--topology", "erdos-renyi:0.5", "--seed", "7", *FEW)
 ENDLESS = ("--steps", "4000000")

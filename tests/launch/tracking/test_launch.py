@@ -20,7 +20,7 @@ from matrpo.runs.scalars import scalars
 from matrpo.runs.storage import locked
 from matrpo.settings.config import Config, to_dict
 
-SMALL = ("--agents=2", "--topology=line")
+SMALL = ("--agents=2", "--topology=line", "--no-kl-decay")
 LAST = 14
 
 
