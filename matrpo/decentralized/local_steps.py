@@ -71,7 +71,7 @@ class AdmmSteps:
     def __init__(self, solver: Solver, advantages: Tensor, last: LastStep | None = None) -> None:
         self._solver = solver
         self._advantages = advantages
-        self._weights = advantages.unsqueeze(0)
+        self._weights = advantages
         self._last = last
 
     def step(self, term: np.ndarray, shared: SharedSamples) -> np.ndarray:
