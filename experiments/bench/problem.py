@@ -86,7 +86,7 @@ class Problem:
         agree(self.participants, iteration=1)
 
     def ratios(self) -> list[Tensor]:
-        """u^q, the log ratios of every agent's last local step, (N, M) each."""
+        """u^q, the log ratios of the step that every agent would take, (N, M) each."""
         return [agent.update.model.jvp(agent.update.steps.change()) for agent in self.agents]
 
     def shape(self) -> Shape:

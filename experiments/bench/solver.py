@@ -20,6 +20,9 @@ from matrpo.networks.mlp import flat_parameters, set_flat_parameters
 from matrpo.settings.config import resolve, to_dict
 from matrpo.topology import CommunicationGraph
 
+_PLAIN = {"kl_step": 0.02, "kl_decay": False, "step_damping": None, "model_epochs": 0, "observe_changes": None}
+"""Settings of all runs, whatever is tuned: what agents would take is then the solver's last local step."""
+
 
 def run(
     agents: Sequence[int], activations: Sequence[int], training: int, changes: Mapping[str, Any], quick: bool, say: Say
@@ -39,7 +42,7 @@ def run(
     """
     torch.set_num_threads(1)
     sizes_of_a_test = {"num_envs": 4, "rollout_length": 50, "hidden_sizes": (16, 16)} if quick else {}
-    config = resolve(("benchmark", {"tensorboard": False, **sizes_of_a_test}), ("-o", changes))
+    config = resolve(("benchmark", {"tensorboard": False, **_PLAIN, **sizes_of_a_test}), ("-o", changes))
     comparisons: list[Row] = []
     products: list[Row] = []
     goals: list[Goal] = []

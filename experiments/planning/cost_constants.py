@@ -30,7 +30,7 @@ from matrpo.experiments.planning.workload import (
     step_counts,
 )
 from matrpo.runs.graph_settings import build_graph, resolve_graph_settings
-from matrpo.settings.config import DecentralizedConfig, RunConfig, resolve
+from matrpo.settings.config import DecentralizedConfig, RunConfig, resolve_saved
 from matrpo.topology import CommunicationGraph
 
 LARGEST_FITTED = 12
@@ -134,8 +134,8 @@ def measurements(settings: Mapping[str, Any], tables: Mapping[str, Sequence[Mapp
     for (agents, envs, steps), figures in merged.items():
         if missing := _KEYS - figures.keys():
             raise KeyError(f"no {sorted(missing)[0]} of {agents} agents")
-        own = {"num_envs": envs, "rollout_length": steps, "admm_iterations": figures["activations"]}
-        config = resolve_graph_settings(RunConfig.of(resolve(("measured runs", {**settings, **own})), agents))
+        own = {"agents": agents, "num_envs": envs, "rollout_length": steps, "admm_iterations": figures["activations"]}
+        config = resolve_graph_settings(RunConfig.of(resolve_saved("measured runs", {**settings, **own}), agents))
         found.append(Measurement(config, build_graph(config), figures))
     return found
 

@@ -39,7 +39,7 @@ class LocalSteps(Protocol):
 class LastStep:
     """The trust-region step at the end of a consensus, x = s H^{-1} V, with a damping of H of its own.
 
-    There is more noise in a step than in its log ratios, hence the other damping.
+    Noise costs more in a step that is taken than in log ratios that are agreed on: a larger damping may pay.
 
     Args:
         model: the linearised policy.

@@ -149,7 +149,7 @@ class TrustRegionSettings:
     step_damping: float | None = setting(
         None,
         "The same for the step that agents take at the end of a consensus; a large one makes it the plain gradient's "
-        "(default: damping; with ADMM, that step is the last local one).",
+        "(default: with averaging, damping; with ADMM there is no such step, the last local one is taken).",
         minimum=0.0,
     )
     fisher_samples: int | None = setting(
@@ -162,7 +162,7 @@ class TrustRegionSettings:
     solver_check_every: int = setting(4, "Solves between two residual checks.", minimum=1)
     step_rule: str = setting(
         "kkt",
-        "Step length: the KKT point, or always the boundary as printed in the paper.",
+        "Length of local steps: the KKT point, or always the boundary as printed in the paper.",
         choices=("kkt", "paper"),
     )
     backtrack_limit: int = setting(10, "Times that the step is shortened before it is given up.", minimum=0)

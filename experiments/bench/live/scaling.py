@@ -18,13 +18,17 @@ from matrpo.experiments.planning.cost_constants import LARGEST_FITTED, Constants
 from matrpo.experiments.planning.cost_model import Placement, Prediction, predict
 from matrpo.experiments.planning.workload import SERVER_PHASES
 from matrpo.runs.graph_settings import build_graph, resolve_graph_settings
-from matrpo.settings.config import DecentralizedConfig, RunConfig, resolve
+from matrpo.settings.config import Config, DecentralizedConfig, RunConfig, resolve
 
 _SHAPE = (100, 20)
 """B environments and T steps of an iteration, in every run."""
 
 _OTHER_SHAPE = (20, 50)
 """B and T of a second run, with half as many activations, for each number of agents that constants are fitted to."""
+
+_PLAIN = ("kl_step", "kl_decay", "step_damping", "model_epochs", "observe_changes")
+_PLAIN += ("critic_epochs", "solver_tolerance", "solver_check_every")
+"""Settings of all runs that are the defaults, whatever is tuned: Fisher products are those of local steps alone."""
 
 _QUICK_SHAPES = ((4, 10), (2, 20))
 _PHASES = ("rollout", "prepare", "consensus", "finish")
@@ -68,7 +72,8 @@ def run(
         quick: tiny sizes.
         say: told about the progress.
     """
-    settings = {"topology": topology, "seed": 0, "tensorboard": False, **changes}
+    plain = {key: getattr(Config(), key) for key in _PLAIN}
+    settings = {"topology": topology, "seed": 0, "tensorboard": False, **plain, **changes}
     first, second = _QUICK_SHAPES if quick else (_SHAPE, _OTHER_SHAPE)
     tables: dict[str, list[Row]] = {title: [] for title in _TITLES}
     for num_agents in agents:

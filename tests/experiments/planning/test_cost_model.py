@@ -34,7 +34,7 @@ from matrpo.experiments.planning.link_traffic import RUN_ID, link_traffic
 from matrpo.experiments.planning.workload import PHASES, Products, Sizes, memory_bytes, phase_counts, step_counts
 from matrpo.launch.wire.link_codec import LinkCodec
 from matrpo.runs.graph_settings import build_graph, resolve_graph_settings
-from matrpo.settings.config import RunConfig, resolve
+from matrpo.settings.config import Config, RunConfig, resolve
 from matrpo.topology import link_sequence
 
 SMALL = {"num_envs": 3, "rollout_length": 4, "tensorboard": False}
@@ -85,6 +85,15 @@ def test_bytes_are_those_of_the_encoder(topology: str, changes: dict[str, Any]) 
     assert np.abs(np.subtract(traffic.agent_bytes, sizes)).max() <= 2
     assert sum(traffic.bytes) == sum(traffic.agent_bytes)
     assert sum(traffic.activations) == len(sequence)
+
+
+def test_the_shipped_measurements_are_of_the_settings_of_their_day() -> None:
+    """Nothing that was tuned for teams of their sizes later."""
+    runs, _ = read_measurements(None)
+    tuned_since = ("critic_epochs", "kl_decay", "step_damping", "model_epochs", "observe_changes")
+    for run in runs:
+        assert [getattr(run.config, key) for key in tuned_since] == [getattr(Config(), key) for key in tuned_since]
+    assert {run.agents for run in runs} == {3, 6, 12, 24, 48}
 
 
 def test_networks_are_counted_as_they_are_built() -> None:
