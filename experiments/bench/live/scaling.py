@@ -26,8 +26,10 @@ _SHAPE = (100, 20)
 _OTHER_SHAPE = (20, 50)
 """B and T of a second run, with half as many activations, for each number of agents that constants are fitted to."""
 
-_PLAIN = ("kl_step", "kl_decay", "step_damping", "model_epochs", "observe_changes")
-_PLAIN += ("critic_epochs", "solver_tolerance", "solver_check_every")
+_PLAIN = (
+    *("kl_step", "kl_decay", "step_damping", "model_epochs", "observe_changes"),
+    *("critic_epochs", "solver_tolerance", "solver_check_every"),
+)
 """Settings of all runs that are the defaults, whatever is tuned: Fisher products are those of local steps alone."""
 
 _QUICK_SHAPES = ((4, 10), (2, 20))
