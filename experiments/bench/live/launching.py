@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import tempfile
@@ -40,7 +41,7 @@ class LaunchedRun:
         """Launch it."""
         self._folder = tempfile.TemporaryDirectory(prefix="matrpo-bench-")
         self._path = Path(self._folder.name) / "run"
-        settings = [part for name, value in self._settings.items() for part in ("-o", f"{name}={value}")]
+        settings = _options(self._settings)
         command = [*MATRPO, "launch", "--run", str(self._path), *self._flags, *settings]
         self._errors = open(self._path.with_name("errors.txt"), "w+")
         self._launched_at = time.perf_counter()
@@ -144,7 +145,7 @@ class ClusterRun:
         self._folder = tempfile.TemporaryDirectory(prefix="matrpo-bench-")
         path = Path(self._folder.name) / "run"
         *agents, server = self._hosts.addresses
-        options = [part for name, value in self._settings.items() for part in ("-o", f"{name}={value}")]
+        options = _options(self._settings)
         options += [part for address in agents for part in ("--host", address)]
         options += ["--agents", str(len(agents)), "--env-host", server, "--out", str(path)]
         command = [*MATRPO, "cluster", "init", *options]
@@ -182,3 +183,8 @@ class ClusterRun:
 def metric(lines: list[dict[str, Any]], name: str) -> list[float]:
     """One metric over iterations, 0 where it is missing."""
     return [float(line.get(name) or 0.0) for line in lines]
+
+
+def _options(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as options of the command line, whose values are YAML."""
+    return [part for name, value in settings.items() for part in ("-o", f"{name}={json.dumps(value)}")]
