@@ -111,7 +111,7 @@ def test_signal(tmp_path: Path) -> None:
     assert [row["advantages of"] for row in shown] == ["banks", "hunters", "all"]
     assert shown[0]["slope"] + shown[1]["slope"] == pytest.approx(shown[2]["slope"], abs=1e-6)
     assert all(abs(row["on its samples"]) <= 1 for row in expressed)
-    assert [row["steps"] for row in taken][2:] == ["MATRPO, K = 288", "MATRPO, K = 864"]
+    assert [row["steps"] for row in taken][2:] == ["MATRPO, K = 96", "MATRPO, K = 288"]
 
 
 def test_wire(tmp_path: Path) -> None:
