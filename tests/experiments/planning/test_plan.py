@@ -46,7 +46,7 @@ def test_a_plan_for_a_thousand_agents() -> None:
     assert "1,000 machines" in printed
     for name in ("rollout", "critic", "finish", "consensus compute", "consensus communication", "waiting", *LIMITS):
         assert name in printed
-    assert "40 MB" in printed, "1000 heads on 10,000 samples of 4 bytes"
+    assert "16 MB" in printed, "1000 heads on 4,000 samples of 4 bytes"
     assert "bottleneck: " in printed
     assert "relief: " in printed
 
