@@ -166,7 +166,9 @@ def test_the_chunks_of_a_rollout_are_what_the_agent_acted_by(monkeypatch):
     for q, agent in enumerate(team.agents):
         rollout = agent._rollout
         acted = torch.cat(team.log_probs[q : 2 * team.config.rollout_length : 2])
-        chunked = agent.policy.own_head(rollout.observations, None, rollout.sequences).log_probs[:, 0]
+        chunked = agent.policy.own_head_of(agent.policy.network(rollout.observations, rollout.sequences)).log_probs[
+            :, 0
+        ]
         torch.testing.assert_close(chunked, acted, rtol=0.0, atol=1e-6)
         assert float(acted.std(0).max()) > 1e-3
 

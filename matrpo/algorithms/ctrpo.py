@@ -106,7 +106,7 @@ class TeamHead:
 
     def select(self, rows: Tensor) -> TeamHead:
         """The distributions at some of the samples."""
-        return TeamHead(JointDistribution(self.joint.groups, [block.select(rows) for block in self.joint.blocks]))
+        return TeamHead(self.joint.select(rows))
 
     def sample(self, generator: torch.Generator) -> Tensor:
         """Draw joint actions. Shape (batch, 1, W)."""

@@ -79,6 +79,7 @@ class Agent(ActorCritic):
         """
         update, self._update = self.update, None
         before, change, advantages = update.model.parameters, update.steps.change(), update.advantages
+        latest = old = update.model.distribution
         most = self.config.backtrack_kl * update.kl_step
         products = {
             "fisher_products": update.model.fisher_products,
@@ -87,15 +88,15 @@ class Agent(ActorCritic):
         del update  # The largest arrays of an iteration: what follows has room in their place.
         config, rollout = self.config, self._rollout
         samples = (rollout.observations, rollout.action_masks, rollout.sequences)
-        old = self.policy.distribution(*samples)
         actions = rollout.joint_actions
         log_probs = old.log_prob(actions)
         old_log_prob = log_probs.sum(1)
 
         def evaluate() -> tuple[float, float]:
-            new = self.policy.distribution(*samples)
-            kl = float(old.kl_to(new).sum(1).mean())
-            log_ratio = new.log_prob(actions).sum(1) - old_log_prob
+            nonlocal latest
+            latest = self.policy.distribution(*samples)
+            kl = float(old.kl_to(latest).sum(1).mean())
+            log_ratio = latest.log_prob(actions).sum(1) - old_log_prob
             return kl, float((log_ratio.exp() * advantages).mean())
 
         def accepts(tried: Reached) -> bool:
@@ -104,12 +105,12 @@ class Agent(ActorCritic):
         search, parameters = (config.backtrack_limit, config.backtrack_factor), list(self.policy.parameters())
         reached = line_search(parameters, before, change, evaluate, accepts, *search)
         self._acting.refresh()
-        own = self.policy.own_head(*samples)
+        entropies = (latest if reached.fraction else old).entropy()
         return {
             "kl": reached.kl,
             "surrogate": reached.surrogate,
             "step_fraction": reached.fraction,
-            "entropy": float(own.entropy().mean()),
+            "entropy": float(entropies[:, self.agent_id].mean()),
             "advantage_std": float(advantages.std()),
             "model_nll": self._of_others(-log_probs),
             **products,

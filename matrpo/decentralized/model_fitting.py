@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from matrpo.networks.joint_policy import JointPolicy
-from matrpo.networks.optimizer import make_adam
+from matrpo.networks.optimizer import make_adam, step_along
 
 _LEARNING_RATE = 3e-3
 _BATCH = 1000
 
 
+@torch.no_grad()
 def fit_models(
     policy: JointPolicy, features: Tensor, joint_actions: Tensor, epochs: int, generator: torch.Generator
 ) -> None:
@@ -31,13 +32,27 @@ def fit_models(
         generator: shuffles them.
     """
     layer = policy.network.output_layer
-    ids = torch.arange(policy.num_agents, device=features.device)
-    others = ids[ids != policy.agent_id]
-    optimizer = make_adam([layer.weight, layer.bias, *policy.log_std], lr=_LEARNING_RATE, fused=False)
+    optimizer = make_adam([layer.weight, layer.bias, *policy.log_std], lr=_LEARNING_RATE)
     for _ in range(epochs):
         order = torch.randperm(len(features), generator=generator).to(features.device)
         for rows in torch.split(order, _BATCH):
-            log_prob = policy.distribution_of(layer(features[rows])).log_prob(joint_actions[rows])
-            optimizer.zero_grad()
-            (-log_prob[:, others].sum(1).mean()).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            gradient = negative_log_likelihood_gradient(policy, features[rows], joint_actions[rows])
+            step_along(optimizer, gradient, max_norm=None)
+
+
+def negative_log_likelihood_gradient(policy: JointPolicy, features: Tensor, joint_actions: Tensor) -> Tensor:
+    """Gradient of the mean negative log likelihood of the others' actions, with respect to what `fit_models` changes.
+
+    Args:
+        policy: the agent's.
+        features: inputs of the last layer for b samples, (b, width).
+        joint_actions: (b, W).
+
+    Returns:
+        That of the last layer's weight, of its bias and of the log standard deviations, as one vector.
+    """
+    distribution = policy.distribution_of(policy.network.output_layer(features))
+    weights = features.new_full((len(features), policy.num_agents), -1.0 / len(features))
+    weights[:, policy.agent_id] = 0.0
+    outputs, log_std = distribution.score_transpose(joint_actions, weights)
+    return torch.cat([(outputs.T @ features).reshape(-1), outputs.sum(0), log_std])

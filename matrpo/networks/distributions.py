@@ -43,8 +43,8 @@ class CategoricalBlock:
         """
         return self.log_probs.exp()
 
-    def select(self, rows: Tensor) -> CategoricalBlock:
-        """The distributions of some samples alone."""
+    def select(self, rows: Tensor | slice) -> CategoricalBlock:
+        """The distributions of some of the samples."""
         some = copy.copy(self)
         some.log_probs = self.log_probs[rows]
         return some
@@ -124,8 +124,8 @@ class FactoredBlock:
         self._sizes = list(sizes)
         self.factors = [CategoricalBlock(part, log_std) for part in torch.split(logits, self._sizes, dim=-1)]
 
-    def select(self, rows: Tensor) -> FactoredBlock:
-        """The distributions of some samples alone."""
+    def select(self, rows: Tensor | slice) -> FactoredBlock:
+        """The distributions of some of the samples."""
         some = copy.copy(self)
         some.factors = [factor.select(rows) for factor in self.factors]
         return some
@@ -196,8 +196,8 @@ class GaussianBlock:
         self.log_std = log_std.clone()
         self.precision = torch.exp(-2.0 * log_std)
 
-    def select(self, rows: Tensor) -> GaussianBlock:
-        """The distributions of some samples alone."""
+    def select(self, rows: Tensor | slice) -> GaussianBlock:
+        """The distributions of some of the samples."""
         return GaussianBlock(self.mean[rows], self.log_std)
 
     def sample(self, generator: torch.Generator) -> Tensor:
@@ -257,7 +257,7 @@ class Head(Protocol):
     """Interface of an acting agent's action distribution at a batch of observations: one head, or all taken as one."""
 
     def select(self, rows: Tensor) -> Head:
-        """The distributions of some samples alone."""
+        """The distributions of some of the samples."""
 
     def sample(self, generator: torch.Generator) -> Tensor:
         """Sample actions. Shape (batch, 1, width)."""

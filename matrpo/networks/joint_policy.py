@@ -6,7 +6,7 @@ agents n. It *acts* with head q alone; the other heads model the other agents' p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -29,6 +29,11 @@ class HeadGroup:
     space: ActionSpace
     outputs: slice
     actions: slice
+
+    @property
+    def heads(self) -> slice:
+        """The heads, among all of a joint policy's."""
+        return slice(self.first, self.first + self.count)
 
     @property
     def size(self) -> int:
@@ -88,6 +93,10 @@ class JointDistribution:
         self.groups = groups
         self.blocks = blocks
 
+    def select(self, rows: Tensor | slice) -> JointDistribution:
+        """The distributions at some of the samples."""
+        return JointDistribution(self.groups, [block.select(rows) for block in self.blocks])
+
     def log_prob(self, joint_action: Tensor) -> Tensor:
         """Log probability of every agent's action. Shapes (batch, width) -> (batch, N)."""
         pairs = zip(self.groups, self.blocks, strict=True)
@@ -106,6 +115,36 @@ class JointDistribution:
     def entropy(self) -> Tensor:
         """Entropy of every head. Shape (batch, N)."""
         return torch.cat([block.entropy() for block in self.blocks], dim=1)
+
+    def score(self, joint_action: Tensor, tangent: Tensor, log_std_tangent: Tensor) -> Tensor:
+        """Directional derivative of `log_prob(joint_action)` along a change of outputs and log standard deviations.
+
+        Shapes (batch, width), (batch, outputs), (log deviations of all groups,) -> (batch, N).
+        """
+        parts = self._parts(tangent, log_std_tangent)
+        scores = [b.score(g.split_actions(joint_action), outputs, log_std) for g, b, outputs, log_std in parts]
+        return torch.cat(scores, dim=1)
+
+    def score_transpose(self, joint_action: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Transpose of `score`, for weights (batch, N): cotangents of outputs and of log standard deviations."""
+        pairs = zip(self.groups, self.blocks, strict=True)
+        return _joined([b.score_transpose(g.split_actions(joint_action), weights[:, g.heads]) for g, b in pairs])
+
+    def fisher(self, tangent: Tensor, log_std_tangent: Tensor) -> tuple[Tensor, Tensor]:
+        """Fisher matrix of outputs and log standard deviations times a tangent; shapes as of `score`."""
+        parts = self._parts(tangent, log_std_tangent)
+        return _joined([block.fisher(outputs, log_std) for _, block, outputs, log_std in parts])
+
+    def _parts(self, outputs: Tensor, log_std: Tensor) -> Iterator[tuple[HeadGroup, Block, Tensor, Tensor]]:
+        """Each group with its block, and its part of some change."""
+        changes = torch.split(log_std, [group.count * group.log_std_size for group in self.groups])
+        for group, block, change in zip(self.groups, self.blocks, changes, strict=True):
+            yield group, block, group.split_outputs(outputs), change.view(group.count, group.log_std_size)
+
+
+def _joined(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Cotangents of all groups, (batch, outputs) and (log deviations,)."""
+    return torch.cat([a.flatten(1) for a, _ in parts], dim=1), torch.cat([b.reshape(-1) for _, b in parts])
 
 
 class JointPolicy(nn.Module):
@@ -156,14 +195,8 @@ class JointPolicy(nn.Module):
         pairs = zip(self.groups, self.log_std, strict=True)
         return JointDistribution(self.groups, [g.block(g.split_outputs(outputs), log_std) for g, log_std in pairs])
 
-    def own_head(
-        self, observations: Tensor, action_mask: Tensor | None = None, sequences: Sequences | None = None
-    ) -> Head:
-        """Distribution of this agent's own action, as a block of one head; arguments as of `distribution`."""
-        return self.own_head_of(self.network(observations, sequences), action_mask)
-
     def own_head_of(self, outputs: Tensor, action_mask: Tensor | None = None) -> Head:
-        """Distribution of this agent's own action at given network outputs, (batch, outputs)."""
+        """Distribution of this agent's own action, as a block of one head, at network outputs (batch, outputs)."""
         if action_mask is not None:
             outputs = self._mask(outputs, action_mask)
         group = self.groups[self.own_group]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from matrpo.networks.gru import LinearizedNetwork
 from matrpo.networks.joint_policy import JointPolicy
 from matrpo.networks.mlp import flat_parameters
 from matrpo.networks.sequences import Sequences
@@ -31,6 +28,7 @@ class LinearizedPolicy:
 
     Attributes:
         parameters: the policy's parameters as one vector, (D,).
+        distribution: its action distributions at the samples, which do not follow later changes of the parameters.
         fisher_products, jacobian_products: how many products were computed, for the metrics.
     """
 
@@ -49,52 +47,45 @@ class LinearizedPolicy:
         self.jacobian_products = 0
         self._groups = policy.groups
         self._factors: list[tuple[Tensor, Tensor]] | None = None
-        self._chunks = []
         last = policy.network.output_layer
         chunk = CHUNK if observations.is_cpu else DEVICE_CHUNK
         limit = max(FEWEST, chunk // max(observations.shape[1], last.in_features, last.out_features))
-        for rows, network in policy.network.linearize(observations, limit, sequences):
-            mask = None if action_mask is None else action_mask[rows]
-            with torch.no_grad():
-                distribution = policy.distribution_of(network.outputs, mask)
+        pieces = policy.network.linearize(observations, limit, sequences)
+        with torch.no_grad():
+            outputs = torch.cat([network.outputs for _, network in pieces])
+            self.distribution = policy.distribution_of(outputs, action_mask)
+        self._chunks = []
+        for rows, network in pieces:
             del network.outputs  # The distribution holds what is needed of them.
-            actions = [group.split_actions(joint_action[rows]) for group in policy.groups]
-            self._chunks.append((rows, network, distribution.blocks, actions))
+            self._chunks.append((rows, network, self.distribution.select(rows), joint_action[rows]))
 
     def jvp(self, direction: Tensor) -> Tensor:
         """Jacobian-vector products J^{qn} x for every n: the linearised log ratios. Shapes (D,) -> (N, M)."""
         self.jacobian_products += 1
-        network_part, log_std_parts = self._split(direction)
-        scores = []
-        for _, network, blocks, actions in self._chunks:
-            tangents = self._split_outputs(network.jvp(network_part))
-            parts = zip(blocks, actions, tangents, log_std_parts, strict=True)
-            scores.append(torch.cat([b.score(a, t, f) for b, a, t, f in parts], dim=1))
+        of_network, log_std = self._split(direction)
+        scores = [part.score(actions, network.jvp(of_network), log_std) for _, network, part, actions in self._chunks]
         return torch.cat(scores).T.contiguous()
 
     def vjp(self, weights: Tensor) -> Tensor:
         """Vector-Jacobian product (1/M) sum_n J^{qn T} w^n, the gradient V of eq. (22) for w. Shapes (N, M) -> (D,)."""
         self.jacobian_products += 1
         total = torch.zeros_like(self.parameters)
-        for rows, network, blocks, actions in self._chunks:
-            pairs = []
-            for group, block, action in zip(self._groups, blocks, actions, strict=True):
-                heads = slice(group.first, group.first + group.count)
-                pairs.append(block.score_transpose(action, weights[heads, rows].T))
-            total += self._pull_back(network, pairs)
+        for rows, network, distribution, actions in self._chunks:
+            outputs, log_std = distribution.score_transpose(actions, weights[:, rows].T)
+            total += torch.cat([network.vjp(outputs), log_std])
         return total / self.num_samples
 
     def fisher(self, direction: Tensor) -> tuple[Tensor, Tensor]:
         """Fisher-vector product H p (without damping), and J^{qn} p as a by-product. Shapes (D,) -> (D,), (N, M)."""
         self.fisher_products += 1
-        network_part, log_std_parts = self._split(direction)
+        change = self._split(direction)
         total = torch.zeros_like(self.parameters)
         scores = []
-        for _, network, blocks, actions in self._chunks:
-            tangents = self._split_outputs(network.jvp(network_part))
-            parts = list(zip(blocks, actions, tangents, log_std_parts, strict=True))
-            scores.append(torch.cat([b.score(a, t, f) for b, a, t, f in parts], dim=1))
-            total += self._pull_back(network, [b.fisher(t, f) for b, _, t, f in parts])
+        for _, network, distribution, actions in self._chunks:
+            tangent = network.jvp(change[0])
+            scores.append(distribution.score(actions, tangent, change[1]))
+            outputs, log_std = distribution.fisher(tangent, change[1])
+            total += torch.cat([network.vjp(outputs), log_std])
         return total / self.num_samples, torch.cat(scores).T.contiguous()
 
     def kronecker_factors(self) -> list[tuple[Tensor, Tensor]]:
@@ -110,10 +101,9 @@ class LinearizedPolicy:
     def _estimated_factors(self) -> list[tuple[Tensor, Tensor]]:
         self.jacobian_products += 1
         sums: list[tuple[Tensor, Tensor]] = []
-        for _, network, blocks, actions in self._chunks:
-            pairs = zip(blocks, actions, strict=True)
-            scores = [b.score_transpose(a, a.new_ones(a.shape[:2]))[0] for b, a in pairs]
-            factors = network.kronecker_factors(torch.cat([score.flatten(1) for score in scores], dim=1))
+        for _, network, distribution, actions in self._chunks:
+            scores, _ = distribution.score_transpose(actions, actions.new_ones(len(actions), self.num_agents))
+            factors = network.kronecker_factors(scores)
             sums = [(a + c, g + h) for (a, g), (c, h) in zip(sums, factors, strict=True)] if sums else factors
         sizes = torch.tensor([size for group in self._groups for size in group.independent * group.count])
         parts = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
@@ -122,15 +112,7 @@ class LinearizedPolicy:
         means[-1] = (means[-1][0], means[-1][1] * within_parts)
         return means
 
-    def _split(self, direction: Tensor) -> tuple[Tensor, list[Tensor]]:
-        sizes = [(group.count, group.log_std_size) for group in self._groups]
-        network, *log_std = torch.split(direction, [self._chunks[0][1].num_parameters, *(a * b for a, b in sizes)])
-        return network, [part.view(size) for part, size in zip(log_std, sizes, strict=True)]
-
-    def _split_outputs(self, outputs: Tensor) -> list[Tensor]:
-        return [group.split_outputs(outputs) for group in self._groups]
-
-    @staticmethod
-    def _pull_back(network: LinearizedNetwork, cotangents: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        outputs = torch.cat([cotangent.flatten(1) for cotangent, _ in cotangents], dim=1)
-        return torch.cat([network.vjp(outputs), *(log_std.reshape(-1) for _, log_std in cotangents)])
+    def _split(self, direction: Tensor) -> tuple[Tensor, Tensor]:
+        """The network's part of a direction, and that of the log standard deviations."""
+        size = self._chunks[0][1].num_parameters
+        return direction[:size], direction[size:]

@@ -26,6 +26,7 @@ class SampledFisher:
         self._model = model
         self._curvature = curvature
         self.parameters = model.parameters
+        self.distribution = model.distribution
         self.num_samples = model.num_samples
         self.num_agents = model.num_agents
 

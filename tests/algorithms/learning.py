@@ -75,7 +75,7 @@ def start_at(policy: Any, outputs: list[float]) -> None:
 def probabilities(policy: Any) -> np.ndarray:
     """What a policy of a game does: probabilities of its actions, or the mean of its continuous action."""
     with torch.no_grad():
-        head = policy.own_head(torch.ones(1, 1))
+        head = policy.own_head_of(policy.network(torch.ones(1, 1)))
     return (head.probs if hasattr(head, "probs") else head.mean)[0, 0].double().numpy()
 
 

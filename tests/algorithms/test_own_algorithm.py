@@ -81,7 +81,7 @@ def test_its_penalty_holds_the_policy_back(tmp_path: Path) -> None:
         end.load_checkpoint(run, 1)
         observations = torch.randn(200, 18, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
-            old, new = (algorithm.policies[0].own_head(observations) for algorithm in (start, end))
+            old, new = (p.own_head_of(p.network(observations)) for p in (start.policies[0], end.policies[0]))
             moved.append(float(old.kl_to(new).mean()))
     assert 0 < 2 * moved[0] < moved[1]
 

@@ -105,6 +105,18 @@ def test_backtracking_halves_until_the_kl_fits():
         assert metrics["step_fraction"] in (0.5, 0.25)
 
 
+@pytest.mark.parametrize("changes", [{}, {"backtrack_kl": 1e-9, "backtrack_limit": 2}], ids=["taken", "given up"])
+def test_the_entropy_is_that_of_the_policy_that_acts_from_then_on(changes):
+    team = Team(**changes)
+    team.sample()
+    for number, (agent, step) in enumerate(zip(team.agents, team.steps, strict=True)):
+        agent.prepare_update(step, 1)
+        agent.step(np.zeros((3, team.config.samples), np.float32), SharedSamples(team.config.samples))
+        metrics = agent.finish_update()
+        expected = agent.policy.distribution(agent.rollout.observations).entropy()[:, number].mean()
+        assert metrics["entropy"] == pytest.approx(expected.item(), rel=1e-6)
+
+
 def test_a_restored_agent_continues_bit_for_bit():
     original = Team()
     original.iterate()

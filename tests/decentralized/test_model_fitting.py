@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dense import MIXED, draw_samples, make_policy, make_spec
-from matrpo.decentralized.model_fitting import fit_models
+from matrpo.decentralized.model_fitting import fit_models, negative_log_likelihood_gradient
 from matrpo.networks.sequences import Sequences
 
 OWN = 1
@@ -48,6 +48,18 @@ def test_all_the_others_become_as_likely_as_they_can_and_the_own_head_stays_to_t
     assert after[OWN] == before[OWN]
     for other in (n for n in range(len(MIXED)) if n != OWN):
         assert after[other] - best[other] < 0.1 * (before[other] - best[other])
+
+
+def test_the_gradient_is_autograds(case):
+    policy, _, sequences, observations, actions = case
+    inputs, rows, layer = features(policy, sequences, observations), torch.arange(40), policy.network.output_layer
+    log_prob = policy.distribution_of(layer(inputs[rows])).log_prob(actions[rows])
+    others = [n for n in range(len(MIXED)) if n != OWN]
+    loss = -log_prob[:, others].sum(1).mean()
+    expected = torch.autograd.grad(loss, [layer.weight, layer.bias, *policy.log_std], materialize_grads=True)
+    with torch.no_grad():
+        found = negative_log_likelihood_gradient(policy, inputs[rows], actions[rows])
+    torch.testing.assert_close(found, torch.cat([part.reshape(-1) for part in expected]))
 
 
 def test_the_features_are_what_the_last_layer_is_given(case):

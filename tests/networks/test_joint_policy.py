@@ -53,6 +53,18 @@ def test_fisher_product_is_the_hessian_of_the_mean_kl_and_brings_the_jvp(lineari
     torch.testing.assert_close(ratios, jacobian @ direction, rtol=1e-10, atol=1e-12)
 
 
+def test_the_distribution_stays_as_parameters_change():
+    spec = make_spec(MIXED, 4)
+    policy = make_policy(spec, agent_id=1, seed=3)
+    observations, actions = draw_samples(spec, policy, samples=12, seed=5)
+    model = LinearizedPolicy(policy, observations, actions)
+    expected = policy.distribution(observations).log_prob(actions)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter += 0.1
+    torch.testing.assert_close(model.distribution.log_prob(actions), expected)
+
+
 def test_products_are_counted(linearised):
     model, jacobian, _ = linearised
     direction = _random(jacobian.shape[-1])
@@ -80,7 +92,12 @@ def test_a_mask_removes_actions_of_the_own_head_alone():
     product, ratios = model.fisher(direction)
     torch.testing.assert_close(product, dense_hessian(policy, observations, mask) @ direction, rtol=1e-9, atol=1e-10)
     torch.testing.assert_close(ratios, dense_jacobian(policy, observations, actions, mask) @ direction)
-    assert set(policy.own_head(observations, mask).sample(torch.Generator().manual_seed(0)).unique().tolist()) <= {
+    assert set(
+        policy.own_head_of(policy.network(observations), mask)
+        .sample(torch.Generator().manual_seed(0))
+        .unique()
+        .tolist()
+    ) <= {
         0.0,
         1.0,
     }
@@ -91,7 +108,7 @@ def test_a_mask_covers_every_factor_of_the_own_head_and_products_are_autograds()
     policy = make_policy(spec, agent_id=1, seed=3)
     observations, _ = draw_samples(spec, policy, samples=12, seed=5)
     mask = torch.tensor([[True, False, True, True, False]] * 12)
-    head = policy.own_head(observations, mask)
+    head = policy.own_head_of(policy.network(observations), mask)
     drawn = {tuple(row) for _ in range(9) for row in head.sample(torch.Generator().manual_seed(0))[:, 0].tolist()}
     assert drawn <= {(0.0, 0.0), (2.0, 0.0)}
     generator = torch.Generator().manual_seed(0)
@@ -114,7 +131,7 @@ def test_own_head_is_the_acting_agents_part_of_the_joint_model():
         observations, actions = draw_samples(spec, policy, samples=6, seed=1)
         own = actions[:, spec.action_slices[agent_id]].unsqueeze(1)
         expected = policy.distribution(observations).log_prob(actions)[:, agent_id]
-        torch.testing.assert_close(policy.own_head(observations).log_prob(own)[:, 0], expected)
+        torch.testing.assert_close(policy.own_head_of(policy.network(observations)).log_prob(own)[:, 0], expected)
 
 
 def test_heads_are_grouped_where_spaces_repeat():

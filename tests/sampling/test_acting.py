@@ -67,7 +67,7 @@ def test_outputs_are_those_of_each_own_head():
         [ActorInput(own, None, goes_on) for own in observations]
     )
     for p, own, observation in zip(policies, outputs, observations, strict=True):
-        torch.testing.assert_close(own.unsqueeze(1), p.own_head(torch.from_numpy(observation)).mean)
+        torch.testing.assert_close(own.unsqueeze(1), p.own_head_of(p.network(torch.from_numpy(observation))).mean)
 
 
 def test_after_an_update_policies_of_one_shape_act_by_their_new_parameters():
@@ -122,6 +122,8 @@ def test_actions_are_drawn_from_the_same_distributions_and_masks_hold():
     assert drawn[:, 1].max() < 2
     for q, p in enumerate(policies):
         with torch.no_grad():
-            expected = p.own_head(torch.from_numpy(rows[q][:1]), torch.from_numpy(masks[q][:1])).probs[0, 0]
+            expected = p.own_head_of(p.network(torch.from_numpy(rows[q][:1])), torch.from_numpy(masks[q][:1])).probs[
+                0, 0
+            ]
         frequencies = np.bincount(drawn[:, q].astype(int), minlength=5) / 20_000
         assert frequencies == pytest.approx(expected.numpy(), abs=0.015)
