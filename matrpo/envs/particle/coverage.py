@@ -52,9 +52,3 @@ class CoverageEnv(ParticleEnv):
         world = self._world
         world.kernels.describe_coverage(world.positions, world.velocities, world.relative, observations)
         return list(observations)
-
-    def _uncovered(self) -> np.ndarray:
-        """Distance of each landmark from its nearest agent, summed over the landmarks in order: (B,)."""
-        uncovered = np.empty(self.num_envs)
-        self._world.kernels.sum_uncovered(self._world.squared, uncovered)
-        return uncovered

@@ -43,8 +43,9 @@ class NavigationEnv(CoverageEnv):
         )
 
     def _rewards(self) -> np.ndarray:
-        rewards: np.ndarray = 0.0 - np.minimum(self._world.collisions(), 1.0)
-        rewards[0] -= self._uncovered()
+        world = self._world
+        rewards = np.empty((world.num_agents, world.num_envs))
+        world.kernels.pay_navigation(world.squared, world.contacts, world.depth, rewards)
         return rewards.T
 
 

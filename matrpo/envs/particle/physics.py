@@ -76,6 +76,7 @@ class ParticleWorld:
         velocities: (2, N, B) of the agents.
         relative: (2, N, E, B), position of every entity relative to every agent.
         squared: (N, E, B), squared distance of every entity from every agent.
+        contacts: (3, at least K) ids, agent, entity and environment of each of the K contacts; see `depth`.
     """
 
     def __init__(self, agents: Sequence[Agent], landmarks: Sequence[Landmark], num_envs: int) -> None:
@@ -93,7 +94,7 @@ class ParticleWorld:
         bodies: list[Agent | Landmark] = [*agents, *landmarks]
         touching = np.array([body.radius for body in bodies])[self._pairs].sum(axis=0)
         self._reach = np.stack([touching, (touching + _REACH) ** 2])
-        self._contacts = np.zeros((3, touching.size * num_envs), dtype=np.int64)
+        self.contacts = np.zeros((3, touching.size * num_envs), dtype=np.int64)
         self._depth = np.zeros(touching.size * num_envs)
         self.measure()
 
@@ -115,7 +116,7 @@ class ParticleWorld:
         self.kernels.advance(
             thrust,
             softened,
-            self._contacts,
+            self.contacts,
             self._agents,
             self.relative,
             self.squared,
@@ -132,16 +133,10 @@ class ParticleWorld:
         self.relative[:, :, entities, envs] = relative
         self.squared[:, entities, envs] = relative[0] * relative[0] + relative[1] * relative[1]
 
-    def collisions(self) -> np.ndarray:
-        """How many other colliding agents each agent overlaps: (N, B) float64."""
-        collisions = np.zeros((self.num_agents, self.num_envs))
-        self.kernels.count_collisions(self._contacts, self.depth, collisions)
-        return collisions
-
     def measure(self) -> None:
         """Find distances and contacts again after a change of `positions`."""
         self._found = self.kernels.measure(
-            self.positions, self._pairs, self._reach, self.relative, self.squared, self._contacts, self._depth
+            self.positions, self._pairs, self._reach, self.relative, self.squared, self.contacts, self._depth
         )
 
 

@@ -37,8 +37,9 @@ class SimpleSpreadEnv(CoverageEnv):
         super().__init__(spec, movement_controls(num_agents, continuous), num_envs, seed)
 
     def _rewards(self) -> np.ndarray:
-        covering = (1 - LOCAL_RATIO) * self._uncovered()
-        rewards: np.ndarray = -covering - LOCAL_RATIO * self._world.collisions()
+        world = self._world
+        rewards = np.empty((world.num_agents, world.num_envs))
+        world.kernels.pay_spread(world.squared, world.contacts, world.depth, LOCAL_RATIO, rewards)
         return rewards.T
 
 

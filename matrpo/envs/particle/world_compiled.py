@@ -122,6 +122,40 @@ def sum_uncovered(squared: np.ndarray, uncovered: np.ndarray) -> None:
             uncovered[b] += math.sqrt(least[b])
 
 
+@compiled("void(f8[:,:,::1], i8[:,::1], f8[::1], f8[:,::1])")
+def pay_navigation(squared: np.ndarray, contacts: np.ndarray, depth: np.ndarray, rewards: np.ndarray) -> None:
+    """See `world_numpy.pay_navigation`."""
+    num_agents, num_envs = rewards.shape
+    uncovered = np.empty(num_envs)
+    sum_uncovered(squared, uncovered)
+    for q in range(num_agents):
+        for b in range(num_envs):
+            rewards[q, b] = 0.0
+    for k in range(len(depth)):
+        q, i, b = contacts[0, k], contacts[1, k], contacts[2, k]
+        if depth[k] > 0 and i < num_agents:
+            rewards[q, b] = rewards[i, b] = -1.0
+    for b in range(num_envs):
+        rewards[0, b] -= uncovered[b]
+
+
+@compiled("void(f8[:,:,::1], i8[:,::1], f8[::1], f8, f8[:,::1])")
+def pay_spread(
+    squared: np.ndarray, contacts: np.ndarray, depth: np.ndarray, local_ratio: float, rewards: np.ndarray
+) -> None:
+    """See `world_numpy.pay_spread`."""
+    num_agents, num_envs = rewards.shape
+    uncovered = np.empty(num_envs)
+    sum_uncovered(squared, uncovered)
+    for q in range(num_agents):
+        for b in range(num_envs):
+            rewards[q, b] = 0.0
+    count_collisions(contacts, depth, rewards)
+    for q in range(num_agents):
+        for b in range(num_envs):
+            rewards[q, b] = -((1 - local_ratio) * uncovered[b]) - local_ratio * rewards[q, b]
+
+
 @compiled("void(f8[:,:,::1], f8[:,:,::1], f8[:,:,:,::1], f4[:,:,::1])")
 def describe_coverage(
     positions: np.ndarray, velocities: np.ndarray, relative: np.ndarray, observations: np.ndarray
