@@ -96,6 +96,9 @@ def test_minibatches_are_whole_parts_of_the_samples(algo: str, family) -> None:
         ("hasac", "mamujoco/HalfCheetah-2x3", {"n_step": 10, "actor_lr": 1e-3, "critic_lr": 1e-3, "temperature": None}),
         ("hasac", "mamujoco/Ant-8x1", {"n_step": 5, "critic_lr": 3e-4, "temperature": 0.2, "batch_size": 2200}),
         ("hasac", "mamujoco/Walker2d-2x3", {"n_step": 20, "actor_lr": 5e-4, "temperature": 0.2, "batch_size": 1000}),
+        ("hasac", "smac/3s5z", {"n_step": 20, "actor_lr": 3e-4, "temperature": None, "target_entropy": 0.0}),
+        ("hasac", "smac/corridor", {"n_step": 5, "actor_lr": 5e-4, "temperature": 0.002}),
+        ("hasac", "smax/10m_vs_11m", {"n_step": 20, "gamma": 0.95, "actor_lr": 3e-4, "batch_size": 1000}),
     ],
 )
 def test_settings_are_those_of_harl_s_tables(algo: str, task: str, expected: dict) -> None:
