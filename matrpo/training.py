@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 
 from matrpo.build import agents_are_alike, build_algorithm, build_participant
@@ -86,15 +85,11 @@ class Training(ABC):
         for recorder in (*self._recorders, self._environment_recorder):
             recorder.save()
 
-    def _environment_state(self) -> dict[str, np.ndarray]:
-        """The environment's part of a checkpoint."""
-        return self.environment.state_dict()
-
     def _record_environment(self, rollout: float) -> None:
         now = time.perf_counter()
         seconds, self._iteration_began = now - self._iteration_began, now
         metrics = environment_metrics(self.environment.take_metrics(), self.config.samples, seconds, rollout)
-        state = self._environment_state(), {"stream": self._stream}
+        state = self.environment.state_dict(), {"stream": self._stream}
         self._environment_recorder.record(self.iteration, metrics, state)
 
 
@@ -140,9 +135,6 @@ class CentralTraining(Training):
         """Write checkpoints of the last state, where they are not on disk yet."""
         super().save()
         self._trainer_recorder.save()
-
-    def _environment_state(self) -> dict[str, np.ndarray]:
-        return self._central.state_dict()
 
     def _restore(self, run: RunDirectory, iteration: int) -> CentralStep:
         self.algorithm.load_checkpoint(run, iteration)

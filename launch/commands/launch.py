@@ -126,7 +126,7 @@ def launch(
     """Train: one process for each agent, one for the environment they share; by other algorithms all in one.
 
     Without any option: 12 agents on a ring learn cooperative navigation. Settings come from the defaults,
-    --preset, --config, and the options below, the later ones winning.
+    what is tuned for the algorithm and the task, --preset, --config, and the options below, the later ones winning.
     """
     drop_unwritable("stdout", "stderr", on_broken_pipe=stop_launcher)
     if cluster_file is not None:

@@ -19,6 +19,13 @@ _VERSIONED = (
     "mujoco",
     "jaxmarl",
     "jax",
+    "vmas",
+    "gfootball",
+    "eclipse-sumo",
+    "libsumo",
+    "numba",
+    "scipy",
+    "ray",
     "imageio-ffmpeg",
 )
 

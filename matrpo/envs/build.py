@@ -9,6 +9,7 @@ from matrpo.envs.vector_env import VectorEnv
 from matrpo.envs.workers.cores import usable_cores
 from matrpo.envs.wrappers.alike import AlikeAgents, made_alike
 from matrpo.envs.wrappers.changes import ObservedChanges, with_changes
+from matrpo.settings.algorithm_names import is_central
 from matrpo.settings.config import Config
 from matrpo.spaces import TaskSpec
 
@@ -39,7 +40,8 @@ def build_environment(
     if server is not None and config.env_servers > 1:
         num_envs, first = config.envs_per_server, server * config.envs_per_server
     env = build_envs(config, num_envs, random_streams.episodes(config.seed, stream), first, alike)
-    return SharedEnvironment(env, config.gamma, config.reward_scaling, config.reward)
+    absent_idle = not is_central(config.algo)
+    return SharedEnvironment(env, config.gamma, config.reward_scaling, config.reward, absent_idle)
 
 
 def build_envs(config: Config, num_envs: int, seed: int, first: int | None = None, alike: bool = False) -> VectorEnv:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from matrpo.envs.shared import AgentStep, SharedEnvironment, holds_episodes, team_rewards
+from matrpo.envs.shared import AgentStep, SharedEnvironment, team_rewards
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,11 @@ class CentralEnvironment:
         self.shared = shared
         self.spec = shared.spec
         self._per_agent = state_type == "fp"
-        self._present = np.ones((shared.env.num_envs, shared.spec.num_agents), dtype=bool)
-        self._alive = self._present
+        self._alive = np.ones((shared.env.num_envs, shared.spec.num_agents), dtype=bool)
 
     def reset(self) -> CentralStep:
         """Begin new episodes, as `SharedEnvironment.reset` does."""
-        agents = self.shared.reset()
-        self._see_who_is_there(np.ones_like(self._present))
-        return self._initial(agents)
+        return self._initial(self.shared.reset())
 
     def step(self, joint_action: np.ndarray) -> CentralStep:
         """Advance all environments; see `SharedEnvironment.step`."""
@@ -56,8 +53,7 @@ class CentralEnvironment:
         last = self.shared.last
         assert last is not None
         ended, truncated = last.ended, last.cut
-        gone = last.terminated | last.truncated
-        self._see_who_is_there((self._present & ~gone) | ended[:, np.newaxis])
+        self._note_who_is_alive()
         final_observations = last.final_observations if ended.any() else None
         final = last.final_state
         if final is None and final_observations is not None:
@@ -73,20 +69,12 @@ class CentralEnvironment:
         ]
         return CentralStep(agents, states, self._alive, before & ~last.terminated)
 
-    def state_dict(self) -> dict[str, np.ndarray]:
-        """As `SharedEnvironment.state_dict`."""
-        return {**self.shared.state_dict(), "alive": self._present.copy()}
-
     def resume(self, state: dict[str, np.ndarray]) -> CentralStep:
-        """Continue where `state_dict` was taken, as `SharedEnvironment.resume` does."""
-        agents = self.shared.resume(state)
-        if holds_episodes(state):
-            self._note(state["alive"].copy())
-        else:
-            self._see_who_is_there(np.ones_like(self._present))
-        return self._initial(agents)
+        """Continue from a state of the shared environment, as `SharedEnvironment.resume` does."""
+        return self._initial(self.shared.resume(state))
 
     def _initial(self, agents: list[AgentStep]) -> CentralStep:
+        self._note_who_is_alive()
         first = agents[0]
         none = np.zeros_like(first.terminated)
         views = self._states([agent.observation for agent in agents])
@@ -96,15 +84,9 @@ class CentralEnvironment:
         ]
         return CentralStep(agents, states, self._alive, self._alive)
 
-    def _see_who_is_there(self, default: np.ndarray) -> None:
-        """Note which agents are in the episodes now; those of `default` if the task does not say."""
-        present = self.shared.env.present()
-        self._note(default if present is None else present)
-
-    def _note(self, present: np.ndarray) -> None:
-        """Note who is present and who of them is alive: all but those whose masks allow nothing now. (B, N)."""
-        self._present = present
-        self._alive = present & ~self.shared.waiting
+    def _note_who_is_alive(self) -> None:
+        """Of those who are present, all but those whose masks allow nothing now."""
+        self._alive = self.shared.present & ~self.shared.waiting
 
     def _states(self, observations: list[np.ndarray]) -> list[np.ndarray]:
         return self._views(self.shared.env.state(), observations)

@@ -19,6 +19,19 @@ def mask_size(space: ActionSpace) -> int:
     return sum(factors(space))
 
 
+def of_the_present(mask: np.ndarray | None, space: ActionSpace, present: np.ndarray) -> np.ndarray | None:
+    """A mask that allows nothing where its agent is not in the episode.
+
+    Args:
+        mask: (B, n) bool, or None.
+        space: whose mask it is; a `Box` has none.
+        present: (B,) bool, where the agent is in the episode.
+    """
+    if present.all() or not mask_size(space):
+        return mask
+    return np.repeat(present[:, np.newaxis], mask_size(space), axis=1) & (True if mask is None else mask)
+
+
 def playable(mask: np.ndarray | None, space: ActionSpace) -> np.ndarray | None:
     """The mask that a policy is given: choice 0 alone where nothing is allowed, which stands for doing nothing.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from matrpo.envs.masks import playable
+from matrpo.envs.masks import of_the_present, playable
 from matrpo.envs.reward_scale import RewardScale
 from matrpo.envs.vector_env import ActorInput, VectorEnv, VectorStep
 from matrpo.errors import ConfigError
@@ -74,17 +74,24 @@ class SharedEnvironment:
         reward: `own`, each agent receives what the task pays it; `shared`, every agent receives the sum of that; or
             `one-agent`, the first agent receives the sum and the others nothing, as the MATRPO paper has it in its
             section VI.C. Team returns are the same.
+        absent_idle: whether an agent that is not in the episode is told by its action mask that it can only do nothing,
+            so that a policy that learns from all samples learns nothing of what it chose there.
 
     Attributes:
         last: the latest step, as the task made it.
+        present: (B, N) bool, agents that are in the episodes now.
         waiting: (B, N) bool, agents that their masks allow nothing now.
     """
 
-    def __init__(self, env: VectorEnv, gamma: float, reward_scaling: bool, reward: str = "own") -> None:
+    def __init__(
+        self, env: VectorEnv, gamma: float, reward_scaling: bool, reward: str = "own", absent_idle: bool = False
+    ) -> None:
         self.env = env
         self.spec = env.spec
         self._scale = RewardScale(gamma, env.num_envs) if reward_scaling else None
         self._reward = reward
+        self._absent_idle = absent_idle
+        self.present = np.ones((env.num_envs, env.spec.num_agents), dtype=bool)
         self.last: VectorStep | None = None
         self.waiting = np.zeros((env.num_envs, env.spec.num_agents), dtype=bool)
         self._returns = np.zeros((env.num_envs, env.spec.num_agents))
@@ -113,6 +120,7 @@ class SharedEnvironment:
         self._lengths[...] = 0
         if self._scale:
             self._scale.forget_episodes()
+        self._see_who_is_there(np.ones_like(self.present))
         return self._initial(observations, truncated=True)
 
     def step(self, joint_action: np.ndarray) -> list[AgentStep]:
@@ -128,6 +136,7 @@ class SharedEnvironment:
         result = self.env.step(self.spec.task_units(joint_action))
         self.last = result
         ended = result.ended
+        self._see_who_is_there((self.present & ~(result.terminated | result.truncated)) | ended[:, np.newaxis])
         rewards = _paid_to_the_first(result.rewards) if self._reward == "one-agent" else result.rewards
         if self._scale:
             self._scale.update(team_rewards(rewards), ended)
@@ -163,6 +172,7 @@ class SharedEnvironment:
         if env_state is None:
             return state
         state |= {f"env.{key}": value for key, value in env_state.items()}
+        state["alive"] = self.present.copy()
         state["returns"] = self._returns.copy()
         state["lengths"] = self._lengths.copy()
         state["episodes"] = self._episodes()
@@ -187,6 +197,10 @@ class SharedEnvironment:
             self._scale.load_state_dict(_part(state, "scale."))
         self._returns = state["returns"].copy()
         self._lengths = state["lengths"].copy()
+        if "alive" in state:
+            self.present = state["alive"].copy()
+        else:  # of a version that did not save it
+            self._see_who_is_there(np.ones_like(self.present))
         if "episodes" in state:  # else of a version that saved them otherwise, but never had any to save
             self._finished = [state["episodes"].copy()]
         return self._initial(self.env.observe(), truncated=False)
@@ -208,6 +222,11 @@ class SharedEnvironment:
                     f"the saved state is of {len(state[key])} environments, expected {self.env.num_envs}: a run's "
                     "'num_envs' cannot change"
                 )
+
+    def _see_who_is_there(self, default: np.ndarray) -> None:
+        """Note which agents are in the episodes now; those of `default` if the task does not say."""
+        present = self.env.present()
+        self.present = default if present is None else present
 
     def _count(self, rewards: np.ndarray, ended: np.ndarray, statistics: np.ndarray | None) -> None:
         self._returns += rewards
@@ -245,6 +264,9 @@ class SharedEnvironment:
         for q, mask in enumerate(masks):
             if mask is not None:
                 self.waiting[:, q] = ~mask.any(axis=1)
+        if self._absent_idle:
+            columns = zip(masks, self.spec.action_spaces, self.present.T, strict=True)
+            masks = [of_the_present(mask, space, there) for mask, space, there in columns]
         scale = np.array([self.reward_scale], dtype=np.float32)
         # One copy of all agents' rows: three of each would be most of a small batch's time here.
         paid = np.array(rewards.T, dtype=np.float32, order="C")

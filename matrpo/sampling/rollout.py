@@ -105,6 +105,8 @@ class Rollout:
             if self._masks is None:
                 self._masks = np.ones((*self._rewards.shape, step.action_mask.shape[-1]), dtype=bool)
             self._masks[t, rows] = step.action_mask
+        elif self._masks is not None:
+            self._masks[t, rows] = True
         self._t[rows] += 1
 
     def add_outcome(self, step: AgentStep, first: int = 0) -> None:

@@ -65,7 +65,7 @@ def create(path, algo, family, **changes):
 def train(run, start=0, stop_after=None):
     training = make_training(run, start)
     training.run(lambda: training.iteration == stop_after, lambda _: None)
-    saved = holds_episodes(training._environment_state())
+    saved = holds_episodes(training.environment.state_dict())
     training.environment.env.close()
     return saved
 

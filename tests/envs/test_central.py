@@ -71,6 +71,33 @@ def test_an_agent_that_is_out_is_not_alive_until_its_episode_ends():
     assert all(step.alive[1].all() for step in steps)
 
 
+def test_an_agent_that_is_out_can_only_do_nothing_where_that_is_asked_for():
+    shared = SharedEnvironment(Scripted(), 0.9, False, absent_idle=True)
+    assert [step.action_mask for step in shared.reset()] == [None, None]
+    for present in ([True, False], [True, False], [True, True]):
+        first, second = shared.step(ACTION)
+        np.testing.assert_array_equal(shared.present, [present, [True, True]])
+        assert first.action_mask is None
+        if present[1]:
+            assert second.action_mask is None
+        else:
+            np.testing.assert_array_equal(second.action_mask, [[True, False], [True, True]])
+    assert not shared.waiting.any(), "nobody who is there waits"
+
+
+def test_who_is_out_is_saved_and_states_of_before_have_all_agents_in():
+    whole, again, old = (SharedEnvironment(Scripted(), 0.9, False, absent_idle=True) for _ in range(3))
+    whole.reset()
+    whole.step(ACTION)
+    state = whole.state_dict()
+    for mask, expected in zip(
+        [s.action_mask for s in again.resume(state)], [None, [[True, False], [True] * 2]], strict=True
+    ):
+        np.testing.assert_array_equal(mask, expected)
+    del state["alive"]
+    assert [step.action_mask for step in old.resume(state)] == [None, None]
+
+
 def test_the_team_is_terminated_or_truncated_as_a_whole():
     environment = central()
     assert not environment.reset().states[0].terminated.any()
@@ -122,7 +149,7 @@ def test_a_saved_environment_goes_on_where_it_was(state_type):
     whole, again = central(state_type), central(state_type)
     whole.reset()
     whole.step(ACTION)
-    seen = again.resume(whole.state_dict())
+    seen = again.resume(whole.shared.state_dict())
     np.testing.assert_array_equal(seen.alive, [[True, False], [True, True]])
     assert not seen.states[0].truncated.any(), "the episodes go on"
     for _ in range(4):

@@ -1,5 +1,7 @@
 """What a rollout bootstraps from at the ends of episodes and of the iteration."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -147,3 +149,15 @@ def test_in_an_agent_s_rollout_a_truncated_episode_bootstraps_from_its_last_obse
     terminated, truncated = advantages.reshape(length, 2).T.tolist()
     assert terminated == pytest.approx([*one_episode(0.0), next_episode])
     assert truncated == pytest.approx([*one_episode(GAMMA * 4), next_episode])
+
+
+def test_masks_that_come_and_go_are_those_of_each_step_alone():
+    sampling = SamplingSettings(rollout_length=2, num_envs=1)
+    rollout = Rollout(0, SPEC, sampling, NetworkSettings())
+    first_action = np.array([[True, False]])
+    for masks in ((None, first_action), (first_action, None), (None, None)):
+        for mask in masks:
+            rollout.add_observation(replace(make_step(1.0), action_mask=mask), torch.zeros(1, 0))
+            rollout.add_outcome(make_step(1.0))
+        expected = np.concatenate([np.ones((1, 2), dtype=bool) if mask is None else mask for mask in masks])
+        np.testing.assert_array_equal(rollout.action_masks, expected)
