@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from matrpo.errors import ConfigError
+from matrpo.launch.commands.options import PATH
 from matrpo.settings.config import parse_override
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ class Counts(click.ParamType[tuple[int, ...]]):
 
 
 _COUNT = click.IntRange(min=1)
-_PATH = click.Path(path_type=Path)
 _RING = click.IntRange(min=3)
 
 _changes = click.option(
@@ -59,7 +59,7 @@ def _shared(command: Command) -> Command:
         command
     )
     return click.option(
-        "--json", "path", type=_PATH, metavar="FILE", help="Where the figures go [default: bench-NAME.json]."
+        "--json", "path", type=PATH, metavar="FILE", help="Where the figures go [default: bench-NAME.json]."
     )(command)
 
 
@@ -207,10 +207,10 @@ def loss(agents: int, iterations: int, path: Path | None, quick: bool) -> None:
 @bench.command()
 @click.option("--repeats", type=_COUNT, default=3, show_default=True, help="Runs of each algorithm.")
 @click.option("--iterations", type=_COUNT, help="Measured iterations of a run. [10; with --jaxmarl 30]")
-@click.option("--jaxmarl", type=_PATH, metavar="DIR", help="Compare with the baselines in this checkout of JaxMARL.")
+@click.option("--jaxmarl", type=PATH, metavar="DIR", help="Compare with the baselines in this checkout of JaxMARL.")
 @click.option(
     "--jaxmarl-python",
-    type=_PATH,
+    type=PATH,
     metavar="PROGRAM",
     help="The Python that has what JaxMARL imports. [the checkout's .venv/bin/python, or else this one]",
 )

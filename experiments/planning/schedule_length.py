@@ -1,4 +1,4 @@
-"""Duration of a seeded schedule of link activations, computed from the cost of local steps, without running it.
+"""Duration of a schedule of link activations, computed from the cost of local steps, without running it.
 
 Algorithm 1 activates one link after another; links without a common end run at the same time. An agent turns to its
 next activation when the last is over: it takes its local step, and waits for the log ratios of the other end.

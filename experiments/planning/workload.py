@@ -35,7 +35,7 @@ _EIGENVECTORS = 10
 _LINK_PASSES = 24
 """Passes over an agent's log ratios in an activation: weights, checks, packing, checksums, copies, the commit."""
 
-_PULL_PASSES = 4
+_TERM_PASSES = 4
 """Passes over the state of each of an agent's links when it gathers what they ask for."""
 
 _HEAD_PASSES = 10
@@ -197,7 +197,7 @@ def step_counts(sizes: Sizes, config: Config, made: Products, steps: int) -> lis
         steps: how many local steps.
     """
     s, directions = sizes, 0.0
-    exchange = s.shared_ratios * (_LINK_PASSES + _PULL_PASSES * s.degree)
+    exchange = s.shared_ratios * (_LINK_PASSES + _TERM_PASSES * s.degree)
     if config.consensus == "averaging":
         return [(1, 0.0, exchange + 2 * s.ratios)] * steps
     vector_product = 4 * s.samples * s.policy_weights
@@ -233,7 +233,7 @@ def _vector_products(config: Config, step: int) -> int:
 
 
 _PASSES_OF_TRANSIENTS = 8
-"""Arrays of (N, M) that live at once besides the directions: weights, pull, log ratios, and a product's pieces."""
+"""Arrays of (N, M) that live at once besides the directions: weights, consensus term, log ratios, a product's pieces."""
 
 
 def memory_bytes(sizes: Sizes, config: Config, made: Products, steps: int) -> int:

@@ -22,10 +22,9 @@ from matrpo.experiments.runs.experiment import SCALES, Experiment, PlannedRun, s
 from matrpo.experiments.runs.record import is_done, read_record
 from matrpo.experiments.runs.runner import Job, calibrate, distinct, run_all, say
 from matrpo.experiments.runs.warm_worker import WarmWorker
+from matrpo.launch.commands.options import PATH
 from matrpo.launch.processes.process import EXIT_INTERRUPTED
 from matrpo.settings.config import load_file
-
-_PATH = click.Path(path_type=Path)
 
 
 @click.group()
@@ -42,9 +41,9 @@ def list_experiments() -> None:
 
 
 @experiment.command("run")
-@click.argument("file", type=_PATH)
+@click.argument("file", type=PATH)
 @click.option("--scale", type=click.Choice(SCALES), default="small", show_default=True, help="How much of it.")
-@click.option("--out", type=_PATH, help="Folder of runs, plots and tables [runs/FILE-SCALE].")
+@click.option("--out", type=PATH, help="Folder of runs, plots and tables [runs/FILE-SCALE].")
 @click.option(
     "--jobs", type=click.IntRange(min=1), default=os.cpu_count(), show_default="cores", help="Runs at a time."
 )

@@ -21,6 +21,7 @@ from matrpo.film import check_film_name
 from matrpo.launch.cluster.cluster_file import Cluster, check_host, host_of, port_of
 from matrpo.launch.cluster.key_making import key_holders
 from matrpo.launch.cluster.keys import key_path
+from matrpo.launch.commands.options import PATH
 from matrpo.launch.commands.versions import versions
 from matrpo.launch.processes.process import EXIT_MISTAKE
 from matrpo.launch.processes.supervisor import check_ports, local_ports
@@ -28,7 +29,6 @@ from matrpo.runs.process_id import ProcessId
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings.config import Config
 
-_PATH = click.Path(path_type=Path)
 _FILES = 4096
 _AGENTS = 12
 _PATIENCE = 2.0
@@ -44,7 +44,7 @@ class Finding(NamedTuple):
 
 
 @click.command()
-@click.option("--cluster", "file", type=_PATH, metavar="FILE", help="Check this cluster too: keys, names, machines.")
+@click.option("--cluster", "file", type=PATH, metavar="FILE", help="Check this cluster too: keys, names, machines.")
 def doctor(file: Path | None) -> int:
     """Check this machine, and with --cluster the keys that lie here and the way to the other machines."""
     findings = [*_here(), *(_cluster(file) if file else ())]

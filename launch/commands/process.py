@@ -13,14 +13,13 @@ import click
 
 from matrpo.errors import ConfigError
 from matrpo.launch.cluster.cluster_file import Cluster
+from matrpo.launch.commands.options import PATH
 from matrpo.launch.engines.placement import own_number
-from matrpo.launch.processes.heartbeat import Heartbeat, read_sign
+from matrpo.launch.processes.heartbeat import Heartbeat, read_heartbeat
 from matrpo.launch.processes.process import EXIT_FAILED, StopRequested, run_alone, stop_at
 from matrpo.runs.process_directory import ProcessDirectory
 from matrpo.runs.process_id import ProcessId, Role
 from matrpo.runs.run_directory import RunDirectory
-
-_PATH = click.Path(path_type=Path)
 
 _AUTO_HELP = "auto: as the Slurm step or the pod of a StatefulSet says."
 _ID_HELP = f"Which agent; {_AUTO_HELP}"
@@ -33,7 +32,7 @@ _MANAGED = click.option(
 
 
 @click.command()
-@click.option("--cluster", "file", type=_PATH, required=True, metavar="FILE", help="The run's cluster.yaml.")
+@click.option("--cluster", "file", type=PATH, required=True, metavar="FILE", help="The run's cluster.yaml.")
 @click.option("--id", "which", required=True, metavar="N|auto", help=_ID_HELP)
 @click.option("--insecure", is_flag=True, help="Talk over TCP without encryption and authentication.")
 @click.option("--until-eof", is_flag=True, help="Stop when standard input ends.")
@@ -51,7 +50,7 @@ def agent(file: Path, which: str, insecure: bool, until_eof: bool, managed: bool
 
 
 @click.command()
-@click.option("--cluster", "file", type=_PATH, required=True, metavar="FILE", help="The run's cluster.yaml.")
+@click.option("--cluster", "file", type=PATH, required=True, metavar="FILE", help="The run's cluster.yaml.")
 @click.option(
     "--id", "which", default="0", show_default=True, metavar="K|auto", help=f"Which, of several; {_AUTO_HELP}"
 )
@@ -69,7 +68,7 @@ def env_server(file: Path, which: str, insecure: bool, until_eof: bool, managed:
 
 
 @click.command()
-@click.option("--cluster", "file", type=_PATH, required=True, metavar="FILE", help="The run's cluster.yaml.")
+@click.option("--cluster", "file", type=PATH, required=True, metavar="FILE", help="The run's cluster.yaml.")
 @click.option("--id", "which", metavar="N|auto", help=f"{_ID_HELP} Without it: the environment server.")
 @click.option("--env", is_flag=True, help="It is an environment server; --id says which, of several.")
 @click.option("--within", type=click.FloatRange(min=1.0), default=120.0, show_default=True, help="Seconds.")
@@ -81,9 +80,9 @@ def probe(file: Path, which: str | None, env: bool, within: float, taking_part: 
     """
     cluster = Cluster.load(file)
     process = _own(cluster, Role.SERVER if env or which is None else Role.AGENT, which or "0")
-    sign = read_sign(RunDirectory.open(cluster.config.parent).directory(process))
-    print(f"{process.name}: iteration {sign.iteration}, {sign.age:.0f} s ago")
-    return 0 if sign.age <= within and (sign.iteration or not taking_part) else EXIT_FAILED
+    last = read_heartbeat(RunDirectory.open(cluster.config.parent).directory(process))
+    print(f"{process.name}: iteration {last.iteration}, {last.age:.0f} s ago")
+    return 0 if last.age <= within and (last.iteration or not taking_part) else EXIT_FAILED
 
 
 def load_cluster(file: Path, insecure: bool) -> Cluster:
@@ -135,7 +134,7 @@ def _stay(directory: ProcessDirectory) -> int:
     try:
         stop_at(signal.SIGTERM, signal.SIGINT)
         while True:
-            heartbeat(read_sign(directory).iteration)
+            heartbeat(read_heartbeat(directory).iteration)
             time.sleep(1.0)
     except StopRequested:
         return 0

@@ -11,21 +11,21 @@ from typing import Any
 import click
 
 from matrpo.errors import ConfigError
+from matrpo.launch.commands.options import PATH
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.runs.storage import StorageError, write_crash_safely
 from matrpo.settings import tuned
 from matrpo.settings.algorithm_names import ALGORITHMS
 
-_PATH = click.Path(path_type=Path)
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 _PICTURES = (".png", ".svg")
 
 
 @click.command("eval")
-@click.argument("run", type=_PATH)
+@click.argument("run", type=PATH)
 @click.option("--episodes", type=click.IntRange(min=1), default=100, show_default=True, help="New episodes to play.")
 @click.option("--stochastic", is_flag=True, help="Draw actions, as in training, instead of the most probable.")
-@click.option("--render", type=_PATH, metavar="FILE", help="Save one episode as a film, .gif or .mp4.")
+@click.option("--render", type=PATH, metavar="FILE", help="Save one episode as a film, .gif or .mp4.")
 @click.option("--episode-length", type=click.IntRange(min=1), metavar="N", help="Cut episodes off after so many steps.")
 @_JSON
 def evaluate_run(
@@ -57,7 +57,7 @@ def evaluate_run(
 
 
 @click.command()
-@click.argument("run", type=_PATH)
+@click.argument("run", type=PATH)
 @_JSON
 def status(run: Path, as_json: bool) -> None:
     """How far a run is, from its files alone."""
@@ -89,7 +89,7 @@ def status(run: Path, as_json: bool) -> None:
 @click.option("--agents", type=click.IntRange(min=1), metavar="N", help="Agents [default: 12, or the task's].")
 @click.option("--task", help="Whose agents they are: it says who is on one road.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of random graphs.")
-@click.option("--save", type=_PATH, metavar="FILE", help="Picture (.png, .svg) or graph (.json, .graphml, .edgelist).")
+@click.option("--save", type=PATH, metavar="FILE", help="Picture (.png, .svg) or graph (.json, .graphml, .edgelist).")
 @_JSON
 def topology(name: str, agents: int | None, task: str | None, seed: int, save: Path | None, as_json: bool) -> None:
     """Print the links of a communication graph and save a picture of it.

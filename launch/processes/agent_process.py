@@ -47,7 +47,6 @@ class AgentProcess:
         run: the run directory.
         agent: q.
         spec: the task's spaces.
-
         at_least: the least number that this start may have.
 
     Raises:

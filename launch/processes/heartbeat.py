@@ -18,7 +18,7 @@ _EVERY = 1.0
 
 
 @dataclass(frozen=True)
-class Sign:
+class LastHeartbeat:
     """The content of a heartbeat.
 
     Attributes:
@@ -61,7 +61,7 @@ class Heartbeat:
                 self._iteration = iteration
 
 
-def read_sign(directory: ProcessDirectory) -> Sign:
+def read_heartbeat(directory: ProcessDirectory) -> LastHeartbeat:
     """The last heartbeat of a process.
 
     Raises:
@@ -70,7 +70,7 @@ def read_sign(directory: ProcessDirectory) -> Sign:
     path = directory.path / _FILE_NAME
     try:
         age = max(0.0, time.time() - path.stat().st_mtime)
-        return Sign(int(json.loads(path.read_bytes())["iteration"]), age)
+        return LastHeartbeat(int(json.loads(path.read_bytes())["iteration"]), age)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}: has the process begun?") from None
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):

@@ -1,1 +1,1 @@
-"""Algorithms that train centrally, in one process, one file each; MATRPO itself is in `matrpo.decentralized`."""
+"""The algorithms to compare with, one file each: all but `dnamarl`, which is decentralised, train in one process."""

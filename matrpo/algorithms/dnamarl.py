@@ -28,6 +28,7 @@ from matrpo.algorithms.shared.mirror import Mirror, NoDrift, Objective, PolicySp
 from matrpo.decentralized.actor_critic import ActorCritic
 from matrpo.decentralized.shared_samples import SharedSamples
 from matrpo.envs.shared import AgentStep
+from matrpo.networks.gae import explained_variance
 from matrpo.networks.joint_policy import JointPolicy
 from matrpo.networks.state import load_optimizer, optimizer_tensors, to_arrays, to_tensors
 from matrpo.sampling.rollout import Values
@@ -83,7 +84,7 @@ class TeamValueAgent(ActorCritic):
         return {
             **{name: value for name, value in change.metrics().items() if value is not None},
             "advantage_std": float(advantages.std()),
-            "explained_variance": 1.0 - float(advantages.var() / targets.var().clamp_min(1e-12)),
+            "explained_variance": explained_variance(advantages, targets),
             "critic_loss": loss,
         }
 

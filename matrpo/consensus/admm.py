@@ -10,6 +10,7 @@ with u^q = [J^{qn} x^q]_n in R^{N x M} (N agents, M samples, x^q the parameter c
 probability of agent n's action under q's policy): functions of the two ends' log ratios alone.
 
 All is elementwise NumPy in the order (smaller id, larger id), so that both ends get the same bits.
+A `Link` (link.py) keeps them, as the states called tip and base.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Messages of the link protocol, and their validation: header and payload (log ratios u of N agents on M samples)."""
+"""Messages of the link protocol, and their validation: header and payload (log ratios u of N agents on M samples).
+
+Their bytes: `launch/wire/link_codec.py`.
+"""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from matrpo.decentralized.local_steps import LocalSteps, make_local_steps
 from matrpo.decentralized.model_fitting import fit_models
 from matrpo.decentralized.shared_samples import SharedSamples
 from matrpo.envs.shared import AgentStep
+from matrpo.networks.gae import explained_variance
 from matrpo.networks.joint_policy import JointPolicy
 from matrpo.networks.linearized_policy import LinearizedPolicy
 from matrpo.settings.config import Config
@@ -55,7 +56,7 @@ class Agent(ActorCritic):
         loss = self.critic.fit(rollout.observations, targets, config.critic_epochs, config.critic_batch, sequences)
         values = rollout.values(self.critic, self._critic_state)
         advantages, returns = rollout.advantages(values, config.gamma, config.gae_lambda)
-        explained = 1.0 - float(advantages.var() / returns.var().clamp_min(1e-12))
+        explained = explained_variance(advantages, returns)
         self._carry_over(values, step)
         if config.model_epochs:
             self._fit_models()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+_LEAST_VARIANCE = 1e-12
+
 
 def generalized_advantages(
     rewards: Tensor,
@@ -35,3 +37,11 @@ def generalized_advantages(
     for step, following, weight in zip(advantages[-2::-1], advantages[:0:-1], decay.numpy()[-2::-1], strict=True):
         step += weight * following  # NumPy's: small sums cost it less than torch.
     return errors
+
+
+def explained_variance(errors: Tensor, returns: Tensor) -> float:
+    """Share of the returns' variance that a critic's values explain, given what they miss it by (the advantages).
+
+    1 for exact values; 0 for what no better than a constant does, and below for worse. Shapes (M,), (M,).
+    """
+    return 1.0 - float(errors.var() / returns.var().clamp_min(_LEAST_VARIANCE))

@@ -18,6 +18,7 @@ from matrpo.errors import ConfigError
 from matrpo.networks.critic import Critic
 from matrpo.networks.device import ActingNetworks
 from matrpo.networks.distributions import Head
+from matrpo.networks.gae import explained_variance
 from matrpo.networks.joint_policy import JointPolicy
 from matrpo.networks.sequences import Sequences, side_by_side
 from matrpo.networks.state import load_module, load_optimizer, module_tensors, optimizer_tensors
@@ -155,8 +156,8 @@ class OnPolicy(Algorithm):
         reports = self.improve(samples, old, advantages)
         changes = self.changes(samples, old, self.improved(samples))
         losses = self.fit_critics([target for _, target in pairs], values)
-        explained = [1.0 - float(error.var() / target.var().clamp_min(1e-12)) for error, target in pairs]
-        self._forget_ended(values)
+        explained = [explained_variance(errors, returns) for errors, returns in pairs]
+        self._carry_over(values)
         trainer = {"critic_loss": float(np.mean(losses)), "explained_variance": float(np.mean(explained))}
         agents = [report | change.metrics() for report, change in zip(reports, changes, strict=True)]
         return UpdateReport(trainer | instruments.joint_metrics(changes), agents)
@@ -268,7 +269,7 @@ class OnPolicy(Algorithm):
             )
         return losses
 
-    def _forget_ended(self, values: list[Values]) -> None:
+    def _carry_over(self, values: list[Values]) -> None:
         """Carry recurrent states over to the next iteration, set to zero where the episode has ended."""
         assert self._last is not None
         views = self.seen_by_critics(self._last)
