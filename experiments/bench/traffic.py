@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from matrpo import random_streams
+from matrpo.envs.counter_rng import episode_seed
 from matrpo.envs.registry import check_installed, make_env, task_spec
-from matrpo.envs.traffic.episodes import STEP, episode_seed
+from matrpo.envs.traffic.episodes import STEP
 from matrpo.envs.traffic.simulation import Simulation, Trips
 from matrpo.envs.traffic.traffic import network_file
 from matrpo.evaluation import mean_interval

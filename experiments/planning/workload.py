@@ -233,7 +233,7 @@ def _vector_products(config: Config, step: int) -> int:
 
 
 _PASSES_OF_TRANSIENTS = 8
-"""Arrays of (N, M) that live at once besides the directions: weights, consensus term, log ratios, a product's pieces."""
+"""Arrays of (N, M) that live at once besides the directions: weights, term of the links, log ratios, a product."""
 
 
 def memory_bytes(sizes: Sizes, config: Config, made: Products, steps: int) -> int:

@@ -40,6 +40,11 @@ def bits(seed: int, envs: np.ndarray, episodes: np.ndarray, draws: int, first: i
     return _mix(key[None, :] + counters * _GOLDEN)
 
 
+def episode_seed(seed: int, env: int, episode: int) -> int:
+    """Seed of an outside simulator's episode in environment `env` of a batch, by the same key as `uniform`: 31 bits."""
+    return int(bits(seed, np.array([env]), np.array([episode]), draws=1)[0, 0] >> np.uint64(33))
+
+
 def _mix(words: np.ndarray) -> np.ndarray:
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

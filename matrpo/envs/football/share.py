@@ -116,7 +116,7 @@ class _Match:
         self._game.load(saved[numbers.nbytes :])
 
     def _begin(self) -> Mapping[str, Any]:
-        return self._game.begin(episode_seed(self._seed, self._number, self._episode), self._episode)
+        return self._game.begin(counter_rng.episode_seed(self._seed, self._number, self._episode), self._episode)
 
 
 def record(spec: TaskSpec) -> np.dtype[np.void]:
@@ -133,8 +133,3 @@ def record(spec: TaskSpec) -> np.dtype[np.void]:
         ],
         align=True,
     )
-
-
-def episode_seed(seed: int, game: int, episode: int) -> int:
-    """The engine's seed for an episode of a game of a batch: 31 bits."""
-    return int(counter_rng.bits(seed, np.array([game]), np.array([episode]), draws=1)[0, 0] >> np.uint64(33))

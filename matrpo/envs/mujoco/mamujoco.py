@@ -188,7 +188,7 @@ class Share:
 
     def _begin_episode(self, k: int) -> None:
         self._episodes[k] += 1
-        seed = episode_seed(self._seed, self._first + k, int(self._episodes[k]))
+        seed = counter_rng.episode_seed(self._seed, self._first + k, int(self._episodes[k]))
         self._records["state"][k] = self._robots[k].reset(seed)
         self._robots[k].read(self._readings[k])
 
@@ -218,11 +218,6 @@ def record(robot: Robot) -> np.dtype[np.void]:
         ],
         align=True,
     )
-
-
-def episode_seed(seed: int, env: int, episode: int) -> int:
-    """The seed that environment `env` of a batch resets its robot with: 31 bits."""
-    return int(counter_rng.bits(seed, np.array([env]), np.array([episode]), draws=1)[0, 0] >> np.uint64(33))
 
 
 def _task(robot_and_partition: str) -> KnownTask:

@@ -125,14 +125,6 @@ class ParticleWorld:
         )
         self.measure()
 
-    def move_landmarks(self, landmarks: np.ndarray, envs: np.ndarray, positions: np.ndarray) -> None:
-        """Put M non-colliding landmarks, (M,) ids from 0, of environments (M,), at `positions`, (2, M)."""
-        entities = landmarks + self.num_agents
-        self.positions[:, entities, envs] = positions
-        relative = positions[:, None, :] - self.positions[:, : self.num_agents, envs]
-        self.relative[:, :, entities, envs] = relative
-        self.squared[:, entities, envs] = relative[0] * relative[0] + relative[1] * relative[1]
-
     def measure(self) -> None:
         """Find distances and contacts again after a change of `positions`."""
         self._found = self.kernels.measure(

@@ -46,7 +46,7 @@ class Episodes:
         """Begin the next episode: its record."""
         self._episode += 1
         self._steps = 0
-        self.simulation.start(episode_seed(self._seed, self._number, self._episode))
+        self.simulation.start(counter_rng.episode_seed(self._seed, self._number, self._episode))
         waiting = Waiting()
         self._junctions = [Junction(light, self.simulation.sumo, waiting) for light in self._lights]
         self._record["observation"] = self._observe()
@@ -87,8 +87,3 @@ def record(spec: TaskSpec) -> np.dtype[np.void]:
         ],
         align=True,
     )
-
-
-def episode_seed(seed: int, env: int, episode: int) -> int:
-    """SUMO's seed for an episode of environment `env` of a batch: 31 bits."""
-    return int(counter_rng.bits(seed, np.array([env]), np.array([episode]), draws=1)[0, 0] >> np.uint64(33))

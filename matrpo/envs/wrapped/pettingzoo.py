@@ -248,8 +248,7 @@ class PettingZooEnv(VectorEnv):
         self._drawable = True
 
     def _episode_seed(self, b: int) -> int:
-        words = counter_rng.bits(self._seed, np.array([self._first + b]), self._episodes[b : b + 1], draws=1)
-        return int(words[0, 0] >> np.uint64(33))
+        return counter_rng.episode_seed(self._seed, self._first + b, int(self._episodes[b]))
 
     def _blank_observations(self) -> list[np.ndarray]:
         return [np.zeros((self.num_envs, size), dtype=np.float32) for size in self.spec.observation_sizes]

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from matrpo.envs.conformance.guarded import check_env
+from matrpo.envs.counter_rng import episode_seed
 from matrpo.envs.football.football_env import FootballEnv
 from matrpo.envs.football.scenarios import NUM_ACTIONS, SCENARIOS, Scenario
-from matrpo.envs.football.share import episode_seed
 from matrpo.envs.registry import make_env
 
 pytestmark = pytest.mark.skipif(

@@ -11,7 +11,8 @@ import psutil
 import pytest
 from marks import slow
 
-from matrpo.envs.mujoco.mamujoco import MamujocoEnv, episode_seed, make_mamujoco
+from matrpo.envs.counter_rng import episode_seed
+from matrpo.envs.mujoco.mamujoco import MamujocoEnv, make_mamujoco
 from matrpo.envs.mujoco.robots import PARTITIONS, mamujoco_spec
 from matrpo.envs.shared import SharedEnvironment
 from matrpo.envs.vector_env import VectorStep

@@ -84,18 +84,6 @@ def test_collisions_are_counted_between_colliding_agents_alone() -> None:
     assert counted.T.tolist() == [[1, 1, 0, 0], [2, 2, 0, 2]]
 
 
-def test_moved_landmarks_are_measured_where_they_are_now() -> None:
-    world = ParticleWorld([Agent(0.1)] * 2, [Landmark(0.1)] * 3, num_envs=2)
-    world.place(np.random.default_rng(0).uniform(-1, 1, world.positions.shape))
-    world.move_landmarks(np.array([0, 2]), np.array([1, 0]), np.array([[0.25, 0.5], [-0.5, 0.75]]))
-    relative, squared = world.relative.copy(), world.squared.copy()
-    assert world.positions[:, 2, 1].tolist() == [0.25, -0.5]
-    assert world.positions[:, 4, 0].tolist() == [0.5, 0.75]
-    world.measure()
-    np.testing.assert_array_equal(relative, world.relative)
-    np.testing.assert_array_equal(squared, world.squared)
-
-
 @settings(max_examples=50, deadline=None)
 @given(observers=st.integers(1, 4), entities=st.integers(1, 20), envs=st.integers(1, 5), seed=st.integers(0, 2**32))
 def test_nearest_first_sorts_stably(observers: int, entities: int, envs: int, seed: int) -> None:

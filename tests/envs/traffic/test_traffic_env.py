@@ -16,8 +16,9 @@ import pytest
 from roads import write_differing
 
 from matrpo.config import resolve
+from matrpo.envs.counter_rng import episode_seed
 from matrpo.envs.registry import make_env
-from matrpo.envs.traffic.episodes import Episodes, episode_seed
+from matrpo.envs.traffic.episodes import Episodes
 from matrpo.envs.traffic.grid import grid_network, write_grid
 from matrpo.envs.traffic.simulation import Simulation
 from matrpo.envs.traffic.traffic_env import TrafficEnv
