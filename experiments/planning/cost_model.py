@@ -158,7 +158,7 @@ def _neighbours(agents: int, placement: Placement) -> int:
 
 def _rollout(s: Sizes, cpu: dict[str, float], placement: Placement, observation: float, action: int) -> _Part:
     """The rollout, T times: the environment steps, the server sends observations one by one, and each agent acts."""
-    act, step, serve = (cpu[phase] / s.ticks for phase in ("act", "step", "serve"))
+    act, step, serve = (cpu[phase] / s.rollout_length for phase in ("act", "step", "serve"))
     apart = s.agents > placement.agents_per_machine
     busy = _neighbours(s.agents, placement) * act + (0.0 if apart else serve)
     sent = s.agents * observation / placement.bandwidth if apart else 0.0
@@ -172,7 +172,7 @@ def _rollout(s: Sizes, cpu: dict[str, float], placement: Placement, observation:
         "latency": 2 * placement.latency if apart else 0.0,
     }
     own = {"rollout": act + limits["cores"]}
-    return _Part(_times(s.ticks, own), _times(s.ticks, limits))
+    return _Part(_times(s.rollout_length, own), _times(s.rollout_length, limits))
 
 
 def _beside_each_other(agents: int, cpu: dict[str, float], placement: Placement) -> _Part:

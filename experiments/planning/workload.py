@@ -51,7 +51,7 @@ class Sizes:
 
     Attributes:
         agents: N, the heads of a policy.
-        envs, ticks: B and T.
+        envs, rollout_length: B and T.
         shared_samples: m.
         observation: of the agent that sees most.
         outputs: distribution parameters of all heads.
@@ -63,7 +63,7 @@ class Sizes:
 
     agents: int
     envs: int
-    ticks: int
+    rollout_length: int
     shared_samples: int
     observation: int
     outputs: int
@@ -95,7 +95,7 @@ class Sizes:
     @property
     def samples(self) -> int:
         """M, the samples of an iteration."""
-        return self.envs * self.ticks
+        return self.envs * self.rollout_length
 
     @property
     def policy_weights(self) -> int:
@@ -133,15 +133,15 @@ def phase_counts(sizes: Sizes, config: Config, made: Products) -> dict[str, Coun
     solve = 4 * s.samples * s.policy_weights
     before, after = averaging * solve, (averaging or config.step_damping is not None) * solve
     products = 2 * config.fisher_share * made.at(0, config)
-    messages = 2 * s.ticks * s.agents
-    handed_out = s.ticks * s.agents * s.envs * (s.observation + s.action_width)
+    messages = 2 * s.rollout_length * s.agents
+    handed_out = s.rollout_length * s.agents * s.envs * (s.observation + s.action_width)
     states = 2 * (s.policy_weights + 3 * s.critic_weights) + 4 * s.degree * s.shared_ratios
     return {
-        "act": (s.ticks, 2 * s.samples * s.policy_weights),
+        "act": (s.rollout_length, 2 * s.samples * s.policy_weights),
         "prepare": _prepare_counts(s, config, (products + 2) * before),
         "finish": (1, 2 * _FINISH_PASSES * s.samples * s.policy_weights + (products + 1) * after),
         "record": (1, states),
-        "step": (s.ticks, s.ticks * s.agents * s.envs * s.observation),
+        "step": (s.rollout_length, s.rollout_length * s.agents * s.envs * s.observation),
         "serve": (messages, handed_out),
     }
 

@@ -62,7 +62,7 @@ class Prepared:
 
 
 @dataclasses.dataclass(frozen=True)
-class How:
+class LaunchMode:
     """How the processes of a run are started: as children, all in this process, or on a Ray cluster.
 
     Attributes:
@@ -136,48 +136,48 @@ def launch(
         if ssh is None:
             raise ConfigError("launch --cluster starts processes over ssh: add --ssh")
         cluster = load_cluster(cluster_file, insecure)
-        restarts = How(in_process, restart, False, None).restarts("tcp")
+        restarts = LaunchMode(in_process, restart, False, None).restarts("tcp")
         return _launch_remotely(cluster, _site(cluster_file, ssh, ssh_command, remote_dir, remote_matrpo), restarts)
     if any(option is not None for option in (ssh, ssh_command, remote_dir, remote_matrpo)):
         raise ConfigError("--ssh and its options start the processes of a cluster: name its file with --cluster")
-    how = How(in_process, restart, backend == "ray", ray_address)
-    _check_ray(how, faults)
+    mode = LaunchMode(in_process, restart, backend == "ray", ray_address)
+    _check_ray(mode, faults)
     layers = setting_layers(given)
     if not resume:
-        return _begin(path, layers, faults, how)
+        return _begin(path, layers, faults, mode)
     if faults:
         raise ConfigError("--resume goes on with the fault script that the run began with: leave --faults out")
     if path is None:
         raise ConfigError("--resume continues the run in --run DIR: name it")
     run = RunDirectory.open(path)
     with run.lock():
-        return _train(_continued(run, layers, how), how)
+        return _train(_continued(run, layers, mode), mode)
 
 
-def _begin(path: Path | None, layers: list[Layer], faults: str | None, how: How) -> int:
+def _begin(path: Path | None, layers: list[Layer], faults: str | None, mode: LaunchMode) -> int:
     """Create a new run directory and train to the end; the exit status."""
     config = resolve_layers(layers)
-    if how.in_process:
+    if mode.in_process:
         config = dataclasses.replace(config, env_servers=1)
-    if algorithm_names.is_central(config.algo) and (faults or how.restart or how.ray):
+    if algorithm_names.is_central(config.algo) and (faults or mode.restart or mode.ray):
         raise ConfigError(
             f"--faults, --restart and --backend ray are for processes: {config.algo} trains in one process"
         )
-    graph = _checked(config, how)
-    script = _script(faults, graph, how.in_process, config.env_servers)
+    graph = _checked(config, mode)
+    script = _script(faults, graph, mode.in_process, config.env_servers)
     run = RunDirectory.create(path, config, versions())
     with run.lock():
         if script:
             write_crash_safely(run.path / FAULTS_NAME, script)
-        return _train(Prepared(run, graph, 0, {}), how)
+        return _train(Prepared(run, graph, 0, {}), mode)
 
 
-def _check_ray(how: How, faults: str | None) -> None:
-    if how.ray_address is not None and not how.ray:
+def _check_ray(mode: LaunchMode, faults: str | None) -> None:
+    if mode.ray_address is not None and not mode.ray:
         raise ConfigError("--ray-address names a Ray cluster: add --backend ray")
-    if not how.ray:
+    if not mode.ray:
         return
-    if how.in_process or how.restart is not None or faults:
+    if mode.in_process or mode.restart is not None or faults:
         raise ConfigError("--backend ray starts again what fails: leave --in-process, --restart and --faults out")
     from matrpo.launch.engines.ray_backend import load_ray
 
@@ -212,7 +212,7 @@ def _launch_remotely(cluster: Cluster, site: Site, restarts: Restarts) -> int:
     return RemoteRun(cluster, site, restarts, rule, lambda line: print(line, file=sys.stderr, flush=True)).run()
 
 
-def _checked(config: RunConfig, how: How) -> CommunicationGraph | None:
+def _checked(config: RunConfig, mode: LaunchMode) -> CommunicationGraph | None:
     """Check the settings in combination, before any file or process is created.
 
     Returns:
@@ -222,7 +222,7 @@ def _checked(config: RunConfig, how: How) -> CommunicationGraph | None:
     from matrpo.launch.processes.supervisor import check_ports, local_ports
     from matrpo.launch.wire.limits import check_limits
 
-    check_device(config, how)
+    check_device(config, mode)
     check_tracker(config.tracker)
     check_installed(config.task)
     _check_envs(config)
@@ -230,11 +230,11 @@ def _checked(config: RunConfig, how: How) -> CommunicationGraph | None:
         _check_central(config)
         return None
     graph = build_graph(config)
-    if how.ray:
+    if mode.ray:
         from matrpo.launch.engines.ray_backend import join_ray
 
-        join_ray(how.ray_address, config.agents + config.env_servers)
-    elif not how.in_process:
+        join_ray(mode.ray_address, config.agents + config.env_servers)
+    elif not mode.in_process:
         parent_for_sockets()
         check_limits(graph, config.env_servers)
         if config.transport == "tcp":
@@ -242,7 +242,7 @@ def _checked(config: RunConfig, how: How) -> CommunicationGraph | None:
     return graph
 
 
-def check_device(config: RunConfig, how: How) -> None:
+def check_device(config: RunConfig, mode: LaunchMode) -> None:
     """Check that there is a graphics card, if the networks are to learn on one.
 
     Raises:
@@ -250,7 +250,7 @@ def check_device(config: RunConfig, how: How) -> None:
     """
     if config.device != "cuda":
         return
-    if how.ray:
+    if mode.ray:
         raise ConfigError("--backend ray: its actors have no graphics card: leave --device cuda out")
     from matrpo.networks import device
 
@@ -291,7 +291,7 @@ def _spec(config: RunConfig) -> TaskSpec:
     return run_spec(config)
 
 
-def _continued(run: RunDirectory, layers: list[Layer], how: How) -> Prepared:
+def _continued(run: RunDirectory, layers: list[Layer], mode: LaunchMode) -> Prepared:
     """Prepare to resume a run, from the last iteration of which all its processes have a checkpoint."""
     stored = to_dict(run.config)
     config = resolve_layers([("the run", stored), *layers])
@@ -299,9 +299,9 @@ def _continued(run: RunDirectory, layers: list[Layer], how: How) -> Prepared:
     for key, value in changed.items():
         if not FIELDS[key].metadata["resumable"]:
             raise ConfigError(f"--resume cannot change {key!r}: {run.path} has {stored[key]!r}, not {value!r}")
-    if how.in_process and run.num_servers > 1:
+    if mode.in_process and run.num_servers > 1:
         raise ConfigError(f"{run.path} has {run.num_servers} environment servers: leave --in-process out")
-    graph = _checked(config, how)
+    graph = _checked(config, mode)
     point = run.resume_point()
     start = point.iteration
     if point.refusal:
@@ -327,7 +327,7 @@ def _check_checkpoints(run: RunDirectory, point: ResumePoint, spec: TaskSpec) ->
             run.check_checkpoint(ProcessId.agent(agent), newest, spec)
 
 
-def _train(prepared: Prepared, how: How) -> int:
+def _train(prepared: Prepared, mode: LaunchMode) -> int:
     """Train to the end; the exit status."""
     from matrpo.launch.screen.screen import make_screen
 
@@ -344,7 +344,7 @@ def _train(prepared: Prepared, how: How) -> int:
         state = f"its checkpoint of iteration {newest}" if newest else "a new policy"
         screen.say(f"agent {agent} has no checkpoint of iteration {start}: it joins with {state}")
     with screen, followed(run, screen.say) as look_after_tracker:
-        status = _run_to_end(prepared, how, screen, look_after_tracker)
+        status = _run_to_end(prepared, mode, screen, look_after_tracker)
     if status == EXIT_INTERRUPTED:
         saved = run.resume_point().iteration
         go_on = f"go on with: matrpo launch --run {run.path} --resume"
@@ -354,7 +354,7 @@ def _train(prepared: Prepared, how: How) -> int:
     return status
 
 
-def _run_to_end(prepared: Prepared, how: How, screen: Any, look_after_tracker: Callable[[], None]) -> int:
+def _run_to_end(prepared: Prepared, mode: LaunchMode, screen: Any, look_after_tracker: Callable[[], None]) -> int:
     """Run all processes of a run, or the one that trains, to the end; the exit status."""
     run = prepared.run
 
@@ -362,15 +362,15 @@ def _run_to_end(prepared: Prepared, how: How, screen: Any, look_after_tracker: C
         screen.tick()
         look_after_tracker()
 
-    if how.in_process or prepared.graph is None:
+    if mode.in_process or prepared.graph is None:
         return _train_in_process(run, prepared.start, screen.say, tick)
-    if how.ray:
+    if mode.ray:
         from matrpo.launch.engines.ray_backend import RayRun
 
         return RayRun(run, prepared.graph, screen.say).run(tick)
     from matrpo.launch.processes.supervisor import Supervisor
 
-    restarts = how.restarts(run.config.transport)
+    restarts = mode.restarts(run.config.transport)
     return Supervisor(run, prepared.graph, restarts, screen.say).run(tick)
 
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable
-
-import numpy as np
 
 from matrpo.envs.football.family import FAMILY
 from matrpo.envs.football.share import Share
-from matrpo.envs.workers.worker import serve
+from matrpo.envs.workers.worker import Orders, serve
 
 
-def _build() -> dict[bytes, tuple[np.ndarray | None, Callable[[], np.ndarray | None]]]:
+def _build() -> Orders:
     name, *numbers = sys.argv[1:]
     num_agents, length, first, stop, seed = map(int, numbers)
     task = FAMILY.find(name)
@@ -24,7 +21,7 @@ def _build() -> dict[bytes, tuple[np.ndarray | None, Callable[[], np.ndarray | N
         share.make_room()
         table[b"l"] = (share.saved, share.load)
 
-    table: dict[bytes, tuple[np.ndarray | None, Callable[[], np.ndarray | None]]] = {
+    table: Orders = {
         b"r": (None, share.reset),
         b"s": (share.joint_actions, share.step),
         b"m": (None, share.measure),

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-
-import numpy as np
 
 from matrpo.envs.mujoco.mamujoco import Share
-from matrpo.envs.workers.worker import serve
+from matrpo.envs.workers.worker import Orders, serve
 
 
-def _build() -> dict[bytes, tuple[np.ndarray | None, Callable[[], np.ndarray | None]]]:
+def _build() -> Orders:
     name, first, stop, seed = sys.argv[1:]
     share = Share(name, int(first), int(stop), int(seed))
     return {

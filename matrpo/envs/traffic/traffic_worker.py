@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from matrpo.envs.traffic.episodes import Episodes
-from matrpo.envs.workers.worker import serve
+from matrpo.envs.workers.worker import Orders, serve
 
 
-def _build() -> dict[bytes, tuple[np.ndarray | None, Callable[[], np.ndarray | None]]]:
+def _build() -> Orders:
     network, *numbers = sys.argv[1:]
     number, seed, length = map(int, numbers)
     episodes = Episodes(Path(network), number, seed, length)

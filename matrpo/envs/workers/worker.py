@@ -20,6 +20,9 @@ import numpy as np
 from matrpo.errors import ConfigError, TaskError, in_words
 from matrpo.standard_streams import drop_unwritable
 
+Orders = dict[bytes, tuple[np.ndarray | None, Callable[[], np.ndarray | None]]]
+"""For each letter of an order, the array that its content is read into, or None, and what then computes the answer."""
+
 DEADLINE = 300.0
 """Timeout in seconds of an answer: a worker that is silent for longer is taken to hang."""
 
@@ -101,12 +104,11 @@ class Worker:
             self._process.wait()
 
 
-def serve(build: Callable[[], dict[bytes, tuple[np.ndarray | None, Callable[[], np.ndarray | None]]]]) -> None:
+def serve(build: Callable[[], Orders]) -> None:
     """The main loop of a worker: execute orders until the input ends.
 
     Args:
-        build: makes, for each letter, the array that the order's content is read into (or None) and what then computes
-            the answer. That it was built is answered as if it were an order.
+        build: makes the table of orders. That it was built is answered as if it were an order.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # what stops a run is the parent's business
         signal.signal(number, signal.SIG_IGN)

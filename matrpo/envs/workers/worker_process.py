@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-
-import numpy as np
 
 from matrpo.envs.registry import make_env
 from matrpo.envs.workers.shared_batch import SharedBatch
-from matrpo.envs.workers.worker import serve
+from matrpo.envs.workers.worker import Orders, serve
 
 
-def _build() -> dict[bytes, tuple[np.ndarray | None, Callable[[], np.ndarray | None]]]:
+def _build() -> Orders:
     task, *rest = sys.argv[1:]
     num_agents, num_envs, workers, worker, first, stop, seed, number, length, descriptor = map(int, rest)
     env = make_env(task, num_agents, stop - first, seed, first=number + first, episode_length=length or None)
