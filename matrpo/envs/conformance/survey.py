@@ -122,7 +122,7 @@ def _of_presence(record: Record) -> Iterator[Finding]:
             "ok",
             f"agents are cut off before the others, {int(cut.sum())} times: the value of what they see last counts",
         )
-    if arrived := int((~before & after).sum() + (~before[0]).sum()):
+    if arrived := int((~before & after).sum()):
         yield Finding("ok", f"agents join in mid-episode, {arrived} times: their memory begins anew")
 
 

@@ -110,14 +110,14 @@ class PettingZooEnv(VectorEnv):
             self._step_copy(b, joint_action[b], rewards[b])
         terminated, truncated = self._terminated.copy(), self._truncated.copy()
         result = VectorStep(self._observations, rewards, terminated, truncated, None, alive=self._present.copy())
-        cut = truncated & ~terminated & ~self._present
-        if result.ended.any() or cut.any():
+        gone = ~self._present
+        if result.ended.any() or (truncated & ~terminated & gone).any():
             result.final_observations = self._observations
             self._observations = [array.copy() for array in self._observations]
-            for q, array in enumerate(self._observations):
-                array[cut[:, q]] = 0.0
-            for ended in np.flatnonzero(result.ended):
-                self._reset_copy(int(ended))
+        for q, array in enumerate(self._observations):
+            array[gone[:, q]] = 0.0
+        for ended in np.flatnonzero(result.ended):
+            self._reset_copy(int(ended))
         result.observations = self.observe()
         return result
 

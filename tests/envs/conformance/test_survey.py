@@ -47,6 +47,17 @@ class Masked(Plain):
 class Dies(Plain):
     def ends(self, agent): return agent == "a" and self.time == 2, self.time == 5
 
+class Joins(Plain):
+    def reset(self, seed=None, options=None):
+        told = super().reset(seed)
+        self.agents = ["a"]
+        return told
+    def step(self, actions):
+        result = super().step(actions)
+        if self.time == 2:
+            self.agents = [*self.agents, "b"]
+        return result
+
 class Terminates(Plain):
     def ends(self, agent): return self.time == 5, False
 
@@ -81,7 +92,7 @@ class Stranger(Plain):
 ''' + "".join(
     f"\ndef {name.lower()}(num_agents, num_envs, seed): return {name}\n"
     for name in (
-        *("Plain", "Masked", "Dies", "Terminates", "Endless", "Outside"),
+        *("Plain", "Masked", "Dies", "Joins", "Terminates", "Endless", "Outside"),
         *("Unpaid", "Unseeded", "Entangled", "Nan", "Stranger"),
     )
 )
@@ -120,6 +131,7 @@ def test_a_task_without_peculiarities_is_described(file: Path) -> None:
         ("masked", "ok", "masks that allow nothing (61%): the agent does action 0, and that sample is not learnt from"),
         ("dies", "ok", "agents leave before the others, 12 times: they see zeros and are paid nothing then"),
         ("dies", "warn", "rewards are paid to agents that are not in the episode, 36 times: they are dropped"),
+        ("joins", "ok", "agents join in mid-episode, 12 times: their memory begins anew"),
         ("terminates", "warn", "episodes of 5 steps end by termination: if that is a time limit, it should be a"),
         ("endless", "warn", "no episode ended in 60 random steps: set episode_length"),
         ("outside", "warn", "large observations"),

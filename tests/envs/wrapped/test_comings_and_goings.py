@@ -53,7 +53,7 @@ def test_flags_observations_and_masks_follow_the_script(stays: Script) -> None:
     for _ in range(2):
         for t in range(1, task.length + 1):
             assert [array[0, 0] for array in observations] == [
-                seen(q, t - 1) if task.is_there(q, t - 1) or task.end(q, t - 1) is False else 0.0 for q in agents
+                seen(q, t - 1) if task.is_there(q, t - 1) else 0.0 for q in agents
             ]
             assert env.present()[0].tolist() == [task.is_there(q, t - 1) for q in agents]
             for q, mask in enumerate(env.action_masks()):
