@@ -172,7 +172,7 @@ def test_an_agent_that_leaves_early_keeps_its_flag_until_the_episode_ends() -> N
     ]
     assert [step.truncated[1].any() for step in steps] == [False, False, False, True, False]
     assert [step.rewards[0, 0] for step in steps] == [1, 1, 0, 0, 1]
-    assert [step.observations[0][0, 0] for step in steps] == [2, 3, 0, 1, 2]
+    assert [step.observations[0][0, 0] for step in steps] == [2, 0, 0, 1, 2]
     assert [step.final_observations is not None for step in steps] == [False, False, False, True, False]
     assert steps[3].final_observations is not None
     assert steps[3].final_observations[0].tolist() == [[0.0], [0.0]]
