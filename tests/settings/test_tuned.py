@@ -159,4 +159,5 @@ def test_matrpo_is_tuned_for_the_papers_tasks_each_kind_of_consensus_and_the_siz
     admm = tuned_for("matrpo", "treasure")
     averaging = resolve(("test", {"task": "treasure", "consensus": "averaging"}))
     assert (admm.beta, admm.admm_iterations, admm.model_epochs) == (0.1, 96, 3)
+    assert (admm.kl_step, admm.kl_decay, admm.step_damping) == (0.2, True, 1.0)
     assert (averaging.beta, averaging.admm_iterations, averaging.model_epochs) == (None, None, 3)
