@@ -21,6 +21,7 @@ import yaml
 from matrpo.experiments.runs.experiment import PlannedRun
 from matrpo.experiments.runs.record import is_done, save_record
 from matrpo.experiments.runs.warm_worker import WarmWorker
+from matrpo.launch.commands.options import settings_read
 from matrpo.launch.screen.progress import Progress
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.runs.storage import write_crash_safely
@@ -130,6 +131,9 @@ def run_all(planned: Sequence[PlannedRun], cores: int) -> Generator[list[Job], N
 def calibrate(run: PlannedRun, folder: Path, worker: WarmWorker) -> tuple[float, int]:
     """Estimate the seconds of one iteration, and the bytes on disk of the whole run, from a few iterations of it.
 
+    Algorithms that learn from replayed transitions do so from the first one on: their `warmup_steps` cost next to
+    nothing, and are soon over.
+
     Args:
         run: what to try.
         folder: where to; it is left as it is.
@@ -141,6 +145,8 @@ def calibrate(run: PlannedRun, folder: Path, worker: WarmWorker) -> tuple[float,
     config = run.config
     path = folder / run.path.name
     settings = {**run.settings, "steps": 3 * config.samples, "tensorboard": False, "checkpoint_every": 1}
+    if "warmup_steps" in settings_read(config.algo):
+        settings["warmup_steps"] = min(config.warmup_steps, config.samples)
     file, log = (folder / f"{run.path.name}.{kind}" for kind in ("yaml", "log"))
     write_crash_safely(file, yaml.safe_dump(settings).encode())
     worker.start(log, ("launch", "--in-process", "--config", str(file), "--run", str(path)))

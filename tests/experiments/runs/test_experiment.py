@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -20,7 +21,8 @@ from matrpo.errors import ConfigError
 from matrpo.experiments.matrpo_command import MATRPO
 from matrpo.experiments.runs.experiment import SCALES, Experiment, shipped
 from matrpo.experiments.runs.outcome import save_outcome
-from matrpo.experiments.runs.runner import distinct
+from matrpo.experiments.runs.runner import calibrate, distinct
+from matrpo.experiments.runs.warm_worker import WarmWorker
 from matrpo.launch.cli import cli
 from matrpo.settings import presets
 from matrpo.settings.config import resolve
@@ -267,3 +269,13 @@ def test_a_plan_says_what_it_takes_and_leaves_nothing(tmp_path):
     assert outcome.returncode == 0, outcome.stderr
     assert "2 runs, 0 done" in outcome.stdout
     assert not (tmp_path / "out").exists()
+
+
+def test_a_trial_of_a_replaying_algorithm_learns_as_the_run_does_after_its_warm_up(tmp_path):
+    changed = {"algo": "hatd3", "task": "mpe2/simple_spread_v3-continuous", "steps": 50000, "num_envs": 5}
+    file = write(tmp_path / "figure.yaml", lines={"HATD3": {**changed, "batch_size": 10, "warmup_steps": 10000}})
+    planned = next(iter(Experiment.load(file, "smoke").runs(tmp_path / "out")))
+    with closing(WarmWorker()) as worker:
+        calibrate(planned, tmp_path, worker)
+    lines = (tmp_path / planned.path.name / "trainer" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["critic_loss"] is not None for line in lines] == [True] * 3
