@@ -131,8 +131,8 @@ def run_all(planned: Sequence[PlannedRun], cores: int) -> Generator[list[Job], N
 def calibrate(run: PlannedRun, folder: Path, worker: WarmWorker) -> tuple[float, int]:
     """Estimate the seconds of one iteration, and the bytes on disk of the whole run, from a few iterations of it.
 
-    Algorithms that learn from replayed transitions do so from the first one on: their `warmup_steps` cost next to
-    nothing, and are soon over.
+    Algorithms that will learn from replayed transitions do so from the end of the first one on: what they do until
+    `warmup_steps` are over costs little.
 
     Args:
         run: what to try.
@@ -145,7 +145,7 @@ def calibrate(run: PlannedRun, folder: Path, worker: WarmWorker) -> tuple[float,
     config = run.config
     path = folder / run.path.name
     settings = {**run.settings, "steps": 3 * config.samples, "tensorboard": False, "checkpoint_every": 1}
-    if "warmup_steps" in settings_read(config.algo):
+    if "warmup_steps" in settings_read(config.algo) and config.warmup_steps < config.steps:
         settings["warmup_steps"] = min(config.warmup_steps, config.samples)
     file, log = (folder / f"{run.path.name}.{kind}" for kind in ("yaml", "log"))
     write_crash_safely(file, yaml.safe_dump(settings).encode())

@@ -9,16 +9,15 @@ import torch
 from torch import Tensor
 
 
-def make_adam(parameters: Iterable[Tensor], lr: float, eps: float = 1e-8, fused: bool = True) -> torch.optim.Adam:
-    """Build an Adam optimiser (Kingma & Ba 2015, Algorithm 1).
+def make_adam(parameters: Iterable[Tensor], lr: float, eps: float = 1e-8) -> torch.optim.Adam:
+    """Build an Adam optimiser (Kingma & Ba 2015, Algorithm 1) that updates all parameters in one operation.
 
     Args:
         parameters: what it changes, tensors of any shapes.
         lr: the learning rate.
         eps: added to the root of the second moment.
-        fused: update all parameters in one operation, which rounds differently.
     """
-    return _Adam(parameters, lr=lr, eps=eps, fused=fused)
+    return _Adam(parameters, lr=lr, eps=eps, fused=True)
 
 
 def step_along(optimizer: torch.optim.Optimizer, gradient: Tensor, max_norm: float | None) -> None:
@@ -84,5 +83,5 @@ class _Adam(torch.optim.Adam):
     step.hooked = True  # type: ignore[attr-defined]
 
     def _is_under_way(self, group: dict[str, Any]) -> bool:
-        """Whether the state of all of a group's parameters is there, and one operation may update them."""
-        return group["fused"] and all(self.state[each] and each.grad is not None for each in group["params"])
+        """Whether the state of all of a group's parameters is there."""
+        return all(self.state[each] and each.grad is not None for each in group["params"])

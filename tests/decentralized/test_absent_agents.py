@@ -1,10 +1,13 @@
 """Agents that have left an episode: what MATRPO learns of the steps after that."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from matrpo.decentralized.agent import Agent
+from matrpo.envs.build import build_environment
 from matrpo.envs.shared import SharedEnvironment
 from matrpo.envs.vector_env import VectorEnv, VectorStep
 from matrpo.settings.config import resolve
@@ -66,8 +69,24 @@ def test_an_agent_learns_nothing_of_what_it_chose_after_it_left(space):
     assert not model.vjp(of_the_gone).any()
     assert not model.jvp(torch.ones_like(model.parameters))[LEAVER, gone].any()
     assert model.vjp(of_the_gone.roll(1, 0)).any(), "what the others chose counts"
+    with torch.no_grad():
+        for parameter in leaver.policy.parameters():
+            parameter += 0.5
     kl = model.distribution.kl_to(leaver.policy.distribution(leaver.rollout.observations, leaver.rollout.action_masks))
     assert not kl[gone, LEAVER].any()
+    assert kl[~gone, LEAVER].all()
+
+
+@pytest.mark.parametrize(("algo", "idle"), [("matrpo", True), ("dnamarl", True), ("mappo", False)])
+def test_it_is_agents_who_learn_alone_that_are_told(algo, idle, tmp_path):
+    file = tmp_path / "leaving.py"
+    file.write_text(
+        Path(__file__).read_text() + "\n\ndef make(num_agents, num_envs, seed):\n    return Leaving(Discrete(4))\n"
+    )
+    shared = build_environment(resolve(("test", {"algo": algo, "task": f"{file}:make", "num_envs": 2})))
+    shared.reset()
+    masks = [step.action_mask for _ in range(3) for step in shared.step(np.zeros((2, 3), np.float32))]
+    assert [mask is not None for mask in masks] == [False] * 5 + [idle] + [False] * 2 + [idle]
 
 
 def test_actions_of_a_box_have_no_masks():

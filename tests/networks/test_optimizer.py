@@ -37,12 +37,11 @@ def descend(optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Paramete
         optimizer.step()
 
 
-@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("eps", [1e-8, 1e-5])
-def test_it_steps_as_torchs_own_and_goes_on_from_a_saved_state(eps: float, fused: bool) -> None:
+def test_it_steps_as_torchs_own_and_goes_on_from_a_saved_state(eps: float) -> None:
     ours, theirs = make_parameters(), make_parameters()
-    adam = make_adam(ours, lr=0.01, eps=eps, fused=fused)
-    expected = torch.optim.Adam(theirs, lr=0.01, eps=eps, fused=fused)
+    adam = make_adam(ours, lr=0.01, eps=eps)
+    expected = torch.optim.Adam(theirs, lr=0.01, eps=eps, fused=True)
     descend(adam, ours, 3)
     descend(expected, theirs, 6)
     again = make_adam(ours, lr=1.0)

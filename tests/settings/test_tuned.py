@@ -32,7 +32,8 @@ def test_a_file_is_valid_for_each_task_that_it_names(file: Path) -> None:
     alone = {"mpe2": SPREAD}.get(file.stem, file.stem)
     for name, changes in content(file).get("tasks", {"": {}}).items():
         task = f"{file.stem}/{name}" if name else alone
-        config = tuned_for(file.parent.name, task)
+        large = {"agents": content(file)["few"]["agents"] + 1} if "few" in content(file) else {}
+        config = resolve(("test", {"algo": file.parent.name, "task": task, **large}))
         task_spec(task, None)
         for key, value in {**content(file)["all"], **changes, **content(file).get("admm", {})}.items():
             found = getattr(config, key)
@@ -140,6 +141,14 @@ def test_a_mistake_in_a_file_is_named(text: str, words: list[str], tmp_path: Pat
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize("file", [file for file in FILES if "few" in content(file)], ids=lambda file: file.stem)
+def test_a_team_of_no_given_size_has_the_settings_of_the_task_s_own(file: Path) -> None:
+    number = task_spec(file.stem, None).num_agents
+    for consensus in ("admm", "averaging"):
+        given = file.parent.name, file.stem, consensus
+        assert tuned.load(*given) == tuned.load(*given, number)
+
+
 def test_a_family_without_a_file_gets_what_is_tuned_for_mpe2() -> None:
     assert tuned.load("haa2c", "smac/3s5z") == tuned.load("haa2c", SPREAD)
     assert tuned.families("haa2c") == ["mamujoco", "mpe2"]
@@ -156,8 +165,11 @@ def test_matrpo_is_tuned_for_the_papers_tasks_each_kind_of_consensus_and_the_siz
         assert (config.num_envs, config.critic_epochs) == (40, 3 if consensus == "admm" else 6)
         tuned_values = config.kl_step, config.kl_decay, config.step_damping, config.model_epochs, config.observe_changes
         assert tuned_values == values
-    admm = tuned_for("matrpo", "treasure")
+    treasure = {agents: resolve(("test", {"task": "treasure", "agents": agents})) for agents in (None, 8, 9)}
+    for agents, tuned_values in {None: (0.05, False, None), 8: (0.05, False, None), 9: (0.2, True, 1.0)}.items():
+        config = treasure[agents]
+        assert (config.kl_step, config.kl_decay, config.step_damping) == tuned_values
+    admm = treasure[9]
     averaging = resolve(("test", {"task": "treasure", "consensus": "averaging"}))
     assert (admm.beta, admm.admm_iterations, admm.model_epochs) == (0.1, 96, 3)
-    assert (admm.kl_step, admm.kl_decay, admm.step_damping) == (0.2, True, 1.0)
     assert (averaging.beta, averaging.admm_iterations, averaging.model_epochs) == (None, None, 3)

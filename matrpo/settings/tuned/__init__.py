@@ -1,7 +1,8 @@
 """Tuned defaults by algorithm and family of tasks: `<algorithm>/<family>.yaml`, used unless others are given.
 
 A file holds settings for `all` tasks of the family and, under `tasks`, what differs for some; under `admm` and
-`averaging`, those of that kind of consensus alone, and under `few` what takes their place in teams of `agents` or less.
+`averaging`, those of that kind of consensus alone, and under `few` what takes their place in teams of `agents` or less,
+with `default` also where their number is not given, as the task's own is one of these.
 Tasks of a family that has no file get what is tuned for `mpe2`, or else the defaults of `Config`.
 """
 
@@ -17,10 +18,7 @@ FOLDER = Path(__file__).parent
 
 
 def load(algo: str, task: str, consensus: str = "admm", agents: int | None = None) -> dict[str, Any]:
-    """The tuned settings of an algorithm on a task, with a kind of consensus; empty if nothing is tuned for it.
-
-    Without a number of agents, a team counts as large.
-    """
+    """The tuned settings of an algorithm on a task, with a kind of consensus; empty if nothing is tuned for it."""
     if "/" in algo:
         return {}
     family, _, name = task.partition("/")
@@ -31,7 +29,7 @@ def load(algo: str, task: str, consensus: str = "admm", agents: int | None = Non
     content = _read(path)
     of_task = content.get("tasks", {}).get(name.removesuffix("-continuous"), {})
     of_consensus, few = content.get(consensus, {}), content.get("few", {"agents": 0})
-    if agents is not None and agents <= few["agents"]:
+    if few.get("default", False) if agents is None else agents <= few["agents"]:
         of_consensus = few.get(consensus, of_consensus)
     return {**content["all"], **of_task, **of_consensus}
 

@@ -17,7 +17,7 @@ from running import Matrpo, assert_mistake
 
 from matrpo.decentralized.matrpo import MATRPO
 from matrpo.errors import ConfigError
-from matrpo.launch.commands.launch import How, check_device
+from matrpo.launch.commands.launch import LaunchMode, check_device
 from matrpo.launch.commands.options import resolve_layers
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings.config import FIELDS, HEADINGS, Config
@@ -271,7 +271,7 @@ def test_a_run_is_not_continued_on_a_graphics_card_that_is_not_there(
 def test_a_ray_cluster_gives_no_graphics_cards() -> None:
     config = resolve_layers([("command line", {"device": "cuda"})])
     with pytest.raises(ConfigError, match=r"--backend ray: .* leave --device cuda out"):
-        check_device(config, How(in_process=False, restart=None, ray=True, ray_address=None))
+        check_device(config, LaunchMode(in_process=False, restart=None, ray=True, ray_address=None))
 
 
 def test_two_agents_are_on_a_line_unless_something_else_is_asked_for() -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from matrpo.launch.commands.launch import How
+from matrpo.launch.commands.launch import LaunchMode
 from matrpo.launch.processes.restarts import BackOff, Restarts, goes_on_without
 from matrpo.runs.process_id import ProcessId
 
@@ -26,7 +26,7 @@ def test_who_is_started_again_and_without_whom_a_run_goes_on() -> None:
 
 def test_over_tcp_restarting_is_the_default() -> None:
     def restarts(typed: bool | None, transport: str) -> Restarts:
-        return How(False, typed, False, None).restarts(transport)
+        return LaunchMode(False, typed, False, None).restarts(transport)
 
     assert restarts(None, "tcp") is Restarts.KILLED
     assert restarts(None, "ipc") is Restarts.NONE
