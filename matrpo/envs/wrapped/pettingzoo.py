@@ -110,14 +110,14 @@ class PettingZooEnv(VectorEnv):
             self._step_copy(b, joint_action[b], rewards[b])
         terminated, truncated = self._terminated.copy(), self._truncated.copy()
         result = VectorStep(self._observations, rewards, terminated, truncated, None, alive=self._present.copy())
-        gone = ~self._present
-        if result.ended.any() or (truncated & ~terminated & gone).any():
+        cut = truncated & ~terminated & ~self._present
+        self._blank(~self._present & ~cut & ~result.ended[:, np.newaxis])
+        if result.ended.any() or cut.any():
             result.final_observations = self._observations
             self._observations = [array.copy() for array in self._observations]
-        for q, array in enumerate(self._observations):
-            array[gone[:, q]] = 0.0
-        for ended in np.flatnonzero(result.ended):
-            self._reset_copy(int(ended))
+            self._blank(cut)
+            for ended in np.flatnonzero(result.ended):
+                self._reset_copy(int(ended))
         result.observations = self.observe()
         return result
 
@@ -249,6 +249,11 @@ class PettingZooEnv(VectorEnv):
 
     def _episode_seed(self, b: int) -> int:
         return counter_rng.episode_seed(self._seed, self._first + b, int(self._episodes[b]))
+
+    def _blank(self, gone: np.ndarray) -> None:
+        """Let agents that are gone, (B, N) bool, see zeros."""
+        for array, rows in zip(self._observations, gone.T, strict=True):
+            array[rows] = 0.0
 
     def _blank_observations(self) -> list[np.ndarray]:
         return [np.zeros((self.num_envs, size), dtype=np.float32) for size in self.spec.observation_sizes]

@@ -273,7 +273,7 @@ def test_a_plan_says_what_it_takes_and_leaves_nothing(tmp_path):
 
 def test_a_trial_of_a_replaying_algorithm_learns_as_the_run_does_after_its_warm_up(tmp_path):
     changed = {"algo": "hatd3", "task": "mpe2/simple_spread_v3-continuous", "steps": 50000, "num_envs": 5}
-    file = write(tmp_path / "figure.yaml", lines={"HATD3": {**changed, "batch_size": 10, "warmup_steps": 10000}})
+    file = write(tmp_path / "figure.yaml", lines={"HATD3": {**changed, "batch_size": 10, "warmup_steps": 500}})
     planned = next(iter(Experiment.load(file, "smoke").runs(tmp_path / "out")))
     with closing(WarmWorker()) as worker:
         calibrate(planned, tmp_path, worker)
