@@ -31,8 +31,8 @@ from matrpo.runs.storage import write_crash_safely
 _POINTS = 100
 """Points of a learning curve."""
 
-_LEGEND_COLUMNS, _LEGEND_CHARACTERS = 3, 66
-"""The most columns of a legend, and the most characters of labels that a plot is wide enough for side by side."""
+_LEGEND_COLUMNS, _LEGEND_CHARACTERS, _LEGEND_SAMPLE = 3, 70, 8
+"""The most columns of a legend, the characters that a plot is wide enough for, and those of the line before a label."""
 
 _TITLE_CHARACTERS = 54
 """Characters that fit in a line of a title above a plot."""
@@ -94,7 +94,7 @@ def _returns(run: PlannedRun) -> dict[int, float]:
 
 def _picture(experiment: Experiment, panels: Mapping[str, Curves], kind: str) -> bytes:
     longest = max(len(_label(line, curves[line][0])) for curves in panels.values() for line in curves)
-    columns = min(_LEGEND_COLUMNS, max(1, _LEGEND_CHARACTERS // longest))
+    columns = min(_LEGEND_COLUMNS, max(1, _LEGEND_CHARACTERS // (longest + _LEGEND_SAMPLE)))
     legend_rows = max(math.ceil(len(curves) / columns) for curves in panels.values())
     figure = Figure(figsize=(5.6 * len(panels) + 0.4, 3.9 + 0.2 * legend_rows), layout="constrained")
     FigureCanvasAgg(figure)
