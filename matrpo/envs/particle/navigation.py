@@ -44,7 +44,7 @@ class NavigationEnv(CoverageEnv):
 
     def _rewards(self) -> np.ndarray:
         world = self._world
-        rewards = np.empty((world.num_agents, world.num_envs))
+        rewards = np.zeros((world.num_agents, world.num_envs))
         world.kernels.pay_navigation(world.squared, world.contacts, world.depth, rewards)
         return rewards.T
 

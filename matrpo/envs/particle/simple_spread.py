@@ -38,7 +38,7 @@ class SimpleSpreadEnv(CoverageEnv):
 
     def _rewards(self) -> np.ndarray:
         world = self._world
-        rewards = np.empty((world.num_agents, world.num_envs))
+        rewards = np.zeros((world.num_agents, world.num_envs))
         world.kernels.pay_spread(world.squared, world.contacts, world.depth, LOCAL_RATIO, rewards)
         return rewards.T
 

@@ -128,9 +128,6 @@ def pay_navigation(squared: np.ndarray, contacts: np.ndarray, depth: np.ndarray,
     num_agents, num_envs = rewards.shape
     uncovered = np.empty(num_envs)
     sum_uncovered(squared, uncovered)
-    for q in range(num_agents):
-        for b in range(num_envs):
-            rewards[q, b] = 0.0
     for k in range(len(depth)):
         q, i, b = contacts[0, k], contacts[1, k], contacts[2, k]
         if depth[k] > 0 and i < num_agents:
@@ -147,9 +144,6 @@ def pay_spread(
     num_agents, num_envs = rewards.shape
     uncovered = np.empty(num_envs)
     sum_uncovered(squared, uncovered)
-    for q in range(num_agents):
-        for b in range(num_envs):
-            rewards[q, b] = 0.0
     count_collisions(contacts, depth, rewards)
     for q in range(num_agents):
         for b in range(num_envs):

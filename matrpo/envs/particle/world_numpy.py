@@ -99,22 +99,22 @@ def sum_uncovered(squared: np.ndarray, uncovered: np.ndarray) -> None:
 
 
 def pay_navigation(squared: np.ndarray, contacts: np.ndarray, depth: np.ndarray, rewards: np.ndarray) -> None:
-    """Write navigation's rewards, (N, B): -1 to who overlaps another agent, and to the first what is uncovered too."""
-    collisions, uncovered = np.zeros_like(rewards), np.empty(rewards.shape[1])
-    count_collisions(contacts, depth, collisions)
+    """Write navigation's rewards over zeros, (N, B): -1 to who overlaps another; to the first also what is uncovered."""
+    uncovered = np.empty(rewards.shape[1])
+    count_collisions(contacts, depth, rewards)
     sum_uncovered(squared, uncovered)
-    rewards[...] = 0.0 - np.minimum(collisions, 1.0)
+    rewards[...] = 0.0 - np.minimum(rewards, 1.0)
     rewards[0] -= uncovered
 
 
 def pay_spread(
     squared: np.ndarray, contacts: np.ndarray, depth: np.ndarray, local_ratio: float, rewards: np.ndarray
 ) -> None:
-    """Write spread's rewards, (N, B): minus what is uncovered and minus the own collisions, these by `local_ratio`."""
-    collisions, uncovered = np.zeros_like(rewards), np.empty(rewards.shape[1])
-    count_collisions(contacts, depth, collisions)
+    """Write spread's rewards over zeros, (N, B): minus what is uncovered and the own collisions, by `local_ratio`."""
+    uncovered = np.empty(rewards.shape[1])
+    count_collisions(contacts, depth, rewards)
     sum_uncovered(squared, uncovered)
-    rewards[...] = -((1 - local_ratio) * uncovered) - local_ratio * collisions
+    rewards[...] = -((1 - local_ratio) * uncovered) - local_ratio * rewards
 
 
 def describe_coverage(
