@@ -99,7 +99,7 @@ def sum_uncovered(squared: np.ndarray, uncovered: np.ndarray) -> None:
 
 
 def pay_navigation(squared: np.ndarray, contacts: np.ndarray, depth: np.ndarray, rewards: np.ndarray) -> None:
-    """Write navigation's rewards over zeros, (N, B): -1 to who overlaps another; to the first also what is uncovered."""
+    """Write navigation's rewards over zeros, (N, B): -1 to who overlaps another; to the first what is uncovered too."""
     uncovered = np.empty(rewards.shape[1])
     count_collisions(contacts, depth, rewards)
     sum_uncovered(squared, uncovered)
