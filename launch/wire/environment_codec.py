@@ -47,6 +47,7 @@ class EnvironmentCodec:
         self._spec = spec
         self._num_envs = num_envs
         self._partial = partial
+        self._arrays = [self._step_arrays(agent) for agent in range(spec.num_agents)]
         sizes = [4 * num_envs * max(size, spec.joint_action_width) for size in spec.observation_sizes]
         masks = [num_envs * mask_size(space) for space in spec.action_spaces]
         self.max_bytes = max(MAX_HEADER_BYTES, *sizes, *masks, 24 * num_envs * partial)
@@ -64,7 +65,7 @@ class EnvironmentCodec:
         """Frames of what `agent` receives: a header that lists the arrays, then one frame for each."""
         arrays = {
             name: np.ascontiguousarray(array, expected.dtype)
-            for name, expected in self._step_arrays(agent).items()
+            for name, expected in self._arrays[agent].items()
             if (array := getattr(observation.step, name)) is not None
         }
         header = {
@@ -123,7 +124,7 @@ class EnvironmentCodec:
         return Observation(attempt, iteration, t, step)
 
     def _unpack_step(self, agent: int, names: list[str], payloads: Frames) -> AgentStep:
-        expected = self._step_arrays(agent)
+        expected = self._arrays[agent]
         optional = {"final_observation", "action_mask", "moments", "begins"}
         if names != [name for name in expected if name in names or name not in optional]:
             raise WireError(f"arrays are {names}, expected {list(expected)} in this order")

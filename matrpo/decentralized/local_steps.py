@@ -19,7 +19,14 @@ from matrpo.decentralized.shared_samples import SharedSamples
 from matrpo.settings.config import Config
 from matrpo.settings.sections import TrustRegionSettings
 from matrpo.trust_region.preconditioner import KroneckerPreconditioner
-from matrpo.trust_region.solvers import FactoredModel, LinearModel, Solver, conjugate_gradients, make_solver
+from matrpo.trust_region.solvers import (
+    FactoredModel,
+    LinearModel,
+    Solver,
+    conjugate_gradients,
+    make_preconditioner,
+    make_solver,
+)
 from matrpo.trust_region.step_rule import StepRule
 
 NaturalGradient = Callable[[Tensor], Tensor]
@@ -115,31 +122,33 @@ class AveragedGradients:
 
 def make_local_steps(model: FactoredModel, rule: StepRule, advantages: Tensor, config: Config) -> LocalSteps:
     """Build the local steps of an iteration, of the kind that the settings name."""
+    preconditioner = make_preconditioner(model, config)
+    last_damping = config.damping if config.step_damping is None else config.step_damping
+
+    def solve(damping: float) -> NaturalGradient:
+        return _natural_gradient(model, config, preconditioner, damping)
+
+    def last() -> LastStep:
+        return LastStep(model, solve(last_damping), StepRule(rule.kl_step, penalty=0.0))
+
     if config.consensus == "averaging":
-        return AveragedGradients(
-            model, _natural_gradient(model, config, config.damping), advantages, _last_step(model, rule, config)
-        )
-    last = None if config.step_damping is None else _last_step(model, rule, config)
-    return AdmmSteps(make_solver(model, rule, config), advantages, last)
+        return AveragedGradients(model, solve(config.damping), advantages, last())
+    solver = make_solver(model, rule, preconditioner, config)
+    return AdmmSteps(solver, advantages, None if config.step_damping is None else last())
 
 
-def _last_step(model: FactoredModel, rule: StepRule, settings: TrustRegionSettings) -> LastStep:
-    damping = settings.damping if settings.step_damping is None else settings.step_damping
-    return LastStep(model, _natural_gradient(model, settings, damping), StepRule(rule.kl_step, penalty=0.0))
-
-
-def _natural_gradient(model: FactoredModel, settings: TrustRegionSettings, damping: float) -> NaturalGradient:
+def _natural_gradient(
+    model: LinearModel, settings: TrustRegionSettings, preconditioner: KroneckerPreconditioner | None, damping: float
+) -> NaturalGradient:
     """A function that computes (H + damping I)^{-1} V by at most `cg_iterations` steps of conjugate gradient.
 
-    With Kronecker factors (the solver `recycled`), it is preconditioned and ends at `solver_tolerance`; there is
-    nothing to recycle.
+    With a preconditioner it ends at `solver_tolerance`; there is nothing to recycle.
     """
 
     def product(direction: Tensor) -> Tensor:
         return model.fisher(direction)[0] + damping * direction
 
-    if settings.solver == "cg":
+    if preconditioner is None:
         return lambda gradient: conjugate_gradients(product, gradient, settings.cg_iterations)
-    precondition = KroneckerPreconditioner(model.kronecker_factors(), damping)
-    limits = settings.cg_iterations, precondition, settings.solver_tolerance
+    limits = settings.cg_iterations, preconditioner.with_damping(damping), settings.solver_tolerance
     return lambda gradient: conjugate_gradients(product, gradient, *limits)

@@ -22,6 +22,9 @@ from torch import Tensor
 MASKED = -1e10
 """Logit of an action that the action mask rules out: finite, so that 0 * logit stays 0."""
 
+_FEW_ACTIONS, _MANY_SAMPLES = 16, 128
+"""Of up to so many, stored side by side, torch takes no vector instructions; of so many samples that counts."""
+
 
 class CategoricalBlock:
     """Categorical distributions over `n` actions each, one per head.
@@ -103,12 +106,15 @@ def by_column(outputs: Tensor) -> Tensor:
 def _log_softmax(logits: Tensor) -> Tensor:
     """Logarithm of the softmax over the last dimension, stored as the logits are.
 
-    Of logits stored action by action torch's kernel takes many samples at once, of others one at a time.
+    Of logits stored action by action torch's kernel takes many samples at once; of others it takes one at a time, and
+    few actions of many samples are sooner stored anew, both ways.
     """
     by_action = logits.movedim(-1, 0)
-    if logits.is_contiguous() or not by_action.is_contiguous():
-        return torch.log_softmax(logits, dim=-1)
-    return torch.log_softmax(by_action, dim=0).movedim(0, -1)
+    if not logits.is_contiguous() and by_action.is_contiguous():
+        return torch.log_softmax(by_action, dim=0).movedim(0, -1)
+    if logits.shape[-1] <= _FEW_ACTIONS and by_action[0].numel() >= _MANY_SAMPLES:
+        return torch.log_softmax(by_action.contiguous(), dim=0).movedim(0, -1).contiguous()
+    return torch.log_softmax(logits, dim=-1)
 
 
 class FactoredBlock:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from matrpo.networks.mlp import ACTIVATIONS, MLP, LinearizedMLP
+from matrpo.networks.mlp import ACTIVATIONS, MLP, LinearizedMLP, second_moments
 from matrpo.networks.sequences import Sequences
 from matrpo.settings.sections import NetworkSettings
 
@@ -183,10 +183,7 @@ class LinearizedRecurrentNetwork:
         A GRU layer has two matrices, W and U; the steps of a chunk count as samples.
         """
         pairs, encoder = self._pull_back(cotangent)
-        factors = []
-        for inputs, outputs in pairs:
-            extended = nn.functional.pad(inputs, (0, 1), value=1.0)
-            factors.append((extended.T @ extended, outputs.T @ outputs))
+        factors = [(second_moments(inputs), outputs.T @ outputs) for inputs, outputs in pairs]
         return self._encoder.kronecker_factors(encoder) + factors
 
     def _pull_back(self, cotangent: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:

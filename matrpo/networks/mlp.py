@@ -297,9 +297,7 @@ class LinearizedMLP:
         """
         factors = []
         for layer in reversed(range(len(self._weights))):
-            inputs = nn.functional.pad(self._inputs[layer], (0, 1), value=1.0)
-            moments = inputs.T @ inputs if inputs.shape[1] <= WIDEST else inputs.square().sum(0)
-            factors.append((moments, cotangent.T @ cotangent))
+            factors.append((second_moments(self._inputs[layer]), cotangent.T @ cotangent))
             if layer:
                 cotangent = self._slopes[layer - 1].vjp(cotangent @ self._weights[layer])
         return factors[::-1]
@@ -312,6 +310,19 @@ class LinearizedMLP:
             parts.append((direction[start:middle].view(rows, columns), direction[middle:end]))
             start = end
         return parts
+
+
+def second_moments(inputs: Tensor) -> Tensor:
+    """Sums over the batch of the products of inputs, a 1 for the bias after them; beyond `WIDEST` of their squares.
+
+    Shapes (M, inputs) -> (inputs + 1, inputs + 1) or (inputs + 1,).
+    """
+    count = inputs.new_full((1,), len(inputs))
+    if inputs.shape[1] >= WIDEST:
+        return torch.cat([inputs.square().sum(0), count])
+    sums = inputs.sum(0)
+    above = torch.cat([inputs.T @ inputs, sums.unsqueeze(1)], dim=1)
+    return torch.cat([above, torch.cat([sums, count]).unsqueeze(0)])
 
 
 def _transposed_product(cotangent: Tensor, inputs: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ the natural gradient H^{-1} V, not what it is.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -26,16 +27,23 @@ class KroneckerPreconditioner:
     """
 
     def __init__(self, factors: Sequence[tuple[Tensor, Tensor]], damping: float) -> None:
-        self._layers = []
-        for a, g in factors:
-            a_values, a_vectors = _eigen(a) if a.ndim == 2 else (a.nan_to_num(), None)
-            g_values, g_vectors = _eigen(g)
-            self._layers.append((a_vectors, g_vectors, _damped_inverse(a_values, g_values, damping, a.dtype)))
+        self._eigen = [((_eigen(a) if a.ndim == 2 else (a.nan_to_num(), None)), _eigen(g)) for a, g in factors]
+        self._dtype = factors[0][0].dtype
+        self._inverses = self._damped(damping)
+
+    def with_damping(self, damping: float) -> KroneckerPreconditioner:
+        """The preconditioner of the same factors and another damping, without their decomposition."""
+        other = copy.copy(self)
+        other._inverses = other._damped(damping)
+        return other
+
+    def _damped(self, damping: float) -> list[Tensor]:
+        return [_damped_inverse(a, g, damping, self._dtype) for (a, _), (g, _) in self._eigen]
 
     def __call__(self, vector: Tensor) -> Tensor:
         """The product with a vector of parameters, (D,); parameters beyond the layers' are left as they are."""
         pieces, start = [], 0
-        for a_vectors, g_vectors, inverse in self._layers:
+        for ((_, a_vectors), (_, g_vectors)), inverse in zip(self._eigen, self._inverses, strict=True):
             outputs, inputs = inverse.shape[0], inverse.shape[1] - 1
             weight = vector[start : start + outputs * inputs].view(outputs, inputs)
             bias = vector[start + outputs * inputs : start + outputs * (inputs + 1)].unsqueeze(1)

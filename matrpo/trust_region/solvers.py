@@ -233,8 +233,15 @@ def conjugate_gradients(
     return solution
 
 
-def make_solver(model: FactoredModel, rule: StepRule, settings: TrustRegionSettings) -> Solver:
-    """Build the solver that the settings name."""
-    if settings.solver == "cg":
+def make_preconditioner(model: FactoredModel, settings: TrustRegionSettings) -> KroneckerPreconditioner | None:
+    """Build the preconditioner of the solver that the settings name; plain conjugate gradient, `cg`, has none."""
+    return None if settings.solver == "cg" else KroneckerPreconditioner(model.kronecker_factors(), settings.damping)
+
+
+def make_solver(
+    model: LinearModel, rule: StepRule, preconditioner: KroneckerPreconditioner | None, settings: TrustRegionSettings
+) -> Solver:
+    """Build a solver: with a preconditioner it recycles."""
+    if preconditioner is None:
         return ConjugateGradientSolver(model, rule, settings)
-    return RecycledSolver(model, rule, KroneckerPreconditioner(model.kronecker_factors(), settings.damping), settings)
+    return RecycledSolver(model, rule, preconditioner, settings)

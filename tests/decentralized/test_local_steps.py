@@ -12,7 +12,7 @@ from matrpo.networks.joint_policy import JointPolicy
 from matrpo.networks.linearized_policy import LinearizedPolicy
 from matrpo.settings.config import resolve
 from matrpo.spaces import Box, Discrete, TaskSpec
-from matrpo.trust_region.solvers import make_solver
+from matrpo.trust_region.solvers import make_preconditioner, make_solver
 from matrpo.trust_region.step_rule import StepRule, make_step_rule
 
 SAMPLES = 60
@@ -134,7 +134,7 @@ def test_a_step_of_admm_is_the_solvers(problem, term):
     steps, everything = problem.steps(), SharedSamples(SAMPLES)
     assert isinstance(steps, AdmmSteps)
     config = resolve(("test", {"damping": DAMPING, "cg_iterations": 200, "solver_tolerance": 1e-12}))
-    solver = make_solver(problem.model, RULE, config)
+    solver = make_solver(problem.model, RULE, make_preconditioner(problem.model, config), config)
     expected = solver.solve(problem.advantages + torch.from_numpy(term)).numpy()
     np.testing.assert_array_equal(steps.step(term, everything), expected)
     np.testing.assert_array_equal(steps.change(), solver.x)

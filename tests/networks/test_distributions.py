@@ -185,6 +185,18 @@ def test_of_outputs_stored_by_column_everything_is_as_of_others(actions):
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("actions", [2, 5, 16, 17])
+def test_log_probabilities_of_many_samples_are_those_of_each(actions):
+    logits = (5.0 * _random(300, 3, actions, seed=12)).requires_grad_()
+    many = CategoricalBlock(logits, torch.empty(3, 0)).log_probs
+    assert many.is_contiguous()
+    each = torch.cat([CategoricalBlock(row.unsqueeze(0), torch.empty(3, 0)).log_probs for row in logits])
+    torch.testing.assert_close(many, each, rtol=1e-14, atol=1e-14)
+    weights = _random(300, 3, actions, seed=13)
+    gradients = [torch.autograd.grad((found * weights).sum(), logits)[0] for found in (many, each)]
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_categorical_samples_are_torchs_inversion_to_the_bit(dtype):
     block = CategoricalBlock(3.0 * _random(5000, 3, 6, seed=10).to(dtype), torch.empty(3, 0, dtype=dtype))

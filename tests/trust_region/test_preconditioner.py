@@ -25,8 +25,10 @@ def test_it_applies_the_damped_inverse_of_the_kronecker_product():
     block = torch.cat([weight, bias[:, None]], dim=1).reshape(-1)
     dense = torch.kron(g, a) + 0.3 * torch.eye(15, dtype=torch.float64)
     expected = torch.linalg.solve(dense, block).view(3, 5)
-    found = KroneckerPreconditioner(factors, 0.3)(vector)
-    torch.testing.assert_close(found, torch.cat([expected[:, :4].reshape(-1), expected[:, 4]]))
+    other = KroneckerPreconditioner(factors, 0.9)
+    for precondition in (KroneckerPreconditioner(factors, 0.3), other.with_damping(0.3)):
+        torch.testing.assert_close(precondition(vector), torch.cat([expected[:, :4].reshape(-1), expected[:, 4]]))
+    torch.testing.assert_close(other(vector), KroneckerPreconditioner(factors, 0.9)(vector), rtol=0.0, atol=0.0)
 
 
 def test_of_a_wide_layer_the_second_moments_are_a_diagonal():

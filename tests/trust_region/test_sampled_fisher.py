@@ -12,7 +12,7 @@ from matrpo.networks.sequences import Sequences
 from matrpo.settings.config import resolve
 from matrpo.settings.sections import TrustRegionSettings
 from matrpo.trust_region.sampled_fisher import SampledFisher, linearize
-from matrpo.trust_region.solvers import make_solver
+from matrpo.trust_region.solvers import make_preconditioner, make_solver
 from matrpo.trust_region.step_rule import StepRule
 
 SAMPLES = 40
@@ -50,7 +50,7 @@ def test_a_solver_solves_with_the_fisher_matrix_of_the_share(solver: str) -> Non
     settings = TrustRegionSettings(damping=0.05, solver=solver, cg_iterations=3 * size, solver_tolerance=1e-12)
     rule = StepRule(0.01, 0.0)
     weights = directions(SAMPLES, model.num_agents)
-    ratios = make_solver(model, rule, settings).solve(weights)
+    ratios = make_solver(model, rule, make_preconditioner(model, settings), settings).solve(weights)
     jacobian = dense_jacobian(policy, observations, actions)
     hessian = dense_hessian(policy, observations[EVERY_FIFTH]) + 0.05 * torch.eye(size, dtype=torch.float64)
     gradient = torch.einsum("nmd,nm->d", jacobian, weights) / SAMPLES

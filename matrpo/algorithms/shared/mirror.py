@@ -20,7 +20,7 @@ from matrpo.networks.sequences import random_parts, subset
 from matrpo.settings.config import Config
 from matrpo.trust_region.line_search import Reached, line_search
 from matrpo.trust_region.sampled_fisher import linearize
-from matrpo.trust_region.solvers import make_solver
+from matrpo.trust_region.solvers import make_preconditioner, make_solver
 from matrpo.trust_region.step_rule import StepRule
 
 
@@ -185,7 +185,8 @@ class KLBall:
         samples, states, weights = _counted(objective)
         parts = samples.observations, samples.actions, samples.action_masks, samples.sequences
         model = linearize(policy, *parts, config.fisher_share)
-        solver = make_solver(model, StepRule(kl_step, penalty=0.0), config)
+        rule = StepRule(kl_step, penalty=0.0)
+        solver = make_solver(model, rule, make_preconditioner(model, config), config)
         gains = (weights * states).expand(model.num_agents, -1)
         promised = float((solver.solve(gains) * gains).sum(0).mean())
         old = samples.head(policy)
