@@ -1,17 +1,18 @@
 """The job queue that executes an experiment's runs over the cores: resumable, and one failure stops no other run.
 
-Each run is `matrpo launch`, then `matrpo eval`, in a process that a worker (`warm_worker.py`) forks; then its record
-(`record.py`) says that the run is done. A run that was interrupted goes on from its last checkpoint.
+Each run is `matrpo launch`, then `matrpo eval`, in a process that a worker (`warm_worker.py`) forks, short runs of a
+task several to a process; then its record (`record.py`) says that the run is done. A run that was interrupted goes on
+from its last checkpoint.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import sys
 import time
-from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +28,9 @@ from matrpo.runs.run_directory import RunDirectory
 from matrpo.runs.storage import write_crash_safely
 
 _POLL = 0.2
+
+_SHORT = 5000
+"""Steps of a run up to which importing and compiling for its task takes longer than the run."""
 
 
 @dataclass
@@ -50,6 +54,12 @@ class Job:
         """The log file of its processes' output."""
         return self.planned.path.with_name(f"{self.planned.path.name}.log")
 
+    @functools.cached_property
+    def shared(self) -> str | None:
+        """What it shares a process for: its task, if it is short."""
+        config = self.planned.config
+        return config.task if config.steps <= _SHORT and not self.planned.faults else None
+
     def progress(self) -> Progress | None:
         """Its progress by its metrics files; None before it began."""
         if self._progress is None and (self.planned.path / "config.yaml").is_file():
@@ -72,7 +82,8 @@ class Job:
         else:
             options = ["--in-process", "--config", str(settings)]
         training = ("launch", "--run", str(path), *options)
-        worker.start(self.log_path, training, ("eval", str(path), "--episodes", str(planned.episodes)))
+        evaluation = ("eval", str(path), "--episodes", str(planned.episodes))
+        worker.start(self.log_path, training, evaluation, shared=self.shared)
         self.state = "running"
 
     def poll(self) -> WarmWorker | None:
@@ -109,15 +120,19 @@ def run_all(planned: Sequence[PlannedRun], cores: int) -> Generator[list[Job], N
     for job in jobs:
         if is_done(job.planned):
             job.state = "done"
-    waiting = deque(job for job in jobs if job.state == "waiting")
+    waiting = [job for job in jobs if job.state == "waiting"]
     running: list[Job] = []
     workers = [WarmWorker() for _ in range(min(cores, len(waiting)))]
     free = [*workers]
+    at_hand: dict[WarmWorker, str | None] = {}
     try:
         while waiting or running:
             while waiting and free:
-                running.append(waiting.popleft())
-                running[-1].start(free.pop())
+                worker = free.pop()
+                running.append(_next(waiting, worker, at_hand))
+                at_hand[worker] = running[-1].shared
+                waiting.remove(running[-1])
+                running[-1].start(worker)
             yield jobs
             time.sleep(_POLL)
             free += [worker for job in running if (worker := job.poll()) is not None]
@@ -126,6 +141,14 @@ def run_all(planned: Sequence[PlannedRun], cores: int) -> Generator[list[Job], N
     finally:
         for worker in workers:
             worker.close()
+
+
+def _next(waiting: Sequence[Job], worker: WarmWorker, at_hand: Mapping[WarmWorker, str | None]) -> Job:
+    """The run that a worker takes: of what its process is for, or else of what no other's is, if there is one."""
+    taken = set(at_hand.values()) - {None}
+    same = (job for job in waiting if job.shared == at_hand.get(worker))
+    others = (job for job in waiting if job.shared not in taken)
+    return next(same, None) or next(others, waiting[0])
 
 
 def calibrate(run: PlannedRun, folder: Path, worker: WarmWorker) -> tuple[float, int]:
@@ -149,7 +172,8 @@ def calibrate(run: PlannedRun, folder: Path, worker: WarmWorker) -> tuple[float,
         settings["warmup_steps"] = min(config.warmup_steps, config.samples)
     file, log = (folder / f"{run.path.name}.{kind}" for kind in ("yaml", "log"))
     write_crash_safely(file, yaml.safe_dump(settings).encode())
-    worker.start(log, ("launch", "--in-process", "--config", str(file), "--run", str(path)))
+    command = ("launch", "--in-process", "--config", str(file), "--run", str(path))
+    worker.start(log, command, shared=config.task)
     if worker.poll(timeout=None):
         raise click.ClickException(f"{run.name}: {log.read_text().strip().splitlines()[-1]}")
     directory = RunDirectory.open(path)

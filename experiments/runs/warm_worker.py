@@ -1,8 +1,8 @@
 """A worker of the queue: a process that has matrpo imported, and forks a child for the commands of each run.
 
-Importing torch and the rest takes longer than a short run; this way it happens once for each worker. Every run still
+Importing torch and the rest takes longer than a short run; this way it happens once for each worker. Every long run
 has a process of its own, so that it can fail, be stopped or run out of memory by itself; its commands share what that
-process imports and compiles for its task.
+process imports and compiles for its task. Short runs of one task share it, too, until one of them fails.
 """
 
 from __future__ import annotations
@@ -51,9 +51,16 @@ class WarmWorker:
         self._process.start()
         remote.close()
 
-    def start(self, log: Path, *commands: Sequence[str]) -> None:
-        """Run commands of `matrpo`, one after another until one fails; their output is appended to the file `log`."""
-        self._worker.send((log, commands))
+    def start(self, log: Path, *commands: Sequence[str], shared: str | None = None) -> None:
+        """Run commands of `matrpo`, one after another until one fails.
+
+        Args:
+            log: their output is appended to this file.
+            commands: arguments of each.
+            shared: they take the child that ran the commands before them, if these were given the same word; None: they
+                have one of their own.
+        """
+        self._worker.send((log, commands, shared))
         self._child = self._worker.recv()
 
     def poll(self, timeout: float | None = 0.0) -> int | None:
@@ -93,32 +100,92 @@ def _serve(queue: Connection) -> None:
     kernels.load("world")
     gc.collect()
     gc.freeze()  # a collection in a child would write to every object made here, and so copy the memory that all share
+    child = None
     while True:
         try:
-            log, commands = queue.recv()
+            log, commands, shared = queue.recv()
         except EOFError:
-            return
-        child = os.fork()
-        if child == 0:
+            break
+        if child is not None and child.shared != shared:
+            child.close()
+            child = None
+        child = child or _Child(queue, shared)
+        queue.send(child.pid)
+        status = child.run(log, commands)
+        queue.send(status)
+        if status or shared is None:
+            child.close()
+            child = None
+    if child is not None:
+        child.close()
+
+
+class _Child:
+    """A forked process that runs the commands of one run after another.
+
+    Args:
+        queue: the worker's own pipe, which the child closes.
+        shared: which runs it is for.
+    """
+
+    def __init__(self, queue: Connection, shared: str | None) -> None:
+        self.shared = shared
+        self._status: int | None = None
+        self._runs, remote = multiprocessing.Pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
             queue.close()
-            _run(log, commands)
-        queue.send(child)
-        queue.send(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+            self._runs.close()
+            _run_each(remote)
+        remote.close()
+
+    def run(self, log: Path, commands: Sequence[Sequence[str]]) -> int:
+        """Run commands; the exit status of the last, or -N if signal N ended the process."""
+        self._runs.send((log, commands))
+        try:
+            status: int = self._runs.recv()
+        except EOFError:
+            status = self.close()
+        return status
+
+    def close(self) -> int:
+        """Let it end, if it has not; its exit status."""
+        self._runs.close()
+        if self._status is None:
+            self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self._status
 
 
-def _run(log: Path, commands: Sequence[Sequence[str]]) -> NoReturn:
-    """Run the commands in this process: their output goes to the log, its end is that of the last."""
+def _run_each(runs: Connection) -> NoReturn:
+    """Run commands as they come, until there are none left or one fails."""
+    signal_at_parents_death(signal.SIGTERM)
+    while True:
+        try:
+            log, commands = runs.recv()
+        except EOFError:
+            sys.exit(0)
+        status = _run(log, commands)
+        runs.send(status)
+        if status:
+            sys.exit(status)
+
+
+def _run(log: Path, commands: Sequence[Sequence[str]]) -> int:
+    """Run the commands in this process, with its output in the log; the exit status of the last."""
     from matrpo.launch.cli import main
 
-    signal_at_parents_death(signal.SIGTERM)
     output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     for stream in (1, 2):
         os.dup2(output, stream)
+    os.close(output)
     for arguments in commands:
         sys.argv = ["matrpo", *arguments]
         try:
             main()
         except SystemExit as end:
             if end.code:
-                raise
-    sys.exit(0)
+                return int(end.code)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+    return 0

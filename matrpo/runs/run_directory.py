@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import os
 import re
 import secrets
 import shutil
@@ -61,7 +62,7 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: Path | None, config: Config, versions: Mapping[str, str]) -> RunDirectory:
-        """Make the folder, probe that it can be written to, and store the settings.
+        """Make the folder, with the settings in it, all at once; an empty one may be there.
 
         Args:
             path: where; by default a new folder in `runs/` whose name says what runs.
@@ -74,20 +75,21 @@ class RunDirectory:
         """
         config = run_config(config)
         path = path or _default_path(config)
-        created = _missing_parents(path)
+        draft = path.parent / f".{path.name}-{os.getpid()}"
+        created = [draft, *(folder for folder in _missing_parents(path) if folder != path)]
         try:
-            path.mkdir(parents=True)
-            run = cls(path, config, new_identity())
-            _probe(path / ".probe")
-            run.store_config(versions)
-        except FileExistsError:
-            advice = "add --resume to continue it, or choose another --run"
-            raise ConfigError(f"run directory {path} exists already: {advice}") from None
+            draft.mkdir(parents=True, exist_ok=True)
+            _probe(draft / ".probe")
+            cls(draft, config).store_config(versions)
+            draft.rename(path)  # A run that is killed before has no folder, after it has settings.
         except (OSError, StorageError) as error:
             _remove(created)
+            if path.exists():
+                advice = "add --resume to continue it, or choose another --run"
+                raise ConfigError(f"run directory {path} exists already: {advice}") from None
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise ConfigError(f"cannot create run directory {path}: {reason}") from None
-        return run
+        return cls(path, config, new_identity())
 
     @classmethod
     def open(cls, path: Path, identity: str | None = None) -> RunDirectory:

@@ -71,6 +71,31 @@ def test_an_existing_directory_is_refused_and_untouched(run: RunDirectory) -> No
     assert (run.path / "config.yaml").read_bytes() == before
 
 
+def test_an_empty_directory_is_taken_and_what_is_no_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert RunDirectory.create(tmp_path / "empty", CONFIG, {}).config.agents == CONFIG.agents
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", Path("."), Path("/")):
+        with pytest.raises(ConfigError, match="exists already"):
+            RunDirectory.create(path, CONFIG, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file"]
+
+
+def test_a_run_that_is_killed_as_it_begins_leaves_no_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr(RunDirectory, "store_config", killed)
+    with pytest.raises(Killed):
+        RunDirectory.create(tmp_path / "run", CONFIG, {})
+    assert not (tmp_path / "run").exists()
+    monkeypatch.undo()
+    assert (RunDirectory.create(tmp_path / "run", CONFIG, {}).path / "config.yaml").is_file()
+
+
 @pytest.mark.parametrize("parent", ["/proc/no", "/dev/null"])
 def test_a_place_that_cannot_be_written_is_a_mistake_of_the_user(parent: str) -> None:
     with pytest.raises(ConfigError, match="cannot create run directory"):
