@@ -62,7 +62,7 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: Path | None, config: Config, versions: Mapping[str, str]) -> RunDirectory:
-        """Make the folder, with the settings in it, all at once; an empty one may be there.
+        """Make the folder, with the settings in it, all at once.
 
         Args:
             path: where; by default a new folder in `runs/` whose name says what runs.
@@ -75,8 +75,11 @@ class RunDirectory:
         """
         config = run_config(config)
         path = path or _default_path(config)
+        exists = f"run directory {path} exists already: add --resume to continue it, or choose another --run"
+        if path.exists():
+            raise ConfigError(exists)
         draft = path.parent / f".{path.name}-{os.getpid()}"
-        created = [draft, *(folder for folder in _missing_parents(path) if folder != path)]
+        created = [draft, *_missing_parents(path)[1:]]
         try:
             draft.mkdir(parents=True, exist_ok=True)
             _probe(draft / ".probe")
@@ -85,8 +88,7 @@ class RunDirectory:
         except (OSError, StorageError) as error:
             _remove(created)
             if path.exists():
-                advice = "add --resume to continue it, or choose another --run"
-                raise ConfigError(f"run directory {path} exists already: {advice}") from None
+                raise ConfigError(exists) from None
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise ConfigError(f"cannot create run directory {path}: {reason}") from None
         return cls(path, config, new_identity())

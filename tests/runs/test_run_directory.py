@@ -71,11 +71,10 @@ def test_an_existing_directory_is_refused_and_untouched(run: RunDirectory) -> No
     assert (run.path / "config.yaml").read_bytes() == before
 
 
-def test_an_empty_directory_is_taken_and_what_is_no_directory_is_refused(tmp_path: Path) -> None:
+def test_whatever_is_there_is_refused_and_left(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert RunDirectory.create(tmp_path / "empty", CONFIG, {}).config.agents == CONFIG.agents
     (tmp_path / "file").touch()
-    for path in (tmp_path / "file", Path("."), Path("/")):
+    for path in (tmp_path / "empty", tmp_path / "file", Path("."), Path("/")):
         with pytest.raises(ConfigError, match="exists already"):
             RunDirectory.create(path, CONFIG, {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file"]
