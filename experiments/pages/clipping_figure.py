@@ -26,7 +26,7 @@ from matrpo.algorithms.shared.mirror import ClipDrift, Mirror, NoDrift, Objectiv
 from matrpo.build import state_sizes
 from matrpo.envs.build import build_environment
 from matrpo.envs.central import CentralEnvironment
-from matrpo.experiments.pages.plot import COLOURS, STYLES
+from matrpo.experiments.pages.plot import COLOURS, STYLES, encode
 from matrpo.runs.storage import write_crash_safely
 from matrpo.settings.config import Config, resolve
 
@@ -109,10 +109,8 @@ def draw_clipping(out: Path, agents: int, epochs: int, samples: int, seed: int) 
     by_agents = dict(sorted({agents: by_range[_CLIP_RANGE], **others}.items()))
     curves = _curves(by_range, by_agents, epochs)
     figure = _draw(by_range, curves, agents, epochs)
-    for suffix in ("png", "svg"):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=suffix, dpi=150)
-        write_crash_safely(out.with_suffix(f".{suffix}"), buffer.getvalue())
+    for kind in ("png", "svg"):
+        write_crash_safely(out.with_suffix(f".{kind}"), encode(figure, kind))
     write_crash_safely(out.with_suffix(".csv"), _csv(by_range, curves).encode())
 
 

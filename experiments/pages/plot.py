@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -95,4 +96,12 @@ def curve_data(curves: list[Curve]) -> str:
     for curve in curves:
         for step, values in zip(curve.steps, curve.returns.T, strict=True):
             writer.writerow([curve.label, step, *(round(float(f(values)), 3) for f in (np.mean, np.min, np.max))])
+    return buffer.getvalue()
+
+
+def encode(figure: Figure, kind: str) -> bytes:
+    """A figure as a file of a kind, `png` or `svg`: the same bytes for the same curves."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "matrpo"}):  # from which ids are drawn, at random without one
+        figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
     return buffer.getvalue()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import click
@@ -24,12 +23,10 @@ def plot(groups: tuple[str, ...], out: Path, title: str) -> None:
     if out.suffix not in (".png", ".svg"):
         raise ConfigError(f"--out {out}: expected a file name that ends in .png or .svg")
     labelled = [_parse(group) for group in groups]
-    from matrpo.experiments.pages.plot import Curve, curve_data, draw
+    from matrpo.experiments.pages.plot import Curve, curve_data, draw, encode
 
     curves = [Curve(label, runs) for label, runs in labelled]
-    buffer = io.BytesIO()
-    draw(curves, title).savefig(buffer, format=out.suffix[1:], dpi=150)
-    write_crash_safely(out, buffer.getvalue())
+    write_crash_safely(out, encode(draw(curves, title), out.suffix[1:]))
     write_crash_safely(out.with_suffix(".csv"), curve_data(curves).encode())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from matrpo.errors import ConfigError
-from matrpo.experiments.pages.plot import COLOURS, draw_curve
+from matrpo.experiments.pages.plot import COLOURS, draw_curve, encode
 from matrpo.launch.screen.picture import save_picture
 from matrpo.runs.graph_settings import build_graph
 from matrpo.runs.process_directory import ProcessDirectory
@@ -249,9 +248,7 @@ def _drawn(draw: Callable[[Figure], None], height: float) -> str:
     figure = Figure(figsize=(6.4, height), layout="constrained")
     FigureCanvasAgg(figure)
     draw(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg")
-    return _data(buffer.getvalue(), "svg+xml")
+    return _data(encode(figure, "svg"), "svg+xml")
 
 
 def _data(content: bytes, kind: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from matrpo.experiments.pages.plot import draw_curve
+from matrpo.experiments.pages.plot import draw_curve, encode
 from matrpo.experiments.runs.experiment import Experiment, PlannedRun
 from matrpo.experiments.runs.record import is_done, read_record
 from matrpo.experiments.runs.statistics import Estimate, bootstrap
@@ -109,9 +108,7 @@ def _picture(experiment: Experiment, panels: Mapping[str, Curves], kind: str) ->
         axes.set_title(textwrap.fill(panel or experiment.title, _TITLE_CHARACTERS))
         if curves:
             axes.legend(frameon=False, ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.15))
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=150)
-    return buffer.getvalue()
+    return encode(figure, kind)
 
 
 def _label(line: str, seeds: int) -> str:

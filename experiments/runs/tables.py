@@ -46,6 +46,7 @@ def final_table(runs: Sequence[PlannedRun]) -> Table:
     for panel, lines in by_panel(runs).items():
         finals = {line: {run.seed: _evaluated(run) for run in group} for line, group in lines.items()}
         first = next(iter(finals.values()))
+        digits = _digits([value for own in finals.values() for value in own.values()])
         for line, own in finals.items():
             trained = np.array([read_record(run).training_return for run in lines[line]], dtype=float)
             pairs = np.array([(value, first[seed]) for seed, value in own.items() if seed in first])
@@ -54,8 +55,8 @@ def final_table(runs: Sequence[PlannedRun]) -> Table:
                 | {
                     "line": line,
                     "seeds": str(len(own)),
-                    "evaluated return": _over_seeds(np.array(list(own.values()))),
-                    "training return": _over_seeds(trained),
+                    "evaluated return": _over_seeds(np.array(list(own.values())), digits),
+                    "training return": _over_seeds(trained, digits),
                     "better than the first by": f"{_over_seeds(relative_gain(*pairs.T))} %" if len(pairs) else "-",
                 }
             )
@@ -131,8 +132,13 @@ def _evaluated(run: PlannedRun) -> float:
     return float(read_record(run).evaluation["return_mean"])
 
 
-def _over_seeds(values: np.ndarray) -> str:
-    return _text(bootstrap(values[:, np.newaxis])[0])
+def _digits(returns: Sequence[float]) -> int:
+    """Decimal places of the returns of a panel: two where all are small, as in battles that give at most 2."""
+    return 2 if max(map(abs, returns)) < 10.0 else 1
+
+
+def _over_seeds(values: np.ndarray, digits: int = 1) -> str:
+    return _text(bootstrap(values[:, np.newaxis])[0], digits)
 
 
 def _lines(runs: Sequence[PlannedRun]) -> dict[tuple[str, str], list[PlannedRun]]:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from matrpo.errors import ConfigError
 from matrpo.experiments.matrpo_command import MATRPO
-from matrpo.experiments.pages.plot import Curve, draw_curve
+from matrpo.experiments.pages.plot import Curve, draw_curve, encode
 from matrpo.experiments.pages.report_page import report_page
 from matrpo.runs.run_directory import RunDirectory
 from matrpo.settings.config import resolve
@@ -90,3 +90,13 @@ def test_a_curve_of_one_point_can_be_seen(points):
     (line,) = axes.lines
     assert (line.get_marker() == "o") == (points == 1)
     assert len(axes.get_xticks()) <= 8
+
+
+@pytest.mark.parametrize("kind", ["png", "svg"])
+def test_the_same_curves_are_the_same_file(kind):
+    def picture() -> bytes:
+        figure = Figure()
+        draw_curve(figure.add_subplot(), 0, [0.0, 1.0], [2.0, 3.0], "a")
+        return encode(figure, kind)
+
+    assert picture() == picture()
