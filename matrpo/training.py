@@ -80,6 +80,10 @@ class Training(ABC):
         """As `Algorithm.remark`."""
         return None
 
+    def close(self) -> None:
+        """End the processes and games of the environments."""
+        self.environment.env.close()
+
     def save(self) -> None:
         """Write checkpoints of the last state, where they are not on disk yet."""
         for recorder in (*self._recorders, self._environment_recorder):

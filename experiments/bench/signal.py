@@ -22,7 +22,7 @@ from matrpo.envs.particle.treasure_hunt import num_banks
 from matrpo.experiments.bench.problem import Problem, Snapshot, train
 from matrpo.experiments.bench.report import Report, Row, Say
 from matrpo.settings.config import Config, resolve, to_dict
-from matrpo.trust_region.solvers import make_solver
+from matrpo.trust_region.solvers import FactoredModel, Solver, make_preconditioner, make_solver
 from matrpo.trust_region.step_rule import make_step_rule
 
 SPEC = treasure_spec(8)
@@ -133,7 +133,7 @@ def _expressed(problem: Problem, other: Problem) -> list[Row]:
     weights[0] = _direction(problem, 0)
     rows: list[Row] = []
     for who, agent in {"the hunter itself": 0, "another hunter": 1, "a bank": HUNTERS}.items():
-        solver = make_solver(problem.agents[agent].update.model, make_step_rule(config.kl_step, 0.0, config), config)
+        solver = _solver(problem.agents[agent].update.model, config)
         fitted = solver.solve(weights)[0]
         again = other.agents[agent].update.model.jvp(solver.x)[0]
         rows.append(
@@ -169,6 +169,11 @@ def _taken(snapshots: Sequence[Snapshot], config: Config, say: Say) -> list[Row]
     ]
 
 
+def _solver(model: FactoredModel, config: Config) -> Solver:
+    rule = make_step_rule(config.kl_step, 0.0, config)
+    return make_solver(model, rule, make_preconditioner(model, config), config)
+
+
 @torch.no_grad()
 def _informed_steps(problem: Problem, whose: str) -> list[Tensor]:
     """Log ratios of every hunter's own head, (M,), after a natural-gradient step on a sum of advantages."""
@@ -177,7 +182,7 @@ def _informed_steps(problem: Problem, whose: str) -> list[Tensor]:
     for hunter in range(HUNTERS):
         weights = torch.zeros(SPEC.num_agents, config.samples)
         weights[hunter] = total
-        solver = make_solver(problem.agents[hunter].update.model, make_step_rule(config.kl_step, 0.0, config), config)
+        solver = _solver(problem.agents[hunter].update.model, config)
         steps.append(solver.solve(weights)[hunter])
     return steps
 

@@ -93,8 +93,7 @@ class Job:
         if status is None:
             return None
         if status:
-            last = self.log_path.read_text(errors="replace").strip().splitlines()[-1:]
-            self.state, self.reason = "failed", f"{' '.join(last)} (status {status}, {self.log_path})"
+            self.state, self.reason = "failed", f"{_last_line(self.log_path)} (status {status}, {self.log_path})"
         else:
             run = RunDirectory.open(self.planned.path)
             newest = max((run.path / "evaluation").glob("*.json"))
@@ -145,8 +144,9 @@ def run_all(planned: Sequence[PlannedRun], cores: int) -> Generator[list[Job], N
 
 def _next(waiting: Sequence[Job], worker: WarmWorker, at_hand: Mapping[WarmWorker, str | None]) -> Job:
     """The run that a worker takes: of what its process is for, or else of what no other's is, if there is one."""
+    own = at_hand.get(worker)
     taken = set(at_hand.values()) - {None}
-    same = (job for job in waiting if job.shared == at_hand.get(worker))
+    same = (job for job in waiting if own is not None and job.shared == own)
     others = (job for job in waiting if job.shared not in taken)
     return next(same, None) or next(others, waiting[0])
 
@@ -175,7 +175,7 @@ def calibrate(run: PlannedRun, folder: Path, worker: WarmWorker) -> tuple[float,
     command = ("launch", "--in-process", "--config", str(file), "--run", str(path))
     worker.start(log, command, shared=config.task)
     if worker.poll(timeout=None):
-        raise click.ClickException(f"{run.name}: {log.read_text().strip().splitlines()[-1]}")
+        raise click.ClickException(f"{run.name}: {_last_line(log)}")
     directory = RunDirectory.open(path)
     times = [line["time"] for line in directory.environment_metrics()]
     sizes = {file: file.stat().st_size for file in path.rglob("*") if file.is_file()}
@@ -183,6 +183,11 @@ def calibrate(run: PlannedRun, folder: Path, worker: WarmWorker) -> tuple[float,
     lines = sum(size for file, size in sizes.items() if file.name == "metrics.jsonl")
     size = checkpoints // 3 * config.checkpoints_kept + lines // 3 * config.iterations
     return (times[-1] - times[0]) / (len(times) - 1), size
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines() if log.is_file() else []
+    return lines[-1] if lines else "it ended without a word"
 
 
 def say(line: str) -> None:

@@ -46,9 +46,12 @@ def final_table(runs: Sequence[PlannedRun]) -> Table:
     for panel, lines in by_panel(runs).items():
         finals = {line: {run.seed: _evaluated(run) for run in group} for line, group in lines.items()}
         first = next(iter(finals.values()))
-        digits = _digits([value for own in finals.values() for value in own.values()])
+        trainings = {
+            line: np.array([read_record(run).training_return for run in group], dtype=float)
+            for line, group in lines.items()
+        }
+        digits = _digits([*trainings.values(), *(np.array([*own.values()]) for own in finals.values())])
         for line, own in finals.items():
-            trained = np.array([read_record(run).training_return for run in lines[line]], dtype=float)
             pairs = np.array([(value, first[seed]) for seed, value in own.items() if seed in first])
             rows.append(
                 ({"panel": panel} if panel else {})
@@ -56,7 +59,7 @@ def final_table(runs: Sequence[PlannedRun]) -> Table:
                     "line": line,
                     "seeds": str(len(own)),
                     "evaluated return": _over_seeds(np.array(list(own.values())), digits),
-                    "training return": _over_seeds(trained, digits),
+                    "training return": _over_seeds(trainings[line], digits),
                     "better than the first by": f"{_over_seeds(relative_gain(*pairs.T))} %" if len(pairs) else "-",
                 }
             )
@@ -132,9 +135,9 @@ def _evaluated(run: PlannedRun) -> float:
     return float(read_record(run).evaluation["return_mean"])
 
 
-def _digits(returns: Sequence[float]) -> int:
+def _digits(returns: Sequence[np.ndarray]) -> int:
     """Decimal places of the returns of a panel: two where all are small, as in battles that give at most 2."""
-    return 2 if max(map(abs, returns)) < 10.0 else 1
+    return 1 if (np.abs(np.concatenate(returns)) >= 10.0).any() else 2
 
 
 def _over_seeds(values: np.ndarray, digits: int = 1) -> str:

@@ -1,4 +1,4 @@
-"""A worker of the queue: a process that has matrpo imported, and forks a child for the commands of each run.
+"""A worker of the queue: a process that has matrpo imported, and forks children for the commands of runs.
 
 Importing torch and the rest takes longer than a short run; this way it happens once for each worker. Every long run
 has a process of its own, so that it can fail, be stopped or run out of memory by itself; its commands share what that
@@ -7,6 +7,7 @@ process imports and compiles for its task. Short runs of one task share it, too,
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -83,9 +84,10 @@ class WarmWorker:
     def close(self) -> None:
         """End the worker; a child that still runs is asked to save its state first."""
         if (child := self._child) is not None:
-            os.kill(child, signal.SIGTERM)
-            if self.poll(_GRACE) is None:
-                os.kill(child, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGTERM)
+                if self.poll(_GRACE) is None:
+                    os.kill(child, signal.SIGKILL)
         self._worker.close()
         self._process.join()
 
@@ -106,22 +108,22 @@ def _serve(queue: Connection) -> None:
             log, commands, shared = queue.recv()
         except EOFError:
             break
-        if child is not None and child.shared != shared:
+        if child is not None and (child.shared != shared or child.has_ended):
             child.close()
             child = None
         child = child or _Child(queue, shared)
         queue.send(child.pid)
         status = child.run(log, commands)
-        queue.send(status)
         if status or shared is None:
-            child.close()
+            status = child.close()
             child = None
+        queue.send(status)
     if child is not None:
         child.close()
 
 
 class _Child:
-    """A forked process that runs the commands of one run after another.
+    """A forked process that runs the commands of a run, or of several, one after another.
 
     Args:
         queue: the worker's own pipe, which the child closes.
@@ -139,12 +141,17 @@ class _Child:
             _run_each(remote)
         remote.close()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has ended while it had nothing to do, as when it is killed: then its pipe is at its end."""
+        return self._runs.poll()
+
     def run(self, log: Path, commands: Sequence[Sequence[str]]) -> int:
         """Run commands; the exit status of the last, or -N if signal N ended the process."""
-        self._runs.send((log, commands))
         try:
+            self._runs.send((log, commands))
             status: int = self._runs.recv()
-        except EOFError:
+        except (EOFError, OSError):
             status = self.close()
         return status
 
@@ -184,7 +191,7 @@ def _run(log: Path, commands: Sequence[Sequence[str]]) -> int:
             main()
         except SystemExit as end:
             if end.code:
-                return int(end.code)
+                return end.code if isinstance(end.code, int) else 1
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

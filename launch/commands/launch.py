@@ -393,4 +393,7 @@ def _train_in_process(run: RunDirectory, start: int, say: Callable[[str], None],
             if isinstance(error, TaskError):
                 raise
             return EXIT_INTERRUPTED
+        finally:
+            if training is not None:
+                training.close()
     return EXIT_INTERRUPTED if training.iteration < run.config.iterations else 0

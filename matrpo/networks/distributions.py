@@ -23,7 +23,7 @@ MASKED = -1e10
 """Logit of an action that the action mask rules out: finite, so that 0 * logit stays 0."""
 
 _FEW_ACTIONS, _MANY_SAMPLES = 16, 128
-"""Of up to so many, stored side by side, torch takes no vector instructions; of so many samples that counts."""
+"""Up to so many stored side by side, torch takes samples one by one on most processors: slow from so many on."""
 
 
 class CategoricalBlock:
@@ -112,7 +112,7 @@ def _log_softmax(logits: Tensor) -> Tensor:
     by_action = logits.movedim(-1, 0)
     if not logits.is_contiguous() and by_action.is_contiguous():
         return torch.log_softmax(by_action, dim=0).movedim(0, -1)
-    if logits.shape[-1] <= _FEW_ACTIONS and by_action[0].numel() >= _MANY_SAMPLES:
+    if logits.is_cpu and logits.shape[-1] <= _FEW_ACTIONS and by_action[0].numel() >= _MANY_SAMPLES:
         return torch.log_softmax(by_action.contiguous(), dim=0).movedim(0, -1).contiguous()
     return torch.log_softmax(logits, dim=-1)
 

@@ -20,7 +20,7 @@ from matrpo.networks.sequences import Sequences
 from matrpo.settings.sections import NetworkSettings
 
 WIDEST = 4096
-"""Inputs of a layer beyond which their second moments are their diagonal alone: a matrix grows with the square, and
+"""Inputs of a layer from which on their second moments are their diagonal alone: a matrix grows with the square, and
 its eigenvectors with the cube."""
 
 _FEW_INPUTS = 16
@@ -293,7 +293,7 @@ class LinearizedMLP:
 
         Returns:
             For each layer, that of its inputs with a 1 for the bias, (inputs + 1, inputs + 1), or its diagonal alone,
-            (inputs + 1,), of more inputs than `WIDEST`, and that of the cotangents at its outputs, (outputs, outputs).
+            (inputs + 1,), from `WIDEST` inputs on, and that of the cotangents at its outputs, (outputs, outputs).
         """
         factors = []
         for layer in reversed(range(len(self._weights))):
@@ -313,7 +313,7 @@ class LinearizedMLP:
 
 
 def second_moments(inputs: Tensor) -> Tensor:
-    """Sums over the batch of the products of inputs, a 1 for the bias after them; beyond `WIDEST` of their squares.
+    """Sums over the batch of the products of inputs, a 1 for the bias after them; from `WIDEST` on of their squares.
 
     Shapes (M, inputs) -> (inputs + 1, inputs + 1) or (inputs + 1,).
     """

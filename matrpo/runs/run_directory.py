@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import datetime
 import logging
-import os
 import re
 import secrets
 import shutil
@@ -78,10 +77,10 @@ class RunDirectory:
         exists = f"run directory {path} exists already: add --resume to continue it, or choose another --run"
         if path.exists():
             raise ConfigError(exists)
-        draft = path.parent / f".{path.name}-{os.getpid()}"
+        draft = path.parent / f".{path.name}-{secrets.token_hex(4)}"
         created = [draft, *_missing_parents(path)[1:]]
         try:
-            draft.mkdir(parents=True, exist_ok=True)
+            draft.mkdir(parents=True)
             _probe(draft / ".probe")
             cls(draft, config).store_config(versions)
             draft.rename(path)  # A run that is killed before has no folder, after it has settings.
@@ -91,6 +90,9 @@ class RunDirectory:
                 raise ConfigError(exists) from None
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise ConfigError(f"cannot create run directory {path}: {reason}") from None
+        except BaseException:
+            _remove(created)
+            raise
         return cls(path, config, new_identity())
 
     @classmethod

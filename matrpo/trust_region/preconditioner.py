@@ -27,23 +27,27 @@ class KroneckerPreconditioner:
     """
 
     def __init__(self, factors: Sequence[tuple[Tensor, Tensor]], damping: float) -> None:
-        self._eigen = [((_eigen(a) if a.ndim == 2 else (a.nan_to_num(), None)), _eigen(g)) for a, g in factors]
+        self._factors = [((_eigen(a) if a.ndim == 2 else (a.nan_to_num(), None)), _eigen(g)) for a, g in factors]
         self._dtype = factors[0][0].dtype
-        self._inverses = self._damped(damping)
+        self._damping = damping
+        self._inverses = self._damped_inverses()
 
     def with_damping(self, damping: float) -> KroneckerPreconditioner:
         """The preconditioner of the same factors and another damping, without their decomposition."""
+        if damping == self._damping:
+            return self
         other = copy.copy(self)
-        other._inverses = other._damped(damping)
+        other._damping = damping
+        other._inverses = other._damped_inverses()
         return other
 
-    def _damped(self, damping: float) -> list[Tensor]:
-        return [_damped_inverse(a, g, damping, self._dtype) for (a, _), (g, _) in self._eigen]
+    def _damped_inverses(self) -> list[Tensor]:
+        return [_damped_inverse(a, g, self._damping, self._dtype) for (a, _), (g, _) in self._factors]
 
     def __call__(self, vector: Tensor) -> Tensor:
         """The product with a vector of parameters, (D,); parameters beyond the layers' are left as they are."""
         pieces, start = [], 0
-        for ((_, a_vectors), (_, g_vectors)), inverse in zip(self._eigen, self._inverses, strict=True):
+        for ((_, a_vectors), (_, g_vectors)), inverse in zip(self._factors, self._inverses, strict=True):
             outputs, inputs = inverse.shape[0], inverse.shape[1] - 1
             weight = vector[start : start + outputs * inputs].view(outputs, inputs)
             bias = vector[start + outputs * inputs : start + outputs * (inputs + 1)].unsqueeze(1)

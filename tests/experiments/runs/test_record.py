@@ -82,7 +82,7 @@ def test_records_are_enough_for_the_outcome(planned, tmp_path):
     outcome = CliRunner().invoke(experiment, arguments, standalone_mode=False)
     assert outcome.exception is None
     assert outcome.return_value == 0
-    assert "| MATRPO | 1 | -3.5 | -4.0 |" in outcome.output
+    assert "| MATRPO | 1 | -3.50 | -4.00 |" in outcome.output
     assert (tmp_path / "out" / "curves.png").is_file()
 
 

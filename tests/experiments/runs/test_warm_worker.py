@@ -1,9 +1,12 @@
 """Which commands of a worker share a process."""
 
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import psutil
 import pytest
 
 from matrpo.experiments.runs.warm_worker import WarmWorker
@@ -38,3 +41,26 @@ def test_each_run_writes_to_its_own_log(worker: WarmWorker, tmp_path: Path) -> N
         run(worker, tmp_path / name, command, "a")
     assert (tmp_path / "one").read_text().startswith("matrpo ")
     assert "No such option" in (tmp_path / "two").read_text()
+
+
+def test_a_child_that_is_killed_between_two_runs_harms_neither(worker: WarmWorker, tmp_path: Path) -> None:
+    first, _ = run(worker, tmp_path / "log", "--version", "a")
+    os.kill(first, signal.SIGKILL)
+    psutil.wait_procs([psutil.Process(first)], timeout=1)
+    second, status = run(worker, tmp_path / "log", "--version", "a")
+    assert status == 0
+    assert second != first
+
+
+def test_a_run_leaves_the_same_checkpoints_whatever_ran_in_its_process_before(
+    worker: WarmWorker, tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        settings = ["--agents", "2", "--steps", "40", "-o", "num_envs=2", "-o", "rollout_length=10"]
+        arguments = ["launch", "--in-process", "--no-tensorboard", *settings, "--run", str(tmp_path / name)]
+        worker.start(tmp_path / "log", arguments, shared="navigation")
+        assert worker.poll(timeout=None) == 0, (tmp_path / "log").read_text()
+    checkpoints = [path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*-000002.safetensors")]
+    assert len(checkpoints) == 3
+    for path in checkpoints:
+        assert (tmp_path / "one" / path).read_bytes() == (tmp_path / "two" / path).read_bytes()
