@@ -127,11 +127,12 @@ def run_all(planned: Sequence[PlannedRun], cores: int) -> Generator[list[Job], N
     try:
         while waiting or running:
             while waiting and free:
-                worker = free.pop()
-                running.append(_next(waiting, worker, at_hand))
-                at_hand[worker] = running[-1].shared
-                waiting.remove(running[-1])
-                running[-1].start(worker)
+                next_worker = free.pop()
+                job = _next(waiting, next_worker, at_hand)
+                at_hand[next_worker] = job.shared
+                waiting.remove(job)
+                running.append(job)
+                job.start(next_worker)
             yield jobs
             time.sleep(_POLL)
             free += [worker for job in running if (worker := job.poll()) is not None]
