@@ -112,7 +112,7 @@ def _log_softmax(logits: Tensor) -> Tensor:
     by_action = logits.movedim(-1, 0)
     if not logits.is_contiguous() and by_action.is_contiguous():
         return torch.log_softmax(by_action, dim=0).movedim(0, -1)
-    if logits.is_cpu and logits.shape[-1] <= _FEW_ACTIONS and by_action[0].numel() >= _MANY_SAMPLES:
+    if logits.shape[-1] <= _FEW_ACTIONS and by_action[0].numel() >= _MANY_SAMPLES:
         return torch.log_softmax(by_action.contiguous(), dim=0).movedim(0, -1).contiguous()
     return torch.log_softmax(logits, dim=-1)
 
