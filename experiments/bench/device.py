@@ -10,6 +10,7 @@ import dataclasses
 import statistics
 import tempfile
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,6 @@ def _train(config: Config, iterations: int) -> list[tuple[Mapping[str, Any], ...
     config = dataclasses.replace(config, steps=config.samples * iterations)
     with tempfile.TemporaryDirectory(prefix="matrpo-bench-") as folder:
         run = RunDirectory.create(Path(folder) / "run", config, {})
-        training = make_training(run)
-        training.run(lambda: False, lambda _iteration: None)
+        with closing(make_training(run)) as training:
+            training.run(lambda: False, lambda _iteration: None)
         return list(zip(*(process.read_metrics() for process in run.processes().values()), strict=True))
