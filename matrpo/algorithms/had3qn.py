@@ -27,7 +27,7 @@ class HAD3QN(ValueBased):
     The critic has one output for each joint action: their number is the product of the agents'.
     """
 
-    settings_read = ValueBased.settings_read | {"actor_lr", "agent_order", "dueling_sizes"}
+    settings_read = ValueBased.settings_read | {"actor_lr", "agent_order", "dueling", "dueling_sizes"}
 
     def __init__(self, spec: TaskSpec, state_sizes: tuple[int, ...], config: Config) -> None:
         if config.share_parameters:
@@ -42,9 +42,9 @@ class HAD3QN(ValueBased):
                 f"expected at most {_MOST_JOINT_ACTIONS}"
             )
         sizes = zip(spec.observation_sizes, self.num_actions, strict=True)
-        self.actors = [DuelingNetwork(*pair, config, self.generator).to(self.device) for pair in sizes]
+        self.actors = [QNetwork(*pair, config, self.generator).to(self.device) for pair in sizes]
         self.target_actors = [self.make_target(f"policy.{q}", actor) for q, actor in enumerate(self.actors)]
-        self.critic = DuelingNetwork(state_sizes[0], count, config, self.generator).to(self.device)
+        self.critic = QNetwork(state_sizes[0], count, config, self.generator).to(self.device)
         self.critics["critic"] = self.critic
         self.target_critic = self.make_target("critic", self.critic)
         self.optimizers["critic"] = make_adam(self.critic.parameters(), lr=config.critic_lr)
@@ -104,8 +104,10 @@ def _values_of(joint_values: Tensor, actions: Sequence[Tensor], agent: int) -> T
     return joint_values[rows, *(own if q == agent else action for q, action in enumerate(actions))]
 
 
-class DuelingNetwork(nn.Module):
-    """A dueling Q-network: Q(x, a) = V(x) + A(x, a) - mean_a A(x, a) (Wang et al., 2016, eq. (9)), on common layers.
+class QNetwork(nn.Module):
+    """A Q-network: dueling, Q(x, a) = V(x) + A(x, a) - mean_a A(x, a) (Wang et al., 2016, eq. (9)), or with one head.
+
+    Without the value's head it is the network of HADQN, which the paper compares with (Zhong et al., Figure 14).
 
     Args:
         input_size: length of x.
@@ -120,13 +122,15 @@ class DuelingNetwork(nn.Module):
         sizes = (input_size, *hidden, features)
         head = NetworkSettings(activation="relu")
         self._base = MLP(sizes, config, generator, math.sqrt(2.0))
-        self._value = _Head((features, *config.dueling_sizes, 1), head, generator)
+        self._value = _Head((features, *config.dueling_sizes, 1), head, generator) if config.dueling else None
         self._advantage = _Head((features, *config.dueling_sizes, num_actions), head, generator)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Shapes (M, input size) -> (M, num_actions)."""
         features = self._base.hidden(self._base(inputs))
         advantages: Tensor = self._advantage(features)
+        if self._value is None:
+            return advantages
         values: Tensor = self._value(features)
         return values + advantages - advantages.mean(-1, keepdim=True)
 

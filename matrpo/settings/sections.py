@@ -227,7 +227,8 @@ class ReplaySettings:
         minimum=0.0,
         maximum=1.0,
     )
-    dueling_sizes: tuple[int, ...] = setting((128,), "Hidden layers of dueling value and advantage heads.", minimum=1)
+    dueling: bool = setting(True, "Dueling Q-networks, with heads for values and advantages (had3qn); off: one head.")
+    dueling_sizes: tuple[int, ...] = setting((128,), "Hidden layers of those heads.", minimum=1)
     mixer_size: int = setting(32, "Hidden units of QMIX's mixing network.", minimum=1)
 
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from matrpo.algorithms.had3qn import DuelingNetwork
+from matrpo.algorithms.had3qn import QNetwork
 from matrpo.algorithms.qmix import Mixer
 from matrpo.algorithms.shared.replay import Batch, JointObservation
 from matrpo.algorithms.shared.value_based import choices, combined, number
@@ -201,10 +201,22 @@ def test_had3qn_fits_each_agent_to_the_critic_at_the_best_actions_of_those_befor
 
 def test_a_dueling_networks_advantages_have_mean_zero():
     config = resolve(("test", {"algo": "had3qn", "task": "navigation", "hidden_sizes": [8]}))
-    network = DuelingNetwork(3, 4, config, torch.Generator().manual_seed(0))
+    network = QNetwork(3, 4, config, torch.Generator().manual_seed(0))
     inputs = torch.randn(6, 3)
     values = network._value(network._base.hidden(network._base(inputs))).squeeze(1)
     torch.testing.assert_close(network(inputs).mean(1), values)
+
+
+def test_without_dueling_a_network_has_one_head_of_which_outputs_are_q_values():
+    plain, dueling = (
+        resolve(("test", {"algo": "had3qn", "task": "navigation", "hidden_sizes": [8], "dueling": dueling}))
+        for dueling in (False, True)
+    )
+    network = QNetwork(3, 4, plain, torch.Generator().manual_seed(0))
+    inputs = torch.randn(6, 3)
+    assert torch.equal(network(inputs), network._advantage(network._base.hidden(network._base(inputs))))
+    left_out = set(QNetwork(3, 4, dueling, torch.Generator()).state_dict()) - set(network.state_dict())
+    assert left_out == {f"_value.layers.{layer}.{name}" for layer in (0, 1) for name in ("weight", "bias")}
 
 
 @pytest.mark.parametrize("algo", ["had3qn", "qmix"])
