@@ -174,4 +174,4 @@ def test_matrpo_is_tuned_for_the_papers_tasks_each_kind_of_consensus_and_the_siz
     assert (admm.beta, admm.admm_iterations, admm.model_epochs) == (0.1, 96, 3)
     assert (averaging.beta, averaging.admm_iterations, averaging.model_epochs) == (None, None, 3)
     battles = resolve(("test", {"task": "smax/2s3z"}))
-    assert (battles.samples, battles.kl_step, battles.beta, battles.admm_iterations) == (4000, 0.1, 0.1, 96)
+    assert (battles.samples, battles.kl_step, battles.beta, battles.admm_iterations) == (4000, 0.05, 0.1, 96)
