@@ -29,7 +29,7 @@ def content(file: Path) -> dict:
 def test_a_file_is_valid_for_each_task_that_it_names(file: Path) -> None:
     """And each of them is a task that there is."""
     assert set(content(file)) <= {"all", "tasks", "admm", "averaging", "few"}
-    alone = {"mpe2": SPREAD, "smax": "smax/2s3z"}.get(file.stem, file.stem)
+    alone = {"mpe2": SPREAD}.get(file.stem, file.stem)
     for name, changes in content(file).get("tasks", {"": {}}).items():
         task = f"{file.stem}/{name}" if name else alone
         large = {"agents": content(file)["few"]["agents"] + 1} if "few" in content(file) else {}
@@ -173,5 +173,6 @@ def test_matrpo_is_tuned_for_the_papers_tasks_each_kind_of_consensus_and_the_siz
     averaging = resolve(("test", {"task": "treasure", "consensus": "averaging"}))
     assert (admm.beta, admm.admm_iterations, admm.model_epochs) == (0.1, 96, 3)
     assert (averaging.beta, averaging.admm_iterations, averaging.model_epochs) == (None, None, 3)
-    battles = resolve(("test", {"task": "smax/2s3z"}))
-    assert (battles.samples, battles.kl_step, battles.beta, battles.admm_iterations) == (4000, 0.05, 0.1, 96)
+    for battle, kl_step in {"2s3z": 0.05, "3s5z": 0.2}.items():
+        config = resolve(("test", {"task": f"smax/{battle}"}))
+        assert (config.samples, config.kl_step, config.beta, config.admm_iterations) == (4000, kl_step, 0.1, 96)
