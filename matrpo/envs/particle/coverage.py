@@ -50,5 +50,5 @@ class CoverageEnv(ParticleEnv):
     def observe(self) -> list[np.ndarray]:
         observations = np.empty((self.spec.num_agents, self.num_envs, self.spec.observation_sizes[0]), dtype=np.float32)
         world = self._world
-        world.kernels.describe_coverage(world.positions, world.velocities, world.relative, observations)
+        world.kernels.describe_coverage(world.positions, world.velocities, observations)
         return list(observations)

@@ -74,7 +74,6 @@ class ParticleWorld:
         kernels: the loops that do the work, `world_compiled` or `world_numpy`.
         positions: (2, E, B) of all entities, float64.
         velocities: (2, N, B) of the agents.
-        relative: (2, N, E, B), position of every entity relative to every agent.
         squared: (N, E, B), squared distance of every entity from every agent.
         contacts: (3, at least K) ids, agent, entity and environment of each of the K contacts; see `depth`.
     """
@@ -86,7 +85,6 @@ class ParticleWorld:
         self.num_envs = num_envs
         self.positions = np.zeros((2, entities, num_envs))
         self.velocities = np.zeros((2, num_agents, num_envs))
-        self.relative = np.zeros((2, num_agents, entities, num_envs))
         self.squared = np.zeros((num_agents, entities, num_envs))
         gains = [TIME_STEP / agent.mass if agent.movable else 0.0 for agent in agents]
         self._agents = np.array([[agent.force for agent in agents], gains, [agent.max_speed for agent in agents]])
@@ -118,7 +116,6 @@ class ParticleWorld:
             softened,
             self.contacts,
             self._agents,
-            self.relative,
             self.squared,
             self.positions,
             self.velocities,
@@ -128,7 +125,7 @@ class ParticleWorld:
     def measure(self) -> None:
         """Find distances and contacts again after a change of `positions`."""
         self._found = self.kernels.measure(
-            self.positions, self._pairs, self._reach, self.relative, self.squared, self.contacts, self._depth
+            self.positions, self._pairs, self._reach, self.squared, self.contacts, self._depth
         )
 
 

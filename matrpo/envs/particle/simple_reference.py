@@ -76,7 +76,8 @@ class SimpleReferenceEnv(ParticleEnv):
         world = self._world
         (block,) = self._table.blocks
         block[:, 0:2] = world.velocities.transpose(1, 0, 2)
-        block[:, 2:8].reshape(2, NUM_LANDMARKS, 2, -1)[...] = world.relative[:, :, 2:].transpose(1, 2, 0, 3)
+        landmarks = world.positions[:, None, 2:] - world.positions[:, :2, None]
+        block[:, 2:8].reshape(2, NUM_LANDMARKS, 2, -1)[...] = landmarks.transpose(1, 2, 0, 3)
         block[:, 8:11] = _COLOURS.T.take(self._goals, axis=1).transpose(1, 0, 2)
         block[:, 11:] = self._words[::-1]
         return self._table.observations()

@@ -72,7 +72,8 @@ class SimpleSpeakerListenerEnv(ParticleEnv):
         speaker, listener = (block[0] for block in self._table.blocks)
         speaker[...] = _COLOURS.T.take(self._goal, axis=1)
         listener[0:2] = world.velocities[:, 1]
-        listener[2:8].reshape(NUM_LANDMARKS, 2, -1)[...] = world.relative[:, 1, 2:].transpose(1, 0, 2)
+        landmarks = world.positions[:, 2:] - world.positions[:, 1:2]
+        listener[2:8].reshape(NUM_LANDMARKS, 2, -1)[...] = landmarks.transpose(1, 0, 2)
         listener[8:] = self._word[0]
         return self._table.observations()
 

@@ -13,8 +13,8 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST_FACTOR = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND_FACTOR = np.uint64(0x94D049BB133111EB)
 _FARTHEST = np.int64(2**63 - 1)
-_STATE = "f8[:,:,::1], f8[:,:,:,::1], f8[:,:,::1]"
-_SEEN = "f8[:,:,::1], f8[:,:,::1], f8[:,:,:,::1], i8[:,:,::1], i8[:,::1], i8[:,::1], b1[:,::1], f4[:,:,::1]"
+_STATE = "f8[:,:,::1], f8[:,:,::1]"
+_SEEN = "f8[:,:,::1], f8[:,:,::1], i8[:,:,::1], i8[:,::1], i8[:,::1], b1[:,::1], f4[:,:,::1]"
 
 
 @inlined
@@ -24,14 +24,12 @@ def _put(
     x: float,
     y: float,
     positions: np.ndarray,
-    relative: np.ndarray,
     squared: np.ndarray,
 ) -> None:
     entity = len(squared) + treasure
     positions[0, entity, b], positions[1, entity, b] = x, y
     for q in range(len(squared)):
         dx, dy = x - positions[0, q, b], y - positions[1, q, b]
-        relative[0, q, entity, b], relative[1, q, entity, b] = dx, dy
         squared[q, entity, b] = dx * dx + dy * dy
 
 
@@ -41,7 +39,6 @@ def take_treasures(
     colours: np.ndarray,
     away: np.ndarray,
     positions: np.ndarray,
-    relative: np.ndarray,
     squared: np.ndarray,
     taken: np.ndarray,
 ) -> None:
@@ -54,7 +51,7 @@ def take_treasures(
                 if touching and holding[hunter, b] == NOTHING and not away[treasure, b]:
                     holding[hunter, b] = colours[treasure, b]
                     away[treasure, b] = True
-                    _put(treasure, b, AWAY, AWAY, positions, relative, squared)
+                    _put(treasure, b, AWAY, AWAY, positions, squared)
                     taken[b] += 1
 
 
@@ -79,7 +76,6 @@ def return_treasures(
     colours: np.ndarray,
     away: np.ndarray,
     positions: np.ndarray,
-    relative: np.ndarray,
     squared: np.ndarray,
 ) -> None:
     """See `treasure_numpy.return_treasures`."""
@@ -94,7 +90,7 @@ def return_treasures(
                 draw = first + np.uint64(3 * treasure + 1)
                 x = TREASURE_BOUND * (2 * _uniform(of_episode, draw) - 1)
                 y = TREASURE_BOUND * (2 * _uniform(of_episode, draw + one) - 1)
-                _put(treasure, b, x, y, positions, relative, squared)
+                _put(treasure, b, x, y, positions, squared)
                 colours[treasure, b] = int(num_banks * _uniform(of_episode, draw + one + one))
                 away[treasure, b] = False
 
@@ -167,13 +163,19 @@ def _write_one_hot(block: np.ndarray, k: int, b: int, column: int, size: int, co
 
 
 @inlined
+def _write_place(block: np.ndarray, k: int, column: int, q: int, b: int, positions: np.ndarray, entity: int) -> None:
+    block[k, b, column] = positions[0, entity, b] - positions[0, q, b]
+    block[k, b, column + 1] = positions[1, entity, b] - positions[1, q, b]
+
+
+@inlined
 def _write_treasures(
     block: np.ndarray,
     k: int,
     column: int,
     q: int,
     b: int,
-    relative: np.ndarray,
+    positions: np.ndarray,
     distances: np.ndarray,
     colours: np.ndarray,
     away: np.ndarray,
@@ -190,8 +192,7 @@ def _write_treasures(
             block[k, b, column] = block[k, b, column + 1] = 0.0
             _write_one_hot(block, k, b, column + 2, num_banks, NOTHING)
         else:
-            block[k, b, column] = relative[0, q, num_agents + treasure, b]
-            block[k, b, column + 1] = relative[1, q, num_agents + treasure, b]
+            _write_place(block, k, column, q, b, positions, num_agents + treasure)
             _write_one_hot(block, k, b, column + 2, num_banks, colours[treasure, b])
         column += 2 + num_banks
 
@@ -201,7 +202,6 @@ def describe_treasure(
     first: int,
     positions: np.ndarray,
     velocities: np.ndarray,
-    relative: np.ndarray,
     distances: np.ndarray,
     holding: np.ndarray,
     colours: np.ndarray,
@@ -217,11 +217,11 @@ def describe_treasure(
         for b in range(block.shape[1]):
             block[k, b, 0], block[k, b, 1] = positions[0, q, b], positions[1, q, b]
             block[k, b, 2], block[k, b, 3] = velocities[0, q, b], velocities[1, q, b]
-            _write_treasures(block, k, 4, q, b, relative, distances, colours, away, num_banks, order)
+            _write_treasures(block, k, 4, q, b, positions, distances, colours, away, num_banks, order)
             column = 4 + num_treasures * (2 + num_banks)
             for i in range(num_agents):
                 if i != q:
-                    block[k, b, column], block[k, b, column + 1] = relative[0, q, i, b], relative[1, q, i, b]
+                    _write_place(block, k, column, q, b, positions, i)
                     column += 2
             if q < len(holding):
                 _write_one_hot(block, k, b, column, num_banks, holding[q, b])
@@ -232,7 +232,6 @@ def describe_collect(
     first: int,
     positions: np.ndarray,
     velocities: np.ndarray,
-    relative: np.ndarray,
     distances: np.ndarray,
     holding: np.ndarray,
     colours: np.ndarray,
@@ -257,10 +256,10 @@ def describe_collect(
             _sort(agents)
             for place in range(num_agents - 1):
                 i = agents[place]
-                block[k, b, column], block[k, b, column + 1] = relative[0, q, i, b], relative[1, q, i, b]
+                _write_place(block, k, column, q, b, positions, i)
                 block[k, b, column + 2], block[k, b, column + 3] = velocities[0, i, b], velocities[1, i, b]
                 _write_one_hot(block, k, b, column + 4, num_banks, i - num_hunters if i >= num_hunters else NOTHING)
                 column += 4 + num_banks
                 _write_one_hot(block, k, b, column, num_banks, holding[i, b] if i < num_hunters else NOTHING)
                 column += num_banks
-            _write_treasures(block, k, column, q, b, relative, distances, colours, away, num_banks, treasures)
+            _write_treasures(block, k, column, q, b, positions, distances, colours, away, num_banks, treasures)

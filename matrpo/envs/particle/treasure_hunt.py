@@ -96,7 +96,7 @@ class TreasureHuntEnv(ParticleEnv):
 
     def _act(self, joint_action: np.ndarray) -> None:
         world, treasures = self._world, (self._colours, self._away)
-        measured = (world.positions, world.relative, world.squared)
+        measured = (world.positions, world.squared)
         world.advance(self._controls.thrust(joint_action))
         returning = self._away.copy()
         self._taken[...] = 0
@@ -118,7 +118,6 @@ class TreasureHuntEnv(ParticleEnv):
                 first,
                 world.positions,
                 world.velocities,
-                world.relative,
                 world.squared.view(np.int64),
                 self._holding,
                 self._colours,

@@ -1,7 +1,7 @@
 """The loops over treasures in NumPy, the reference of `treasure_compiled.py`: see `kernels.py`.
 
 N agents, H hunters, which come first, K banks, T treasures, E = N + T entities, B environments. Common arguments:
-`positions`, (2, E, B), `velocities`, (2, N, B), `relative`, (2, N, E, B), and `squared`, (N, E, B), are the world's;
+`positions`, (2, E, B), `velocities`, (2, N, B), and `squared`, (N, E, B), are the world's;
 `holding`, (H, B), is the colour that a hunter holds or `NOTHING`, `colours`, (T, B), a treasure's, and `away`, (T, B)
 booleans, whether it is away.
 """
@@ -20,14 +20,13 @@ def take_treasures(
     colours: np.ndarray,
     away: np.ndarray,
     positions: np.ndarray,
-    relative: np.ndarray,
     squared: np.ndarray,
     taken: np.ndarray,
 ) -> None:
     """Each treasure in turn goes to the first empty hunter that touches it.
 
     Args:
-        holding, away, positions, relative, squared: changed.
+        holding, away, positions, squared: changed.
         colours: of the treasures.
         taken: (B,), to which how many treasures were taken is added.
     """
@@ -42,7 +41,7 @@ def take_treasures(
         gone, where = treasure[first], env[first]
         holding[hunter[first], where] = colours[gone, where]
         away[gone, where] = True
-        _put(gone, where, np.full((2, len(where)), AWAY), positions, relative, squared)
+        _put(gone, where, np.full((2, len(where)), AWAY), positions, squared)
         np.add.at(taken, where, 1)
 
 
@@ -53,7 +52,6 @@ def return_treasures(
     colours: np.ndarray,
     away: np.ndarray,
     positions: np.ndarray,
-    relative: np.ndarray,
     squared: np.ndarray,
 ) -> None:
     """Put treasures at new places, in new colours.
@@ -63,12 +61,12 @@ def return_treasures(
         num_banks: K.
         key: (4,) uint64, of `counter_rng.uniform`: the seed, the first environment's number, the episode, and the
             first of the draws: every treasure of an environment has its own three.
-        colours, away, positions, relative, squared: changed.
+        colours, away, positions, squared: changed.
     """
     treasure, env = np.nonzero(returning)
     seed, first_env, episode, first = map(int, key)
     draws = counter_rng.uniform(seed, first_env + env, np.full_like(env, episode), 3, first + 3 * treasure)
-    _put(treasure, env, TREASURE_BOUND * (2 * draws[:2] - 1), positions, relative, squared)
+    _put(treasure, env, TREASURE_BOUND * (2 * draws[:2] - 1), positions, squared)
     colours[treasure, env] = num_banks * draws[2]
     away[treasure, env] = False
 
@@ -107,7 +105,6 @@ def describe_treasure(
     first: int,
     positions: np.ndarray,
     velocities: np.ndarray,
-    relative: np.ndarray,
     distances: np.ndarray,
     holding: np.ndarray,
     colours: np.ndarray,
@@ -118,7 +115,7 @@ def describe_treasure(
 
     Args:
         first: the first of the agents that observe, all of which are hunters, or all banks.
-        positions, velocities, relative, holding, colours, away: the state.
+        positions, velocities, holding, colours, away: the state.
         distances: (N, E, B) int64, the bits of `squared`.
         block: written, (agents, B, O) float32, of each agent its position, velocity, the sorted treasures, the other
             agents and, of hunters, what they hold.
@@ -129,11 +126,11 @@ def describe_treasure(
     agents = slice(first, first + len(block))
     _describe_selves(agents, positions, velocities, rows)
     others_from = 4 + num_treasures * (2 + num_banks)
-    _describe_treasures(agents, relative, distances, colours, away, num_banks, rows[:, 4:others_from])
+    _describe_treasures(agents, positions, distances, colours, away, num_banks, rows[:, 4:others_from])
     holding_from = others_from + 2 * (num_agents - 1)
     for q in range(len(block)):
         others = [i for i in range(num_agents) if i != first + q]
-        seen = relative[:, first + q, others].transpose(1, 0, 2)
+        seen = (positions[:, others] - positions[:, first + q, None]).transpose(1, 0, 2)
         rows[q, others_from:holding_from] = seen.reshape(holding_from - others_from, -1)
     if first < len(holding):
         rows[:, holding_from:] = holding[agents, None] == np.arange(num_banks)[:, None]
@@ -143,7 +140,6 @@ def describe_collect(
     first: int,
     positions: np.ndarray,
     velocities: np.ndarray,
-    relative: np.ndarray,
     distances: np.ndarray,
     holding: np.ndarray,
     colours: np.ndarray,
@@ -154,7 +150,7 @@ def describe_collect(
 
     Args:
         first: the first of the agents that observe, all of which are hunters, or all banks.
-        positions, velocities, relative, holding, colours, away: the state.
+        positions, velocities, holding, colours, away: the state.
         distances: (N, E, B) int64, the bits of `squared`.
         block: written, (agents, B, O) float32, of each agent its position, velocity, if a hunter what it holds, the
             sorted other agents with velocities and two colours, one of which they accept or hold, and the sorted
@@ -176,14 +172,14 @@ def describe_collect(
     order = nearest_first(squared)[agents, :-1]
     others = rows[:, column:treasures_from].reshape(len(block), num_agents - 1, width, num_envs).copy()
     observers, envs = np.arange(first, first + len(block))[:, None, None], np.arange(num_envs)
-    others[:, :, 0:2] = relative[:, observers, order, envs].transpose(1, 2, 0, 3)
+    others[:, :, 0:2] = _relative(positions, order, observers)
     others[:, :, 2:4] = velocities[:, order, envs].transpose(1, 2, 0, 3)
     # i of the bank of colour i, K + i of a hunter that holds colour i, -1 of an empty one.
     held = np.where(holding == NOTHING, -1, num_banks + holding)
     roles = np.concatenate([held, np.repeat(np.arange(num_banks)[:, None], num_envs, axis=1)])
     others[:, :, 4:] = roles[order, envs][:, :, None] == np.arange(2 * num_banks)[:, None]
     rows[:, column:treasures_from] = others.reshape(len(block), -1, num_envs)
-    _describe_treasures(agents, relative, distances, colours, away, num_banks, rows[:, treasures_from:])
+    _describe_treasures(agents, positions, distances, colours, away, num_banks, rows[:, treasures_from:])
 
 
 def _describe_selves(agents: slice, positions: np.ndarray, velocities: np.ndarray, rows: np.ndarray) -> None:
@@ -193,7 +189,7 @@ def _describe_selves(agents: slice, positions: np.ndarray, velocities: np.ndarra
 
 def _describe_treasures(
     agents: slice,
-    relative: np.ndarray,
+    positions: np.ndarray,
     distances: np.ndarray,
     colours: np.ndarray,
     away: np.ndarray,
@@ -204,10 +200,17 @@ def _describe_treasures(
     num_agents, num_envs = len(distances), distances.shape[2]
     order = nearest_first(distances[agents, num_agents:].view(np.float64))
     observers, envs = np.arange(agents.start, agents.stop)[:, None, None], np.arange(num_envs)
-    places = relative[:, observers, num_agents + order, envs].transpose(1, 2, 0, 3)
+    places = _relative(positions, num_agents + order, observers)
     shown = np.where(away, NOTHING, colours)[order, envs]
     seen = np.concatenate([places, shown[:, :, None] == np.arange(num_banks)[:, None]], axis=2)
     rows[...] = np.where((shown != NOTHING)[:, :, None], seen, 0.0).reshape(rows.shape)
+
+
+def _relative(positions: np.ndarray, entities: np.ndarray, observers: np.ndarray) -> np.ndarray:
+    """Positions of entities, (A, M, B) ids, relative to their A observers: (A, M, 2, B)."""
+    envs = np.arange(positions.shape[2])
+    relative: np.ndarray = positions[:, entities, envs] - positions[:, observers, envs]
+    return relative.transpose(1, 2, 0, 3)
 
 
 def _put(
@@ -215,14 +218,12 @@ def _put(
     env: np.ndarray,
     places: np.ndarray,
     positions: np.ndarray,
-    relative: np.ndarray,
     squared: np.ndarray,
 ) -> None:
     """Put M treasures, (M,) ids and environments, at `places`, (2, M)."""
     num_agents = len(squared)
     positions[:, num_agents + treasure, env] = places
     seen = places[:, None] - positions[:, :num_agents, env]
-    relative[:, :, num_agents + treasure, env] = seen
     squared[:, num_agents + treasure, env] = seen[0] * seen[0] + seen[1] * seen[1]
 
 

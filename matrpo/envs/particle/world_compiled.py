@@ -13,12 +13,11 @@ _TINY = float(np.finfo(np.float64).tiny)
 _KEPT = 1 - DAMPING
 
 
-@compiled("i8(f8[:,:,::1], i8[:,::1], f8[:,::1], f8[:,:,:,::1], f8[:,:,::1], i8[:,::1], f8[::1])")
+@compiled("i8(f8[:,:,::1], i8[:,::1], f8[:,::1], f8[:,:,::1], i8[:,::1], f8[::1])")
 def measure(
     positions: np.ndarray,
     pairs: np.ndarray,
     reach: np.ndarray,
-    relative: np.ndarray,
     squared: np.ndarray,
     contacts: np.ndarray,
     depth: np.ndarray,
@@ -30,8 +29,6 @@ def measure(
             for b in range(num_envs):
                 x = positions[0, i, b] - positions[0, q, b]
                 y = positions[1, i, b] - positions[1, q, b]
-                relative[0, q, i, b] = x
-                relative[1, q, i, b] = y
                 squared[q, i, b] = x * x + y * y
     found = 0
     for pair in range(pairs.shape[1]):
@@ -61,13 +58,12 @@ def _limit_speed(velocities: np.ndarray, agent: int, most: float) -> None:
             velocities[1, agent, b] = y / speed * most
 
 
-@compiled("void(f8[:,:,::1], f8[::1], i8[:,::1], f8[:,::1], f8[:,:,:,::1], f8[:,:,::1], f8[:,:,::1], f8[:,:,::1])")
+@compiled("void(f8[:,:,::1], f8[::1], i8[:,::1], f8[:,::1], f8[:,:,::1], f8[:,:,::1], f8[:,:,::1])")
 def advance(
     thrust: np.ndarray,
     softened: np.ndarray,
     contacts: np.ndarray,
     agents: np.ndarray,
-    relative: np.ndarray,
     squared: np.ndarray,
     positions: np.ndarray,
     velocities: np.ndarray,
@@ -81,10 +77,10 @@ def advance(
         for k in range(len(softened)):
             q, i, b = contacts[0, k], contacts[1, k], contacts[2, k]
             if i < num_agents:
-                thrust[c, i, b] += _push(relative[c, q, i, b], squared[q, i, b], softened[k])
+                thrust[c, i, b] += _push(positions[c, i, b] - positions[c, q, b], squared[q, i, b], softened[k])
         for k in range(len(softened)):
             q, i, b = contacts[0, k], contacts[1, k], contacts[2, k]
-            thrust[c, q, b] -= _push(relative[c, q, i, b], squared[q, i, b], softened[k])
+            thrust[c, q, b] -= _push(positions[c, i, b] - positions[c, q, b], squared[q, i, b], softened[k])
         for q in range(num_agents):
             for b in range(num_envs):
                 positions[c, q, b] += velocities[c, q, b] * TIME_STEP
@@ -150,27 +146,26 @@ def pay_spread(
             rewards[q, b] = -((1 - local_ratio) * uncovered[b]) - local_ratio * rewards[q, b]
 
 
-@compiled("void(f8[:,:,::1], f8[:,:,::1], f8[:,:,:,::1], f4[:,:,::1])")
-def describe_coverage(
-    positions: np.ndarray, velocities: np.ndarray, relative: np.ndarray, observations: np.ndarray
-) -> None:
+@compiled("void(f8[:,:,::1], f8[:,:,::1], f4[:,:,::1])")
+def describe_coverage(positions: np.ndarray, velocities: np.ndarray, observations: np.ndarray) -> None:
     """See `world_numpy.describe_coverage`."""
-    num_agents, entities, num_envs = relative.shape[1:]
+    num_agents, num_envs, size = observations.shape
+    entities = positions.shape[1]
     for q in range(num_agents):
         for b in range(num_envs):
-            row = observations[q, b]
-            row[0], row[1] = velocities[0, q, b], velocities[1, q, b]
-            row[2], row[3] = positions[0, q, b], positions[1, q, b]
-            column = 4
-            for i in range(num_agents, entities):
-                row[column], row[column + 1] = relative[0, q, i, b], relative[1, q, i, b]
+            observations[q, b, 0], observations[q, b, 1] = velocities[0, q, b], velocities[1, q, b]
+            observations[q, b, 2], observations[q, b, 3] = positions[0, q, b], positions[1, q, b]
+        column = 4
+        for place in range(num_agents, num_agents + entities):
+            i = place if place < entities else place - entities
+            if i != q:
+                for b in range(num_envs):
+                    observations[q, b, column] = positions[0, i, b] - positions[0, q, b]
+                    observations[q, b, column + 1] = positions[1, i, b] - positions[1, q, b]
                 column += 2
-            for i in range(num_agents):
-                if i != q:
-                    row[column], row[column + 1] = relative[0, q, i, b], relative[1, q, i, b]
-                    column += 2
-            for rest in range(column, len(row)):
-                row[rest] = 0.0
+        for b in range(num_envs):
+            for rest in range(column, size):
+                observations[q, b, rest] = 0.0
 
 
 @compiled("b1(f4[:,::1], f4[::1])")

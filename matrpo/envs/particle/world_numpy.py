@@ -15,7 +15,6 @@ def measure(
     positions: np.ndarray,
     pairs: np.ndarray,
     reach: np.ndarray,
-    relative: np.ndarray,
     squared: np.ndarray,
     contacts: np.ndarray,
     depth: np.ndarray,
@@ -26,8 +25,7 @@ def measure(
         positions: (2, E, B).
         pairs: (2, P), the two bodies of every pair that can collide.
         reach: (2, P), the sum of their radii, and the square of the distance from which on they feel each other.
-        relative: written, (2, N, E, B), position of every entity relative to every agent.
-        squared: written, (N, E, B), their squared distance.
+        squared: written, (N, E, B), squared distance of every entity from every agent.
         contacts: written from the beginning on, (3, P B): two bodies in reach of each other, and the environment.
         depth: written likewise, (P B,), the depth by which they overlap, in widths of the softened contact.
 
@@ -35,7 +33,7 @@ def measure(
         K, the number of contacts.
     """
     num_agents, _, num_envs = squared.shape
-    np.subtract(positions[:, None, :, :], positions[:, :num_agents, None, :], out=relative)
+    relative = positions[:, None, :, :] - positions[:, :num_agents, None, :]
     np.add(relative[0] * relative[0], relative[1] * relative[1], out=squared)
     distances = squared[*pairs]
     pair, env = np.divmod(np.flatnonzero(distances < reach[1, :, None]), num_envs)
@@ -50,7 +48,6 @@ def advance(
     softened: np.ndarray,
     contacts: np.ndarray,
     agents: np.ndarray,
-    relative: np.ndarray,
     squared: np.ndarray,
     positions: np.ndarray,
     velocities: np.ndarray,
@@ -60,7 +57,7 @@ def advance(
     Args:
         thrust: (2, N, B), each agent's movement in units of its force; it is overwritten.
         softened: (K,), the softened depth of each contact, in widths of it.
-        contacts: (3, P B), from `measure`, as are `relative`, (2, N, E, B), and `squared`, (N, E, B).
+        contacts: (3, P B), from `measure`, as is `squared`, (N, E, B).
         agents: (3, N), their forces, what a force changes their velocity by, and their greatest speeds.
         positions: changed, (2, E, B).
         velocities: changed, (2, N, B).
@@ -70,7 +67,8 @@ def advance(
     first, second, env = where = contacts[:, : len(softened)]
     # Bodies at the very same point push each other nowhere, rather than by 0 / 0.
     distance = np.maximum(np.sqrt(squared[*where]), np.finfo(np.float64).tiny)
-    push = CONTACT_FORCE * relative[:, *where] / distance * (softened * CONTACT_MARGIN)
+    relative = positions[:, second, env] - positions[:, first, env]
+    push = CONTACT_FORCE * relative / distance * (softened * CONTACT_MARGIN)
     mutual = second < num_agents
     # Second ends first: each agent then adds its pairs in the order of mpe2's double loop.
     for coordinate in range(2):
@@ -117,16 +115,15 @@ def pay_spread(
     rewards[...] = -((1 - local_ratio) * uncovered) - local_ratio * rewards
 
 
-def describe_coverage(
-    positions: np.ndarray, velocities: np.ndarray, relative: np.ndarray, observations: np.ndarray
-) -> None:
+def describe_coverage(positions: np.ndarray, velocities: np.ndarray, observations: np.ndarray) -> None:
     """Write the observations of a coverage task, (N, B, O) float32, with zeros in the columns that are left."""
     num_agents = len(observations)
     observations[:, :, 0:2] = velocities.transpose(1, 2, 0)
     observations[:, :, 2:4] = positions[:, :num_agents].transpose(1, 2, 0)
     for q, block in enumerate(observations):
-        seen = [*range(num_agents, relative.shape[2]), *(i for i in range(num_agents) if i != q)]
-        block[:, 4 : 4 + 2 * len(seen)] = relative[:, q, seen].transpose(2, 1, 0).reshape(len(block), -1)
+        seen = [*range(num_agents, positions.shape[1]), *(i for i in range(num_agents) if i != q)]
+        relative = positions[:, seen] - positions[:, q, None]
+        block[:, 4 : 4 + 2 * len(seen)] = relative.transpose(2, 1, 0).reshape(len(block), -1)
         block[:, 4 + 2 * len(seen) :] = 0.0
 
 

@@ -76,7 +76,7 @@ def test_worlds_move_alike_to_the_bit(
         thrust = draws.uniform(-1, 1, compiled.velocities.shape) * draws.integers(0, 2, (1, len(agents), 1))
         compiled.advance(thrust.copy())
         reference.advance(thrust)
-        for name in ("positions", "velocities", "relative", "squared", "depth"):
+        for name in ("positions", "velocities", "squared", "depth"):
             same(getattr(compiled, name), getattr(reference, name))
         same(collisions(compiled), collisions(reference))
 
