@@ -36,11 +36,11 @@ def fit_models(
     for _ in range(epochs):
         order = torch.randperm(len(features), generator=generator).to(features.device)
         for rows in torch.split(order, _BATCH):
-            gradient = negative_log_likelihood_gradient(policy, features[rows], joint_actions[rows])
-            step_along(optimizer, gradient, max_norm=None)
+            gradients = negative_log_likelihood_gradients(policy, features[rows], joint_actions[rows])
+            step_along(optimizer, gradients, max_norm=None)
 
 
-def negative_log_likelihood_gradient(policy: JointPolicy, features: Tensor, joint_actions: Tensor) -> Tensor:
+def negative_log_likelihood_gradients(policy: JointPolicy, features: Tensor, joint_actions: Tensor) -> list[Tensor]:
     """Gradient of the mean negative log likelihood of the others' actions, with respect to what `fit_models` changes.
 
     Args:
@@ -49,10 +49,12 @@ def negative_log_likelihood_gradient(policy: JointPolicy, features: Tensor, join
         joint_actions: (b, W).
 
     Returns:
-        That of the last layer's weight, of its bias and of the log standard deviations, as one vector.
+        Those of the last layer's weight, of its bias and of each parameter of log standard deviations.
     """
     distribution = policy.distribution_of(policy.network.output_layer(features))
     weights = features.new_full((len(features), policy.num_agents), -1.0 / len(features))
     weights[:, policy.agent_id] = 0.0
     outputs, log_std = distribution.score_transpose(joint_actions, weights)
-    return torch.cat([(outputs.T @ features).reshape(-1), outputs.sum(0), log_std])
+    parts = torch.split(log_std, [part.numel() for part in policy.log_std])
+    of_log_std = [part.view_as(parameter) for part, parameter in zip(parts, policy.log_std, strict=True)]
+    return [outputs.T @ features, outputs.sum(0), *of_log_std]

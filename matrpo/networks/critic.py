@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from matrpo.networks.backpropagation import ForwardPass
+from matrpo.networks.backpropagation import forward_pass
 from matrpo.networks.device import CPU
 from matrpo.networks.gru import make_network
 from matrpo.networks.optimizer import make_adam, step_along
@@ -38,6 +38,18 @@ class ValueLoss:
         assert before is not None
         held = before + (values - before).clamp(-self.clip, self.clip)
         return torch.maximum(self._of(values, targets, "none"), self._of(held, targets, "none")).mean()
+
+    def gradient(self, values: Tensor, before: Tensor | None, targets: Tensor) -> Tensor:
+        """Of the mean loss with respect to the values, of the same shape."""
+        errors = values - targets
+        slopes = 2 * errors if self.huber_delta is None else errors.clamp(-self.huber_delta, self.huber_delta)
+        if self.clip is not None:
+            assert before is not None
+            change = values - before
+            held = before + change.clamp(-self.clip, self.clip)
+            counted = (change.abs() <= self.clip) | (errors.abs() >= (held - targets).abs())
+            slopes = slopes * counted
+        return slopes / len(values)
 
     def _of(self, values: Tensor, targets: Tensor, reduction: str) -> Tensor:
         if self.huber_delta is None:
@@ -117,6 +129,7 @@ class Critic(nn.Module):
         last.weight.mul_(old_std / self.std)
         last.bias.copy_((old_std * last.bias + old_mean - float(self.mean)) / self.std)
 
+    @torch.no_grad()
     def fit(
         self, observations: Tensor, targets: Tensor, epochs: int, batch_size: int, sequences: Sequences | None = None
     ) -> float:
@@ -135,20 +148,18 @@ class Critic(nn.Module):
         self._track(targets)
         normalised = ((targets - float(self.mean)) / self.std).unsqueeze(-1)
         before = None
-        loss_sum, batches = 0.0, 0
-        for _ in range(epochs):
-            loss_sum, batches = 0.0, 0
+        losses: list[Tensor] = []
+        for epoch in range(epochs):
             for rows, part in minibatches(len(targets), batch_size, self._generator, sequences, targets.device):
-                values = ForwardPass(self.network, subset(observations, rows), part)
+                values = forward_pass(self.network, subset(observations, rows), part)
                 if before is None and self._value_loss.clip is not None:
-                    before = values.outputs.detach() if rows is None else self._normalised(observations, sequences)
-                held = None if before is None else subset(before, rows)
-                loss = self._value_loss(values.outputs, held, subset(normalised, rows))
-                loss.backward()  # type: ignore[no-untyped-call]
-                step_along(self.optimizer, values.gradient(), self._value_loss.max_grad_norm)
-                loss_sum += float(loss.detach())
-                batches += 1
-        return loss_sum / batches
+                    before = values.outputs if rows is None else self._normalised(observations, sequences)
+                errors = values.outputs, None if before is None else subset(before, rows), subset(normalised, rows)
+                if epoch == epochs - 1:
+                    losses.append(self._value_loss(*errors))
+                gradients = values.gradients(self._value_loss.gradient(*errors))
+                step_along(self.optimizer, gradients, self._value_loss.max_grad_norm)
+        return sum(map(float, losses)) / len(losses)
 
     @torch.no_grad()
     def _normalised(self, observations: Tensor, sequences: Sequences | None) -> Tensor:

@@ -153,7 +153,7 @@ class LinearizedRecurrentNetwork:
                 self._layers.append(LinearizedGRU(layer, features.view(*self._time, -1), starts, state))
                 features = self._layers[-1].outputs
             self._features = features
-            self._weight = network.output_layer.weight.detach().clone()
+            self._weight = network.output_layer.weight.detach()
             self.outputs = self._by_sample(network.output_layer(features))
 
     @property
@@ -173,9 +173,13 @@ class LinearizedRecurrentNetwork:
 
     def vjp(self, cotangent: Tensor) -> Tensor:
         """Vector-Jacobian product: transpose of `jvp`, summed over samples. Shapes: (M, outputs) -> (parameters,)."""
+        return torch.cat([part.reshape(-1) for part in self.gradients(cotangent)])
+
+    def gradients(self, cotangent: Tensor) -> list[Tensor]:
+        """As `vjp`, in the shapes of the parameters, one by one."""
         pairs, encoder = self._pull_back(cotangent)
-        pieces = [part for inputs, outputs in pairs for part in ((outputs.T @ inputs).reshape(-1), outputs.sum(0))]
-        return torch.cat([self._encoder.vjp(encoder), *pieces])
+        parts = [part for inputs, outputs in pairs for part in (outputs.T @ inputs, outputs.sum(0))]
+        return self._encoder.gradients(encoder) + parts
 
     def kronecker_factors(self, cotangent: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Second moments of each matrix's inputs and output cotangents, summed over the samples; see `LinearizedMLP`.
@@ -220,8 +224,8 @@ class LinearizedGRU:
         self._cleared = _where_any(starts)
         self._shape = (steps, batch, 3, size)
         self.inputs = inputs.flatten(0, 1)
-        self.input_weight = layer.input.weight.detach().clone()
-        self._recurrent_weight = layer.recurrent.weight.detach().clone()
+        self.input_weight = layer.input.weight.detach()
+        self._recurrent_weight = layer.recurrent.weight.detach()
         a = layer.input(inputs)
         c = torch.empty_like(a)
         before, after = a.new_empty(steps, batch, size), a.new_empty(steps, batch, size)

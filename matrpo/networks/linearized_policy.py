@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -50,7 +52,7 @@ class LinearizedPolicy:
         last = policy.network.output_layer
         chunk = CHUNK if observations.is_cpu else DEVICE_CHUNK
         limit = max(FEWEST, chunk // max(observations.shape[1], last.in_features, last.out_features))
-        pieces = policy.network.linearize(observations, limit, sequences)
+        pieces = copy.deepcopy(policy.network).linearize(observations, limit, sequences)
         with torch.no_grad():
             outputs = torch.cat([network.outputs for _, network in pieces])
             self.distribution = policy.distribution_of(outputs, action_mask)

@@ -238,24 +238,25 @@ class MLP(nn.Module):
 class LinearizedMLP:
     """A network linearised at fixed parameters and inputs: its outputs and products with their Jacobian.
 
-    Parameters and directions are flat vectors in the order of `MLP.parameters()` (each layer's weight, then bias).
+    Parameters and directions are flat vectors in the order of `MLP.parameters()` (each layer's weight, then bias). The
+    products are those at the linearisation's parameters as long as the network's own stay what they are.
 
     Attributes:
         outputs: (batch, outputs).
     """
 
     def __init__(self, network: MLP, inputs: Tensor) -> None:
-        self._weights = [layer.weight.detach().clone() for layer in network.linear_layers]
+        *hidden, last = network.linear_layers
+        self._weights = [layer.weight.detach() for layer in (*hidden, last)]
         self._inputs = [network.hidden.normalized(inputs)]
         self._slopes: list[HiddenSlope] = []
         with torch.no_grad():
-            *hidden, last = network.linear_layers
             for layer in hidden:
                 values = torch.addmm(layer.bias, self._inputs[-1], layer.weight.T)
                 outputs, slope = network.hidden.linearize(values)
                 self._inputs.append(outputs)
                 self._slopes.append(slope)
-            self.outputs: Tensor = last(self._inputs[-1])
+            self.outputs = torch.addmm(last.bias, self._inputs[-1], last.weight.T)
 
     @property
     def num_parameters(self) -> int:
@@ -277,13 +278,16 @@ class LinearizedMLP:
 
     def vjp(self, cotangent: Tensor) -> Tensor:
         """Vector-Jacobian product: transpose of `jvp`, summed over batch. Shapes: (batch, outputs) -> (parameters,)."""
-        pieces: list[Tensor] = []
+        return torch.cat([part.reshape(-1) for part in self.gradients(cotangent)])
+
+    def gradients(self, cotangent: Tensor) -> list[Tensor]:
+        """As `vjp`, in the shapes of the parameters, one by one."""
+        parts: list[Tensor] = []
         for layer in reversed(range(len(self._weights))):
-            pieces.append(cotangent.sum(0))
-            pieces.append(_transposed_product(cotangent, self._inputs[layer]).reshape(-1))
+            parts += [cotangent.sum(0), _transposed_product(cotangent, self._inputs[layer])]
             if layer:
                 cotangent = self._slopes[layer - 1].vjp(cotangent @ self._weights[layer])
-        return torch.cat(pieces[::-1])
+        return parts[::-1]
 
     def kronecker_factors(self, cotangent: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Second moments of each layer's inputs and output cotangents, summed over the batch (K-FAC).

@@ -20,20 +20,20 @@ def make_adam(parameters: Iterable[Tensor], lr: float, eps: float = 1e-8) -> tor
     return _Adam(parameters, lr=lr, eps=eps, fused=True)
 
 
-def step_along(optimizer: torch.optim.Optimizer, gradient: Tensor, max_norm: float | None) -> None:
+def step_along(optimizer: torch.optim.Optimizer, gradients: list[Tensor], max_norm: float | None) -> None:
     """Take one optimiser step along a gradient.
 
     Args:
         optimizer: what it changes is in its groups.
-        gradient: with respect to all of that, in order, as one vector; it is overwritten.
-        max_norm: gradient clipping: a longer gradient is shortened to this; None: never.
+        gradients: with respect to each parameter of that, in order and in its shape.
+        max_norm: gradient clipping: a longer gradient, of all together, is shortened to this; None: never.
     """
     if max_norm is not None:
-        gradient *= (max_norm / (torch.linalg.vector_norm(gradient) + 1e-6)).clamp_max(1.0)
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        gradients = list(torch._foreach_mul(gradients, (max_norm / (norm + 1e-6)).clamp_max(1.0)))
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    parts = torch.split(gradient, [parameter.numel() for parameter in parameters])
-    for parameter, part in zip(parameters, parts, strict=True):
-        parameter.grad = part.view(parameter.shape)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
     optimizer.step()
 
 
@@ -60,13 +60,13 @@ class _Adam(torch.optim.Adam):
         for group in self.param_groups:
             parameters = group["params"]
             states = [self.state[parameter] for parameter in parameters]
-            averages, squares, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
-            torch._foreach_add_(steps, 1)
+            steps = [state["step"] for state in states]
+            torch._foreach_add_(steps, [torch.ones_like(steps[0])] * len(steps))  # in half the time of adding a number
             torch._fused_adam_(
                 parameters,
                 [parameter.grad for parameter in parameters],
-                averages,
-                squares,
+                [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states],
                 [],
                 steps,
                 lr=group["lr"],
@@ -84,4 +84,4 @@ class _Adam(torch.optim.Adam):
 
     def _is_under_way(self, group: dict[str, Any]) -> bool:
         """Whether the state of all of a group's parameters is there."""
-        return all(self.state[each] and each.grad is not None for each in group["params"])
+        return all(each in self.state and each.grad is not None for each in group["params"])

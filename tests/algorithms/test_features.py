@@ -201,6 +201,20 @@ def test_clipped_values_count_the_larger_loss():
     assert float(values.grad[2]) < 0, "a move the wrong way is not protected"
 
 
+@pytest.mark.parametrize("clip", [None, 0.2])
+@pytest.mark.parametrize("huber_delta", [None, 1.0])
+def test_the_value_loss_knows_its_gradient(huber_delta, clip):
+    draws = torch.Generator().manual_seed(0)
+    values, change, targets = (torch.randn(200, 1, generator=draws) for _ in range(3))
+    values.requires_grad_()
+    loss, before = ValueLoss(huber_delta, clip), values.detach() + 0.3 * change
+    loss(values, before, targets).backward()
+    with torch.no_grad():
+        found = loss.gradient(values, before, targets)
+    assert clip is None or 10 < int((found == 0).sum()) < 100
+    torch.testing.assert_close(found, values.grad)
+
+
 @pytest.mark.parametrize(("setting", "value"), [("huber_delta", 0.01), ("value_clip", 0.01)])
 def test_the_value_loss_of_the_settings_is_the_one_that_is_minimised(setting, value):
     losses = []

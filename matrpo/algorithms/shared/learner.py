@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from matrpo.networks.backpropagation import ForwardPass
+from matrpo.networks.backpropagation import forward_pass
 from matrpo.networks.distributions import Head, by_column
 from matrpo.networks.joint_policy import JointPolicy
 from matrpo.networks.optimizer import make_adam, step_along
@@ -126,12 +126,14 @@ class PolicyPass:
     def __init__(self, learner: Learner, samples: Samples) -> None:
         policy = learner.policy
         self.learner = learner
-        self._forward = ForwardPass(policy.network, samples.observations, samples.sequences)
-        self.head: Head = policy.own_head_of(self._forward.outputs, samples.action_masks)
+        self._forward = forward_pass(policy.network, samples.observations, samples.sequences)
+        self._outputs = by_column(self._forward.outputs).requires_grad_()
+        self.head: Head = policy.own_head_of(self._outputs, samples.action_masks)
 
-    def network_gradient(self) -> Tensor:
-        """As `ForwardPass.gradient`, of the policy's network."""
-        return self._forward.gradient()
+    def network_gradients(self) -> list[Tensor]:
+        """The gradient of what `backward` was called of last, with respect to each parameter of the network."""
+        assert self._outputs.grad is not None
+        return self._forward.gradients(self._outputs.grad)
 
 
 def ascend(objective: Tensor, passes: Sequence[PolicyPass]) -> None:
@@ -141,7 +143,7 @@ def ascend(objective: Tensor, passes: Sequence[PolicyPass]) -> None:
         learner.policy.log_std.zero_grad()
     (-objective).backward()  # type: ignore[no-untyped-call]
     for learner in learners:
-        network = functools.reduce(torch.add, [each.network_gradient() for each in passes if each.learner is learner])
+        of_passes = zip(*(each.network_gradients() for each in passes if each.learner is learner), strict=True)
+        network = [functools.reduce(torch.add, parts) for parts in of_passes]
         log_std = [torch.zeros_like(part) if part.grad is None else part.grad for part in learner.policy.log_std]
-        gradient = torch.cat([network, *(part.flatten() for part in log_std)])
-        step_along(learner.optimizer, gradient, learner.config.max_grad_norm)
+        step_along(learner.optimizer, [*network, *log_std], learner.config.max_grad_norm)
