@@ -153,7 +153,7 @@ def test_a_family_without_a_file_gets_what_is_tuned_for_mpe2() -> None:
     assert tuned.load("haa2c", "smac/3s5z") == tuned.load("haa2c", SPREAD)
     assert tuned.families("haa2c") == ["mamujoco", "mpe2"]
     assert tuned.families("happo") == ["mamujoco", "mpe2", "smac", "smax"]
-    assert tuned.families("matrpo") == ["navigation", "smax", "treasure"]
+    assert tuned.families("matrpo") == ["navigation", "smax", "treasure", "vmas"]
 
 
 def test_matrpo_is_tuned_for_the_papers_tasks_each_kind_of_consensus_and_the_size_of_the_team() -> None:
