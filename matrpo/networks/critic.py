@@ -40,7 +40,7 @@ class ValueLoss:
         return torch.maximum(self._of(values, targets, "none"), self._of(held, targets, "none")).mean()
 
     def gradient(self, values: Tensor, before: Tensor | None, targets: Tensor) -> Tensor:
-        """Of the mean loss with respect to the values, of the same shape."""
+        """Gradient of the mean loss with respect to the values, of their shape."""
         errors = values - targets
         slopes = 2 * errors if self.huber_delta is None else errors.clamp(-self.huber_delta, self.huber_delta)
         if self.clip is not None:
@@ -49,7 +49,7 @@ class ValueLoss:
             held = before + change.clamp(-self.clip, self.clip)
             counted = (change.abs() <= self.clip) | (errors.abs() >= (held - targets).abs())
             slopes = slopes * counted
-        return slopes / len(values)
+        return slopes / values.numel()
 
     def _of(self, values: Tensor, targets: Tensor, reduction: str) -> Tensor:
         if self.huber_delta is None:
@@ -154,10 +154,10 @@ class Critic(nn.Module):
                 values = forward_pass(self.network, subset(observations, rows), part)
                 if before is None and self._value_loss.clip is not None:
                     before = values.outputs if rows is None else self._normalised(observations, sequences)
-                errors = values.outputs, None if before is None else subset(before, rows), subset(normalised, rows)
+                fitted = values.outputs, None if before is None else subset(before, rows), subset(normalised, rows)
                 if epoch == epochs - 1:
-                    losses.append(self._value_loss(*errors))
-                gradients = values.gradients(self._value_loss.gradient(*errors))
+                    losses.append(self._value_loss(*fitted))
+                gradients = values.gradients(self._value_loss.gradient(*fitted))
                 step_along(self.optimizer, gradients, self._value_loss.max_grad_norm)
         return sum(map(float, losses)) / len(losses)
 

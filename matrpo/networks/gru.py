@@ -132,7 +132,7 @@ class RecurrentNetwork(nn.Module):
 
 
 class LinearizedRecurrentNetwork:
-    """A recurrent network linearised at fixed parameters and inputs: its outputs and products with their Jacobian.
+    """A recurrent network linearised at its parameters and some inputs: its outputs and products with their Jacobian.
 
     As `LinearizedMLP`, with M samples in the place of a batch.
 
@@ -176,7 +176,7 @@ class LinearizedRecurrentNetwork:
         return torch.cat([part.reshape(-1) for part in self.gradients(cotangent)])
 
     def gradients(self, cotangent: Tensor) -> list[Tensor]:
-        """As `vjp`, in the shapes of the parameters, one by one."""
+        """Gradients with respect to the parameters, one by one, of a loss whose gradient at the outputs is given."""
         pairs, encoder = self._pull_back(cotangent)
         parts = [part for inputs, outputs in pairs for part in (outputs.T @ inputs, outputs.sum(0))]
         return self._encoder.gradients(encoder) + parts
@@ -210,7 +210,7 @@ class LinearizedRecurrentNetwork:
 
 
 class LinearizedGRU:
-    """A GRU layer linearised at fixed parameters, inputs and first state: T steps of B segments, rows t * B + b.
+    """A GRU layer linearised at its parameters, some inputs and a first state: T steps of B segments, rows t * B + b.
 
     Attributes:
         inputs: x, (T * B, inputs).

@@ -52,7 +52,8 @@ class LinearizedPolicy:
         last = policy.network.output_layer
         chunk = CHUNK if observations.is_cpu else DEVICE_CHUNK
         limit = max(FEWEST, chunk // max(observations.shape[1], last.in_features, last.out_features))
-        pieces = copy.deepcopy(policy.network).linearize(observations, limit, sequences)
+        fixed = copy.deepcopy(policy.network)  # the policy itself may move while this is in use
+        pieces = fixed.linearize(observations, limit, sequences)
         with torch.no_grad():
             outputs = torch.cat([network.outputs for _, network in pieces])
             self.distribution = policy.distribution_of(outputs, action_mask)

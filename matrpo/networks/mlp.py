@@ -1,8 +1,9 @@
 """Feedforward networks, and exact products with their Jacobian for the natural gradient.
 
-`LinearizedMLP` fixes a network's parameters and inputs, keeps the hidden layers, and applies the Jacobian of
-the outputs to a direction (forward mode) or its transpose to a cotangent (reverse mode) with two matrix products
-a layer. Autograd would build and walk a graph at every product; this walks the layers.
+`LinearizedMLP` keeps the hidden layers of a network at some inputs, and applies the Jacobian of the outputs to a
+direction (forward mode) or its transpose to a cotangent (reverse mode) with two matrix products a layer. Autograd would
+build and walk a graph at every product; this walks the layers. The weights are the network's own, not copies: the
+products are right as long as they stay what they are.
 """
 
 from __future__ import annotations
@@ -236,10 +237,9 @@ class MLP(nn.Module):
 
 
 class LinearizedMLP:
-    """A network linearised at fixed parameters and inputs: its outputs and products with their Jacobian.
+    """A network linearised at its parameters and some inputs: its outputs and products with their Jacobian.
 
-    Parameters and directions are flat vectors in the order of `MLP.parameters()` (each layer's weight, then bias). The
-    products are those at the linearisation's parameters as long as the network's own stay what they are.
+    Parameters and directions are flat vectors in the order of `MLP.parameters()` (each layer's weight, then bias).
 
     Attributes:
         outputs: (batch, outputs).
@@ -281,7 +281,7 @@ class LinearizedMLP:
         return torch.cat([part.reshape(-1) for part in self.gradients(cotangent)])
 
     def gradients(self, cotangent: Tensor) -> list[Tensor]:
-        """As `vjp`, in the shapes of the parameters, one by one."""
+        """Gradients with respect to the parameters, one by one, of a loss whose gradient at the outputs is given."""
         parts: list[Tensor] = []
         for layer in reversed(range(len(self._weights))):
             parts += [cotangent.sum(0), _transposed_product(cotangent, self._inputs[layer])]

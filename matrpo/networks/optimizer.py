@@ -33,7 +33,7 @@ def step_along(optimizer: torch.optim.Optimizer, gradients: list[Tensor], max_no
         gradients = list(torch._foreach_mul(gradients, (max_norm / (norm + 1e-6)).clamp_max(1.0)))
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
+        parameter.grad = gradient.contiguous()  # the fused kernel takes values as they lie in memory
     optimizer.step()
 
 

@@ -46,6 +46,31 @@ def test_fits_targets_of_any_scale(scale, shift):
     assert float(error) < 0.05
 
 
+@pytest.mark.parametrize("longest", [None, 0.1])
+@pytest.mark.parametrize("recurrent_layers", [0, 1])
+@pytest.mark.parametrize("inputs", [8, 18, 40])
+def test_a_fit_goes_the_way_of_adam_along_autograds_gradients(inputs, recurrent_layers, longest):
+    """The layers become wider and narrower again: products are then taken in another order."""
+    networks = NetworkSettings(hidden_sizes=(32, 64), recurrent_layers=recurrent_layers)
+    settings = CriticSettings(critic_lr=1e-2, max_grad_norm=longest)
+    fitted, expected = (Critic(inputs, networks, settings, torch.Generator().manual_seed(0)) for _ in range(2))
+    samples = torch.randn(40, inputs, generator=torch.Generator().manual_seed(1))
+    targets, starts = samples.sum(1), torch.zeros(10, 4, dtype=torch.bool)
+    sequences = Sequences(starts, torch.zeros(1, 4, fitted.network.state_size)) if recurrent_layers else None
+    fitted.fit(samples, targets, 3, len(samples), sequences)
+    expected._track(targets)
+    adam = torch.optim.Adam(expected.parameters(), lr=1e-2, foreach=False, fused=False)
+    for _ in range(3):
+        adam.zero_grad()
+        values = expected.network(samples, sequences).squeeze(-1)
+        (values - (targets - expected.mean) / expected.std).square().mean().backward()
+        if longest is not None:
+            torch.nn.utils.clip_grad_norm_(expected.parameters(), longest)
+        adam.step()
+    for left, right in zip(fitted.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(left, right, atol=1e-4, rtol=1e-3)
+
+
 def test_moments_are_those_of_the_first_batch_then_follow():
     critic = make_critic()
     _, targets = draw()

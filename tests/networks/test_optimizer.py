@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from matrpo.networks.optimizer import make_adam
+from matrpo.networks.optimizer import make_adam, step_along
 
 RUN = """
 import sys
@@ -49,6 +49,21 @@ def test_it_steps_as_torchs_own_and_goes_on_from_a_saved_state(eps: float) -> No
     descend(again, ours, 3)
     for left, right in zip(ours, theirs, strict=True):
         assert torch.equal(left, right)
+
+
+@pytest.mark.parametrize("longest", [None, 0.1])
+def test_a_step_along_given_gradients_is_adams_however_they_lie_in_memory(longest: float | None) -> None:
+    ours, theirs = make_parameters(), make_parameters()
+    adam, expected = make_adam(ours, lr=0.01), torch.optim.Adam(theirs, lr=0.01, foreach=False, fused=False)
+    for _ in range(2):
+        for left, right in zip(ours, theirs, strict=True):
+            right.grad = left.detach().sin()
+        step_along(adam, [right.grad.T.contiguous().T for right in theirs if right.grad is not None], longest)
+        if longest is not None:
+            torch.nn.utils.clip_grad_norm_(theirs, longest)
+        expected.step()
+    for left, right in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(left, right)
 
 
 @pytest.mark.parametrize("algo", ["matrpo", "happo"])
