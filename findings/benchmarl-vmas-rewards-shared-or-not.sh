@@ -12,7 +12,7 @@ cat <<'TEXT'
 Source: BenchMARL's VMAS tasks are the scenarios of the same names; conf/task/vmas/<scenario>.yaml holds the arguments that
 it makes each with, all of which the scenarios have defaults for.
 Expected: `navigation` of a paper that used BenchMARL is `navigation` of VMAS, up to the number of agents and the time limit.
-Seen: in five of the 28 BenchMARL shares the reward where VMAS pays each agent its own (discovery, dispersion, passage), or
+Seen: in five of 28 tasks BenchMARL shares the reward where VMAS pays each agent its own (discovery, dispersion, passage), or
 pays each its own where VMAS shares it (navigation, sampling). Curves under one name are then of two different problems.
 TEXT
 PYTHONWARNINGS=ignore "$folder/venv/bin/python" - <<'PYTHON'

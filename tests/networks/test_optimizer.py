@@ -58,7 +58,7 @@ def test_a_step_along_given_gradients_is_adams_however_they_lie_in_memory(longes
     for _ in range(2):
         for left, right in zip(ours, theirs, strict=True):
             right.grad = left.detach().sin()
-        step_along(adam, [right.grad.T.contiguous().T for right in theirs if right.grad is not None], longest)
+        step_along(adam, [right.grad.t().contiguous().t() for right in theirs if right.grad is not None], longest)
         if longest is not None:
             torch.nn.utils.clip_grad_norm_(theirs, longest)
         expected.step()
