@@ -21,6 +21,7 @@ from matrpo.envs.vector_env import ActorInput
 from matrpo.errors import ConfigError
 from matrpo.networks.critic import ValueLoss
 from matrpo.networks.device import ActingNetworks
+from matrpo.networks.optimizer import step_along
 from matrpo.networks.state import load_module, load_optimizer, module_tensors, optimizer_tensors, under
 from matrpo.settings.config import Config
 from matrpo.spaces import ActionSpace, Box, TaskSpec
@@ -179,11 +180,7 @@ class OffPolicy(Algorithm):
         """One gradient descent step of an optimiser on a scalar loss, with respect to its own parameters alone."""
         optimizer = self.optimizers[name]
         parameters = optimizer.param_groups[0]["params"]
-        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-            parameter.grad = gradient
-        if self.config.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
-        optimizer.step()
+        step_along(optimizer, list(torch.autograd.grad(loss, parameters)), self.config.max_grad_norm)
 
     def make_target(self, name: str, network: nn.Module) -> nn.Module:
         """A target network, a copy that `move_targets` updates; it becomes one of `critics`."""
